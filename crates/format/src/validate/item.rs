@@ -309,7 +309,6 @@ pub fn check_chunk(key: &Key, chunk: &Chunk, geometry: &Geometry) -> Check {
     aligned("length", chunk.length(), geometry)?;
     require(chunk.length() > 0 && key.offset.checked_add(chunk.length()).is_some(), || "bad chunk length".into())?;
     require(chunk.header.stripe_len.get() == STRIPE_LEN, || format!("stripe length {}", chunk.header.stripe_len))?;
-    require(chunk.header.owner.get() == TreeId::EXTENT.0, || format!("owner is {}", chunk.header.owner))?;
     let unknown = chunk.flags() & !(BlockGroupFlags::TYPE_MASK | BlockGroupFlags::PROFILE_MASK);
     require(unknown.is_empty(), || format!("unknown chunk type bits {:#x}", unknown.bits()))?;
     block_group_flags(chunk.flags())?;

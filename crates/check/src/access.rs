@@ -1,0 +1,89 @@
+//! The one way to the disk: a thin layer over [`Volume`] that turns errors into text for findings.
+
+use butterfs_format::items::{Chunk, DevItem};
+use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
+use butterfs_format::validate::Expected;
+use butterfs_format::{Key, Logical, Superblock, TreeBlock};
+use butterfs_volume::{BlockDevice, Volume};
+
+use crate::Devices;
+use crate::chunks::parse_system_chunks;
+
+/// The volume and its devices.
+pub(crate) struct Access<'v> {
+    volume: &'v Volume,
+    devices: &'v Devices,
+    superblock: Superblock,
+}
+
+impl<'v> Access<'v> {
+    pub fn new(volume: &'v Volume, devices: &'v Devices) -> Self {
+        Self { volume, devices, superblock: volume.superblock() }
+    }
+
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// How many copies there are of the byte at an address; none if it is not mapped.
+    pub fn copies(&self, at: Logical) -> usize {
+        self.volume.copies(at).unwrap_or(0)
+    }
+
+    pub fn block(&self, expected: &Expected) -> Result<TreeBlock, String> {
+        self.volume.read_block(expected).map_err(|e| e.to_string())
+    }
+
+    pub fn block_copy(&self, expected: &Expected, copy: usize) -> Result<TreeBlock, String> {
+        self.volume.read_block_copy(expected, copy).map_err(|e| e.to_string())
+    }
+
+    pub fn read_copy(&self, at: Logical, len: usize, copy: usize) -> Result<Vec<u8>, String> {
+        let mut bytes = vec![0; len];
+        self.volume.read_copy(at, &mut bytes, copy).map_err(|e| e.to_string())?;
+        Ok(bytes)
+    }
+
+    /// The bytes from an address to the end of its chunk; zero if it is not mapped.
+    pub fn contiguous(&self, at: Logical) -> u64 {
+        self.volume
+            .chunk_containing(at)
+            .map_or(0, |(start, chunk)| start.0.saturating_add(chunk.length()).saturating_sub(at.0))
+    }
+
+    /// The chunks in the superblock's array.
+    pub fn system_chunks(&self) -> Vec<(Key, Chunk)> {
+        let size = self.superblock.sys_chunk_array_size.get() as usize;
+        self.superblock.sys_chunk_array.get(..size).map(parse_system_chunks).unwrap_or_default()
+    }
+
+    /// Each superblock copy that a device has room for, with its place in words.
+    pub fn superblock_copies(&self) -> Vec<(String, Result<Superblock, String>)> {
+        let mut copies = Vec::new();
+        for device in self.devices {
+            for offset in SUPERBLOCK_OFFSETS {
+                if offset + SUPERBLOCK_SIZE as u64 <= device.len() {
+                    copies.push((
+                        format!("{} superblock at {offset}", device.name()),
+                        read_superblock(&**device, offset),
+                    ));
+                }
+            }
+        }
+        copies
+    }
+
+    /// The device items in the devices' own first superblocks.
+    pub fn device_items(&self) -> Vec<(u64, DevItem)> {
+        let read = |device: &dyn BlockDevice| read_superblock(device, SUPERBLOCK_OFFSETS[0]).ok();
+        let superblocks = self.devices.iter().filter_map(|device| read(&**device));
+        let own: Vec<_> = superblocks.map(|sb| (sb.dev_item.devid.get(), sb.dev_item)).collect();
+        if own.is_empty() { vec![(self.superblock.dev_item.devid.get(), self.superblock.dev_item)] } else { own }
+    }
+}
+
+fn read_superblock(device: &dyn BlockDevice, offset: u64) -> Result<Superblock, String> {
+    let mut bytes = vec![0; SUPERBLOCK_SIZE];
+    device.read_at(offset, &mut bytes).map_err(|e| e.to_string())?;
+    Superblock::parse(&bytes, offset).map_err(|e| e.problem)
+}

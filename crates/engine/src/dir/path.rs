@@ -1,0 +1,66 @@
+//! From an inode upwards.
+//!
+//! # Invariants
+//! * A hostile tree may hold a circle of directories: every climb is bounded.
+
+use butterfs_format::{Ino, ItemType, Key, TreeId};
+
+use super::{backref, root_ref};
+use crate::error::{Error, Result};
+use crate::inode::{InodeId, corrupt};
+use crate::tx::Transaction;
+
+/// More levels than a path can have that Linux could walk, and few enough to give up soon.
+const MAX_DEPTH: usize = 1 << 16;
+
+/// The directory that holds a directory, across subvolumes; `None` at the very top.
+pub fn parent(tx: &Transaction, dir: InodeId) -> Result<Option<InodeId>> {
+    if dir.is_placeholder() {
+        return Ok(Some(InodeId::top_of(dir.tree)));
+    }
+    if dir.ino != Ino::ROOT_DIR {
+        return backref::parent_dir(tx, dir).map(|ino| Some(InodeId::new(dir.tree, ino)));
+    }
+    Ok(root_ref::parent_of(tx, dir.tree)?.map(|parent| parent.dir))
+}
+
+/// Whether `ancestor` is `dir` or lies above it.
+pub fn is_above(tx: &Transaction, ancestor: InodeId, dir: InodeId) -> Result<bool> {
+    let mut at = dir;
+    for _ in 0..MAX_DEPTH {
+        if at == ancestor {
+            return Ok(true);
+        }
+        match parent(tx, at)? {
+            Some(up) => at = up,
+            None => return Ok(false),
+        }
+    }
+    Err(too_deep(dir))
+}
+
+/// The path of a subvolume from the top level, without a leading slash; `None` if it has no name.
+pub fn of_subvolume(tx: &Transaction, tree: TreeId) -> Result<Option<Vec<u8>>> {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    let mut at = InodeId::top_of(tree);
+    for _ in 0..MAX_DEPTH {
+        if at == InodeId::top_of(TreeId::FS) {
+            names.reverse();
+            return Ok(Some(names.join(&b'/')));
+        }
+        let step = if at.ino == Ino::ROOT_DIR {
+            root_ref::parent_of(tx, at.tree)?.map(|parent| (parent.dir, parent.name))
+        } else {
+            let (ino, name) = backref::first_name(tx, at)?;
+            Some((InodeId::new(at.tree, ino), name))
+        };
+        let Some((dir, name)) = step else { return Ok(None) };
+        names.push(name);
+        at = dir;
+    }
+    Err(too_deep(at))
+}
+
+fn too_deep(dir: InodeId) -> Error {
+    corrupt(dir.tree, &Key::new(dir.ino.0, ItemType::INODE_REF, 0), "directories go in a circle")
+}

@@ -1,0 +1,107 @@
+//! The engine's errors, sorted by who is to blame: the disk, the world, or the user's wish.
+
+use butterfs_format::Corruption;
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The disk lies.
+    #[error("corrupt: {0}")]
+    Corruption(#[from] Corruption),
+    /// A device failed, is missing, or cannot be used.
+    #[error(transparent)]
+    Volume(butterfs_volume::Error),
+    /// The filesystem has no room for what was asked.
+    #[error("no space left on the filesystem")]
+    NoSpace,
+    /// No such file, subvolume or item.
+    #[error("no such file or directory")]
+    NotFound,
+    /// The name is taken.
+    #[error("file exists")]
+    Exists,
+    /// A directory was needed.
+    #[error("not a directory")]
+    NotDirectory,
+    /// Something else than a directory was needed.
+    #[error("is a directory")]
+    IsDirectory,
+    /// The directory is not empty.
+    #[error("directory not empty")]
+    NotEmpty,
+    /// The filesystem, mount or subvolume is read-only.
+    #[error("read-only")]
+    ReadOnly,
+    /// The arguments make no sense together.
+    #[error("invalid argument: {0}")]
+    Invalid(&'static str),
+    /// A name is longer than 255 bytes.
+    #[error("name too long")]
+    NameTooLong,
+    /// The inode has as many hard links as the format can hold.
+    #[error("too many links")]
+    TooManyLinks,
+    /// The rules of the filesystem forbid it, whoever asks.
+    #[error("operation not permitted: {0}")]
+    NotPermitted(&'static str),
+    /// Links and renames do not cross subvolumes.
+    #[error("crosses a subvolume boundary")]
+    CrossSubvolume,
+    /// No such extended attribute, or no data or hole past the offset.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// A file would become larger than the format allows.
+    #[error("file too large")]
+    TooLarge,
+    /// A buffer is too small for the answer, or a value too large for an item.
+    #[error("result does not fit")]
+    DoesNotFit,
+    /// The thing is in use.
+    #[error("busy: {0}")]
+    Busy(&'static str),
+    /// The filesystem uses, or the caller wants, something this version does not do.
+    #[error("not supported: {0}")]
+    Unsupported(String),
+    /// An earlier error stopped all writing; the text is that first cause.
+    #[error("the filesystem was made read-only by an earlier error: {0}")]
+    Aborted(String),
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<butterfs_volume::Error> for Error {
+    fn from(error: butterfs_volume::Error) -> Self {
+        match error {
+            butterfs_volume::Error::Corruption(corruption) => Self::Corruption(corruption),
+            other => Self::Volume(other),
+        }
+    }
+}
+
+impl Error {
+    /// The error that a system call gives for it (Linux numbers).
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Corruption(_) | Self::Volume(_) => 5,
+            Self::NoSpace => 28,
+            Self::NotFound => 2,
+            Self::Exists => 17,
+            Self::NotDirectory => 20,
+            Self::IsDirectory => 21,
+            Self::NotEmpty => 39,
+            Self::ReadOnly | Self::Aborted(_) => 30,
+            Self::Invalid(_) => 22,
+            Self::NameTooLong => 36,
+            Self::TooManyLinks => 31,
+            Self::NotPermitted(_) => 1,
+            Self::CrossSubvolume => 18,
+            Self::NoAttribute => 61,
+            Self::TooLarge => 27,
+            Self::DoesNotFit => 34,
+            Self::Busy(_) => 16,
+            Self::Unsupported(_) => 95,
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Data of files: dirty bytes in memory, extents in trees, and the way between them.
+//!
+//! * [`budget`], `runs`, [`delalloc`]: bytes that are not on a device yet.
+//! * [`extents`]: EXTENT_DATA items: look at them, drop them, put them in.
+//! * [`mod@read`], [`mod@write`], [`mod@writeback`]: the data paths.
+//! * [`truncate`], [`fallocate`], [`seek`]: size, preallocation and holes.
+//!
+//! # Invariants
+//! * Dirty and in-flight runs start and end at sector boundaries; bytes past the file's end in its
+//!   last sector are zeros, in memory and on disk.
+//! * An inline extent is the file's only extent below its end: whatever makes such a file grow makes
+//!   its first sector dirty.
+//! * The size on disk is never below the end of a written extent, and never above the true size.
+//!
+//! # Locking
+//! `FileData::settle` (one at a time puts extents into the tree or takes them out) before
+//! `Inode::range` before `Inode::state` before the gate; `FileData`'s own mutex is a leaf: nothing
+//! is taken and nobody is waited for while it is held.
+
+pub mod budget;
+pub mod delalloc;
+pub mod extents;
+pub mod fallocate;
+pub mod read;
+pub mod seek;
+pub mod truncate;
+pub mod write;
+pub mod writeback;
+
+mod place;
+mod runs;
+mod sectors;
+mod update;
+
+pub use budget::DirtyBudget;
+pub use delalloc::FileData;
+pub use extents::{Dropped, HoleStyle, MappedExtent, MappedKind, delete_all_extents, drop_range, map, truncate_items};
+pub use fallocate::{SizeMode, preallocate, punch_hole, zero_range};
+pub use read::read;
+pub use seek::{Seek, seek};
+pub use truncate::set_size;
+pub use write::{MAX_FILE_SIZE, write};
+pub use writeback::{sync_data, writeback};

@@ -1,0 +1,158 @@
+//! Where dirty bytes go: into preallocated space that is this file's alone, or into new space.
+//!
+//! # Invariants
+//! * Preallocated space is written in place only if nothing else refers to it: no other file, and
+//!   no snapshot made since the item was written. What was written once is never written in place
+//!   again, so the last durable superblock still finds zeros there.
+//!
+//! # Locking
+//! The caller holds `FileData::settle`, so the file's extents stay as they were found.
+
+use std::ops::{ControlFlow, Range};
+
+use butterfs_format::items::{ExtentItem, InodeFlags};
+use butterfs_format::{ItemType, Key, Logical, TreeId};
+
+use super::extents::{Item, MAX_EXTENT, Stored, scan};
+use super::sectors::{intersect, len, lock};
+use crate::error::Result;
+use crate::inode::{Inode, InodeId, Shared};
+use crate::tx::{Need, Transaction};
+
+/// A range of the file and where its bytes are to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub file: Range<u64>,
+    pub at: Logical,
+    pub home: Home,
+}
+
+/// What space a piece goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// Space that was allocated for it, and is no extent yet.
+    New,
+    /// A part of a preallocated extent of the file.
+    Prealloc,
+}
+
+/// How a change is announced whose metadata was promised together with the data: the gate cannot
+/// be handed that promise yet, and must not refuse what was promised.
+pub(super) const PROMISED: Need = Need::Deletion;
+
+/// Finds space for ranges (whole sectors, lowest first); gives pieces, lowest first.
+pub(super) fn place(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<Vec<Piece>> {
+    let has_prealloc = lock(&inode.state).item.flags().contains(InodeFlags::PREALLOC);
+    let mut pieces = Vec::new();
+    if has_prealloc {
+        pieces = shared.gate.view(|tx| preallocated(tx, inode.id, ranges))?;
+    }
+    let homeless = without(ranges, &pieces);
+    pieces.extend(allocate(shared, inode, &homeless)?);
+    pieces.sort_by_key(|piece| piece.file.start);
+    Ok(pieces)
+}
+
+/// The parts of `ranges` that have preallocated space.
+fn preallocated(tx: &Transaction, id: InodeId, ranges: &[Range<u64>]) -> Result<Vec<Piece>> {
+    let sector = u64::from(tx.geometry().sectorsize);
+    let mut pieces = Vec::new();
+    for range in ranges {
+        let mut items = Vec::new();
+        scan(tx, id, range, |item| {
+            items.push(item);
+            ControlFlow::Continue(())
+        })?;
+        for item in items {
+            let Stored::Data(extent) = &item.stored else { continue };
+            if may_overwrite(tx, id, &item)? {
+                let file = intersect(&(item.start..item.end(sector)), range);
+                let at = extent.part(file.start - item.start, len(&file)).address()?;
+                pieces.push(Piece { file, at, home: Home::Prealloc });
+            }
+        }
+    }
+    Ok(pieces)
+}
+
+/// Whether an item is preallocated space that nothing else refers to.
+pub(super) fn may_overwrite(tx: &Transaction, id: InodeId, item: &Item) -> Result<bool> {
+    let Stored::Data(extent) = &item.stored else { return Ok(false) };
+    if !extent.prealloc || extent.is_hole() || extent.generation <= tx.root_item(id.tree)?.last_snapshot.get() {
+        return Ok(false);
+    }
+    let key = Key::new(extent.disk_bytenr, ItemType::EXTENT_ITEM, extent.disk_num_bytes);
+    // An extent so new that its item is still to come counts as shared: it gets new space.
+    let Some(data) = tx.get(TreeId::EXTENT, &key)? else { return Ok(false) };
+    let Ok(whole) = ExtentItem::parse(&key, &data) else { return Ok(false) };
+    let own = extent.back_ref(id, item.start);
+    let only_ours = matches!(whole.inline[..], [one] if one.back_ref == own && u64::from(one.count) == whole.refs);
+    let clean = || tx.checksums(extent.address()?, extent.num_bytes).map(|sums| sums.iter().all(Option::is_none));
+    Ok(only_ours && clean()?)
+}
+
+/// What `pieces` leave of `ranges`.
+fn without(ranges: &[Range<u64>], pieces: &[Piece]) -> Vec<Range<u64>> {
+    let mut rest = Vec::new();
+    for range in ranges {
+        let mut at = range.start;
+        for piece in pieces.iter().filter(|piece| !intersect(&piece.file, range).is_empty()) {
+            rest.push(at..piece.file.start);
+            at = piece.file.end;
+        }
+        rest.push(at..range.end);
+    }
+    rest.retain(|range| !range.is_empty());
+    rest
+}
+
+/// New space for ranges, in as few parts as there is contiguous space.
+fn allocate(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<Vec<Piece>> {
+    if ranges.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The inner result is not the change's: space that was not found changed nothing.
+    let pieces = shared.gate.change(PROMISED, |tx| {
+        let mut pieces = Vec::new();
+        let result = ranges.iter().try_for_each(|range| allocate_range(tx, range, &mut pieces));
+        if result.is_err() {
+            pieces.iter().for_each(|piece| tx.give_back(piece.at, len(&piece.file)));
+        }
+        Ok(result.map(|()| pieces))
+    })??;
+    inode.data.spend(pieces.iter().map(|piece| len(&piece.file)).sum());
+    Ok(pieces)
+}
+
+fn allocate_range(tx: &mut Transaction, range: &Range<u64>, pieces: &mut Vec<Piece>) -> Result<()> {
+    let mut start = range.start;
+    while start < range.end {
+        let (at, got) = tx.allocate_data((range.end - start).min(MAX_EXTENT))?;
+        pieces.push(Piece { file: start..start + got, at, home: Home::New });
+        start += got;
+    }
+    Ok(())
+}
+
+/// Returns the space of pieces that will not become extents.
+pub(super) fn give_back(shared: &Shared, pieces: &[Piece]) -> Result<()> {
+    shared.gate.change(PROMISED, |tx| {
+        pieces
+            .iter()
+            .filter(|piece| piece.home == Home::New)
+            .for_each(|piece| tx.give_back(piece.at, len(&piece.file)));
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_preallocated_space_is_left_over() {
+        let piece = |file| Piece { file, at: Logical(0), home: Home::Prealloc };
+        let pieces = [piece(0..4), piece(8..12), piece(20..24)];
+        assert_eq!(without(&[0..16, 20..24, 30..32], &pieces), [4..8, 12..16, 30..32]);
+    }
+}

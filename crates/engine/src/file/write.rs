@@ -1,0 +1,172 @@
+//! Writing: bytes into memory, space promised.
+//!
+//! # Invariants
+//! * Nothing changes before everything that can fail has not failed.
+//! * Who writes a part of a sector makes the whole sector dirty, with what was there, or zeros past
+//!   the file's end.
+//!
+//! # Locking
+//! Holds `Inode::range` alone. A writer that finds too many dirty bytes, or no space, writes its own
+//! inode back first, without holding anything.
+
+use std::ops::{ControlFlow, Range};
+
+use butterfs_format::items::{InodeFlags, InodeItem};
+
+use super::extents::{Stored, item_below, scan};
+use super::place::may_overwrite;
+use super::read::read_locked;
+use super::sectors::{cover, floor, intersect, len, lock, lock_alone, sector_size};
+use super::writeback::writeback;
+use crate::error::{Error, Result};
+use crate::inode::{Inode, InodeState, Shared};
+use crate::tx::DataReservation;
+
+/// No file is longer, as in Linux.
+pub const MAX_FILE_SIZE: u64 = i64::MAX as u64;
+
+/// Writes `bytes` at `offset`; gives how many, fewer only where the longest file ends.
+pub fn write(shared: &Shared, inode: &Inode, offset: u64, bytes: &[u8]) -> Result<usize> {
+    shared.gate.check_writable()?;
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    let room = MAX_FILE_SIZE.checked_sub(offset).filter(|room| *room > 0).ok_or(Error::TooLarge)?;
+    let bytes = &bytes[..room.min(bytes.len() as u64) as usize];
+    if inode.data.budget().bytes().saturating_add(bytes.len() as u64) > shared.options.dirty_limit {
+        writeback(shared, inode, None)?;
+    }
+    retry_after_writeback(shared, inode, || {
+        let _range = lock_alone(&inode.range);
+        write_locked(shared, inode, offset, bytes)?;
+        wrote(shared, &mut lock(&inode.state), offset + bytes.len() as u64);
+        Ok(())
+    })?;
+    Ok(bytes.len())
+}
+
+/// Tries again after writeback when there is no space: what is promised is more than what is used.
+pub(super) fn retry_after_writeback<R>(
+    shared: &Shared,
+    inode: &Inode,
+    mut attempt: impl FnMut() -> Result<R>,
+) -> Result<R> {
+    match attempt() {
+        Err(Error::NoSpace) if inode.data.is_dirty() => {
+            writeback(shared, inode, None)?;
+            attempt()
+        }
+        result => result,
+    }
+}
+
+/// Notes in the inode that its content changed, and now reaches at least to `end`.
+fn wrote(shared: &Shared, state: &mut InodeState, end: u64) {
+    state.item.size = state.item.size.get().max(end).into();
+    touch(shared, &mut state.item);
+    state.dirty = true;
+}
+
+/// Notes in an inode item that the content changed.
+pub(super) fn touch(shared: &Shared, item: &mut InodeItem) {
+    let now = shared.environment.now();
+    (item.mtime, item.ctime) = (now, now);
+    item.sequence = item.sequence.get().wrapping_add(1).into();
+}
+
+/// Makes bytes dirty; size and times are the caller's business. `Inode::range` must be held alone.
+pub(super) fn write_locked(shared: &Shared, inode: &Inode, offset: u64, bytes: &[u8]) -> Result<()> {
+    let sector = sector_size(shared);
+    let range = offset..offset + bytes.len() as u64;
+    let mut fresh = inode.data.clean_parts(cover(&range, sector));
+    let mut edges = edges(shared, inode, &range, &fresh)?;
+    if let Some(first) = inline_sector(shared, inode, range.end)?
+        && edges.iter().all(|(start, _)| *start != 0)
+        && range.start >= sector
+    {
+        edges.push((0, first));
+        fresh.push(0..sector);
+    }
+    let promise = promise(shared, inode, &fresh)?;
+    inode.data.make_dirty(&edges, (offset, bytes), promise);
+    Ok(())
+}
+
+/// The sectors at both ends of a write that it covers in part, and that are not dirty yet.
+fn edges(shared: &Shared, inode: &Inode, range: &Range<u64>, fresh: &[Range<u64>]) -> Result<Vec<(u64, Vec<u8>)>> {
+    let sector = sector_size(shared);
+    let (first, last) = (floor(range.start, sector), floor(range.end, sector));
+    let mut starts = Vec::with_capacity(2);
+    if range.start != first {
+        starts.push(first);
+    }
+    if range.end != last && !starts.contains(&last) {
+        starts.push(last);
+    }
+    starts.retain(|start| fresh.iter().any(|part| part.contains(start)));
+    starts.into_iter().map(|start| Ok((start, read_sector(shared, inode, start)?))).collect()
+}
+
+/// A sector as it is now, with zeros past the file's end.
+pub(super) fn read_sector(shared: &Shared, inode: &Inode, start: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; sector_size(shared) as usize];
+    read_locked(shared, inode, start, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The first sector's bytes, if the file is about to grow, and they are kept inline or may become so.
+pub(super) fn inline_sector(shared: &Shared, inode: &Inode, new_size: u64) -> Result<Option<Vec<u8>>> {
+    let size = lock(&inode.state).item.size.get();
+    let sector = sector_size(shared);
+    let most = sector.max(u64::from(shared.gate.volume().geometry().nodesize));
+    if size == 0 || size > most || new_size <= size || inode.data.clean_parts(0..sector).is_empty() {
+        return Ok(None);
+    }
+    let in_flight = inode.data.next_in_memory(0) == Some(0);
+    if in_flight || shared.gate.view(|tx| is_inline(tx, inode))? {
+        return read_sector(shared, inode, 0).map(Some);
+    }
+    Ok(None)
+}
+
+/// Whether the file's first bytes are kept inline.
+pub(super) fn is_inline(tx: &crate::tx::Transaction, inode: &Inode) -> Result<bool> {
+    Ok(item_below(tx, inode.id, 1)?.is_some_and(|item| matches!(item.stored, Stored::Inline(_))))
+}
+
+/// Promises space for sectors that become dirty; what has preallocated space can do without.
+pub(super) fn promise(shared: &Shared, inode: &Inode, fresh: &[Range<u64>]) -> Result<Option<DataReservation>> {
+    let bytes: u64 = fresh.iter().map(len).sum();
+    if bytes == 0 {
+        return Ok(None);
+    }
+    match shared.gate.reserve_data(bytes) {
+        Ok(promise) => Ok(Some(promise)),
+        Err(Error::NoSpace) if all_preallocated(shared, inode, fresh)? => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn all_preallocated(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<bool> {
+    if !lock(&inode.state).item.flags().contains(InodeFlags::PREALLOC) {
+        return Ok(false);
+    }
+    shared.gate.view(|tx| {
+        for range in ranges {
+            let mut homes = Vec::new();
+            scan(tx, inode.id, range, |item| {
+                homes.push(item);
+                ControlFlow::Continue(())
+            })?;
+            let mut covered = 0;
+            for home in &homes {
+                let part = intersect(&(home.start..home.end(u64::from(tx.geometry().sectorsize))), range);
+                covered += if may_overwrite(tx, inode.id, home)? { len(&part) } else { 0 };
+            }
+            if covered < len(range) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+}

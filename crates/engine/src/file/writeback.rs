@@ -1,0 +1,246 @@
+//! Writeback: dirty runs to devices, then into the tree.
+//!
+//! # Invariants
+//! * An extent enters the tree only after its bytes are written (flushed by the commit).
+//! * An error loses the bytes that were in flight, as in Linux; fsync tells it once.
+//!
+//! # Locking
+//! `FileData::settle` is held from end to end, `Inode::range` shared while runs are taken and alone
+//! while extents enter the tree; neither it nor the gate while a device is waited for.
+
+use std::ops::{ControlFlow, Range};
+
+use butterfs_format::Logical;
+use butterfs_format::checksum::Checksum;
+use butterfs_format::items::{InodeFlags, InodeItem};
+use butterfs_format::validate::Geometry;
+
+use super::delalloc::{FileData, TakenRun};
+use super::extents::{self, DataExtent, Stored};
+use super::place::{Home, PROMISED, Piece, give_back, place};
+use super::sectors::{intersect, len, lock, lock_alone, lock_shared, sector_size};
+use super::update::{Progress, count, settle_item, update_file};
+use crate::error::{Error, Result};
+use crate::inode::{Inode, InodeId, Shared};
+use crate::tx::Transaction;
+
+/// One change of the trees puts in so many extents at most.
+const PIECES_PER_CHANGE: usize = 32;
+
+/// Writes dirty bytes back and puts them into the tree; with `range`, only those up to its end.
+/// (What lies before it goes too: the size on disk can then follow.)
+///
+/// # Errors
+/// The error is also kept for the next [`sync_data`], if that is not the caller.
+pub fn writeback(shared: &Shared, inode: &Inode, range: Option<Range<u64>>) -> Result<()> {
+    let _settle = inode.data.settle();
+    let runs = {
+        let _range = lock_shared(&inode.range);
+        inode.data.take_off(range.map_or(u64::MAX, |range| range.end))
+    };
+    let result = if runs.is_empty() { Ok(()) } else { write_out(shared, inode, &runs) };
+    inode.data.land();
+    let result = result.and_then(|()| {
+        let _range = lock_alone(&inode.range);
+        settle_item(shared, inode)
+    });
+    if let Err(error) = &result {
+        let (tree, ino) = (inode.id.tree, inode.id.ino);
+        tracing::error!("writeback of subvolume {tree} inode {ino} failed, its new data is lost: {error}");
+        inode.data.set_error(twin(error));
+    }
+    result
+}
+
+/// What fsync does for data: writes back, and tells of any writeback's error since the last time.
+pub fn sync_data(shared: &Shared, inode: &Inode, range: Option<Range<u64>>) -> Result<()> {
+    let result = writeback(shared, inode, range);
+    let kept = inode.data.take_error();
+    result.and(kept)
+}
+
+/// An error like this one, to be told later.
+fn twin(error: &Error) -> Error {
+    match error {
+        Error::NoSpace => Error::NoSpace,
+        Error::NotFound => Error::NotFound,
+        Error::ReadOnly => Error::ReadOnly,
+        Error::Aborted(cause) => Error::Aborted(cause.clone()),
+        Error::Corruption(corruption) => Error::Corruption(corruption.clone()),
+        Error::Unsupported(what) => Error::Unsupported(what.clone()),
+        other => Error::Volume(butterfs_volume::Error::Device {
+            name: "earlier writeback".into(),
+            devid: None,
+            source: std::io::Error::other(other.to_string()),
+        }),
+    }
+}
+
+fn write_out(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result<()> {
+    if let Some(bytes) = inline_candidate(shared, inode, runs)? {
+        return store_inline(shared, inode, &bytes);
+    }
+    let pieces = place(shared, inode, &joined(runs))?;
+    let mut rest = &pieces[..];
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(rest.len().min(PIECES_PER_CHANGE));
+        let waiting = later.first().map(|piece| piece.file.start);
+        if let Err(error) = write_pieces(shared, inode, runs, now, waiting) {
+            // After an abort this fails too, and the first cause is the one to tell.
+            let _ = give_back(shared, rest);
+            return Err(error);
+        }
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Runs that touch, as one range each.
+fn joined(runs: &[TakenRun]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for run in runs.iter().map(TakenRun::range) {
+        match ranges.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => ranges.push(run),
+        }
+    }
+    ranges
+}
+
+fn write_pieces(
+    shared: &Shared,
+    inode: &Inode,
+    runs: &[TakenRun],
+    pieces: &[Piece],
+    waiting: Option<u64>,
+) -> Result<()> {
+    let volume = shared.gate.volume();
+    let wants_sums = !lock(&inode.state).item.flags().contains(InodeFlags::NODATASUM);
+    let slices: Vec<Vec<(Logical, &[u8])>> = pieces.iter().map(|piece| slices_of(runs, piece)).collect();
+    let geometry = volume.geometry();
+    let sums: Vec<_> =
+        slices.iter().map(|parts| if wants_sums { checksums(&geometry, parts) } else { Vec::new() }).collect();
+    volume.write_batch(&slices.concat())?;
+    enter(shared, inode, pieces, &sums, waiting)
+}
+
+/// A piece's bytes with their addresses; runs are whole sectors, so these are too.
+fn slices_of<'a>(runs: &'a [TakenRun], piece: &Piece) -> Vec<(Logical, &'a [u8])> {
+    let first = runs.partition_point(|run| run.range().end <= piece.file.start);
+    let mut slices = Vec::new();
+    for run in runs[first..].iter().take_while(|run| run.start < piece.file.end) {
+        let part = intersect(&run.range(), &piece.file);
+        let bytes = &run.bytes[(part.start - run.start) as usize..(part.end - run.start) as usize];
+        slices.push((Logical(piece.at.0 + (part.start - piece.file.start)), bytes));
+    }
+    slices
+}
+
+fn checksums(geometry: &Geometry, slices: &[(Logical, &[u8])]) -> Vec<Checksum> {
+    let sectors = slices.iter().flat_map(|(_, bytes)| bytes.chunks(geometry.sectorsize as usize));
+    sectors.map(|sector| geometry.csum_type.compute(sector)).collect()
+}
+
+/// Puts written pieces into the tree, as one change.
+fn enter(shared: &Shared, inode: &Inode, pieces: &[Piece], sums: &[Vec<Checksum>], waiting: Option<u64>) -> Result<()> {
+    let written = pieces.last().map_or(0, |piece| piece.file.end);
+    let _range = lock_alone(&inode.range);
+    update_file(shared, inode, PROMISED, |tx, id, item| {
+        for (piece, sums) in pieces.iter().zip(sums) {
+            enter_piece(tx, id, item, piece)?;
+            if !sums.is_empty() {
+                tx.insert_checksums(piece.at, sums)?;
+            }
+        }
+        Ok((Progress { written, waiting, dropped_to: None }, ()))
+    })
+}
+
+fn enter_piece(tx: &mut Transaction, id: InodeId, item: &mut InodeItem, piece: &Piece) -> Result<()> {
+    match piece.home {
+        Home::Prealloc => extents::mark_written(tx, id, &piece.file),
+        Home::New => {
+            let extent = DataExtent::new(piece.at, len(&piece.file));
+            count(item, extents::replace(tx, id, piece.file.start, &extent)?);
+            Ok(())
+        }
+    }
+}
+
+/// The file's bytes, if the runs are all of a file that is small enough to be kept inline: one
+/// sector at most, and nothing else in the tree but what it replaces.
+fn inline_candidate(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result<Option<Vec<u8>>> {
+    let size = lock(&inode.state).item.size.get();
+    let [run] = runs else { return Ok(None) };
+    let sector = sector_size(shared);
+    let fits = size > 0 && size < sector && size <= inline_limit(shared);
+    if !fits || run.start != 0 || run.bytes.len() as u64 != sector {
+        return Ok(None);
+    }
+    let alone = shared.gate.view(|tx| {
+        let mut alone = true;
+        extents::scan(tx, inode.id, &(0..u64::MAX), |item| {
+            alone = item.start == 0
+                && item.end(sector) <= sector
+                && !matches!(&item.stored, Stored::Data(data) if data.prealloc);
+            if alone { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(alone)
+    })?;
+    Ok(alone.then(|| run.bytes[..size as usize].to_vec()))
+}
+
+/// The user's limit, or what a leaf can hold.
+fn inline_limit(shared: &Shared) -> u64 {
+    const LEAF_AND_ITEM_HEADERS: u64 = 101 + 25 + butterfs_format::items::FILE_EXTENT_INLINE_HEADER as u64;
+    let nodesize = u64::from(shared.gate.volume().geometry().nodesize);
+    shared.options.max_inline.min(nodesize - LEAF_AND_ITEM_HEADERS)
+}
+
+fn store_inline(shared: &Shared, inode: &Inode, bytes: &[u8]) -> Result<()> {
+    let sector = sector_size(shared);
+    let _range = lock_alone(&inode.range);
+    update_file(shared, inode, PROMISED, |tx, id, item| {
+        if grew(item, bytes, &inode.data) {
+            return Ok((Progress::default(), ()));
+        }
+        let removed = extents::drop_range(tx, id, 0..sector)?;
+        let added = extents::put_inline(tx, id, bytes)?;
+        count(item, (added, removed));
+        Ok((Progress { written: bytes.len() as u64, ..Progress::default() }, ()))
+    })
+}
+
+/// Whether the file grew since its bytes were taken. Whoever made it grow made its first sector
+/// dirty again, so the bytes that were taken are of no use any more.
+fn grew(item: &InodeItem, bytes: &[u8], data: &FileData) -> bool {
+    let grew = item.size.get() != bytes.len() as u64;
+    debug_assert!(!grew || data.first_dirty_after(0) == Some(0));
+    grew
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn run(start: u64, len: usize, byte: u8) -> TakenRun {
+        TakenRun { start, bytes: Arc::new(vec![byte; len]) }
+    }
+
+    #[test]
+    fn runs_that_touch_are_joined() {
+        let runs = [run(0, 8192, 1), run(8192, 4096, 2), run(16384, 4096, 3)];
+        assert_eq!(joined(&runs), [0..12288, 16384..20480]);
+    }
+
+    #[test]
+    fn a_piece_finds_its_bytes_in_several_runs() {
+        let runs = [run(0, 8192, 1), run(8192, 4096, 2), run(16384, 4096, 3)];
+        let piece = Piece { file: 4096..12288, at: Logical(1 << 20), home: Home::New };
+        let found = slices_of(&runs, &piece);
+        let wanted = [(Logical(1 << 20), &[1u8; 4096][..]), (Logical((1 << 20) + 4096), &[2u8; 4096][..])];
+        assert_eq!(found, wanted);
+    }
+}

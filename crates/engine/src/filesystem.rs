@@ -1,0 +1,141 @@
+//! [`Filesystem`]: what users of this crate hold.
+//!
+//! Each operation is one change behind the transaction gate: it looks at everything first, then
+//! changes, so it happens whole or not at all. One file per theme.
+//!
+//! # Locking
+//! Inodes in the order of their identity, then the gate. Names are looked up before inodes are
+//! locked, and again behind the gate: if they changed meanwhile, the operation starts anew.
+
+mod attributes;
+mod create;
+mod data;
+mod features;
+mod holds;
+mod open;
+mod read;
+mod remove;
+mod rename;
+mod snapshots;
+mod statfs;
+mod sync;
+mod xattrs;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use butterfs_format::TreeId;
+use butterfs_format::items::Timespec;
+
+use crate::dir::entry;
+use crate::error::{Error, Result};
+use crate::inode::cache::InodeCache;
+use crate::inode::{Drafts, InodeId, InodeRef, InodeState, Locked, Shared, item};
+use crate::subvolume::Subvolumes;
+use crate::tx::{Need, Transaction};
+
+pub use attributes::{Attributes, SetAttributes};
+pub use create::{NewInode, NewKind};
+pub use open::{Access, LogTree, OpenOptions, SubvolumeChoice};
+pub use read::Flow;
+pub use rename::{Leave, RenameOptions, Replace};
+pub use snapshots::NewSubvolume;
+pub use statfs::Usage;
+
+/// An open filesystem.
+pub struct Filesystem {
+    shared: Shared,
+    inodes: InodeCache,
+    subvolumes: Subvolumes,
+    /// Inodes with data or items that the trees do not have yet.
+    dirty: Mutex<BTreeMap<InodeId, InodeRef>>,
+    root: InodeId,
+    access: Access,
+}
+
+/// Whether an operation found the names as it expected.
+enum Attempt<R> {
+    Done(R),
+    /// Another operation changed the names between look-up and lock.
+    Again,
+}
+
+impl Filesystem {
+    /// The top directory of the chosen subvolume.
+    pub fn root(&self) -> InodeId {
+        self.root
+    }
+
+    /// What the file layer needs.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// An inode in memory; the file layer works on it.
+    pub fn inode(&self, id: InodeId) -> Result<InodeRef> {
+        if !id.tree.is_subvolume() {
+            return Err(Error::NotFound);
+        }
+        self.clean_up_subvolume(id.tree)?;
+        self.load(id)
+    }
+
+    fn load(&self, id: InodeId) -> Result<InodeRef> {
+        self.inodes.get(id, || {
+            let item = self.shared.gate.view(|tx| {
+                item::require_alive(tx, id.tree)?;
+                item::read(tx, id)
+            })?;
+            Ok(InodeState::clean(item))
+        })
+    }
+
+    fn now(&self) -> Timespec {
+        self.shared.environment.now()
+    }
+
+    /// One operation on the names or items of some inodes: works on copies, which become the truth
+    /// when the transaction took the change.
+    fn change<R>(
+        &self,
+        inodes: &[InodeRef],
+        need: Need,
+        work: impl FnOnce(&mut Transaction, &mut Drafts) -> Result<R>,
+    ) -> Result<R> {
+        let mut locked = Locked::new(inodes)?;
+        let mut drafts = locked.drafts();
+        let result = self.shared.gate.change(need, |tx| work(tx, &mut drafts))?;
+        locked.store(&drafts);
+        Ok(result)
+    }
+
+    /// A directory as an operation on its names needs it.
+    fn dir(&self, id: InodeId) -> Result<InodeRef> {
+        if id.is_placeholder() {
+            return Err(Error::NotPermitted("a subvolume that is not in this snapshot has no content here"));
+        }
+        self.inode(id)
+    }
+}
+
+/// Fails unless names may be taken from this directory.
+fn require_changeable_dir(tx: &Transaction, drafts: &mut Drafts, dir: InodeId) -> Result<()> {
+    item::require_writable(tx, dir.tree)?;
+    let found = drafts.item(dir)?;
+    match (found.is_dir(), found.nlink.get()) {
+        (false, _) => Err(Error::NotDirectory),
+        (true, 0) => Err(Error::NotFound),
+        (true, _) => Ok(()),
+    }
+}
+
+/// Fails unless new names may be put into this directory.
+fn require_growable_dir(tx: &Transaction, drafts: &mut Drafts, dir: InodeId) -> Result<()> {
+    require_changeable_dir(tx, drafts, dir)?;
+    entry::check_index_left(tx, drafts.of(dir)?)
+}
+
+/// Inodes of a deleted subvolume, or of none, are not in it.
+fn require_subvolume(tree: TreeId) -> Result<()> {
+    if tree.is_subvolume() { Ok(()) } else { Err(Error::NotFound) }
+}

@@ -1,0 +1,148 @@
+//! What a superblock says of features, and what this version makes of it.
+
+use butterfs_format::Superblock;
+use butterfs_format::superblock::{
+    CompatRo, Incompat, SUPER_FLAG_CHANGING_FSID, SUPER_FLAG_CHANGING_FSID_V2, SUPER_FLAG_METADUMP,
+    SUPER_FLAG_METADUMP_V2, SUPER_FLAG_SEEDING,
+};
+
+use super::open::{Access, LogTree};
+use crate::error::{Error, Result};
+
+/// Features that can be written.
+const WRITABLE: Incompat = Incompat::MIXED_BACKREF
+    .union(Incompat::DEFAULT_SUBVOL)
+    .union(Incompat::BIG_METADATA)
+    .union(Incompat::EXTENDED_IREF)
+    .union(Incompat::SKINNY_METADATA)
+    .union(Incompat::NO_HOLES)
+    .union(Incompat::COMPRESS_LZO)
+    .union(Incompat::COMPRESS_ZSTD);
+
+/// Features that can be read; the volume judges those of chunks for itself.
+const READABLE: Incompat = WRITABLE
+    .union(Incompat::MIXED_GROUPS)
+    .union(Incompat::METADATA_UUID)
+    .union(Incompat::RAID56)
+    .union(Incompat::RAID1C34)
+    .union(Incompat::SIMPLE_QUOTA);
+
+const WRITABLE_COMPAT_RO: CompatRo =
+    CompatRo::FREE_SPACE_TREE.union(CompatRo::FREE_SPACE_TREE_VALID).union(CompatRo::BLOCK_GROUP_TREE);
+
+const FLAGS: [(u64, &str); 5] = [
+    (SUPER_FLAG_SEEDING, "it is a seed device"),
+    (SUPER_FLAG_METADUMP, "it is a metadata dump of btrfs-image"),
+    (SUPER_FLAG_METADUMP_V2, "it is a metadata dump of btrfs-image"),
+    (SUPER_FLAG_CHANGING_FSID, "a change of its fsid was interrupted (finish it with btrfstune)"),
+    (SUPER_FLAG_CHANGING_FSID_V2, "a change of its fsid was interrupted (finish it with btrfstune)"),
+];
+
+/// Fails, by name, if the filesystem cannot be used in this way.
+pub fn check(sb: &Superblock, access: Access, log: LogTree) -> Result<()> {
+    let known = if access == Access::ReadWrite { WRITABLE } else { READABLE };
+    let foreign = sb.incompat().difference(known);
+    if !foreign.is_empty() {
+        return refuse(format!(
+            "incompatible features {}",
+            names(foreign.iter_names(), (foreign - Incompat::all()).bits())
+        ));
+    }
+    for (flag, problem) in FLAGS {
+        if sb.flags.get() & flag != 0 {
+            return refuse(problem.into());
+        }
+    }
+    check_log(sb, access, log)?;
+    if access == Access::ReadWrite { check_compat_ro(sb.compat_ro()) } else { Ok(()) }
+}
+
+fn check_log(sb: &Superblock, access: Access, log: LogTree) -> Result<()> {
+    match (sb.log_root.get(), access, log) {
+        (0, _, _) | (_, Access::ReadOnly, LogTree::Ignore) => Ok(()),
+        (_, Access::ReadOnly, LogTree::Refuse) => {
+            refuse("it has a log tree to replay: what was last fsynced is only there (ask to ignore the log)".into())
+        }
+        (_, Access::ReadWrite, _) => {
+            refuse("it has a log tree, which must be replayed before writing: mount it once with the kernel".into())
+        }
+    }
+}
+
+fn check_compat_ro(bits: CompatRo) -> Result<()> {
+    let foreign = bits.difference(WRITABLE_COMPAT_RO);
+    if !foreign.is_empty() {
+        let names = names(foreign.iter_names(), (foreign - CompatRo::all()).bits());
+        return refuse(format!("features that allow reading only: {names}"));
+    }
+    if bits.contains(CompatRo::FREE_SPACE_TREE) && !bits.contains(CompatRo::FREE_SPACE_TREE_VALID) {
+        return refuse("its free space tree is not valid: mount it once with the kernel to have it rebuilt".into());
+    }
+    Ok(())
+}
+
+fn refuse(problem: String) -> Result<()> {
+    Err(Error::Unsupported(problem))
+}
+
+fn names<B>(known: impl Iterator<Item = (&'static str, B)>, unknown: u64) -> String {
+    let mut names: Vec<String> = known.map(|(name, _)| name.to_owned()).collect();
+    if unknown != 0 {
+        names.push(format!("{unknown:#x} (unknown)"));
+    }
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    fn superblock(incompat: Incompat, compat_ro: CompatRo) -> Superblock {
+        let mut sb = Superblock::new_zeroed();
+        sb.incompat_flags = incompat.bits().into();
+        sb.compat_ro_flags = compat_ro.bits().into();
+        sb
+    }
+
+    fn error(sb: &Superblock, access: Access) -> String {
+        check(sb, access, LogTree::Refuse).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn todays_default_can_be_written() {
+        let sb = superblock(WRITABLE, WRITABLE_COMPAT_RO);
+        assert!(check(&sb, Access::ReadWrite, LogTree::Refuse).is_ok());
+    }
+
+    #[test]
+    fn foreign_features_are_named() {
+        let sb = superblock(Incompat::ZONED | Incompat::from_bits_retain(1 << 40), CompatRo::empty());
+        for access in [Access::ReadOnly, Access::ReadWrite] {
+            let text = error(&sb, access);
+            assert!(text.contains("ZONED") && text.contains("0x10000000000"), "{text}");
+        }
+        let sb = superblock(Incompat::empty(), CompatRo::VERITY);
+        assert!(error(&sb, Access::ReadWrite).contains("VERITY"));
+        assert!(check(&sb, Access::ReadOnly, LogTree::Refuse).is_ok());
+    }
+
+    #[test]
+    fn a_log_is_never_written_over() {
+        let mut sb = superblock(WRITABLE, WRITABLE_COMPAT_RO);
+        sb.log_root = 4096.into();
+        assert!(error(&sb, Access::ReadWrite).contains("log tree"));
+        assert!(error(&sb, Access::ReadOnly).contains("log tree"));
+        assert!(check(&sb, Access::ReadWrite, LogTree::Ignore).is_err());
+        assert!(check(&sb, Access::ReadOnly, LogTree::Ignore).is_ok());
+    }
+
+    #[test]
+    fn flags_and_a_stale_free_space_tree_are_refused() {
+        let mut sb = superblock(WRITABLE, CompatRo::FREE_SPACE_TREE);
+        assert!(error(&sb, Access::ReadWrite).contains("free space tree"));
+        sb.flags = SUPER_FLAG_SEEDING.into();
+        assert!(error(&sb, Access::ReadOnly).contains("seed"));
+    }
+}

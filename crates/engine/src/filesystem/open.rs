@@ -1,0 +1,163 @@
+//! Opening: what can be chosen, and what is checked before anything is changed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use butterfs_format::ids::objectid;
+use butterfs_format::items::FileType;
+use butterfs_format::superblock::CompatRo;
+use butterfs_format::{ItemType, Key, TreeId};
+use butterfs_volume::Volume;
+
+use super::{Filesystem, features};
+use crate::dir::{Place, link};
+use crate::environment::Environment;
+use crate::error::{Error, Result};
+use crate::file::{DirtyBudget, FileData};
+use crate::inode::cache::InodeCache;
+use crate::inode::{InodeId, Options, Shared, scan};
+pub use crate::subvolume::root::Access;
+use crate::subvolume::{Subvolumes, root};
+use crate::tx::{Gate, GateSettings, Transaction};
+
+/// What to do about a log tree that was not replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTree {
+    /// Refuse to open.
+    Refuse,
+    /// Read what the last full commit has; never for writing.
+    Ignore,
+}
+
+/// Which subvolume is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubvolumeChoice {
+    /// The one that the filesystem names.
+    Default,
+    /// By number.
+    Id(TreeId),
+    /// By path from the top level.
+    Path(Vec<u8>),
+}
+
+/// What the user chose.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// What may be done.
+    pub access: Access,
+    /// Which subvolume is shown.
+    pub subvolume: SubvolumeChoice,
+    /// What to do about a log tree.
+    pub log_tree: LogTree,
+    /// Inline extents up to this many bytes.
+    pub max_inline: u64,
+    /// Bytes of tree blocks in memory.
+    pub cache_bytes: usize,
+    /// Inodes in memory, besides those in use.
+    pub cached_inodes: usize,
+    /// Dirty bytes before writers have to write back.
+    pub dirty_limit: u64,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            access: Access::ReadWrite,
+            subvolume: SubvolumeChoice::Default,
+            log_tree: LogTree::Refuse,
+            max_inline: 2048,
+            cache_bytes: 128 << 20,
+            cached_inodes: 1 << 16,
+            dirty_limit: 256 << 20,
+        }
+    }
+}
+
+impl Filesystem {
+    /// Opens the filesystem of a volume.
+    pub fn open(volume: Volume, options: OpenOptions, environment: Box<dyn Environment>) -> Result<Self> {
+        let sb = volume.superblock();
+        features::check(&sb, options.access, options.log_tree)?;
+        let settings = GateSettings { read_only: options.access == Access::ReadOnly, cache_bytes: options.cache_bytes };
+        let gate = Gate::open(Arc::new(volume), settings)?;
+        if options.access == Access::ReadWrite {
+            gate.view(|tx| check_trees(tx, sb.compat_ro()))?;
+        }
+        let root = InodeId::top_of(gate.view(|tx| choose(tx, &options.subvolume))?);
+        let budget = Arc::new(DirtyBudget::default());
+        let new_data = Box::new(move || FileData::new(Arc::clone(&budget)));
+        let chosen = Options { max_inline: options.max_inline, dirty_limit: options.dirty_limit };
+        let filesystem = Self {
+            shared: Shared { gate, environment, options: chosen, features: sb.incompat() },
+            inodes: InodeCache::new(options.cached_inodes, new_data),
+            subvolumes: Subvolumes::default(),
+            dirty: Mutex::new(BTreeMap::new()),
+            root,
+            access: options.access,
+        };
+        filesystem.inode(root)?;
+        Ok(filesystem)
+    }
+
+    /// What may be done with this filesystem.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+}
+
+/// What only the trees say of whether the filesystem can be written.
+fn check_trees(tx: &Transaction, compat_ro: CompatRo) -> Result<()> {
+    if quotas_are_on(tx)? {
+        return Err(Error::Unsupported("writing with quotas enabled (disable them first)".into()));
+    }
+    if !compat_ro.contains(CompatRo::FREE_SPACE_TREE) && has_space_cache(tx)? {
+        let text = "writing with a v1 space cache (mount it once with space_cache=v2, or clear it)";
+        return Err(Error::Unsupported(text.into()));
+    }
+    Ok(())
+}
+
+fn quotas_are_on(tx: &Transaction) -> Result<bool> {
+    const ON: u8 = 1;
+    if tx.get(TreeId::ROOT, &Key::new(TreeId::QUOTA.0, ItemType::ROOT_ITEM, 0))?.is_none() {
+        return Ok(false);
+    }
+    let status = tx.get(TreeId::QUOTA, &Key::new(0, ItemType::QGROUP_STATUS, 0))?;
+    // Version, generation, flags: the flags' lowest byte is the 17th.
+    Ok(status.is_some_and(|data| data.get(16).is_some_and(|flags| flags & ON != 0)))
+}
+
+fn has_space_cache(tx: &Transaction) -> Result<bool> {
+    let from = Key::new(objectid::FREE_SPACE, ItemType::UNTYPED, 0);
+    Ok(!scan::of_type(tx, TreeId::ROOT, &from, 1)?.is_empty())
+}
+
+fn choose(tx: &Transaction, choice: &SubvolumeChoice) -> Result<TreeId> {
+    let tree = match choice {
+        SubvolumeChoice::Default => root::default_subvolume(tx)?,
+        SubvolumeChoice::Id(tree) => *tree,
+        SubvolumeChoice::Path(path) => return by_path(tx, path),
+    };
+    super::require_subvolume(tree)?;
+    if tx.root_item(tree)?.refs.get() == 0 { Err(Error::NotFound) } else { Ok(tree) }
+}
+
+fn by_path(tx: &Transaction, path: &[u8]) -> Result<TreeId> {
+    let mut at = InodeId::top_of(TreeId::FS);
+    for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        let place = Place::new(at, name);
+        place.check()?;
+        let found = crate::dir::entry::find(tx, &place)?.ok_or(Error::NotFound)?;
+        if found.file_type != FileType::Directory {
+            return Err(Error::NotDirectory);
+        }
+        at = link::enter(tx, &place, found.target)?;
+        if at.is_placeholder() {
+            return Err(Error::NotFound);
+        }
+    }
+    if at.ino != butterfs_format::Ino::ROOT_DIR {
+        return Err(Error::Invalid("the path is not that of a subvolume"));
+    }
+    Ok(at.tree)
+}

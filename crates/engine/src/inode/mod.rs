@@ -1,0 +1,139 @@
+//! Inodes in memory.
+//!
+//! # Invariants
+//! * There is at most one [`Inode`] per [`InodeId`] (see [`cache`]).
+//! * While an inode is in memory, its [`InodeState`] is the truth; the item in the tree may be behind
+//!   in size and data, never ahead.
+//! * Operations work on copies ([`Drafts`]) that take effect only when the transaction took the change.
+//!
+//! # Locking
+//! Ranks: cache slot < range < state < gate. States of several inodes are taken in the order of
+//! [`InodeId`], by [`Locked`] only.
+
+pub mod cache;
+pub mod item;
+pub mod orphan;
+pub mod scan;
+pub mod xattr;
+
+mod lock;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use butterfs_format::items::InodeItem;
+use butterfs_format::superblock::Incompat;
+use butterfs_format::{Corruption, Ino, Key, TreeId};
+
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::file::FileData;
+use crate::tx::Gate;
+
+pub use lock::{Draft, Drafts, Locked};
+
+/// What the layers above the gate share.
+pub struct Shared {
+    /// The way to trees and devices.
+    pub gate: Gate,
+    /// Clock and random numbers.
+    pub environment: Box<dyn Environment>,
+    /// What the user chose.
+    pub options: Options,
+    /// The features of this filesystem.
+    pub features: Incompat,
+}
+
+/// What the user chose at open.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Inline extents up to this many bytes (mount option `max_inline`, default 2048).
+    pub max_inline: u64,
+    /// Dirty data in memory over all files before writers are made to write back, in bytes.
+    pub dirty_limit: u64,
+}
+
+/// The identity of an inode: always subvolume and number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct InodeId {
+    /// The subvolume.
+    pub tree: TreeId,
+    /// The inode's number in it.
+    pub ino: Ino,
+}
+
+/// The number that the placeholder of a subvolume that is not here has (the kernel's
+/// `BTRFS_EMPTY_SUBVOL_DIR_OBJECTID`).
+const PLACEHOLDER: Ino = Ino(2);
+
+impl InodeId {
+    /// An inode of a subvolume.
+    pub const fn new(tree: TreeId, ino: Ino) -> Self {
+        Self { tree, ino }
+    }
+
+    /// The top directory of a subvolume.
+    pub const fn top_of(tree: TreeId) -> Self {
+        Self { tree, ino: Ino::ROOT_DIR }
+    }
+
+    /// The empty directory that a snapshot shows in place of a subvolume nested in its source.
+    pub const fn placeholder_in(tree: TreeId) -> Self {
+        Self { tree, ino: PLACEHOLDER }
+    }
+
+    /// Whether this is [`InodeId::placeholder_in`] some subvolume.
+    pub fn is_placeholder(self) -> bool {
+        self.ino == PLACEHOLDER
+    }
+}
+
+/// An inode that somebody uses.
+///
+/// # Locking
+/// `range` before `state` before the gate. Reads of data hold `range` shared to the end, writes,
+/// truncation and writeback's last step hold it alone.
+pub struct Inode {
+    /// Which inode.
+    pub id: InodeId,
+    /// What memory knows of it.
+    pub state: Mutex<InodeState>,
+    /// Guards the file's bytes.
+    pub range: RwLock<()>,
+    /// Dirty bytes.
+    pub data: FileData,
+}
+
+/// What memory knows of an inode.
+pub struct InodeState {
+    /// The item as it will be: size and times include data that is still in memory.
+    pub item: InodeItem,
+    /// The item differs from the one in the tree.
+    pub dirty: bool,
+    /// Lookups and opens that the front end holds.
+    pub holds: u64,
+    /// In a directory: the DIR_INDEX that the next entry gets, once it was looked for.
+    pub next_index: Option<u64>,
+    /// The inode was deleted for good; only a late user still has it in hand.
+    pub gone: bool,
+}
+
+impl InodeState {
+    /// The state of an inode as the tree has it.
+    pub fn clean(item: InodeItem) -> Self {
+        Self { item, dirty: false, holds: 0, next_index: None, gone: false }
+    }
+}
+
+/// A shared inode.
+pub type InodeRef = Arc<Inode>;
+
+/// Locks; a panic of another thread does not make the value worse, because changes are made to
+/// copies.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The disk lies about an item of a tree.
+pub fn corrupt(tree: TreeId, key: &Key, problem: impl Into<String>) -> Error {
+    Error::Corruption(Corruption::new(format!("tree {tree} key {key}"), problem))
+}

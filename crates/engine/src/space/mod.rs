@@ -1,0 +1,12 @@
+//! Block groups and their free space, in memory.
+//!
+//! What is on disk (block group items, the free space tree) is written by [`crate::tx`]; here is
+//! what decides where the next extent goes and whether there is room at all.
+
+mod block_group;
+mod free_ranges;
+mod map;
+
+pub use block_group::BlockGroup;
+pub use free_ranges::FreeRanges;
+pub use map::{Promised, SpaceMap};

@@ -1,0 +1,90 @@
+//! The subvolumes of a filesystem.
+
+use butterfs_format::ids::{FIRST_FREE_OBJECTID, LAST_FREE_OBJECTID};
+use butterfs_format::items::{RootFlags, RootItem, Timespec};
+use butterfs_format::{Generation, ItemType, Key, TreeId};
+
+use crate::dir::{parent_of, path};
+use crate::error::Result;
+use crate::inode::scan;
+use crate::tx::Transaction;
+
+/// What there is to know of a subvolume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubvolumeInfo {
+    /// Its number.
+    pub id: TreeId,
+    /// The subvolume that holds its name; `None` for the top level.
+    pub parent: Option<TreeId>,
+    /// Its path from the top level, without a leading slash.
+    pub path: Vec<u8>,
+    /// The transaction that last changed its tree.
+    pub generation: Generation,
+    /// The transaction that made it.
+    pub created_in: Generation,
+    /// When it was made.
+    pub created: Timespec,
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// The UUID of what it is a snapshot of; zero if of none.
+    pub parent_uuid: [u8; 16],
+    /// The UUID of what it was received from; zero if of none.
+    pub received_uuid: [u8; 16],
+    /// Its flags.
+    pub flags: RootFlags,
+}
+
+/// All subvolumes that can be reached, the top level first.
+pub fn all(tx: &Transaction) -> Result<Vec<SubvolumeInfo>> {
+    let mut found = vec![];
+    found.extend(info(tx, TreeId::FS)?);
+    let mut next = FIRST_FREE_OBJECTID;
+    while let Some(tree) = first_root_from(tx, next)? {
+        found.extend(info(tx, tree)?);
+        next = tree.0 + 1;
+    }
+    Ok(found)
+}
+
+/// The first subvolume tree with a number of `from` or higher.
+fn first_root_from(tx: &Transaction, mut from: u64) -> Result<Option<TreeId>> {
+    while from <= LAST_FREE_OBJECTID {
+        let at = scan::first_from(tx, TreeId::ROOT, &Key::new(from, ItemType::ROOT_ITEM, 0))?;
+        match at {
+            Some((key, _)) if key.objectid > LAST_FREE_OBJECTID => return Ok(None),
+            Some((key, _)) if key.item_type == ItemType::ROOT_ITEM => return Ok(Some(TreeId(key.objectid))),
+            // Items of another kind: of the next object before its root, or of this one after it.
+            Some((key, _)) => {
+                from = if key.item_type < ItemType::ROOT_ITEM { key.objectid.max(from) } else { key.objectid + 1 }
+            }
+            None => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// What there is to know of one subvolume; `None` if it has no name any more.
+pub fn info(tx: &Transaction, tree: TreeId) -> Result<Option<SubvolumeInfo>> {
+    let root = tx.root_item(tree)?;
+    if root.refs.get() == 0 {
+        return Ok(None);
+    }
+    let Some(path) = path::of_subvolume(tx, tree)? else { return Ok(None) };
+    let parent = parent_of(tx, tree)?.map(|parent| parent.dir.tree);
+    Ok(Some(describe(tree, parent, path, &root)))
+}
+
+fn describe(id: TreeId, parent: Option<TreeId>, path: Vec<u8>, root: &RootItem) -> SubvolumeInfo {
+    SubvolumeInfo {
+        id,
+        parent,
+        path,
+        generation: root.generation(),
+        created_in: Generation(root.otransid.get()),
+        created: root.otime,
+        uuid: root.uuid,
+        parent_uuid: root.parent_uuid,
+        received_uuid: root.received_uuid,
+        flags: root.flags(),
+    }
+}

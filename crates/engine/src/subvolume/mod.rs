@@ -1,0 +1,13 @@
+//! Subvolumes and snapshots: their root items, UUIDs and what memory knows of them.
+//!
+//! # Invariants
+//! * A subvolume that can be reached has one ROOT_REF with its ROOT_BACKREF, `refs` 1 and its UUID
+//!   in the UUID tree; one that is deleted has `refs` 0 and an orphan item, and none of these.
+
+pub mod list;
+pub mod root;
+pub mod table;
+pub mod uuid;
+
+pub use list::SubvolumeInfo;
+pub use table::Subvolumes;

@@ -1,0 +1,61 @@
+//! What memory knows of the subvolumes in use.
+//!
+//! # Locking
+//! The map is a leaf lock. `cleaned` is held through the clean-up of a subvolume at its first use,
+//! before inodes; `next_ino` is taken under the gate.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use butterfs_format::ids::{FIRST_FREE_OBJECTID, LAST_FREE_OBJECTID};
+use butterfs_format::{Ino, ItemType, Key, TreeId};
+
+use crate::error::{Error, Result};
+use crate::inode::lock;
+use crate::tx::Transaction;
+
+/// A subvolume in use.
+#[derive(Default)]
+pub struct InUse {
+    /// Its orphans of an earlier mount are gone.
+    pub cleaned: Mutex<bool>,
+    next_ino: Mutex<Option<u64>>,
+}
+
+/// The subvolumes in use.
+#[derive(Default)]
+pub struct Subvolumes(Mutex<HashMap<TreeId, Arc<InUse>>>);
+
+impl Subvolumes {
+    /// What is known of a subvolume.
+    pub fn get(&self, tree: TreeId) -> Arc<InUse> {
+        Arc::clone(lock(&self.0).entry(tree).or_default())
+    }
+
+    /// Forgets a subvolume that was deleted.
+    pub fn remove(&self, tree: TreeId) {
+        lock(&self.0).remove(&tree);
+    }
+}
+
+impl InUse {
+    /// A number for a new inode; never given twice while mounted.
+    pub fn take_ino(&self, tx: &Transaction, tree: TreeId) -> Result<Ino> {
+        let mut next = lock(&self.next_ino);
+        let ino = match *next {
+            Some(ino) => ino,
+            None => highest_ino(tx, tree)? + 1,
+        };
+        if ino > LAST_FREE_OBJECTID {
+            return Err(Error::NoSpace);
+        }
+        *next = Some(ino + 1);
+        Ok(Ino(ino))
+    }
+}
+
+fn highest_ino(tx: &Transaction, tree: TreeId) -> Result<u64> {
+    let most = Key::new(LAST_FREE_OBJECTID, ItemType(u8::MAX), u64::MAX);
+    let last = tx.last_not_above(tree, &most)?;
+    Ok(last.map_or(FIRST_FREE_OBJECTID, |(key, _)| key.objectid.max(FIRST_FREE_OBJECTID)))
+}

@@ -1,0 +1,294 @@
+//! The transaction gate: who may change trees, and when they are frozen.
+//!
+//! # Invariants
+//! * Space is promised before a change begins, so that a change never runs out of metadata space.
+//! * A change that fails after its first step, and a commit that fails, end all writing; the first
+//!   cause is kept.
+//!
+//! # Locking
+//! Rank: inode < range < gate. One commit at a time (`committing`); the trees are held alone for a
+//! change or for the short parts of a commit, never while its blocks are written.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_volume::Volume;
+
+use super::Transaction;
+use crate::error::{Error, Result};
+
+/// How the gate works.
+#[derive(Clone, Copy, Debug)]
+pub struct GateSettings {
+    /// Nothing is ever written.
+    pub read_only: bool,
+    /// Budget for clean tree blocks in memory, in bytes.
+    pub cache_bytes: usize,
+}
+
+/// How much metadata a change may need in the worst case; promised before the first change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Up to so many items are put in or changed; fails with [`Error::NoSpace`].
+    Items(u32),
+    /// Space is given back in the end, or data that was promised is written: may use the reserve.
+    Deletion,
+}
+
+/// Space promised to data that is still in memory; given back when dropped, or spent.
+pub struct DataReservation {
+    gate: Arc<Trees>,
+    data: u64,
+    metadata: u64,
+}
+
+/// What reservations and the gate share.
+struct Trees {
+    tx: RwLock<Transaction>,
+}
+
+impl Trees {
+    // A panic inside a change poisons the lock; the gate is stopped then, and readers may go on.
+    fn read(&self) -> RwLockReadGuard<'_, Transaction> {
+        self.tx.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Transaction> {
+        self.tx.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DataReservation {
+    /// Bytes still promised.
+    pub fn bytes(&self) -> u64 {
+        self.data
+    }
+
+    /// Takes part of the promise away, because it was allocated (or is no longer needed).
+    pub fn spend(&mut self, bytes: u64) {
+        let part = bytes.min(self.data);
+        let metadata = if part == self.data { self.metadata } else { metadata_for(part).min(self.metadata) };
+        self.data -= part;
+        self.metadata -= metadata;
+        self.gate.write().unpromise(part, metadata);
+    }
+
+    /// Joins two promises.
+    pub fn merge(&mut self, mut other: DataReservation) {
+        self.data += std::mem::take(&mut other.data);
+        self.metadata += std::mem::take(&mut other.metadata);
+    }
+}
+
+impl Drop for DataReservation {
+    fn drop(&mut self) {
+        if self.data > 0 || self.metadata > 0 {
+            self.gate.write().unpromise(self.data, self.metadata);
+        }
+    }
+}
+
+/// Bytes of metadata that stay taken, at worst, by data of this size: for each sector a file
+/// extent, an extent item and a checksum, in leaves that are half full.
+fn metadata_for(bytes: u64) -> u64 {
+    bytes / 4096 * 512
+}
+
+/// The gate to the running transaction.
+pub struct Gate {
+    volume: Arc<Volume>,
+    trees: Arc<Trees>,
+    committing: Mutex<()>,
+    read_only: bool,
+    stopped: OnceLock<String>,
+}
+
+impl Gate {
+    /// Opens the filesystem of a volume.
+    pub fn open(volume: Arc<Volume>, settings: GateSettings) -> Result<Self> {
+        let tx = Transaction::open(volume.clone(), settings.cache_bytes)?;
+        Ok(Self::around(volume, tx, settings.read_only))
+    }
+
+    pub(super) fn around(volume: Arc<Volume>, tx: Transaction, read_only: bool) -> Self {
+        let trees = Arc::new(Trees { tx: RwLock::new(tx) });
+        Self { volume, trees, committing: Mutex::new(()), read_only, stopped: OnceLock::new() }
+    }
+
+    /// The devices.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// Looks at trees; changes wait until `look` returns.
+    pub fn view<R>(&self, look: impl FnOnce(&Transaction) -> Result<R>) -> Result<R> {
+        look(&self.trees.read())
+    }
+
+    /// Changes trees. Space is promised first, so inside `change` there is no [`Error::NoSpace`]
+    /// for metadata. `change` must find out whether it can do its work before its first change: an
+    /// error after that makes the filesystem read-only.
+    pub fn change<R>(&self, need: Need, change: impl FnOnce(&mut Transaction) -> Result<R>) -> Result<R> {
+        self.check_writable()?;
+        let mut tx = self.enter(|tx| tx.ensure_metadata(need))?;
+        let before = tx.changes;
+        let result = change(&mut tx).and_then(|value| {
+            tx.settle_if_many()?;
+            Ok(value)
+        });
+        if let Err(error) = &result
+            && tx.changes != before
+        {
+            self.abort(&format!("a change failed half-way: {error}"));
+        }
+        result
+    }
+
+    /// Enters alone once `ready` says yes. When space is short, a commit brings back what was freed
+    /// since the last one.
+    fn enter(&self, ready: impl Fn(&mut Transaction) -> Result<()>) -> Result<RwLockWriteGuard<'_, Transaction>> {
+        for _ in 0..2 {
+            let mut tx = self.trees.write();
+            let before = tx.changes;
+            match ready(&mut tx) {
+                Ok(()) => return Ok(tx),
+                Err(Error::NoSpace) => {}
+                Err(error) => {
+                    if tx.changes != before {
+                        self.abort(&format!("making a chunk failed half-way: {error}"));
+                    }
+                    return Err(error);
+                }
+            }
+            drop(tx);
+            self.commit()?;
+        }
+        let mut tx = self.trees.write();
+        ready(&mut tx).map(|()| tx)
+    }
+
+    /// Promises space for `bytes` of data (rounded up to sectors) that will be written later,
+    /// together with the metadata that it will need.
+    pub fn reserve_data(&self, bytes: u64) -> Result<DataReservation> {
+        self.check_writable()?;
+        let mut tx = self.enter(|tx| tx.ensure_data(bytes, metadata_for(bytes)))?;
+        let data = bytes.next_multiple_of(tx.sectorsize());
+        let metadata = metadata_for(data);
+        tx.promised.data += data;
+        tx.promised.metadata += metadata;
+        drop(tx);
+        Ok(DataReservation { gate: self.trees.clone(), data, metadata })
+    }
+
+    /// Makes everything changed so far durable. Data in memory is the caller's business.
+    pub fn commit(&self) -> Result<()> {
+        self.commit_with(|_| Ok(()))
+    }
+
+    /// Runs `before` in the exclusive part of a commit, just before the trees are frozen, and
+    /// commits: for snapshots.
+    pub fn commit_with(&self, before: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<()> {
+        self.check_writable()?;
+        let _one_at_a_time = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tx = self.trees.write();
+        let changes = tx.changes;
+        if let Err(error) = before(&mut tx) {
+            if tx.changes != changes {
+                self.abort(&format!("a change failed half-way: {error}"));
+            }
+            return Err(error);
+        }
+        self.check_writable()?;
+        if tx.is_clean() {
+            return Ok(());
+        }
+        let frozen = tx.freeze().inspect_err(|error| self.abort(&format!("commit failed: {error}")))?;
+        drop(tx);
+        frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("commit failed: {error}")))?;
+        self.trees.write().finish(frozen);
+        Ok(())
+    }
+
+    /// Stops all writing for good, because of `cause`; the first one is kept.
+    pub fn abort(&self, cause: &str) {
+        if self.stopped.set(cause.to_owned()).is_ok() {
+            tracing::error!("the filesystem is read-only from now on: {cause}");
+        }
+    }
+
+    /// Why writing was stopped, if it was.
+    pub fn stopped(&self) -> Option<&str> {
+        self.stopped.get().map(String::as_str)
+    }
+
+    /// Fails if the filesystem is read-only or was stopped.
+    pub fn check_writable(&self) -> Result<()> {
+        match self.stopped.get() {
+            Some(cause) => Err(Error::Aborted(cause.clone())),
+            None if self.read_only => Err(Error::ReadOnly),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Promises of space.
+impl Transaction {
+    fn unpromise(&mut self, data: u64, metadata: u64) {
+        self.promised.data = self.promised.data.saturating_sub(data);
+        self.promised.metadata = self.promised.metadata.saturating_sub(metadata);
+    }
+
+    fn node_bytes(&self, blocks: u64) -> u64 {
+        blocks * u64::from(self.geometry.nodesize)
+    }
+
+    /// Kept back so that deletions and commits always find room.
+    fn global_reserve(&self) -> u64 {
+        let total = self.space.totals(BlockGroupFlags::METADATA).total;
+        (total / 8).clamp(self.node_bytes(64).min(total / 4), 64 << 20)
+    }
+
+    /// What settling the pending references may take: for each a leaf of the extent tree and one
+    /// of the free space tree, with some nodes above; and the roots of all trees.
+    fn settle_need(&self) -> u64 {
+        self.node_bytes(48 + 3 * self.refs.len() as u64)
+    }
+
+    /// Metadata that must stay available whatever is removed.
+    pub(super) fn metadata_floor(&self) -> u64 {
+        self.promised.metadata + self.global_reserve() + self.settle_need()
+    }
+
+    /// How many pending references make it time to settle them.
+    fn many_refs(&self) -> usize {
+        let available = self.space.totals(BlockGroupFlags::METADATA).available;
+        ((available / self.node_bytes(16)) as usize).clamp(64, 4096)
+    }
+
+    fn settle_if_many(&mut self) -> Result<()> {
+        if self.refs.len() > self.many_refs() { self.run_delayed_refs() } else { Ok(()) }
+    }
+
+    /// Makes sure that a change finds its metadata: by a new chunk if there is too little.
+    fn ensure_metadata(&mut self, need: Need) -> Result<()> {
+        let wanted = match need {
+            // Each item can cost a copied path of tree blocks and a split.
+            Need::Items(items) => self.metadata_floor() + self.node_bytes(8 * u64::from(items.min(64))),
+            Need::Deletion => self.settle_need() + self.node_bytes(32),
+        };
+        self.ensure(BlockGroupFlags::METADATA, wanted)
+    }
+
+    fn ensure_data(&mut self, bytes: u64, metadata: u64) -> Result<()> {
+        let floor = self.metadata_floor() + metadata + self.node_bytes(16);
+        self.ensure(BlockGroupFlags::METADATA, floor)?;
+        self.ensure(BlockGroupFlags::DATA, self.promised.data + bytes.next_multiple_of(self.sectorsize()))
+    }
+
+    fn ensure(&mut self, kind: BlockGroupFlags, wanted: u64) -> Result<()> {
+        while self.space.totals(kind).available < wanted {
+            self.allocate_chunk(kind)?;
+        }
+        Ok(())
+    }
+}

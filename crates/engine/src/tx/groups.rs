@@ -1,0 +1,216 @@
+//! Block groups: space taken and given back, and their items.
+
+use butterfs_format::items::{BlockGroupFlags, BlockGroupItem, Chunk};
+use butterfs_format::{Corruption, ItemType, Key, Logical, TreeId};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::Transaction;
+use crate::error::{Error, Result};
+use crate::space::{BlockGroup, FreeRanges};
+
+impl Transaction {
+    /// Reads the block group of every chunk.
+    pub(super) fn load_block_groups(&mut self) -> Result<()> {
+        for (start, chunk) in self.volume.chunks() {
+            let key = Key::new(start.0, ItemType::BLOCK_GROUP_ITEM, chunk.length());
+            let tree = self.block_group_tree();
+            let missing = || Corruption::new(format!("chunk {start}"), format!("it has no block group {key}"));
+            let data = self.get(tree, &key)?.ok_or_else(missing)?;
+            let item = BlockGroupItem::read_from_bytes(&data).map_err(|_| missing())?;
+            if item.flags() != chunk.flags() {
+                let problem = format!("block group is {}, chunk is {}", item.flags(), chunk.flags());
+                return Err(Corruption::new(format!("block group {start}"), problem).into());
+            }
+            self.space.add(self.block_group(start, &chunk, item.used.get()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn block_group(&self, start: Logical, chunk: &Chunk, used: u64) -> BlockGroup {
+        let excluded = self.volume.superblock_ranges(start).iter().map(|range| range.end.0 - range.start.0).sum();
+        BlockGroup {
+            start: start.0,
+            len: chunk.length(),
+            flags: chunk.flags(),
+            used,
+            excluded,
+            free: None,
+            hint: start.0,
+            dirty: false,
+            read_only: false,
+        }
+    }
+
+    /// Makes sure that a block group's free ranges are in memory.
+    ///
+    /// # Invariants
+    /// Called before the first change of the group's free space, so that what is read is what the
+    /// last commit left.
+    pub(super) fn load_free_ranges(&mut self, start: u64) -> Result<()> {
+        let Some(group) = self.space.get_mut(start) else {
+            return Err(Corruption::new(format!("address {start}"), "no block group begins there").into());
+        };
+        if group.free.is_some() {
+            return Ok(());
+        }
+        let group = group.clone();
+        let free = if self.has_free_space_tree() {
+            self.read_free_space_tree(&group)?
+        } else {
+            self.scan_extents_for_free(&group)?
+        };
+        let expected = group.len.saturating_sub(group.used + group.excluded);
+        if free.total() != expected {
+            let problem = format!("{} bytes are free by its free space, {expected} by its item", free.total());
+            return Err(Corruption::new(format!("block group {start}"), problem).into());
+        }
+        if let Some(group) = self.space.get_mut(start) {
+            group.free = Some(free);
+        }
+        Ok(())
+    }
+
+    /// What is free in a group without extents: all but the superblock copies.
+    pub(super) fn all_free(&self, group: &BlockGroup) -> FreeRanges {
+        let mut free = FreeRanges::default();
+        free.add(group.start, group.len);
+        for range in self.volume.superblock_ranges(Logical(group.start)) {
+            free.remove(range.start.0, range.end.0 - range.start.0);
+        }
+        free
+    }
+
+    /// Free space without a free space tree: the gaps between extents.
+    fn scan_extents_for_free(&self, group: &BlockGroup) -> Result<FreeRanges> {
+        let mut free = self.all_free(group);
+        let mut cursor = self.cursor(TreeId::EXTENT, &Key::new(group.start, ItemType(0), 0))?;
+        while let Some(key) = cursor.key().filter(|key| key.objectid < group.end()) {
+            match key.item_type {
+                ItemType::EXTENT_ITEM => free.remove(key.objectid, key.offset),
+                ItemType::METADATA_ITEM => free.remove(key.objectid, self.geometry.nodesize.into()),
+                _ => {}
+            }
+            cursor.advance()?;
+        }
+        Ok(free)
+    }
+
+    /// The starts of the groups of one kind, those with free space.
+    fn groups_with_room(&self, kind: BlockGroupFlags) -> Vec<u64> {
+        self.space.iter().filter(|g| g.flags.kind() == kind && g.available() > 0).map(|g| g.start).collect()
+    }
+
+    /// Takes space for one tree block.
+    pub(super) fn take_block_space(&mut self, kind: BlockGroupFlags) -> Result<Logical> {
+        let len = u64::from(self.geometry.nodesize);
+        for start in self.groups_with_room(kind) {
+            self.load_free_ranges(start)?;
+            let Some(group) = self.space.get_mut(start) else { continue };
+            let hint = group.hint;
+            if let Some(at) = group.free.as_mut().and_then(|free| free.allocate_near(hint, len)) {
+                group.hint = at + len;
+                return Ok(Logical(at));
+            }
+        }
+        Err(Error::NoSpace)
+    }
+
+    /// Takes contiguous space for data: at most `want` bytes, at least one sector. The space is the
+    /// caller's until [`Transaction::add_data_extent`] or [`Transaction::give_back`].
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] if there is none, which a [`super::DataReservation`] rules out.
+    pub fn allocate_data(&mut self, want: u64) -> Result<(Logical, u64)> {
+        let want = want.next_multiple_of(self.sectorsize());
+        let mut best: Option<(u64, u64)> = None;
+        for start in self.groups_with_room(BlockGroupFlags::DATA) {
+            self.load_free_ranges(start)?;
+            let longest = self.space.get_mut(start).and_then(|g| g.free.as_ref()).map_or(0, FreeRanges::longest);
+            if best.is_none_or(|(_, len)| longest > len) {
+                best = Some((start, longest));
+            }
+            if longest >= want {
+                break;
+            }
+        }
+        let (start, _) = best.filter(|(_, len)| *len > 0).ok_or(Error::NoSpace)?;
+        let free = self.space.get_mut(start).and_then(|g| g.free.as_mut());
+        let (at, len) = free.and_then(|free| free.allocate_best(want)).ok_or(Error::NoSpace)?;
+        Ok((Logical(at), len))
+    }
+
+    /// Returns data space that was allocated and never became an extent.
+    pub fn give_back(&mut self, at: Logical, len: u64) {
+        self.release_space(at, len);
+    }
+
+    /// Space is free at once.
+    pub(super) fn release_space(&mut self, at: Logical, len: u64) {
+        if let Some(free) = self.space.containing_mut(at.0).and_then(|g| g.free.as_mut()) {
+            free.add(at.0, len);
+        }
+    }
+
+    /// Space will be free once this transaction is durable.
+    pub(super) fn pin(&mut self, at: Logical, len: u64) {
+        self.pinned.push((at, len));
+        self.pinned_bytes += len;
+    }
+
+    /// An extent's item was put in.
+    pub(super) fn note_allocated(&mut self, at: Logical, len: u64) -> Result<()> {
+        self.change_used(at, len as i64)?;
+        if self.has_free_space_tree() { self.free_space_tree_remove(at, len) } else { Ok(()) }
+    }
+
+    /// An extent's item was taken out.
+    pub(super) fn note_freed(&mut self, at: Logical, len: u64) -> Result<()> {
+        self.change_used(at, -(len as i64))?;
+        if self.has_free_space_tree() { self.free_space_tree_add(at, len) } else { Ok(()) }
+    }
+
+    /// [`Transaction::load_free_ranges`] of the group that holds an extent.
+    pub(super) fn load_free_ranges_around(&mut self, at: Logical) -> Result<()> {
+        let group = self.space.containing(at.0).ok_or_else(|| outside(at))?;
+        self.load_free_ranges(group.start)
+    }
+
+    fn change_used(&mut self, at: Logical, by: i64) -> Result<()> {
+        let group = self.space.containing_mut(at.0).ok_or_else(|| outside(at))?;
+        let (start, used) = (group.start, group.used);
+        group.used = used.checked_add_signed(by).filter(|used| *used <= group.len).ok_or_else(|| {
+            Corruption::new(format!("block group {start}"), format!("{used} bytes used change by {by}"))
+        })?;
+        group.dirty = true;
+        Ok(())
+    }
+
+    /// Writes the items of groups that changed; says whether there were any.
+    pub(super) fn write_block_groups(&mut self) -> Result<bool> {
+        let dirty: Vec<(u64, u64, BlockGroupFlags, u64)> =
+            self.space.iter().filter(|g| g.dirty).map(|g| (g.start, g.len, g.flags, g.used)).collect();
+        for (start, len, flags, used) in &dirty {
+            if let Some(group) = self.space.get_mut(*start) {
+                group.dirty = false;
+            }
+            self.put_block_group_item(*start, *len, *flags, *used)?;
+        }
+        Ok(!dirty.is_empty())
+    }
+
+    pub(super) fn put_block_group_item(
+        &mut self,
+        start: u64,
+        len: u64,
+        flags: BlockGroupFlags,
+        used: u64,
+    ) -> Result<()> {
+        let item = BlockGroupItem { used: used.into(), chunk_objectid: 256.into(), flags: flags.bits().into() };
+        let tree = self.block_group_tree();
+        self.put(tree, &Key::new(start, ItemType::BLOCK_GROUP_ITEM, len), item.as_bytes())
+    }
+}
+
+pub(super) fn outside(at: Logical) -> Corruption {
+    Corruption::new(format!("extent {at}"), "it lies in no block group")
+}

@@ -1,0 +1,26 @@
+//! The running transaction, and the gate to it.
+//!
+//! From the bottom: [`delayed`] gathers reference changes; [`transaction`] is the state, [`blocks`]
+//! its copy on write, [`roots`] and [`groups`] what it knows of trees and space; [`extent_tree`],
+//! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`drop`]
+//! share and unshare whole trees; [`commit`] makes all durable; [`gate`] lets others in.
+
+mod blocks;
+mod checksums;
+mod chunks;
+mod commit;
+mod delayed;
+mod drop;
+mod extent_tree;
+mod free_space_tree;
+mod gate;
+mod groups;
+mod make;
+mod open;
+mod roots;
+mod snapshot;
+mod transaction;
+
+pub use gate::{DataReservation, Gate, GateSettings, Need};
+pub use make::make;
+pub use transaction::Transaction;

@@ -1,0 +1,49 @@
+//! Opening the transaction that follows the last commit.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, RwLock};
+
+use butterfs_format::{Generation, Logical, Superblock, TreeId};
+use butterfs_volume::Volume;
+
+use super::Transaction;
+use super::delayed::DelayedRefs;
+use crate::error::Result;
+use crate::space::{Promised, SpaceMap};
+use crate::tree::cache::BlockCache;
+
+impl Transaction {
+    /// A transaction without any tree, for `superblock`'s filesystem.
+    pub(super) fn empty(volume: Arc<Volume>, superblock: Superblock, cache_bytes: usize) -> Self {
+        Self {
+            geometry: volume.geometry(),
+            chunk_tree_uuid: volume.chunk_tree_uuid(),
+            generation: superblock.generation().next(),
+            superblock,
+            dirty: HashMap::new(),
+            frozen: HashMap::new(),
+            roots: RwLock::default(),
+            force_copy: HashSet::new(),
+            refs: DelayedRefs::default(),
+            space: SpaceMap::default(),
+            promised: Promised::default(),
+            pinned: Vec::new(),
+            pinned_bytes: 0,
+            devices: volume.dev_items(),
+            changes: 0,
+            cache: Arc::new(BlockCache::new(cache_bytes)),
+            volume,
+        }
+    }
+
+    /// The transaction after the volume's last commit.
+    pub(super) fn open(volume: Arc<Volume>, cache_bytes: usize) -> Result<Self> {
+        let sb = volume.superblock();
+        let mut tx = Self::empty(volume, sb, cache_bytes);
+        tx.enter_root(TreeId::ROOT, sb.root(), sb.root_level, sb.generation());
+        let chunk_generation = Generation(sb.chunk_root_generation.get());
+        tx.enter_root(TreeId::CHUNK, Logical(sb.chunk_root.get()), sb.chunk_root_level, chunk_generation);
+        tx.load_block_groups()?;
+        Ok(tx)
+    }
+}

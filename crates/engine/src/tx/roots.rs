@@ -1,0 +1,170 @@
+//! Where trees begin: root items in memory, written back to the root tree at commit.
+
+use std::sync::PoisonError;
+
+use butterfs_format::items::RootItem;
+use butterfs_format::{Corruption, Generation, ItemType, Key, Logical, TreeId};
+use zerocopy::IntoBytes;
+
+use super::Transaction;
+use crate::error::{Error, Result};
+use crate::tree::{TreeRoot, TreeWriter};
+
+/// A tree in memory.
+#[derive(Clone, Copy)]
+pub(super) struct Root {
+    pub root: TreeRoot,
+    pub item: RootItem,
+    /// The offset of the ROOT_ITEM's key: 0, or the transaction that made the snapshot.
+    pub key_offset: u64,
+    /// The item in the root tree is older than this.
+    pub dirty: bool,
+}
+
+impl Root {
+    pub(super) fn key(&self, tree: TreeId) -> Key {
+        Key::new(tree.0, ItemType::ROOT_ITEM, self.key_offset)
+    }
+
+    /// The item with the root as it is now.
+    pub(super) fn current_item(&self) -> RootItem {
+        let mut item = self.item;
+        item.bytenr = self.root.bytenr.0.into();
+        item.level = self.root.level;
+        item.generation = self.root.generation.0.into();
+        item.generation_v2 = item.generation;
+        item
+    }
+}
+
+/// Root tree and chunk tree have no root item: the superblock points to them.
+fn is_in_superblock(tree: TreeId) -> bool {
+    tree == TreeId::ROOT || tree == TreeId::CHUNK
+}
+
+impl Transaction {
+    pub(super) fn tree_root(&self, tree: TreeId) -> Result<TreeRoot> {
+        Ok(self.load_root(tree)?.root)
+    }
+
+    /// The root item of a tree as it will be at the next commit.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such tree.
+    pub fn root_item(&self, tree: TreeId) -> Result<RootItem> {
+        Ok(self.load_root(tree)?.current_item())
+    }
+
+    /// The key offset of a tree's root item: for snapshots the transaction that made them.
+    pub fn root_key_offset(&self, tree: TreeId) -> Result<u64> {
+        Ok(self.load_root(tree)?.key_offset)
+    }
+
+    /// Changes the root item of a subvolume; it is written at commit.
+    pub fn change_root_item(&mut self, tree: TreeId, change: impl FnOnce(&mut RootItem)) -> Result<()> {
+        let mut root = self.load_root(tree)?;
+        change(&mut root.item);
+        root.dirty = true;
+        self.changes += 1;
+        self.store_root(tree, root);
+        Ok(())
+    }
+
+    pub(super) fn load_root(&self, tree: TreeId) -> Result<Root> {
+        if let Some(root) = self.roots.read().unwrap_or_else(PoisonError::into_inner).get(&tree) {
+            return Ok(*root);
+        }
+        let root = self.read_root(tree)?;
+        self.roots.write().unwrap_or_else(PoisonError::into_inner).insert(tree, root);
+        Ok(root)
+    }
+
+    fn read_root(&self, tree: TreeId) -> Result<Root> {
+        let cursor = self.cursor(TreeId::ROOT, &Key::new(tree.0, ItemType::ROOT_ITEM, 0))?;
+        let Some((key, data)) = cursor.item() else { return Err(Error::NotFound) };
+        if key.objectid != tree.0 || key.item_type != ItemType::ROOT_ITEM {
+            return Err(Error::NotFound);
+        }
+        let item = RootItem::parse(data).map_err(|problem| Corruption::new(format!("root tree {key}"), problem))?;
+        let root = TreeRoot { bytenr: item.bytenr(), level: item.level, generation: item.generation() };
+        Ok(Root { root, item, key_offset: key.offset, dirty: false })
+    }
+
+    pub(super) fn store_root(&mut self, tree: TreeId, root: Root) {
+        self.roots.get_mut().unwrap_or_else(PoisonError::into_inner).insert(tree, root);
+    }
+
+    pub(super) fn set_tree_root(&mut self, tree: TreeId, new: TreeRoot) {
+        let roots = self.roots.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let root = roots.get_mut(&tree).expect("a tree is looked up before its root is changed");
+        root.root = new;
+        root.dirty = true;
+    }
+
+    /// Enters a tree whose root block the caller knows, e.g. from the superblock.
+    pub(super) fn enter_root(&mut self, tree: TreeId, bytenr: Logical, level: u8, generation: Generation) {
+        let root = TreeRoot { bytenr, level, generation };
+        let item = zerocopy::FromZeros::new_zeroed();
+        self.store_root(tree, Root { root, item, key_offset: 0, dirty: false });
+    }
+
+    /// Makes an empty tree with this root item.
+    pub(super) fn create_tree(&mut self, tree: TreeId, item: RootItem) -> Result<()> {
+        let bytenr = self.allocate(tree, 0, Key::MIN)?;
+        let root = TreeRoot { bytenr, level: 0, generation: self.generation };
+        let root = Root { root, item, key_offset: 0, dirty: true };
+        self.store_root(tree, root);
+        self.write_root(tree, root)
+    }
+
+    /// Makes a new subvolume's tree; the caller puts its first items in before the next commit.
+    pub fn create_subvolume_tree(&mut self, tree: TreeId, item: RootItem) -> Result<()> {
+        self.create_tree(tree, item)
+    }
+
+    /// The next free subvolume number.
+    pub fn next_tree_id(&mut self) -> Result<TreeId> {
+        let last = Key::new(butterfs_format::ids::LAST_FREE_OBJECTID, ItemType(u8::MAX), u64::MAX);
+        let highest = self.last_not_above(TreeId::ROOT, &last)?.map_or(0, |(key, _)| key.objectid);
+        let next = (highest + 1).max(butterfs_format::ids::FIRST_FREE_OBJECTID);
+        // Numbers of 2^48 and above would look like quota group levels.
+        if next >= 1 << 48 {
+            return Err(Error::NoSpace);
+        }
+        Ok(TreeId(next))
+    }
+
+    fn write_root(&mut self, tree: TreeId, root: Root) -> Result<()> {
+        let data = root.current_item();
+        self.put(TreeId::ROOT, &root.key(tree), data.as_bytes())
+    }
+
+    /// Writes the root items of all trees that changed; says whether there were any.
+    pub(super) fn write_roots(&mut self) -> Result<bool> {
+        let roots = self.roots.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut dirty: Vec<TreeId> = roots
+            .iter()
+            .filter(|(tree, root)| root.dirty && !is_in_superblock(**tree))
+            .map(|(tree, _)| *tree)
+            .collect();
+        dirty.sort_unstable();
+        for tree in &dirty {
+            let mut root = self.load_root(*tree)?;
+            if tree.is_subvolume() {
+                root.item.ctransid = self.generation.0.into();
+            }
+            root.dirty = false;
+            self.store_root(*tree, root);
+            self.write_root(*tree, root)?;
+        }
+        Ok(!dirty.is_empty())
+    }
+
+    /// Forgets a tree that is gone, and takes its root item out.
+    pub(super) fn remove_root(&mut self, tree: TreeId) -> Result<()> {
+        let key = self.load_root(tree)?.key(tree);
+        self.roots.get_mut().unwrap_or_else(PoisonError::into_inner).remove(&tree);
+        self.remove(TreeId::ROOT, &key)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! The running transaction: the one way to read and change trees.
+//!
+//! # Invariants
+//! * What [`Transaction::freeze`](super::commit) hands out is never changed again.
+//! * A change that fails half-way leaves trees that must not be committed: the gate sees to it.
+//!
+//! # Locking
+//! Lives behind [`super::Gate`]: readers share it, writers have it alone.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, RwLock};
+
+use butterfs_format::items::{BackRef, DevItem, ExtentFlags};
+use butterfs_format::superblock::{CompatRo, Incompat};
+use butterfs_format::validate::Geometry;
+use butterfs_format::{Generation, Key, Logical, Superblock, TreeBlock, TreeId};
+use butterfs_volume::Volume;
+
+use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
+use super::roots::Root;
+use crate::error::Result;
+use crate::space::{Promised, SpaceMap};
+use crate::tree::{self, Cursor, cache::BlockCache};
+
+/// The running transaction.
+pub struct Transaction {
+    pub(super) volume: Arc<Volume>,
+    pub(super) cache: Arc<BlockCache>,
+    pub(super) geometry: Geometry,
+    pub(super) chunk_tree_uuid: [u8; 16],
+    /// The superblock of the last commit that was begun.
+    pub(super) superblock: Superblock,
+    pub(super) generation: Generation,
+    /// Blocks of this generation.
+    pub(super) dirty: HashMap<Logical, Arc<TreeBlock>>,
+    /// Blocks of the generation that is being written.
+    pub(super) frozen: HashMap<Logical, Arc<TreeBlock>>,
+    /// Trees that were looked at; filled by readers too.
+    pub(super) roots: RwLock<HashMap<TreeId, Root>>,
+    /// Trees of which a snapshot was taken in this transaction: their blocks are copied even when
+    /// they are of this generation.
+    pub(super) force_copy: HashSet<TreeId>,
+    pub(super) refs: DelayedRefs,
+    pub(super) space: SpaceMap,
+    pub(super) promised: Promised,
+    /// Space freed in this transaction: not to be used before it is durable.
+    pub(super) pinned: Vec<(Logical, u64)>,
+    pub(super) pinned_bytes: u64,
+    pub(super) devices: Vec<DevItem>,
+    /// Counts calls that change something.
+    pub(super) changes: u64,
+}
+
+/// Reading.
+impl Transaction {
+    /// The number of this transaction.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Sizes, checksum type and UUID.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Features that readers must know.
+    pub fn incompat(&self) -> Incompat {
+        self.superblock.incompat()
+    }
+
+    pub(super) fn skinny_metadata(&self) -> bool {
+        self.incompat().contains(Incompat::SKINNY_METADATA)
+    }
+
+    pub(super) fn has_free_space_tree(&self) -> bool {
+        self.superblock.compat_ro().contains(CompatRo::FREE_SPACE_TREE)
+    }
+
+    /// The tree that holds block group items.
+    pub(super) fn block_group_tree(&self) -> TreeId {
+        if self.superblock.compat_ro().contains(CompatRo::BLOCK_GROUP_TREE) {
+            TreeId::BLOCK_GROUP
+        } else {
+            TreeId::EXTENT
+        }
+    }
+
+    pub(super) fn sectorsize(&self) -> u64 {
+        self.geometry.sectorsize.into()
+    }
+
+    /// The item with this key.
+    pub fn get(&self, tree: TreeId, key: &Key) -> Result<Option<Vec<u8>>> {
+        let cursor = self.cursor(tree, key)?;
+        Ok(cursor.item().filter(|(found, _)| found == key).map(|(_, data)| data.to_vec()))
+    }
+
+    /// A cursor at the first item whose key is `from` or higher.
+    pub fn cursor(&self, tree: TreeId, from: &Key) -> Result<Cursor<'_, Self>> {
+        Cursor::seek(self, tree, from)
+    }
+
+    /// The item with the highest key that is not above `key`.
+    pub fn last_not_above(&self, tree: TreeId, key: &Key) -> Result<Option<(Key, Vec<u8>)>> {
+        tree::last_not_above(self, tree, key)
+    }
+}
+
+/// Changing trees.
+impl Transaction {
+    /// Puts a new item in.
+    ///
+    /// # Errors
+    /// [`crate::Error::Exists`] if there is one with its key.
+    pub fn insert(&mut self, tree: TreeId, key: &Key, data: &[u8]) -> Result<()> {
+        tree::insert(self, tree, key, data)
+    }
+
+    /// Puts an item in, in place of one with its key if there is one.
+    pub fn put(&mut self, tree: TreeId, key: &Key, data: &[u8]) -> Result<()> {
+        tree::put(self, tree, key, data)
+    }
+
+    /// Takes an item out; says whether there was one.
+    pub fn remove(&mut self, tree: TreeId, key: &Key) -> Result<bool> {
+        tree::remove(self, tree, key)
+    }
+}
+
+/// Data extents.
+impl Transaction {
+    /// Makes allocated space an extent with its first reference.
+    pub fn add_data_extent(&mut self, at: Logical, len: u64, back_ref: BackRef) -> Result<()> {
+        self.changes += 1;
+        let new = NewExtent { flags: ExtentFlags::DATA, first_key: Key::MIN };
+        self.refs.add_new(at, ExtentKind::Data, len, new, back_ref);
+        Ok(())
+    }
+
+    /// Adds a reference to an extent; `at` and `len` are the whole extent's address and length on
+    /// disk (`disk_bytenr`, `disk_num_bytes`).
+    pub fn add_data_ref(&mut self, at: Logical, len: u64, back_ref: BackRef) -> Result<()> {
+        self.changes += 1;
+        self.refs.change(at, ExtentKind::Data, len, back_ref, 1);
+        Ok(())
+    }
+
+    /// Drops a reference; with the last one goes the extent, its checksums and, after commit, its
+    /// space.
+    pub fn drop_data_ref(&mut self, at: Logical, len: u64, back_ref: BackRef) -> Result<()> {
+        self.changes += 1;
+        self.refs.change(at, ExtentKind::Data, len, back_ref, -1);
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! A device in memory, for tests and for images that are built before they are stored.
+//!
+//! # Invariants
+//! * Only pages that were written take memory; all others read as zeros.
+//!
+//! # Locking
+//! One lock over the page map, held for the copy of one request.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::{BlockDevice, check_range};
+
+const PAGE: u64 = 64 << 10;
+
+type Pages = HashMap<u64, Box<[u8]>>;
+
+/// A device in memory, sparse by pages of 64 KiB.
+pub struct MemDevice {
+    name: String,
+    len: u64,
+    pages: RwLock<Pages>,
+}
+
+/// A part of a request that lies within one page.
+struct Part {
+    page: u64,
+    in_page: std::ops::Range<usize>,
+    in_buf: std::ops::Range<usize>,
+}
+
+impl MemDevice {
+    /// A device of `len` zero bytes.
+    pub fn new(len: u64) -> Self {
+        Self::named("memory", len)
+    }
+
+    /// A device of `len` zero bytes with a name of its own.
+    pub fn named(name: impl Into<String>, len: u64) -> Self {
+        Self { name: name.into(), len, pages: RwLock::default() }
+    }
+
+    fn pages(&self) -> RwLockReadGuard<'_, Pages> {
+        self.pages.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pages_mut(&self) -> RwLockWriteGuard<'_, Pages> {
+        self.pages.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy with the same bytes, for tests that try several futures.
+    pub fn snapshot(&self) -> Self {
+        Self { name: self.name.clone(), len: self.len, pages: RwLock::new(self.pages().clone()) }
+    }
+}
+
+fn parts(offset: u64, bytes: usize) -> impl Iterator<Item = Part> {
+    let mut done = 0usize;
+    std::iter::from_fn(move || {
+        if done == bytes {
+            return None;
+        }
+        let at = offset + done as u64;
+        let start = (at % PAGE) as usize;
+        let take = (PAGE as usize - start).min(bytes - done);
+        let part = Part { page: at / PAGE, in_page: start..start + take, in_buf: done..done + take };
+        done += take;
+        Some(part)
+    })
+}
+
+impl BlockDevice for MemDevice {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        check_range(offset, buf.len(), self.len)?;
+        let pages = self.pages();
+        for part in parts(offset, buf.len()) {
+            match pages.get(&part.page) {
+                Some(page) => buf[part.in_buf].copy_from_slice(&page[part.in_page]),
+                None => buf[part.in_buf].fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        check_range(offset, buf.len(), self.len)?;
+        let mut pages = self.pages_mut();
+        for part in parts(offset, buf.len()) {
+            let page = pages.entry(part.page).or_insert_with(|| vec![0; PAGE as usize].into());
+            page[part.in_page].copy_from_slice(&buf[part.in_buf]);
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.saturating_add(len).min(self.len);
+        let mut pages = self.pages_mut();
+        let whole = offset.div_ceil(PAGE)..end / PAGE;
+        pages.retain(|page, _| !whole.contains(page));
+        for (page, bytes) in pages.iter_mut() {
+            let base = page * PAGE;
+            let (from, to) = (offset.max(base), end.min(base + PAGE));
+            if from < to {
+                bytes[(from - base) as usize..(to - base) as usize].fill(0);
+            }
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}

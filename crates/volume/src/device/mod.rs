@@ -1,0 +1,58 @@
+//! What a device is: bytes at offsets, flushed on demand.
+//!
+//! # Invariants
+//! * A read or write that crosses the device's end is an error, never a short transfer.
+//! * What was written before [`BlockDevice::flush`] began is durable when it returns `Ok`.
+//!
+//! # Locking
+//! All methods take `&self` and may run at the same time from any thread.
+
+mod file;
+mod memory;
+
+use std::io;
+
+pub use file::FileDevice;
+pub use memory::MemDevice;
+
+/// One device of a filesystem.
+pub trait BlockDevice: Send + Sync {
+    /// Fills `buf` with the bytes at `offset`.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `buf` at `offset`.
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
+
+    /// Writes several ranges, in any order.
+    fn write_batch(&self, writes: &[(u64, &[u8])]) -> io::Result<()> {
+        writes.iter().try_for_each(|(offset, buf)| self.write_at(*offset, buf))
+    }
+
+    /// Makes all finished writes durable.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Tells the device that a range is not needed; a device may ignore it.
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// The size, in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether there is no byte at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The path, for messages.
+    fn name(&self) -> String;
+}
+
+/// Refuses a range that is not within a device of `len` bytes.
+fn check_range(offset: u64, bytes: usize, len: u64) -> io::Result<()> {
+    match offset.checked_add(bytes as u64) {
+        Some(end) if end <= len => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("{bytes} bytes at {offset} are past the device's end at {len}"),
+        )),
+    }
+}

@@ -1,0 +1,151 @@
+//! Writes to all copies, discards, flushes, and the superblocks.
+//!
+//! # Invariants
+//! * Nothing but [`Volume::write_superblocks`] writes where a superblock copy lies.
+//! * The first error is returned; what was written by then is undefined, and the caller's
+//!   transaction must fail.
+//!
+//! # Locking
+//! A member's `seen` is held while its superblocks are written, and while they are compared.
+
+use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
+use butterfs_format::{Logical, Superblock};
+
+use crate::error::{Error, Result};
+use crate::map::{touches_superblock, without_superblocks};
+use crate::open::look_at_primary;
+use crate::volume::{Member, Seen, Volume};
+
+/// Writes for one device: physical addresses and bytes.
+type Batch<'a> = Vec<(u64, &'a [u8])>;
+
+impl Volume {
+    /// Writes to all copies.
+    ///
+    /// # Errors
+    /// If the volume is read-only, part of the range is in no chunk, or a device fails.
+    pub fn write(&self, logical: Logical, buf: &[u8]) -> Result<()> {
+        self.write_batch(&[(logical, buf)])
+    }
+
+    /// Writes several ranges to all copies: one batch per device, in the order of its addresses.
+    ///
+    /// # Errors
+    /// As [`Volume::write`].
+    pub fn write_batch(&self, writes: &[(Logical, &[u8])]) -> Result<()> {
+        self.require_writable()?;
+        let batches = self.fan_out(writes)?;
+        for (member, batch) in self.members.iter().zip(batches) {
+            if !batch.is_empty() {
+                member.device.write_batch(&batch).map_err(|source| member.error(source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The writes for each device, sorted.
+    fn fan_out<'a>(&self, writes: &[(Logical, &'a [u8])]) -> Result<Vec<Batch<'a>>> {
+        let mut batches = vec![Vec::new(); self.members.len()];
+        let map = self.map();
+        for (logical, buf) in writes {
+            for piece in map.all_pieces(*logical, buf.len())? {
+                if touches_superblock(piece.physical, piece.in_buf.len() as u64) {
+                    let name = self.members[piece.member].device.name();
+                    let text = format!("{name}: a write at logical {logical} would overwrite a superblock");
+                    return Err(Error::NotWritable(text));
+                }
+                batches[piece.member].push((piece.physical, &buf[piece.in_buf]));
+            }
+        }
+        drop(map);
+        batches.iter_mut().for_each(|batch| batch.sort_by_key(|(physical, _)| *physical));
+        Ok(batches)
+    }
+
+    /// Tells the devices that a range is not needed; nothing that fails here matters.
+    pub fn discard(&self, logical: Logical, len: u64) {
+        if self.is_read_only() {
+            return;
+        }
+        let pieces = usize::try_from(len).map(|bytes| self.map().all_pieces(logical, bytes));
+        let Ok(Ok(pieces)) = pieces else { return };
+        for piece in pieces {
+            let member = &self.members[piece.member];
+            let end = piece.physical.saturating_add(piece.in_buf.len() as u64);
+            for part in without_superblocks(piece.physical..end) {
+                if let Err(error) = member.device.discard(part.start, part.end - part.start) {
+                    tracing::debug!(device = member.device.name(), %error, "discard failed");
+                }
+            }
+        }
+    }
+
+    /// Makes all finished writes durable, on all devices.
+    ///
+    /// # Errors
+    /// If any device fails; what is durable is then unknown.
+    pub fn flush(&self) -> Result<()> {
+        self.members.iter().try_for_each(|member| member.device.flush().map_err(|source| member.error(source)))
+    }
+
+    /// Writes the superblock to all its places on all devices, each with the device's own item
+    /// (for the device that `sb.dev_item` is of, that one). The caller flushes before and after.
+    ///
+    /// # Errors
+    /// If the volume is read-only or a device fails.
+    pub fn write_superblocks(&self, sb: &Superblock) -> Result<()> {
+        self.require_writable()?;
+        if let Some(index) = self.member(sb.dev_item.devid.get().into()) {
+            self.members[index].set_item(sb.dev_item);
+        }
+        self.members.iter().try_for_each(|member| write_copies(member, sb))?;
+        *self.superblock.write().unwrap_or_else(std::sync::PoisonError::into_inner) = *sb;
+        Ok(())
+    }
+
+    /// Looks at the primary superblocks again: they must be as they were left.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another system wrote to a device since.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.members.iter().try_for_each(check_member)
+    }
+}
+
+fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
+    let copy = Superblock { dev_item: member.item(), ..*sb };
+    let mut seen = member.seen();
+    for (number, offset) in places(member).enumerate() {
+        let bytes = copy.to_bytes_at(offset);
+        let result = member.device.write_at(offset, &bytes);
+        if number == 0 {
+            // After a failed write, what is there is anybody's guess.
+            *seen = if result.is_ok() { Seen::of_bytes(&bytes, offset) } else { Seen::Unknown };
+        }
+        result.map_err(|source| member.error(source))?;
+    }
+    Ok(())
+}
+
+/// The superblock offsets that lie within a device, as it is used by the filesystem.
+fn places(member: &Member) -> impl Iterator<Item = u64> {
+    let len = member.device.len().min(member.item().total_bytes.get());
+    SUPERBLOCK_OFFSETS.into_iter().filter(move |offset| offset + SUPERBLOCK_SIZE as u64 <= len)
+}
+
+fn check_member(member: &Member) -> Result<()> {
+    let seen = member.seen();
+    if *seen == Seen::Unknown {
+        return Ok(());
+    }
+    let now = look_at_primary(&*member.device).map_err(|source| member.error(source))?;
+    if now == *seen {
+        return Ok(());
+    }
+    Err(Error::Busy(format!(
+        "{}: another system wrote to it ({}, now {}); unmount it there and open it again",
+        member.device.name(),
+        *seen,
+        now
+    )))
+}
