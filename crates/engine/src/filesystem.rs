@@ -19,6 +19,8 @@ mod rename;
 mod snapshots;
 mod statfs;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod xattrs;
 
 use std::collections::BTreeMap;

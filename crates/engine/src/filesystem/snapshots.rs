@@ -73,7 +73,7 @@ impl Filesystem {
         let inodes = [self.dir(place.dir)?];
         let mut locked = Locked::new(&inodes)?;
         let mut made = None;
-        self.shared.gate.commit_with(|tx| {
+        self.shared.gate.commit_with(Need::Items(16), |tx| {
             let mut drafts = locked.drafts();
             let birth = Birth { generation: tx.generation(), now, uuid };
             made = Some(copy(tx, &mut drafts, &place, source, &birth, access)?);

@@ -9,4 +9,4 @@ mod map;
 
 pub use block_group::BlockGroup;
 pub use free_ranges::FreeRanges;
-pub use map::{Promised, SpaceMap};
+pub use map::{Promised, SpaceMap, Totals};

@@ -9,13 +9,15 @@
 //! Rank: inode < range < gate. One commit at a time (`committing`); the trees are held alone for a
 //! change or for the short parts of a commit, never while its blocks are written.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use butterfs_format::Logical;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_volume::Volume;
 
 use super::Transaction;
 use crate::error::{Error, Result};
+use crate::space::Totals;
 
 /// How the gate works.
 #[derive(Clone, Copy, Debug)]
@@ -182,15 +184,20 @@ impl Gate {
 
     /// Makes everything changed so far durable. Data in memory is the caller's business.
     pub fn commit(&self) -> Result<()> {
-        self.commit_with(|_| Ok(()))
+        self.check_writable()?;
+        let _one_at_a_time = self.lock_commit();
+        self.commit_entered(self.trees.write())
     }
 
     /// Runs `before` in the exclusive part of a commit, just before the trees are frozen, and
-    /// commits: for snapshots.
-    pub fn commit_with(&self, before: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<()> {
+    /// commits: for snapshots. Space is promised as for [`Gate::change`].
+    pub fn commit_with(&self, need: Need, before: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<()> {
         self.check_writable()?;
-        let _one_at_a_time = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Makes room, by a commit of its own if it must.
+        drop(self.enter(|tx| tx.ensure_metadata(need))?);
+        let _one_at_a_time = self.lock_commit();
         let mut tx = self.trees.write();
+        tx.ensure_metadata(need)?;
         let changes = tx.changes;
         if let Err(error) = before(&mut tx) {
             if tx.changes != changes {
@@ -198,6 +205,15 @@ impl Gate {
             }
             return Err(error);
         }
+        self.commit_entered(tx)
+    }
+
+    fn lock_commit(&self) -> MutexGuard<'_, ()> {
+        self.committing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Freezes with the trees held alone, and writes with nothing held but the turn to commit.
+    fn commit_entered(&self, mut tx: RwLockWriteGuard<'_, Transaction>) -> Result<()> {
         self.check_writable()?;
         if tx.is_clean() {
             return Ok(());
@@ -207,6 +223,11 @@ impl Gate {
         frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("commit failed: {error}")))?;
         self.trees.write().finish(frozen);
         Ok(())
+    }
+
+    /// How the devices' space is given out at this moment.
+    pub fn space(&self) -> SpaceUsage {
+        self.trees.read().space_usage()
     }
 
     /// Stops all writing for good, because of `cause`; the first one is kept.
@@ -231,8 +252,46 @@ impl Gate {
     }
 }
 
+/// How the devices' space is given out, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceUsage {
+    /// Size of all devices.
+    pub total: u64,
+    /// Bytes of devices that are in no chunk.
+    pub unallocated: u64,
+    /// Data block groups.
+    pub data: Totals,
+    /// Metadata block groups.
+    pub metadata: Totals,
+    /// System block groups.
+    pub system: Totals,
+    /// How many copies of metadata and of system blocks there are.
+    pub metadata_copies: u64,
+    /// Space of `data` that is promised to data in memory.
+    pub promised: u64,
+    /// Metadata kept back so that deletions and commits always find room.
+    pub reserve: u64,
+}
+
 /// Promises of space.
 impl Transaction {
+    fn space_usage(&self) -> SpaceUsage {
+        let total = self.devices.iter().map(|d| d.total_bytes.get()).sum();
+        let allocated: u64 = self.devices.iter().map(|d| d.bytes_used.get()).sum();
+        let metadata_chunk = self.space.iter().find(|g| g.flags.kind() == BlockGroupFlags::METADATA);
+        let copies = metadata_chunk.and_then(|g| self.volume.copies(Logical(g.start)).ok()).unwrap_or(1);
+        SpaceUsage {
+            total,
+            unallocated: total.saturating_sub(allocated),
+            data: self.space.totals(BlockGroupFlags::DATA),
+            metadata: self.space.totals(BlockGroupFlags::METADATA),
+            system: self.space.totals(BlockGroupFlags::SYSTEM),
+            metadata_copies: copies as u64,
+            promised: self.promised.data,
+            reserve: self.global_reserve(),
+        }
+    }
+
     fn unpromise(&mut self, data: u64, metadata: u64) {
         self.promised.data = self.promised.data.saturating_sub(data);
         self.promised.metadata = self.promised.metadata.saturating_sub(metadata);

@@ -21,6 +21,7 @@ mod roots;
 mod snapshot;
 mod transaction;
 
-pub use gate::{DataReservation, Gate, GateSettings, Need};
+pub use crate::space::Totals;
+pub use gate::{DataReservation, Gate, GateSettings, Need, SpaceUsage};
 pub use make::make;
 pub use transaction::Transaction;
