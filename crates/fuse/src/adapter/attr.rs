@@ -1,0 +1,91 @@
+//! Attributes as the kernel wants them, and the numbers that `stat` shows.
+//!
+//! # `st_ino`
+//! A mount has one `st_dev`, so inode numbers must differ between subvolumes. In the mounted
+//! subvolume they are those on disk; in others they are `ino ^ tree.rotate_left(40)`, which is
+//! `tree << 40 | ino` as long as both numbers are of usual size. The same in every mount of the same
+//! subvolume.
+
+use crate::types::{Attr, DeviceNumber, FileKind, Timestamp};
+use butterfs_engine::filesystem::Attributes;
+use butterfs_engine::inode::InodeId;
+use butterfs_format::items::{FileType, Timespec};
+use butterfs_format::{Ino, TreeId};
+
+/// Which number the top directory of a subvolume shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SubvolumeIno {
+    /// One that no other inode of the mount has.
+    #[default]
+    Unique,
+    /// 256, as tools for Btrfs expect it.
+    AsOnDisk,
+}
+
+/// How inode numbers are shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers {
+    /// The subvolume whose numbers are shown as they are.
+    pub mounted: TreeId,
+    /// Which number top directories show.
+    pub tops: SubvolumeIno,
+}
+
+impl Numbers {
+    /// The number that `stat` and `readdir` show.
+    pub fn shown(&self, id: InodeId) -> u64 {
+        let as_on_disk = id.ino == Ino::ROOT_DIR && self.tops == SubvolumeIno::AsOnDisk;
+        if id.tree == self.mounted || as_on_disk { id.ino.0 } else { id.ino.0 ^ id.tree.0.rotate_left(40) }
+    }
+
+    /// What `stat` shows.
+    pub fn attr(&self, found: &Attributes, sectorsize: u32) -> Attr {
+        let item = &found.item;
+        Attr {
+            ino: self.shown(found.id),
+            size: item.size.get(),
+            blocks: item.nbytes.get().div_ceil(512),
+            atime: timestamp(item.atime),
+            mtime: timestamp(item.mtime),
+            ctime: timestamp(item.ctime),
+            mode: item.mode.get(),
+            nlink: item.nlink.get(),
+            uid: item.uid.get(),
+            gid: item.gid.get(),
+            rdev: DeviceNumber::from_kernel(item.rdev.get()),
+            blksize: sectorsize,
+        }
+    }
+}
+
+/// A time on disk as a time in memory.
+pub(super) fn timestamp(time: Timespec) -> Timestamp {
+    Timestamp { seconds: time.seconds(), nanos: time.nanoseconds() }
+}
+
+/// A time in memory as one on disk.
+pub(super) fn timespec(time: Timestamp) -> Timespec {
+    Timespec::new(time.seconds, time.nanos)
+}
+
+/// The type in a directory entry.
+pub(super) fn kind(file_type: FileType) -> FileKind {
+    FileKind::from_mode(file_type.mode_bits())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_differ_between_subvolumes() {
+        let numbers = Numbers { mounted: TreeId::FS, tops: SubvolumeIno::Unique };
+        let id = |tree, ino| InodeId::new(TreeId(tree), Ino(ino));
+        assert_eq!(numbers.shown(id(5, 256)), 256);
+        assert_eq!(numbers.shown(id(257, 256)), 257 << 40 | 256);
+        assert_eq!(numbers.shown(id(257, 300)), 257 << 40 | 300);
+        let compat = Numbers { tops: SubvolumeIno::AsOnDisk, ..numbers };
+        assert_eq!(compat.shown(id(257, 256)), 256);
+        assert_eq!(compat.shown(id(257, 300)), 257 << 40 | 300);
+    }
+}

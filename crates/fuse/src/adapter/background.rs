@@ -1,0 +1,126 @@
+//! The threads of a mount: one commits now and then, one removes what deleted subvolumes held.
+//!
+//! # Locking
+//! Work runs without the mutex; that guards only what the threads are told.
+
+use butterfs_engine::filesystem::Filesystem;
+use butterfs_engine::inode::lock;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Tree blocks that the cleaner takes in one step.
+const CLEAN_STEP: usize = 64;
+/// How soon the cleaner looks again at subvolumes that are still in use.
+const CLEAN_AGAIN: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+struct Told {
+    stop: bool,
+    clean: bool,
+}
+
+#[derive(Default)]
+struct Bell {
+    told: Mutex<Told>,
+    ring: Condvar,
+}
+
+/// The threads, while they run.
+#[derive(Default)]
+pub(super) struct Background {
+    bell: Arc<Bell>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Background {
+    /// Starts the threads.
+    pub fn start(&self, fs: &Arc<Filesystem>, commit_interval: Duration) -> std::io::Result<()> {
+        let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
+        self.spawn("commit", move || commit_now_and_then(&bell, &with, commit_interval))?;
+        let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
+        self.spawn("cleaner", move || clean(&bell, &with))
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(work)?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// A subvolume was deleted.
+    pub fn wake_cleaner(&self) {
+        lock(&self.bell.told).clean = true;
+        self.bell.ring.notify_all();
+    }
+
+    /// Ends the threads, after the step they are in.
+    pub fn stop(&self) {
+        lock(&self.bell.told).stop = true;
+        self.bell.ring.notify_all();
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            if thread.join().is_err() {
+                tracing::error!("a background thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Bell {
+    /// Waits until `limit` has passed or `early` says so; `false`: stop.
+    fn wait(&self, limit: Duration, early: impl Fn(&mut Told) -> bool) -> bool {
+        let end = Instant::now() + limit;
+        let mut told = lock(&self.told);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if told.stop {
+                return false;
+            }
+            if left.is_zero() || early(&mut told) {
+                return true;
+            }
+            told = self.ring.wait_timeout(told, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        lock(&self.told).stop
+    }
+}
+
+/// Commits what has changed. After an error that ends all writing there is nothing more to do.
+fn commit_now_and_then(bell: &Bell, fs: &Filesystem, interval: Duration) {
+    while bell.wait(interval, |_| false) {
+        if let Err(error) = fs.sync() {
+            tracing::error!(%error, "the periodic commit failed");
+            if fs.shared().gate.stopped().is_some() {
+                return;
+            }
+        }
+    }
+}
+
+fn clean(bell: &Bell, fs: &Filesystem) {
+    loop {
+        loop {
+            match fs.clean_once(CLEAN_STEP) {
+                Ok(true) if bell.is_stopped() => return,
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::error!(%error, "removing a deleted subvolume failed");
+                    return;
+                }
+            }
+        }
+        if !bell.wait(CLEAN_AGAIN, |told| std::mem::take(&mut told.clean)) {
+            return;
+        }
+    }
+}

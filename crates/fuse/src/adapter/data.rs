@@ -1,0 +1,102 @@
+//! Bytes of files.
+
+use super::rights::{Deed, require_unprotected};
+use super::{EngineFrontEnd, Site};
+use crate::types::{Fallocate, FilePos, Seek, Statfs, WriteMode};
+use crate::{Errno, ReadSink, Result};
+use butterfs_engine::file::{self, SizeMode};
+use butterfs_engine::inode::InodeId;
+
+const O_APPEND: u32 = 0o2000;
+const O_DSYNC: u32 = 0o10_000;
+/// `O_SYNC` without the `O_DSYNC` in it.
+const O_SYNC: u32 = 0o4_000_000;
+
+const KEEP_SIZE: u32 = 0x01;
+const PUNCH_HOLE: u32 = 0x02;
+const ZERO_RANGE: u32 = 0x10;
+
+impl EngineFrontEnd {
+    pub(super) fn do_read(&self, id: InodeId, offset: u64, out: &mut ReadSink<'_>) -> Result<()> {
+        let site = Site::new("read", id);
+        let size = self.attributes(site)?.item.size.get();
+        let len = size.saturating_sub(offset).min(out.room() as u64) as usize;
+        if len == 0 {
+            return Ok(());
+        }
+        out.fill(len, |buffer| {
+            let got = self.fs.read(id, offset, buffer)?;
+            // Cut off meanwhile.
+            buffer[got..].fill(0);
+            Ok(())
+        })
+        .map_err(|error: butterfs_engine::Error| site.fail(&error))
+    }
+
+    pub(super) fn do_write(&self, at: &FilePos, data: &[u8], mode: WriteMode) -> Result<usize> {
+        let id = self.id(at.node)?;
+        let site = Site::new("write", id);
+        let found = self.attributes(site)?;
+        if !mode.writeback {
+            let deed = if mode.flags & O_APPEND != 0 { Deed::Append } else { Deed::Change };
+            require_unprotected(&found, deed)?;
+        }
+        self.remove_capability(at.node, id)?;
+        if mode.kill_suidgid {
+            self.drop_privileges(at.node, &found)?;
+        }
+        let written = self.fs.write(id, at.offset, data).map_err(|error| site.fail(&error))?;
+        if mode.flags & (O_SYNC | O_DSYNC) != 0 && !mode.writeback {
+            self.do_fsync(id)?;
+        }
+        Ok(written)
+    }
+
+    pub(super) fn do_fsync(&self, id: InodeId) -> Result<()> {
+        self.fs.fsync(id).map_err(|error| Site::new("fsync", id).fail(&error))
+    }
+
+    pub(super) fn do_fallocate(&self, id: InodeId, wanted: Fallocate) -> Result<()> {
+        let site = Site::new("fallocate", id);
+        let end = wanted.offset.checked_add(wanted.length).ok_or(Errno::EFBIG)?;
+        let range = wanted.offset..end;
+        let size_mode = if wanted.mode & KEEP_SIZE != 0 { SizeMode::Keep } else { SizeMode::Extend };
+        let found = self.attributes(site)?;
+        let deed = if wanted.mode & !KEEP_SIZE == 0 { Deed::Append } else { Deed::Change };
+        require_unprotected(&found, deed)?;
+        let node = self.nodes.find(id);
+        if let Some(node) = node {
+            self.remove_capability(node, id)?;
+        }
+        let done = match wanted.mode & !KEEP_SIZE {
+            0 => self.fs.preallocate(id, range, size_mode),
+            PUNCH_HOLE if size_mode == SizeMode::Keep => self.fs.punch_hole(id, range),
+            ZERO_RANGE => self.fs.zero_range(id, range, size_mode),
+            _ => return Err(Errno::EOPNOTSUPP),
+        };
+        done.map_err(|error| site.fail(&error))
+    }
+
+    pub(super) fn do_lseek(&self, id: InodeId, from: u64, what: Seek) -> Result<u64> {
+        let what = match what {
+            Seek::Data => file::Seek::Data,
+            Seek::Hole => file::Seek::Hole,
+        };
+        let found = self.fs.seek(id, from, what).map_err(|error| Site::new("lseek", id).fail(&error))?;
+        found.ok_or(Errno::ENXIO)
+    }
+
+    pub(super) fn do_statfs(&self) -> Statfs {
+        let usage = self.fs.usage();
+        let unit = u64::from(usage.sectorsize);
+        Statfs {
+            block_size: usage.sectorsize,
+            blocks: usage.total / unit,
+            free: usage.free / unit,
+            available: usage.available / unit,
+            files: 0,
+            files_free: 0,
+            name_len: 255,
+        }
+    }
+}

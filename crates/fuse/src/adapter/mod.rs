@@ -1,0 +1,322 @@
+//! Serves a [`Filesystem`] through FUSE.
+//!
+//! * `nodes`: node ids; `attr`: what `stat` shows; `rights`, `acl`: what the kernel does not check.
+//! * `names`, `create`, `change`, `data`, `list`, `xattr`: the operations, by theme.
+//! * `ioctl`: ioctls of the mount; [`crate::control`] is their other side.
+//! * `background`: the threads that commit and clean up.
+//!
+//! # Invariants
+//! * The kernel's caches are told of what an ioctl changes; what else changes, the kernel asked for.
+//! * An operation does not wait for the kernel.
+
+mod acl;
+mod attr;
+mod background;
+mod change;
+mod create;
+mod data;
+mod ioctl;
+mod list;
+mod names;
+mod nodes;
+mod rights;
+mod xattr;
+
+use crate::front_end::{FrontEnd, Result};
+use crate::types::*;
+use crate::{DirSink, Errno, Negotiated, Notifier, PlusSink, ReadSink};
+use attr::Numbers;
+use background::Background;
+use butterfs_engine::Error;
+use butterfs_engine::dir::Place;
+use butterfs_engine::filesystem::{Access, Attributes, Filesystem};
+use butterfs_engine::inode::{InodeId, lock};
+use nodes::Nodes;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub use attr::SubvolumeIno;
+
+/// Who may delete subvolumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SubvolumeDeletion {
+    /// Root, and who serves the mount.
+    #[default]
+    Privileged,
+    /// The owners too (mount option `user_subvol_rm_allowed`).
+    Owners,
+}
+
+/// What the user chose.
+#[derive(Clone, Debug)]
+pub struct AdapterOptions {
+    /// How long the kernel may use names and attributes without asking. It is told of all changes.
+    pub ttl: Duration,
+    /// Which inode number top directories of subvolumes show.
+    pub subvolume_ino: SubvolumeIno,
+    /// Time between commits (mount option `commit`).
+    pub commit_interval: Duration,
+    /// Who may delete subvolumes.
+    pub subvolume_deletion: SubvolumeDeletion,
+}
+
+impl Default for AdapterOptions {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(3600),
+            subvolume_ino: SubvolumeIno::Unique,
+            commit_interval: Duration::from_secs(30),
+            subvolume_deletion: SubvolumeDeletion::Privileged,
+        }
+    }
+}
+
+/// A filesystem behind a mount.
+pub struct EngineFrontEnd {
+    fs: Arc<Filesystem>,
+    nodes: Nodes,
+    numbers: Numbers,
+    options: AdapterOptions,
+    notifier: Mutex<Notifier>,
+    background: Background,
+}
+
+/// Where an operation is, for the log.
+#[derive(Clone, Copy)]
+struct Site<'a> {
+    operation: &'static str,
+    id: InodeId,
+    name: &'a [u8],
+}
+
+impl<'a> Site<'a> {
+    fn new(operation: &'static str, id: InodeId) -> Self {
+        Self { operation, id, name: b"" }
+    }
+
+    fn at(operation: &'static str, place: &Place<'a>) -> Self {
+        Self { operation, id: place.dir, name: place.name }
+    }
+
+    /// The error as the caller sees it. What is not the caller's doing is logged too.
+    fn fail(self, error: &Error) -> Errno {
+        if matches!(error, Error::Corruption(_) | Error::Volume(_)) {
+            let name = String::from_utf8_lossy(self.name);
+            let (tree, ino) = (self.id.tree.0, self.id.ino.0);
+            tracing::warn!(operation = self.operation, tree, ino, %name, %error, "operation failed");
+        }
+        Errno::new(error.errno())
+    }
+}
+
+impl EngineFrontEnd {
+    /// Serves `fs`. Its threads start with the session.
+    pub fn new(fs: Arc<Filesystem>, options: AdapterOptions) -> Self {
+        let root = fs.root();
+        Self {
+            nodes: Nodes::new(root),
+            numbers: Numbers { mounted: root.tree, tops: options.subvolume_ino },
+            options,
+            notifier: Mutex::new(Notifier::disconnected()),
+            background: Background::default(),
+            fs,
+        }
+    }
+
+    fn id(&self, node: NodeId) -> Result<InodeId> {
+        self.nodes.get(node).ok_or(Errno::ESTALE)
+    }
+
+    fn place<'a>(&self, parent: NodeId, name: &'a [u8]) -> Result<Place<'a>> {
+        Ok(Place::new(self.id(parent)?, name))
+    }
+
+    fn attributes(&self, site: Site<'_>) -> Result<Attributes> {
+        self.fs.attributes(site.id).map_err(|error| site.fail(&error))
+    }
+
+    fn attr(&self, found: &Attributes) -> Attr {
+        self.numbers.attr(found, self.fs.shared().gate.volume().superblock().sectorsize.get())
+    }
+
+    fn attr_reply(&self, found: &Attributes) -> AttrReply {
+        AttrReply { attr: self.attr(found), ttl: self.options.ttl }
+    }
+
+    /// Holds an inode for the kernel and gives its entry.
+    fn entry(&self, site: Site<'_>, id: InodeId) -> Result<Entry> {
+        let found = self.fs.hold(id).map_err(|error| site.fail(&error))?;
+        Ok(self.held_entry(&found))
+    }
+
+    /// The entry of an inode that is held for it.
+    fn held_entry(&self, found: &Attributes) -> Entry {
+        Entry {
+            node: Some(self.nodes.count(found.id)),
+            generation: found.item.generation.get(),
+            attr: self.attr(found),
+            entry_ttl: self.options.ttl,
+            attr_ttl: self.options.ttl,
+        }
+    }
+
+    fn release_holds(&self, id: InodeId, holds: u64) {
+        if let Err(error) = self.fs.release(id, holds) {
+            Site::new("forget", id).fail(&error);
+            if !matches!(error, Error::Corruption(_) | Error::Volume(_)) {
+                tracing::warn!(tree = id.tree.0, ino = id.ino.0, %error, "removing an unused inode failed");
+            }
+        }
+    }
+
+    fn notifier(&self) -> Notifier {
+        lock(&self.notifier).clone()
+    }
+}
+
+impl FrontEnd for EngineFrontEnd {
+    fn init(&self, _: Negotiated, notifier: Notifier) -> Result<()> {
+        *lock(&self.notifier) = notifier;
+        if self.fs.access() == Access::ReadWrite {
+            self.background.start(&self.fs, self.options.commit_interval)?;
+        }
+        Ok(())
+    }
+
+    fn destroy(&self) {
+        self.background.stop();
+        for (id, holds) in self.nodes.drain() {
+            self.release_holds(id, holds);
+        }
+        if let Err(error) = self.fs.sync() {
+            tracing::error!(%error, "the last commit failed: recent changes are lost");
+        }
+    }
+
+    fn lookup(&self, _: &Caller, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        self.do_lookup(&self.place(parent, name)?)
+    }
+
+    fn forget(&self, node: NodeId, lookups: u64) {
+        if let Some((id, holds)) = self.nodes.forget(node, lookups) {
+            self.release_holds(id, holds);
+        }
+    }
+
+    fn getattr(&self, _: &Caller, node: NodeId, _: Option<FileHandle>) -> Result<AttrReply> {
+        Ok(self.attr_reply(&self.attributes(Site::new("getattr", self.id(node)?))?))
+    }
+
+    fn setattr(&self, _: &Caller, node: NodeId, change: &SetAttr) -> Result<AttrReply> {
+        self.do_setattr(node, change)
+    }
+
+    fn readlink(&self, _: &Caller, node: NodeId) -> Result<Vec<u8>> {
+        let id = self.id(node)?;
+        self.fs.read_link(id).map_err(|error| Site::new("readlink", id).fail(&error))
+    }
+
+    fn symlink(&self, caller: &Caller, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Entry> {
+        self.make_symlink(caller, &self.place(parent, name)?, target)
+    }
+
+    fn mknod(&self, caller: &Caller, parent: NodeId, name: &[u8], new: &NewNode) -> Result<Entry> {
+        self.make(caller, &self.place(parent, name)?, new)
+    }
+
+    fn mkdir(&self, caller: &Caller, parent: NodeId, name: &[u8], new: &NewNode) -> Result<Entry> {
+        self.make(caller, &self.place(parent, name)?, new)
+    }
+
+    fn unlink(&self, _: &Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.do_unlink(&self.place(parent, name)?)
+    }
+
+    fn rmdir(&self, _: &Caller, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.do_rmdir(&self.place(parent, name)?)
+    }
+
+    fn rename(&self, caller: &Caller, from: (NodeId, &[u8]), to: (NodeId, &[u8]), flags: RenameFlags) -> Result<()> {
+        self.do_rename(caller, &self.place(from.0, from.1)?, &self.place(to.0, to.1)?, flags)
+    }
+
+    fn link(&self, _: &Caller, node: NodeId, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        self.do_link(self.id(node)?, &self.place(parent, name)?)
+    }
+
+    fn create(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: &[u8],
+        new: &NewNode,
+        _: OpenMode,
+    ) -> Result<(Entry, Opened)> {
+        Ok((self.make(caller, &self.place(parent, name)?, new)?, Opened::stateless()))
+    }
+
+    fn tmpfile(&self, caller: &Caller, parent: NodeId, new: &NewNode, _: OpenMode) -> Result<(Entry, Opened)> {
+        Ok((self.make_unnamed(caller, self.id(parent)?, new)?, Opened::stateless()))
+    }
+
+    fn read(&self, _: &Caller, at: FilePos, out: &mut ReadSink<'_>) -> Result<()> {
+        self.do_read(self.id(at.node)?, at.offset, out)
+    }
+
+    fn write(&self, _: &Caller, at: FilePos, data: &[u8], mode: WriteMode) -> Result<usize> {
+        self.do_write(&at, data, mode)
+    }
+
+    fn fsync(&self, _: &Caller, node: NodeId, _: FileHandle, _: SyncScope) -> Result<()> {
+        self.do_fsync(self.id(node)?)
+    }
+
+    fn fsyncdir(&self, _: &Caller, node: NodeId, _: FileHandle, _: SyncScope) -> Result<()> {
+        self.do_fsync(self.id(node)?)
+    }
+
+    fn syncfs(&self, _: &Caller, node: NodeId) -> Result<()> {
+        let id = self.id(node)?;
+        self.fs.sync().map_err(|error| Site::new("syncfs", id).fail(&error))
+    }
+
+    fn fallocate(&self, _: &Caller, node: NodeId, _: FileHandle, range: Fallocate) -> Result<()> {
+        self.do_fallocate(self.id(node)?, range)
+    }
+
+    fn lseek(&self, _: &Caller, at: FilePos, what: Seek) -> Result<u64> {
+        self.do_lseek(self.id(at.node)?, at.offset, what)
+    }
+
+    fn readdir(&self, _: &Caller, at: FilePos, out: &mut DirSink<'_>) -> Result<()> {
+        self.do_readdir(self.id(at.node)?, at.offset, out)
+    }
+
+    fn readdirplus(&self, _: &Caller, at: FilePos, out: &mut PlusSink<'_>) -> Result<()> {
+        self.do_readdirplus(self.id(at.node)?, at.offset, out)
+    }
+
+    fn statfs(&self, _: &Caller, _: NodeId) -> Result<Statfs> {
+        Ok(self.do_statfs())
+    }
+
+    fn setxattr(&self, caller: &Caller, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.do_setxattr(caller, node, name, value, mode)
+    }
+
+    fn getxattr(&self, _: &Caller, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        self.do_getxattr(self.id(node)?, name)
+    }
+
+    fn listxattr(&self, _: &Caller, node: NodeId) -> Result<Vec<u8>> {
+        self.do_listxattr(self.id(node)?)
+    }
+
+    fn removexattr(&self, _: &Caller, node: NodeId, name: &[u8]) -> Result<()> {
+        self.do_removexattr(self.id(node)?, name)
+    }
+
+    fn ioctl(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
+        self.do_ioctl(caller, call)
+    }
+}

@@ -1,0 +1,99 @@
+//! Who a caller is, where the kernel leaves the check to us.
+//!
+//! The kernel says user and group. Further groups and the umask of an ioctl's caller are read from
+//! `/proc`; a caller that cannot be seen there has none, and the strictest umask.
+
+use super::acl::{self, Acl, Subject};
+use super::{EngineFrontEnd, Site};
+use crate::types::Caller;
+use crate::{Errno, Result};
+use butterfs_engine::Error;
+use butterfs_engine::filesystem::Attributes;
+use butterfs_engine::inode::InodeId;
+use butterfs_format::items::InodeFlags;
+
+/// What an operation is about to do to an inode, as far as `chattr +i` and `+a` care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deed {
+    /// Anything but what follows: immutable and append-only inodes refuse it.
+    Change,
+    /// Data is added at the end, or a name to a directory: only immutable ones refuse it.
+    Append,
+}
+
+/// Fails for an inode that chattr protects.
+pub(super) fn require_unprotected(found: &Attributes, deed: Deed) -> Result<()> {
+    let refusing = match deed {
+        Deed::Change => InodeFlags::IMMUTABLE | InodeFlags::APPEND,
+        Deed::Append => InodeFlags::IMMUTABLE,
+    };
+    if found.item.flags().intersects(refusing) { Err(Errno::EPERM) } else { Ok(()) }
+}
+
+/// A line of `/proc/<pid>/status`.
+fn status(caller: &Caller, field: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", caller.pid)).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(field).map(|rest| rest.trim().to_owned()))
+}
+
+/// All groups of a caller.
+pub(super) fn groups(caller: &Caller) -> Vec<u32> {
+    let further = status(caller, "Groups:").unwrap_or_default();
+    std::iter::once(caller.gid).chain(further.split_whitespace().filter_map(|group| group.parse().ok())).collect()
+}
+
+/// The umask of a caller.
+pub(super) fn umask(caller: &Caller) -> u32 {
+    status(caller, "Umask:").and_then(|text| u32::from_str_radix(&text, 8).ok()).unwrap_or(0o077)
+}
+
+impl EngineFrontEnd {
+    /// Whether a caller may do what needs `CAP_SYS_ADMIN`: root, and who serves the mount.
+    pub(super) fn is_privileged(&self, caller: &Caller) -> bool {
+        caller.uid == 0 || caller.uid == rustix::process::geteuid().as_raw()
+    }
+
+    pub(super) fn require_privileged(&self, caller: &Caller) -> Result<()> {
+        if self.is_privileged(caller) { Ok(()) } else { Err(Errno::EPERM) }
+    }
+
+    /// Fails unless the caller owns the inode.
+    pub(super) fn require_owner(&self, caller: &Caller, found: &Attributes) -> Result<()> {
+        let owns = caller.uid == found.item.uid.get() || self.is_privileged(caller);
+        if owns { Ok(()) } else { Err(Errno::EPERM) }
+    }
+
+    /// Fails unless the caller may add names to, and remove them from, a directory.
+    pub(super) fn require_dir_access(&self, caller: &Caller, dir: &Attributes) -> Result<()> {
+        const WRITE_AND_ENTER: u16 = 3;
+        if self.is_privileged(caller) {
+            return Ok(());
+        }
+        let item = &dir.item;
+        let all = groups(caller);
+        let who = Subject { uid: caller.uid, groups: &all, owner: item.uid.get(), group: item.gid.get() };
+        let granted = match self.acl(dir.id, acl::ACCESS)? {
+            Some(acl) => acl.grants(&who, WRITE_AND_ENTER),
+            None => {
+                let shift = if who.uid == who.owner {
+                    6
+                } else if all.contains(&who.group) {
+                    3
+                } else {
+                    0
+                };
+                (item.mode.get() >> shift) as u16 & WRITE_AND_ENTER == WRITE_AND_ENTER
+            }
+        };
+        if granted { Ok(()) } else { Err(Errno::EACCES) }
+    }
+
+    /// An ACL of an inode. One that is broken on disk is an error: it must not grant more.
+    pub(super) fn acl(&self, id: InodeId, name: &[u8]) -> Result<Option<Acl>> {
+        match self.fs.xattr(id, name) {
+            Ok(value) => Acl::parse(&value),
+            Err(Error::NoAttribute) => Ok(None),
+            Err(error) => Err(Site::new("getxattr", id).fail(&error)),
+        }
+    }
+}

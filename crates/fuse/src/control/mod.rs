@@ -1,0 +1,1 @@
+//! The client side of the ioctls of a mount.

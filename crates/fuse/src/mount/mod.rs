@@ -1,0 +1,149 @@
+//! Putting a FUSE filesystem into the tree, and taking it out again.
+//!
+//! Three ways in, tried in this order by [`Mount::new`]:
+//! 1. root with a block device (or an image, through a loop device): `fuseblk`. Only there does
+//!    Linux pass on `sync` and wait for the last commit at umount;
+//! 2. root otherwise: plain `fuse`;
+//! 3. everybody else: `fusermount3`.
+//!
+//! The daemon does its own I/O on the device or image; the loop device only stands for the image
+//! in front of the kernel and is never read or written by it.
+
+mod bdi;
+mod direct;
+mod error;
+mod fusermount;
+mod mountinfo;
+mod options;
+mod presence;
+mod unmount;
+
+pub use bdi::BdiTuning;
+pub use error::MountError;
+pub use mountinfo::MountEntry;
+pub use options::{MountFlags, MountOptions, MountSource};
+pub use presence::{Presence, Watch};
+pub use unmount::{Busy, Unmounted, unmount};
+
+use butterfs_os::loop_device::LoopDevice;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What kind of mount it became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MountKind {
+    /// With a block device: sync and umount reach the daemon and wait for it.
+    Fuseblk,
+    /// Without: the daemon has to commit by itself.
+    Fuse,
+}
+
+/// A mount, owned: it is detached when dropped.
+#[derive(Debug)]
+pub struct Mount {
+    device: Arc<OwnedFd>,
+    point: Arc<MountPoint>,
+    /// Keeps the loop device until the mount itself does, and after.
+    _loop_device: Option<LoopDevice>,
+}
+
+impl Mount {
+    /// Mounts. The filesystem blocks its users until a session serves it.
+    pub fn new(source: &MountSource, target: &Path, options: &MountOptions) -> Result<Self, MountError> {
+        let target = check_target(target)?;
+        let mounted = if rustix::process::geteuid().is_root() {
+            direct::mount(source, &target, options)?
+        } else {
+            fusermount::mount(source, &target, options)?
+        };
+        let entry = mountinfo::find(&target).map_err(MountError::Mountinfo)?;
+        let point = MountPoint { path: target, entry, kind: mounted.kind };
+        Ok(Self { device: Arc::new(mounted.device), point: Arc::new(point), _loop_device: mounted.loop_device })
+    }
+
+    /// What kind of mount it became.
+    pub fn kind(&self) -> MountKind {
+        self.point.kind
+    }
+
+    /// Where it is.
+    pub fn point(&self) -> Arc<MountPoint> {
+        Arc::clone(&self.point)
+    }
+
+    /// The descriptor to serve.
+    pub(crate) fn device(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.device)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = self.point.unmount(Busy::Detach) {
+            tracing::debug!(%error, "left mounted");
+        }
+    }
+}
+
+/// A descriptor with what belongs to it.
+struct Mounted {
+    device: OwnedFd,
+    kind: MountKind,
+    loop_device: Option<LoopDevice>,
+}
+
+/// Where a filesystem is mounted.
+#[derive(Debug)]
+pub struct MountPoint {
+    path: PathBuf,
+    entry: Option<MountEntry>,
+    kind: MountKind,
+}
+
+impl MountPoint {
+    /// The mount point.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device number of the mount, as in `st_dev`; names its connection and BDI too.
+    pub fn device_number(&self) -> Option<(u32, u32)> {
+        self.entry.as_ref().map(|entry| entry.device)
+    }
+
+    /// Unmounts, if it is still ours that is mounted there.
+    pub fn unmount(&self, busy: Busy) -> Result<Unmounted, MountError> {
+        let now = mountinfo::find(&self.path).map_err(MountError::Mountinfo)?;
+        match (now, &self.entry) {
+            (Some(now), Some(ours)) if now.id == ours.id => unmount(&self.path, busy),
+            _ => Ok(Unmounted::WasNot),
+        }
+    }
+
+    /// Sets what the kernel allows this mount's page cache. Needs root.
+    pub fn tune(&self, tuning: &BdiTuning) -> io::Result<()> {
+        match self.device_number() {
+            Some(device) => tuning.apply(device),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Aborts the connection through the fusectl filesystem.
+    pub fn abort(&self) -> io::Result<()> {
+        let (major, minor) = self.device_number().ok_or(io::ErrorKind::NotFound)?;
+        let number = u64::from(major) << 20 | u64::from(minor);
+        std::fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1")
+    }
+}
+
+/// The mount point as an absolute path; it must be a directory.
+fn check_target(target: &Path) -> Result<PathBuf, MountError> {
+    let wrong = |source| MountError::target(target, source);
+    let path = target.canonicalize().map_err(wrong)?;
+    match path.metadata().map_err(wrong)?.is_dir() {
+        true => Ok(path),
+        false => Err(MountError::NotADirectory { target: path }),
+    }
+}

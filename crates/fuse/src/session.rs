@@ -1,0 +1,276 @@
+//! Serving a mount, from INIT to the end.
+//!
+//! [`Session::run`] blocks until the filesystem is unmounted, by anyone. A [`StopHandle`]
+//! unmounts it from another thread; [`SignalStop`] does so on SIGTERM.
+
+use crate::front_end::FrontEnd;
+use crate::mount::{Busy, Mount, MountError, MountPoint, Unmounted};
+use crate::negotiate::negotiate;
+use crate::notify::Notifier;
+use crate::request::{Malformed, Operation, Request};
+use crate::transport::Connection;
+use crate::transport::dev::{Channel, End, Incoming};
+use crate::{Errno, Negotiated, abi};
+use butterfs_os::signal::{TerminationSignals, Wake};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Who keeps written data before it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Caching {
+    /// Each write reaches the front end before it returns.
+    #[default]
+    WriteThrough,
+    /// The kernel keeps dirty pages. Faster for large writes, slower for metadata.
+    Writeback,
+}
+
+/// How a session works.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Worker threads, at least one.
+    pub threads: usize,
+    /// Write-through or writeback.
+    pub caching: Caching,
+    /// Most background requests (readahead, writeback, direct I/O) at once.
+    pub max_background: u16,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { threads: 2, caching: Caching::WriteThrough, max_background: 64 }
+    }
+}
+
+/// Why a session ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Unmounted before it began.
+    #[error("the filesystem was unmounted before it could be served")]
+    EarlyUnmount,
+    /// The kernel's first request made no sense, or its protocol is too old.
+    #[error("FUSE handshake: {0}")]
+    Handshake(io::Error),
+    /// The front end refused to start.
+    #[error("the filesystem refused to start: {0}")]
+    Init(Errno),
+    /// The device failed.
+    #[error("/dev/fuse: {0}")]
+    Device(io::Error),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// A worker panicked.
+    #[error("a worker thread panicked")]
+    Panic,
+}
+
+/// A mount with the front end that serves it.
+pub struct Session {
+    mount: Mount,
+    connection: Arc<Connection>,
+    options: SessionOptions,
+}
+
+impl Session {
+    /// Joins a mount and a front end. Nothing is served before [`run`](Self::run).
+    pub fn new(mount: Mount, front_end: Arc<dyn FrontEnd>, options: SessionOptions) -> Self {
+        Self { mount, connection: Arc::new(Connection::new(front_end)), options }
+    }
+
+    /// A handle to end the session with.
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle { point: self.mount.point() }
+    }
+
+    /// Serves until the filesystem is unmounted and everything is durable.
+    pub fn run(self) -> Result<(), SessionError> {
+        self.run_then(|| ())
+    }
+
+    /// As [`run`](Self::run); `ready` is called once the mount can be used.
+    pub fn run_then(self, ready: impl FnOnce()) -> Result<(), SessionError> {
+        if let Err(error) = butterfs_os::process::set_io_flusher() {
+            tracing::debug!(%error, "not an I/O flusher");
+        }
+        let device = self.mount.device();
+        let mut channel = Channel::new(Arc::clone(&device));
+        let (notifier, notices) = Notifier::new();
+        self.handshake(&mut channel, &notifier)?;
+        let sender = Arc::clone(&device);
+        spawn("fuse-notify", move || notices.run(sender))?;
+        ready();
+        let result = self.serve(channel, &device);
+        self.connection.destroy();
+        notifier.close();
+        result
+    }
+
+    /// Answers INIT.
+    fn handshake(&self, channel: &mut Channel, notifier: &Notifier) -> Result<Negotiated, SessionError> {
+        loop {
+            let len = match channel.receive().map_err(|e| SessionError::Handshake(e.into()))? {
+                Incoming::Bytes(len) => len,
+                Incoming::End(_) => return Err(SessionError::EarlyUnmount),
+            };
+            let (unique, offer) = first_request(channel.parse(len))?;
+            if offer.major > abi::VERSION_MAJOR {
+                // The kernel comes again with the version that we name.
+                channel.send_struct(unique, &abi::InitOut { major: abi::VERSION_MAJOR, ..empty_init() });
+                continue;
+            }
+            return self.agree(channel, unique, &offer, notifier);
+        }
+    }
+
+    /// Agrees with the kernel, and starts the front end before the kernel may use it.
+    fn agree(
+        &self,
+        channel: &mut Channel,
+        unique: u64,
+        offer: &abi::InitIn,
+        notifier: &Notifier,
+    ) -> Result<Negotiated, SessionError> {
+        let (negotiated, out) = negotiate(offer, &self.options).map_err(|error| {
+            channel.send_error(unique, Errno::new(71));
+            SessionError::Handshake(error)
+        })?;
+        self.connection.front_end().init(negotiated, notifier.clone()).map_err(|errno| {
+            channel.send_error(unique, errno);
+            SessionError::Init(errno)
+        })?;
+        channel.send_struct(unique, &out);
+        Ok(negotiated)
+    }
+
+    /// Runs the workers, this thread being one of them, to their end.
+    fn serve(&self, mut own: Channel, device: &Arc<OwnedFd>) -> Result<(), SessionError> {
+        let others: Vec<_> = (1..self.options.threads).map(|_| self.worker(device)).collect();
+        let mut result = ended(own.serve(&self.connection));
+        for other in others {
+            let end = match other {
+                Ok(thread) => thread.join().unwrap_or(Err(SessionError::Panic)),
+                Err(error) => Err(error),
+            };
+            result = result.and(end);
+        }
+        result
+    }
+
+    /// Starts a worker.
+    fn worker(&self, device: &Arc<OwnedFd>) -> Result<JoinHandle<Result<(), SessionError>>, SessionError> {
+        let connection = Arc::clone(&self.connection);
+        let device = Arc::clone(device);
+        spawn("fuse-worker", move || ended(Channel::cloned(&device).serve(&connection)))
+    }
+}
+
+/// How a worker's end counts.
+fn ended(end: rustix::io::Result<End>) -> Result<(), SessionError> {
+    match end {
+        Ok(End::Unmounted) => Ok(()),
+        Ok(End::Aborted) => {
+            tracing::warn!("the FUSE connection was aborted");
+            Ok(())
+        }
+        Err(error) => Err(SessionError::Device(error.into())),
+    }
+}
+
+/// Starts a named thread.
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, SessionError> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map_err(SessionError::Thread)
+}
+
+/// The first request, which must be INIT.
+fn first_request(parsed: Result<Request<'_>, Malformed>) -> Result<(u64, abi::InitIn), SessionError> {
+    let bad = |text: String| SessionError::Handshake(io::Error::new(io::ErrorKind::InvalidData, text));
+    let request = parsed.map_err(|malformed| bad(malformed.to_string()))?;
+    match request.operation {
+        Operation::Init(offer) => Ok((request.header.unique, offer)),
+        _ => Err(bad(format!("operation {} came before INIT", request.header.opcode))),
+    }
+}
+
+/// An answer to INIT that says nothing.
+fn empty_init() -> abi::InitOut {
+    zerocopy::FromZeros::new_zeroed()
+}
+
+/// Ends a session from outside. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StopHandle {
+    point: Arc<MountPoint>,
+}
+
+impl StopHandle {
+    /// Unmounts. A mount in use is detached: it vanishes from the tree, and the session ends
+    /// when its last user has gone. Fine if it is unmounted already.
+    pub fn stop(&self) -> Result<Unmounted, MountError> {
+        self.point.unmount(Busy::Detach)
+    }
+
+    /// Unmounts unless the mount is in use.
+    pub fn stop_if_idle(&self) -> Result<Unmounted, MountError> {
+        self.point.unmount(Busy::Refuse)
+    }
+
+    /// Cuts the connection: users of the mount get errors from now on. What they have written
+    /// is kept; what the kernel holds back (writeback cache) is lost.
+    pub fn abort(&self) -> io::Result<()> {
+        self.point.abort()
+    }
+}
+
+/// Stops a session on SIGTERM, SIGINT or SIGHUP; on a second one, aborts it. Ends when dropped.
+#[derive(Debug)]
+pub struct SignalStop {
+    cancel: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SignalStop {
+    /// Begins to wait for signals, which must have been blocked before any thread was started.
+    pub fn spawn(signals: TerminationSignals, handle: StopHandle) -> io::Result<Self> {
+        let (end, cancel) = pipe_with(PipeFlags::CLOEXEC)?;
+        let thread = std::thread::Builder::new()
+            .name("fuse-signals".into())
+            .spawn(move || stop_on_signals(&signals, &end, &handle))?;
+        Ok(Self { cancel: Some(cancel), thread: Some(thread) })
+    }
+}
+
+impl Drop for SignalStop {
+    fn drop(&mut self) {
+        drop(self.cancel.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits for signals until cancelled.
+fn stop_on_signals(signals: &TerminationSignals, cancel: &OwnedFd, handle: &StopHandle) {
+    let mut asked = false;
+    loop {
+        match signals.wait(cancel.as_fd()) {
+            Ok(Wake::Signal(signal)) => tracing::info!(signal, "stopping"),
+            Ok(Wake::Cancelled) => return,
+            Err(error) => return tracing::error!(%error, "no longer waiting for signals"),
+        }
+        if asked {
+            if let Err(error) = handle.abort() {
+                tracing::error!(%error, "cannot abort the connection");
+            }
+        } else if let Err(error) = handle.stop() {
+            tracing::error!(%error, "cannot unmount");
+        }
+        asked = true;
+    }
+}

@@ -1,0 +1,10 @@
+//! The few places that need `unsafe`: raw ioctls, fork, signal masks.
+//!
+//! Each function here is a safe wrapper around one system call that rustix does not offer
+//! safely. Nothing here knows what a filesystem is. Each `unsafe` block says why it is sound.
+
+pub mod block;
+pub mod fuse_device;
+pub mod loop_device;
+pub mod process;
+pub mod signal;

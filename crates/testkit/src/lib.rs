@@ -1,0 +1,17 @@
+//! Models, generators and oracles for testing Butterfs.
+//!
+//! Everything here is for tests: it panics, with a message that says what was expected, where a library would
+//! return an error. A test owns a [`workdir::WorkDir`]; mounts, loop devices and daemons below it are gone when it is
+//! dropped, also after a panic.
+
+pub mod command;
+pub mod daemon;
+pub mod mounter;
+pub mod operations;
+pub mod oracle;
+pub mod populate;
+pub mod random;
+pub mod report;
+pub mod strace;
+pub mod tree_compare;
+pub mod workdir;

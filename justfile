@@ -1,0 +1,30 @@
+# Habits. `just` lists them.
+
+default:
+    @just --list
+
+# Format, lints and documentation, as CI has them.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# The fast tests: no root, no mounts.
+quick:
+    cargo nextest run --workspace --no-tests=pass
+
+# Everything, as CI runs it.
+test:
+    scripts/test.sh
+
+# The tests that mount (as root): just root mixed_operations
+root filter="":
+    cargo nextest run --profile root {{filter}}
+
+# The tests that mount, with the kernel in the place of Butterfs: tests the tests.
+root-kernel filter="":
+    BUTTERFS_TEST_MOUNTER=kernel cargo nextest run --profile root {{filter}}
+
+# Build, make, mount, write, snapshot, unmount, check.
+demo:
+    scripts/demo.sh
