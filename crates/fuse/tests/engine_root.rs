@@ -28,6 +28,7 @@ impl Image {
     fn new(size: u64) -> Self {
         let root = rustix::process::geteuid().is_root();
         assert!(root, "this test needs root: run it with sudo, or leave out *_root binaries");
+        let _ = tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).try_init();
         let image = Self { directory: tempfile::tempdir().unwrap() };
         fs::create_dir(image.mount_point()).unwrap();
         File::create(image.path()).unwrap().set_len(size).unwrap();
@@ -49,7 +50,7 @@ impl Image {
     }
 
     fn mount_with(&self, flags: MountFlags) -> Mounted {
-        let device = Arc::new(FileDevice::open_unlocked(self.path()).unwrap());
+        let device = Arc::new(FileDevice::open_read_write(self.path()).unwrap());
         let volume = Volume::open(vec![device], OpenMode::ReadWrite).unwrap();
         let fs = Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap();
         let front_end = Arc::new(EngineFrontEnd::new(Arc::new(fs), AdapterOptions::default()));
@@ -142,9 +143,14 @@ fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
             String::new()
         } else if meta.is_file() {
             let bytes = fs::read(&path).unwrap();
-            format!("{} bytes, sum {}", bytes.len(), bytes.iter().enumerate().fold(0_u64, |sum, (at, byte)| {
-                sum.rotate_left(5) ^ (u64::from(*byte) + at as u64)
-            }))
+            format!(
+                "{} bytes, sum {}",
+                bytes.len(),
+                bytes
+                    .iter()
+                    .enumerate()
+                    .fold(0_u64, |sum, (at, byte)| { sum.rotate_left(5) ^ (u64::from(*byte) + at as u64) })
+            )
         } else if meta.is_symlink() {
             format!("to {:?}", fs::read_link(&path).unwrap())
         } else {

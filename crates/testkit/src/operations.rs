@@ -356,6 +356,7 @@ pub struct Generator {
     files: Vec<PathBuf>,
     /// The first is the home, which stays.
     dirs: Vec<PathBuf>,
+    attributes: Vec<(PathBuf, String)>,
     counter: u64,
 }
 
@@ -370,6 +371,7 @@ impl Generator {
             features,
             files: Vec::new(),
             dirs: vec![home.into()],
+            attributes: Vec::new(),
             counter: 0,
         }
     }
@@ -488,7 +490,11 @@ impl Generator {
                     as usize,
                 how: (seed % 5) as u8,
             },
-            865..880 => RemoveXattr { path: self.existing_any(), name: self.xattr_name() },
+            865..880 => {
+                let known = self.random.percent(80).then(|| self.attributes.pop()).flatten();
+                let (path, name) = known.unwrap_or_else(|| (self.existing_any(), self.xattr_name()));
+                RemoveXattr { path, name }
+            }
             880..885 if self.features.acl => SetAcl { path: self.existing_any(), permissions: seed as u16 & 0o77 },
             880..910 => Chmod { path: self.existing_any(), mode: (seed & 0o7777) as u32 | 0o600 },
             910..930 => Chown { path: self.existing_any(), uid: seed as u32 % 5, gid: (seed >> 32) as u32 % 5 },
@@ -527,6 +533,7 @@ impl Generator {
                 self.files.push(path.clone());
             }
             Mkdir { path } => self.dirs.push(path.clone()),
+            SetXattr { path, name, .. } => self.attributes.push((path.clone(), name.clone())),
             Rmdir { path } => self.dirs.retain(|dir| dir != path),
             Unlink { path } | UnlinkOpen { path, .. } => self.files.retain(|file| file != path),
             Rename { from, to } | RenameNoReplace { from, to } => self.renamed(from, to),

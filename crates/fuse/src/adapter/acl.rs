@@ -83,7 +83,9 @@ impl Acl {
 
     /// The permissions of a mode that belong to this access ACL.
     pub fn permissions(&self) -> u32 {
-        u32::from(self.perm(USER_OBJ)) << 6 | u32::from(self.perm(self.group_class())) << 3 | u32::from(self.perm(OTHER))
+        u32::from(self.perm(USER_OBJ)) << 6
+            | u32::from(self.perm(self.group_class())) << 3
+            | u32::from(self.perm(OTHER))
     }
 
     /// Makes the ACL say what a new mode says.

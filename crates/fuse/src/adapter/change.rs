@@ -108,7 +108,8 @@ fn time_of(time: SetTime, now: Timespec) -> Timespec {
 /// By chattr: nothing of an immutable inode, and of an append-only one nothing but times, to now.
 fn require_allowed(old: &Attributes, change: &SetAttr) -> Result<()> {
     let is_now = |time: Option<SetTime>| matches!(time, None | Some(SetTime::Now));
-    let only_touched = *change == SetAttr { atime: change.atime, mtime: change.mtime, handle: change.handle, ..SetAttr::default() };
+    let only_touched =
+        *change == SetAttr { atime: change.atime, mtime: change.mtime, handle: change.handle, ..SetAttr::default() };
     let deed = if only_touched && is_now(change.atime) && is_now(change.mtime) { Deed::Append } else { Deed::Change };
     // ctime alone comes from the kernel's cache, for changes that were allowed.
     let only_cached = change.ctime.is_some() && change.mode.is_none() && change.uid.is_none() && change.size.is_none();

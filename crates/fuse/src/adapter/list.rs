@@ -33,12 +33,7 @@ impl EngineFrontEnd {
         }
     }
 
-    fn list(
-        &self,
-        dir: InodeId,
-        from: u64,
-        mut add: impl FnMut(&Listed, &DirEntry<'_>) -> Result<Full>,
-    ) -> Result<()> {
+    fn list(&self, dir: InodeId, from: u64, mut add: impl FnMut(&Listed, &DirEntry<'_>) -> Result<Full>) -> Result<()> {
         let mut failed = None;
         let listing = self.fs.read_dir(dir, from, |listed| {
             let next = listed.position.saturating_add(1);

@@ -36,7 +36,13 @@ impl EngineFrontEnd {
         Ok(())
     }
 
-    pub(super) fn do_rename(&self, caller: &Caller, from: &Place<'_>, to: &Place<'_>, flags: RenameFlags) -> Result<()> {
+    pub(super) fn do_rename(
+        &self,
+        caller: &Caller,
+        from: &Place<'_>,
+        to: &Place<'_>,
+        flags: RenameFlags,
+    ) -> Result<()> {
         let site = Site::at("rename", from);
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         if exchange && flags.intersects(RenameFlags::NOREPLACE | RenameFlags::WHITEOUT) {
@@ -44,11 +50,8 @@ impl EngineFrontEnd {
         }
         self.require_leaving(site, from)?;
         self.require_arriving(site, to)?;
-        let moved = if exchange {
-            self.fs.exchange(*from, *to)
-        } else {
-            self.fs.rename(*from, *to, options(caller, flags))
-        };
+        let moved =
+            if exchange { self.fs.exchange(*from, *to) } else { self.fs.rename(*from, *to, options(caller, flags)) };
         moved.map_err(|error| site.fail(&error))
     }
 
