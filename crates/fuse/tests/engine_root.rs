@@ -5,6 +5,7 @@ use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Filesystem, OpenOptions};
 use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd};
+use butterfs_fuse::control::{self, Access};
 use butterfs_fuse::mount::{Mount, MountFlags, MountOptions, MountSource, Unmounted};
 use butterfs_fuse::session::{Session, SessionError, SessionOptions, StopHandle};
 use butterfs_volume::FileDevice;
@@ -13,6 +14,7 @@ use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom, XattrFlags};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -164,6 +166,16 @@ fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
+/// Compares two pictures and shows only what differs. What a snapshot shows for a nested subvolume
+/// is made anew each time.
+fn assert_same(left: &BTreeMap<PathBuf, String>, right: &BTreeMap<PathBuf, String>) {
+    for path in left.keys().chain(right.keys()) {
+        let (left, right) = (left.get(path), right.get(path));
+        let placeholder = path.ends_with("a/nested") && left.is_some() == right.is_some();
+        assert!(left == right || placeholder, "{path:?}: {left:?} and {right:?}");
+    }
+}
+
 /// Fills a mount with some of everything.
 fn exercise(root: &Path) {
     fs::write(root.join("small"), b"inline").unwrap();
@@ -265,7 +277,7 @@ fn the_kernel_reads_what_we_wrote_and_we_what_it_wrote() {
     image.check();
 
     let in_kernel = image.in_kernel(|root| {
-        assert_eq!(picture(root), before);
+        assert_same(&picture(root), &before);
         fs::create_dir(root.join("by the kernel")).unwrap();
         exercise(&root.join("by the kernel"));
         fs::remove_dir_all(root.join("many")).unwrap();
@@ -274,11 +286,148 @@ fn the_kernel_reads_what_we_wrote_and_we_what_it_wrote() {
     image.check();
 
     let mounted = image.mount();
-    assert_eq!(picture(&mounted.path), in_kernel);
+    assert_same(&picture(&mounted.path), &in_kernel);
     fs::remove_dir_all(mounted.file("by the kernel")).unwrap();
     fs::write(mounted.file("last"), pattern(1_000_000, 9)).unwrap();
     let after = picture(&mounted.path);
     mounted.unmount();
     image.check();
-    assert_eq!(image.in_kernel(picture), after);
+    assert_same(&image.in_kernel(picture), &after);
+}
+
+fn open_dir(path: &Path) -> File {
+    File::open(path).unwrap()
+}
+
+fn snapshot(source: &Path, dir: &Path, name: &str, access: Access) -> std::io::Result<u64> {
+    control::snapshot(open_dir(source).as_fd(), open_dir(dir).as_fd(), name.as_ref(), access)
+}
+
+fn list(root: &Path) -> Vec<(u64, PathBuf, Access)> {
+    let all = control::list_subvolumes(open_dir(root).as_fd()).unwrap();
+    all.into_iter().map(|one| (one.id, one.path, one.access)).collect()
+}
+
+#[test]
+fn subvolumes_come_and_go() {
+    let image = Image::new(512 << 20);
+    let mounted = image.mount();
+    let root = mounted.path.clone();
+    let top = open_dir(&root);
+    // The kernel remembers that these names do not exist.
+    assert!(!root.join("sub").exists() && !root.join("snap").exists());
+    control::create_subvolume(top.as_fd(), "sub".as_ref()).unwrap();
+    assert!(root.join("sub").is_dir());
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+    let again = control::create_subvolume(top.as_fd(), "sub".as_ref()).unwrap_err();
+    assert_eq!(again.raw_os_error(), Some(17));
+    exercise(&root.join("sub"));
+    control::create_subvolume(open_dir(&root.join("sub/a")).as_fd(), "nested".as_ref()).unwrap();
+    fs::write(root.join("sub/a/nested/x"), b"x").unwrap();
+    let in_sub = picture(&root.join("sub"));
+
+    let id = snapshot(&root.join("sub"), &root, "snap", Access::ReadWrite).unwrap();
+    let ro = snapshot(&root.join("sub"), &root, "ro", Access::ReadOnly).unwrap();
+    assert_eq!(control::subvolume_id(open_dir(&root.join("snap")).as_fd()).unwrap(), id);
+    assert!(snapshot(&root.join("sub/a"), &root, "not", Access::ReadOnly).is_err());
+    let ids: Vec<_> = ["", "sub", "sub/a", "snap", "ro", "sub/a/nested"]
+        .map(|name| fs::metadata(root.join(name)).unwrap().ino())
+        .into();
+    assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len(), "{ids:x?}");
+    let mut expected = in_sub.clone();
+    expected.remove(Path::new("a/nested/x")).unwrap();
+    assert_same(&expected, &picture(&root.join("snap")));
+
+    fs::write(root.join("snap/big"), b"changed in the snapshot").unwrap();
+    fs::remove_dir_all(root.join("sub/many")).unwrap();
+    assert_eq!(fs::read(root.join("ro/big")).unwrap(), pattern(5_000_003, 1));
+    assert_eq!(fs::write(root.join("ro/big"), b"").unwrap_err().raw_os_error(), Some(30));
+    assert_eq!(fs::rename(root.join("sub/big"), root.join("snap/big2")).unwrap_err().raw_os_error(), Some(18));
+    control::set_subvolume_access(open_dir(&root.join("ro")).as_fd(), Access::ReadWrite).unwrap();
+    fs::write(root.join("ro/big"), b"").unwrap();
+    control::set_subvolume_access(open_dir(&root.join("ro")).as_fd(), Access::ReadOnly).unwrap();
+    assert_eq!(list(&root), [
+        (5, "".into(), Access::ReadWrite),
+        (256, "sub".into(), Access::ReadWrite),
+        (257, "sub/a/nested".into(), Access::ReadWrite),
+        (id, "snap".into(), Access::ReadWrite),
+        (ro, "ro".into(), Access::ReadOnly),
+    ]);
+
+    // A file that is open in it keeps nothing alive but itself.
+    let open = File::open(root.join("snap/small")).unwrap();
+    control::delete_subvolume(top.as_fd(), "snap".as_ref()).unwrap();
+    assert!(!root.join("snap").exists());
+    drop(open);
+    let busy = control::delete_subvolume(top.as_fd(), "sub".as_ref()).unwrap_err();
+    assert_eq!(busy.raw_os_error(), Some(39));
+    fs::remove_dir_all(root.join("sub/a/nested")).unwrap();
+    control::sync(top.as_fd()).unwrap();
+    drop(top);
+    let before = picture(&root);
+    mounted.unmount();
+    image.check();
+    image.in_kernel(|root| {
+        assert_same(&picture(root), &before);
+        run("btrfs", &["subvolume", "snapshot", &path(root, "sub"), &path(root, "theirs")]);
+        run("btrfs", &["subvolume", "delete", &path(root, "ro")]);
+        run("btrfs", &["subvolume", "sync", &path(root, "")]);
+    });
+    image.check();
+    let mounted = image.mount();
+    assert_same(&picture(&root.join("sub")), &picture(&root.join("theirs")));
+    control::delete_subvolume(open_dir(&root).as_fd(), "sub".as_ref()).unwrap();
+    control::delete_subvolume(open_dir(&root).as_fd(), "theirs".as_ref()).unwrap();
+    mounted.unmount();
+    image.check();
+}
+
+fn path(root: &Path, name: &str) -> String {
+    root.join(name).to_string_lossy().into_owned()
+}
+
+#[test]
+fn modes_acls_and_protection_are_the_kernels() {
+    let image = Image::new(256 << 20);
+    let mounted = image.mount();
+    let script = r#"
+        set -e
+        umask 027; mkdir plain; touch plain/f; ln -s x plain/l
+        mkdir given; setfacl -m d:u:1000:rwx,d:g::r-x,d:o::--- given
+        umask 077; touch given/f; mkdir given/d; mkfifo given/p
+        touch acl; setfacl -m u:1001:rw acl; chmod 640 acl
+        touch back; setfacl -m u:1001:rw back; setfacl -b back; chmod 2755 back; setfacl -m g::rwx back
+        mkdir set; chown 0:1002 set; chmod 2775 set; touch set/f; mkdir set/d
+        cp /bin/true suid; chmod 4755 suid; setcap cap_net_raw+ep suid 2>/dev/null || true
+        chown 1000 suid
+        cp /bin/true w; chown 1000:1000 w; chmod 6755 w; setpriv --reuid 1000 --clear-groups --regid 1000 sh -c 'echo >> w'
+        touch -d '2001-02-03 04:05:06.789' times; touch -a -d '1960-01-01' times
+        stat -c '%n %A %u:%g %X %y' times
+        for f in plain plain/f plain/l given/f given/d given/p acl back set set/f set/d suid w; do
+            stat -c '%n %A %u:%g' $f; getfacl -cpn $f 2>/dev/null || true
+        done
+        touch fixed grow; chattr +i fixed; chattr +a grow
+        ( echo x > fixed ) 2>&1 || true; rm -f fixed 2>&1 || true; ln fixed other 2>&1 || true
+        echo more >> grow; ( echo x > grow ) 2>&1 || true; mv grow gone 2>&1 || true
+        lsattr -d fixed grow; chattr -i fixed; chattr -a grow; rm fixed grow
+    "#;
+    let in_dir = |root: &Path| {
+        let work = root.join("work");
+        fs::create_dir(&work).unwrap();
+        fs::set_permissions(&work, fs::Permissions::from_mode(0o777)).unwrap();
+        let out = Command::new("bash").arg("-c").arg(script).current_dir(&work).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let ours = in_dir(&mounted.path);
+    let stored = picture(&mounted.path);
+    mounted.unmount();
+    image.check();
+    let theirs = image.in_kernel(|root| {
+        assert_same(&picture(root), &stored);
+        fs::rename(root.join("work"), root.join("ours")).unwrap();
+        in_dir(root)
+    });
+    assert_eq!(ours, theirs);
+    image.check();
 }

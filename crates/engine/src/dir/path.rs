@@ -61,6 +61,22 @@ pub fn of_subvolume(tx: &Transaction, tree: TreeId) -> Result<Option<Vec<u8>>> {
     Err(too_deep(at))
 }
 
+/// The path of an inode from the top directory of its subvolume, by the first of its names.
+pub fn in_subvolume(tx: &Transaction, id: InodeId) -> Result<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    let mut at = id;
+    for _ in 0..MAX_DEPTH {
+        if at.ino == Ino::ROOT_DIR {
+            names.reverse();
+            return Ok(names.join(&b'/'));
+        }
+        let (ino, name) = backref::first_name(tx, at)?;
+        names.push(name);
+        at = InodeId::new(at.tree, ino);
+    }
+    Err(too_deep(id))
+}
+
 fn too_deep(dir: InodeId) -> Error {
     corrupt(dir.tree, &Key::new(dir.ino.0, ItemType::INODE_REF, 0), "directories go in a circle")
 }

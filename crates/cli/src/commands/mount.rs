@@ -1,0 +1,250 @@
+//! `butterfs mount`: opens a filesystem and serves it, in the background unless told otherwise.
+//! The command returns when the mount can be used, or says why it cannot.
+//!
+//! The order matters: signals are blocked and the daemon is forked before any thread starts; the
+//! image is opened, and so locked, before anything is mounted.
+
+use std::fs::{File, OpenOptions};
+use std::num::NonZeroU8;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::filesystem::{self, Access, Filesystem, SubvolumeChoice};
+use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd};
+use butterfs_fuse::daemon::{self, Background, Outcome, Ready};
+use butterfs_fuse::mount::{Mount, MountEntry, MountOptions, MountSource, Presence};
+use butterfs_fuse::session::{Session, SessionOptions, SignalStop};
+use butterfs_os::signal::TerminationSignals;
+use butterfs_volume::{FileDevice, OpenMode, Volume};
+
+use crate::failure::{self, Failure, Result};
+use crate::logging::{self, Destination};
+use crate::mount_options::{Options, Unknown};
+use crate::{exit, run_dir};
+
+/// More workers than this wait for each other.
+const MOST_THREADS: usize = 8;
+
+/// What `mount` is told.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Options for -o:
+  ro, rw                 read only, or read and write (the default)
+  subvol=PATH            show this subvolume
+  subvolid=N             show the subvolume with this number
+  commit=SECONDS         commit at least this often (30)
+  max_inline=BYTES       keep files up to this size in metadata (2048)
+  user_subvol_rm_allowed let owners delete subvolumes
+  norecovery             with ro: ignore a log tree that was not replayed
+  allow_other            let other users in (always, for root)
+  noatime, nosuid, nodev, noexec and their opposites, as mount(8)
+  plain_fuse             as root: without a loop device; sync does not wait")]
+pub struct Arguments {
+    /// An image file or a block device.
+    image: PathBuf,
+    /// Where to mount it.
+    directory: PathBuf,
+    /// Options, separated by commas.
+    #[arg(short, long, value_name = "LIST")]
+    options: Vec<String>,
+    /// Stay in the foreground, until unmounted or interrupted.
+    #[arg(short, long)]
+    foreground: bool,
+    /// Log more; twice for details.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Write the daemon's log to this file, not to syslog.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Ignore unknown options.
+    #[arg(long, hide = true)]
+    sloppy: bool,
+}
+
+/// What to do, understood.
+struct Plan<'a> {
+    image: &'a Path,
+    directory: &'a Path,
+    options: Options,
+    verbose: u8,
+    log: Option<File>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let plan = plan(arguments)?;
+    let signals = TerminationSignals::block().map_err(|error| Failure::new(exit::SYSTEM, error))?;
+    if arguments.foreground {
+        return foreground(&plan, signals);
+    }
+    match daemon::start() {
+        Ok(Background::Launcher(Outcome { code: 0, .. })) => Ok(ExitCode::SUCCESS),
+        Ok(Background::Launcher(Outcome { code, message })) => {
+            Err(Failure::new(code, message.unwrap_or_else(|| "the daemon did not start".into())))
+        }
+        Ok(Background::Daemon(ready)) => Ok(background(&plan, signals, ready)),
+        Err(error) => Err(Failure::new(exit::SYSTEM, format!("cannot start the daemon: {error}"))),
+    }
+}
+
+/// Everything that can be wrong before there is a daemon.
+fn plan(arguments: &Arguments) -> Result<Plan<'_>> {
+    let unknown = if arguments.sloppy { Unknown::Ignore } else { Unknown::Refuse };
+    let options = Options::parse(&arguments.options, unknown).map_err(|text| Failure::new(exit::USAGE, text))?;
+    let log = arguments.log.as_deref().map(open_log).transpose()?;
+    let (image, directory) = (arguments.image.as_path(), arguments.directory.as_path());
+    Ok(Plan { image, directory, options, verbose: arguments.verbose, log })
+}
+
+fn open_log(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(|error| failure::io(exit::USAGE, path, &error))
+}
+
+/// Serves in this process.
+fn foreground(plan: &Plan<'_>, signals: TerminationSignals) -> Result<ExitCode> {
+    logging::start(destination(plan, Destination::Stderr)?, plan.verbose);
+    serve(plan, signals, || ()).map(|()| ExitCode::SUCCESS)
+}
+
+/// Serves as the daemon. Until the mount works, the launcher hears of failures; then, the log.
+fn background(plan: &Plan<'_>, signals: TerminationSignals, ready: Ready) -> ExitCode {
+    let mut ready = Some(ready);
+    let served = destination(plan, Destination::Syslog).and_then(|destination| {
+        logging::start(destination, plan.verbose);
+        serve(plan, signals, || {
+            if let Some(Err(error)) = ready.take().map(|ready| ready.mounted(plan.log.as_ref())) {
+                tracing::warn!(%error, "the launcher did not hear that the filesystem is mounted");
+            }
+        })
+    });
+    let Err(failure) = served else { return ExitCode::SUCCESS };
+    match ready {
+        Some(ready) => {
+            let code = NonZeroU8::new(failure.code).unwrap_or(NonZeroU8::MIN);
+            // Without a launcher there is nobody left to tell.
+            let _ = ready.failed(code, &failure.line());
+        }
+        None => tracing::error!("{}", failure.line()),
+    }
+    ExitCode::from(failure.code)
+}
+
+/// The log file, or what is usual.
+fn destination(plan: &Plan<'_>, usual: Destination) -> Result<Destination> {
+    let Some(file) = &plan.log else { return Ok(usual) };
+    let copy = file.try_clone().map_err(|error| Failure::new(exit::SYSTEM, format!("cannot use the log: {error}")))?;
+    Ok(Destination::File(copy))
+}
+
+/// Opens, mounts and serves until unmounted.
+fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> Result<()> {
+    let target = check_directory(plan.directory)?;
+    let filesystem = Arc::new(open(plan)?);
+    let mount = mount(plan, &target)?;
+    let presence = announce(&mount);
+    let front_end = front_end(plan, filesystem);
+    let session = Session::new(mount, front_end, session_options());
+    let failed = |error: &dyn std::fmt::Display| Failure::at(exit::FAILED, plan.image, error);
+    let stop = SignalStop::spawn(signals, session.stop_handle()).map_err(|error| failed(&error))?;
+    let result = session.run_then(ready).map_err(|error| failed(&error));
+    drop(stop);
+    // Last: who waits for it may use the image now.
+    drop(presence);
+    result
+}
+
+/// The mount point; nothing may be mounted there yet.
+fn check_directory(directory: &Path) -> Result<PathBuf> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Failure::at(exit::FAILED, directory, "no such mount point; create the directory first")
+        }
+        _ => failure::io(exit::FAILED, directory, &error),
+    };
+    let target = directory.canonicalize().map_err(failed)?;
+    if !target.metadata().map_err(failed)?.is_dir() {
+        return Err(Failure::at(exit::FAILED, directory, "not a directory; name a directory to mount on"));
+    }
+    if let Ok(Some(entry)) = MountEntry::at(&target) {
+        let text = format!("busy: {} is mounted there already; unmount it, or use another directory", entry.source);
+        return Err(Failure::at(exit::FAILED, directory, text));
+    }
+    Ok(target)
+}
+
+/// Opens the filesystem. The device is locked from now on.
+fn open(plan: &Plan<'_>) -> Result<Filesystem> {
+    let failed = |error: butterfs_volume::Error| failure::volume(exit::FAILED, plan.image, &error);
+    let (device, mode) = match plan.options.access {
+        Access::ReadOnly => (FileDevice::open_read_only(plan.image).map_err(failed)?, OpenMode::ReadOnly),
+        Access::ReadWrite => (FileDevice::open_read_write(plan.image).map_err(failed)?, OpenMode::ReadWrite),
+    };
+    let volume = Volume::open(vec![Arc::new(device)], mode).map_err(failed)?;
+    let mut options = filesystem::OpenOptions {
+        access: plan.options.access,
+        subvolume: plan.options.subvolume.clone(),
+        log_tree: plan.options.log_tree,
+        ..Default::default()
+    };
+    if let Some(bytes) = plan.options.max_inline {
+        options.max_inline = bytes;
+    }
+    Filesystem::open(volume, options, Box::new(SystemEnvironment)).map_err(|error| open_failed(plan, &error))
+}
+
+/// Errors that mean something special here.
+fn open_failed(plan: &Plan<'_>, error: &butterfs_engine::Error) -> Failure {
+    use butterfs_engine::Error;
+    let option = match &plan.options.subvolume {
+        SubvolumeChoice::Default => return failure::engine(exit::FAILED, plan.image, error),
+        SubvolumeChoice::Id(tree) => format!("subvolid={}", tree.0),
+        SubvolumeChoice::Path(path) => format!("subvol={}", String::from_utf8_lossy(path)),
+    };
+    let problem = match error {
+        Error::NotFound => "no such subvolume",
+        Error::NotDirectory | Error::Invalid(_) => "not a subvolume",
+        other => return failure::engine(exit::FAILED, plan.image, other),
+    };
+    let todo = "mount without the option, and see butterfs subvolume list";
+    Failure::at(exit::FAILED, plan.image, format!("{option}: {problem}; {todo}"))
+}
+
+/// Mounts. A block device is opened exclusively by us, so fuseblk cannot claim it itself: a loop
+/// device stands for it as for an image. All I/O goes to the image or device, never through it.
+fn mount(plan: &Plan<'_>, target: &Path) -> Result<Mount> {
+    let path = plan.image.canonicalize().map_err(|error| failure::io(exit::FAILED, plan.image, &error))?;
+    let is_root = rustix::process::geteuid().is_root();
+    let mut options = if is_root { MountOptions::for_root() } else { MountOptions::for_user() };
+    options.flags = plan.options.flags(options.flags);
+    Mount::new(&MountSource::Image(path), target, &options).map_err(|error| failure::mount(plan.image, &error))
+}
+
+/// Lets `butterfs umount` find the daemon. Without it a mount works as well, but is not waited for.
+fn announce(mount: &Mount) -> Option<Presence> {
+    let device = mount.point().device_number()?;
+    match Presence::announce(&run_dir::own(), device) {
+        Ok(presence) => Some(presence),
+        Err(error) => {
+            tracing::warn!(%error, directory = %run_dir::own().display(), "umount will not wait for this daemon");
+            None
+        }
+    }
+}
+
+fn session_options() -> SessionOptions {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
+    SessionOptions { threads, ..Default::default() }
+}
+
+/// What answers the kernel.
+fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>) -> Arc<EngineFrontEnd> {
+    let mut options = AdapterOptions::default();
+    if let Some(seconds) = plan.options.commit {
+        options.commit_interval = Duration::from_secs(seconds.into());
+    }
+    options.subvolume_deletion = plan.options.subvolume_deletion;
+    Arc::new(EngineFrontEnd::new(filesystem, options))
+}

@@ -1,0 +1,15 @@
+//! Exit statuses: those of mount(8), and of fsck(8) for `check`.
+
+/// Wrong usage, no permission; for commands other than `mount` and `umount`, any failure.
+pub const USAGE: u8 = 1;
+/// The system lacks something: memory, loop devices, FUSE.
+pub const SYSTEM: u8 = 2;
+/// The mount or unmount failed.
+pub const FAILED: u8 = 32;
+
+/// `check` found something.
+pub const FOUND: u8 = 1;
+/// `check` could not be done.
+pub const NOT_CHECKED: u8 = 8;
+/// `check` was called wrongly.
+pub const CHECK_USAGE: u8 = 16;

@@ -1,0 +1,107 @@
+//! The names under which the program can be called, brought to one form of arguments.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Invocation {
+    /// To run with these arguments, the first being `butterfs`.
+    Run(Vec<OsString>),
+    /// Nothing (`mount -f`, a trial run).
+    Nothing,
+}
+
+/// Reads the arguments, the program's own name first.
+pub fn read(arguments: Vec<OsString>) -> Invocation {
+    let program = arguments.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+    let rest = || arguments.iter().skip(1).cloned();
+    match program.to_str().unwrap_or_default() {
+        "mkfs.btrfs" | "mkfs.butterfs" => run("mkfs", rest()),
+        "fsck.btrfs" | "fsck.butterfs" => run("check", rest()),
+        "mount.butterfs" | "mount.fuse.butterfs" | "mount.fuseblk.butterfs" => mount_helper(rest()),
+        "umount.butterfs" | "umount.fuse.butterfs" | "umount.fuseblk.butterfs" => umount_helper(rest()),
+        _ => Invocation::Run(arguments),
+    }
+}
+
+fn run(command: &str, arguments: impl IntoIterator<Item = OsString>) -> Invocation {
+    Invocation::Run([OsString::from("butterfs"), command.into()].into_iter().chain(arguments).collect())
+}
+
+/// What mount(8) gives its helpers: `SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`.
+fn mount_helper(arguments: impl Iterator<Item = OsString>) -> Invocation {
+    let mut out = Vec::new();
+    let mut arguments = arguments.peekable();
+    while let Some(argument) = arguments.next() {
+        match letters(&argument) {
+            Some("o") => out.extend([argument].into_iter().chain(arguments.next())),
+            Some("t" | "N") => drop(arguments.next()),
+            Some(letters) if letters.chars().all(|letter| "sfnvrw".contains(letter)) => {
+                if letters.contains('f') {
+                    return Invocation::Nothing;
+                }
+                out.extend(helper_letters(letters));
+            }
+            _ => out.push(argument),
+        }
+    }
+    run("mount", out)
+}
+
+/// Letters that mean something to us, in our own words.
+fn helper_letters(letters: &str) -> Vec<OsString> {
+    letters
+        .chars()
+        .filter_map(|letter| match letter {
+            's' => Some("--sloppy"),
+            'v' => Some("-v"),
+            'r' => Some("-oro"),
+            _ => None,
+        })
+        .map(OsString::from)
+        .collect()
+}
+
+/// What umount(8) gives its helpers: `DIR [-flnrv] [-N NAMESPACE] [-t TYPE]`.
+fn umount_helper(arguments: impl Iterator<Item = OsString>) -> Invocation {
+    let mut out = Vec::new();
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match letters(&argument) {
+            Some("t" | "N") => drop(arguments.next()),
+            Some(letters) if letters.contains('l') => out.push("--lazy".into()),
+            Some(letters) if letters.chars().all(|letter| "fnrv".contains(letter)) => {}
+            _ => out.push(argument),
+        }
+    }
+    run("umount", out)
+}
+
+/// The letters of a short option.
+fn letters(argument: &OsStr) -> Option<&str> {
+    argument.to_str()?.strip_prefix('-').filter(|rest| !rest.is_empty() && !rest.starts_with('-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Invocation {
+        read(text.split(' ').map(OsString::from).collect())
+    }
+
+    fn expect(text: &str, wanted: &str) {
+        assert_eq!(read_text(text), Invocation::Run(wanted.split(' ').map(OsString::from).collect()), "{text}");
+    }
+
+    #[test]
+    fn helpers_speak_as_mount_does() {
+        expect("/sbin/mount.butterfs a.img /mnt -o rw,noatime", "butterfs mount a.img /mnt -o rw,noatime");
+        expect("mount.fuse.butterfs a /mnt -snv -t fuse.butterfs -o ro", "butterfs mount a /mnt --sloppy -v -o ro");
+        assert_eq!(read_text("mount.butterfs a /mnt -f"), Invocation::Nothing);
+        expect("umount.fuse.butterfs /mnt -n -l -t fuse.butterfs", "butterfs umount /mnt --lazy");
+        expect("mkfs.btrfs -f a", "butterfs mkfs -f a");
+        expect("/bin/butterfs mount -f a b", "/bin/butterfs mount -f a b");
+    }
+}

@@ -1,0 +1,220 @@
+//! The options behind `-o`. What is not known is refused by name.
+
+use butterfs_engine::filesystem::{Access, LogTree, SubvolumeChoice};
+use butterfs_format::TreeId;
+use butterfs_fuse::adapter::SubvolumeDeletion;
+use butterfs_fuse::mount::MountFlags;
+
+use crate::size;
+
+/// What `-o` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `ro` or `rw`.
+    pub access: Access,
+    /// `subvol=` or `subvolid=`.
+    pub subvolume: SubvolumeChoice,
+    /// `norecovery`.
+    pub log_tree: LogTree,
+    /// `commit=`, in seconds.
+    pub commit: Option<u32>,
+    /// `max_inline=`.
+    pub max_inline: Option<u64>,
+    /// `user_subvol_rm_allowed`.
+    pub subvolume_deletion: SubvolumeDeletion,
+    /// Flags to set, in place of the defaults.
+    pub set: MountFlags,
+    /// Flags to clear.
+    pub clear: MountFlags,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            access: Access::ReadWrite,
+            subvolume: SubvolumeChoice::Default,
+            log_tree: LogTree::Refuse,
+            commit: None,
+            max_inline: None,
+            subvolume_deletion: SubvolumeDeletion::Privileged,
+            set: MountFlags::empty(),
+            clear: MountFlags::empty(),
+        }
+    }
+}
+
+/// What to do with an option that is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// An error.
+    Refuse,
+    /// Nothing (`mount -s`).
+    Ignore,
+}
+
+/// Options that set or clear a flag.
+const FLAGS: [(&str, Change, MountFlags); 11] = [
+    ("allow_other", Change::Set, MountFlags::ALLOW_OTHER),
+    ("default_permissions", Change::Set, MountFlags::DEFAULT_PERMISSIONS),
+    ("noatime", Change::Set, MountFlags::NO_ATIME),
+    ("atime", Change::Clear, MountFlags::NO_ATIME),
+    ("nosuid", Change::Set, MountFlags::NO_SUID),
+    ("suid", Change::Clear, MountFlags::NO_SUID),
+    ("nodev", Change::Set, MountFlags::NO_DEV),
+    ("dev", Change::Clear, MountFlags::NO_DEV),
+    ("noexec", Change::Set, MountFlags::NO_EXEC),
+    ("exec", Change::Clear, MountFlags::NO_EXEC),
+    ("plain_fuse", Change::Set, MountFlags::PLAIN_FUSE),
+];
+
+/// Options that ask for what is done anyway, or that are meant for mount(8).
+const IGNORED: [&str; 24] = [
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "nousers",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "loop",
+    "async",
+    "relatime",
+    "norelatime",
+    "lazytime",
+    "nolazytime",
+    "diratime",
+    "nodiratime",
+    "datacow",
+    "datasum",
+    "barrier",
+    "space_cache=v2",
+    "noacl",
+];
+
+#[derive(Clone, Copy)]
+enum Change {
+    Set,
+    Clear,
+}
+
+impl Options {
+    /// Reads lists of options, each separated by commas.
+    pub fn parse(lists: &[String], unknown: Unknown) -> Result<Self, String> {
+        let mut options = Self::default();
+        for word in lists.iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
+            match options.take(word) {
+                Some(result) => result?,
+                None if unknown == Unknown::Ignore || is_for_others(word) => {}
+                None => {
+                    return Err(format!("unknown mount option '{word}'; leave it out, or see butterfs mount --help"));
+                }
+            }
+        }
+        options.check()
+    }
+
+    /// Takes one option, if it is known.
+    fn take(&mut self, word: &str) -> Option<Result<(), String>> {
+        if let Some((_, change, flag)) = FLAGS.iter().find(|(name, ..)| *name == word) {
+            let (to, from) = match change {
+                Change::Set => (&mut self.set, &mut self.clear),
+                Change::Clear => (&mut self.clear, &mut self.set),
+            };
+            to.insert(*flag);
+            from.remove(*flag);
+            return Some(Ok(()));
+        }
+        match word {
+            "ro" => self.access = Access::ReadOnly,
+            "rw" => self.access = Access::ReadWrite,
+            "user_subvol_rm_allowed" => self.subvolume_deletion = SubvolumeDeletion::Owners,
+            "norecovery" | "nologreplay" | "rescue=nologreplay" => self.log_tree = LogTree::Ignore,
+            _ => return word.split_once('=').and_then(|(name, value)| self.take_value(name, value)),
+        }
+        Some(Ok(()))
+    }
+
+    fn take_value(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+        Some(match name {
+            "subvol" => {
+                self.subvolume = SubvolumeChoice::Path(value.into());
+                Ok(())
+            }
+            "subvolid" => number(name, value).map(|id| self.subvolume = SubvolumeChoice::Id(tree(id))),
+            "commit" => seconds(value).map(|seconds| self.commit = Some(seconds)),
+            "max_inline" => size::parse(value).map(|bytes| self.max_inline = Some(bytes)),
+            _ => return None,
+        })
+    }
+
+    fn check(self) -> Result<Self, String> {
+        if self.log_tree == LogTree::Ignore && self.access == Access::ReadWrite {
+            return Err("norecovery is for reading only; add ro".into());
+        }
+        Ok(self)
+    }
+
+    /// The default flags with the changes asked for.
+    pub fn flags(&self, default: MountFlags) -> MountFlags {
+        let mut flags = (default | self.set) - self.clear;
+        flags.set(MountFlags::READ_ONLY, self.access == Access::ReadOnly);
+        flags
+    }
+}
+
+/// Words of mount(8) and systemd.
+fn is_for_others(word: &str) -> bool {
+    IGNORED.contains(&word) || word.starts_with("x-") || word.starts_with("comment=")
+}
+
+fn number(name: &str, value: &str) -> Result<u64, String> {
+    value.parse().map_err(|_| format!("{name}={value}: not a number"))
+}
+
+fn seconds(value: &str) -> Result<u32, String> {
+    match value.parse() {
+        Ok(seconds) if seconds > 0 => Ok(seconds),
+        _ => Err(format!("commit={value}: give the seconds between commits, at least 1")),
+    }
+}
+
+/// Subvolume 0 is another name of the top level.
+fn tree(id: u64) -> TreeId {
+    if id == 0 { TreeId::FS } else { TreeId(id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Options, String> {
+        Options::parse(&[text.to_owned()], Unknown::Refuse)
+    }
+
+    #[test]
+    fn the_last_word_counts() {
+        let options = parse("ro,nosuid,rw,suid,noatime,x-systemd.automount,commit=5").unwrap();
+        assert_eq!(options.access, Access::ReadWrite);
+        assert_eq!(options.commit, Some(5));
+        let flags = options.flags(MountFlags::NO_SUID | MountFlags::NO_DEV);
+        assert_eq!(flags, MountFlags::NO_DEV | MountFlags::NO_ATIME);
+    }
+
+    #[test]
+    fn the_unknown_is_named() {
+        assert!(parse("ro,compress=zstd").unwrap_err().contains("'compress=zstd'"));
+        assert!(parse("commit=0").is_err());
+        assert!(parse("norecovery").is_err());
+        assert!(Options::parse(&["fancy".into()], Unknown::Ignore).is_ok());
+    }
+
+    #[test]
+    fn subvolumes_by_name_and_number() {
+        assert_eq!(parse("subvolid=0").unwrap().subvolume, SubvolumeChoice::Id(TreeId::FS));
+        assert_eq!(parse("subvol=/a/b").unwrap().subvolume, SubvolumeChoice::Path(b"/a/b".to_vec()));
+    }
+}

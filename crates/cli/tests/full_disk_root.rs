@@ -1,0 +1,166 @@
+//! Requirement 4: a full disk says ENOSPC to the write that asks, keeps what it has, and can be emptied again.
+
+mod common;
+
+use butterfs_testkit::mounter::{Mounted, Mounter};
+use butterfs_testkit::oracle;
+use butterfs_testkit::random::Random;
+use common::{MIB, kernel, setup, subject};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Small files of mixed sizes, inline and not, twice over the same space.
+#[test]
+fn filled_by_small_files() {
+    for maker in [kernel(), subject()] {
+        full_disk("small_files", &maker, |mounted| fill_with_small_files(mounted.path()));
+    }
+}
+
+/// One file that takes everything.
+#[test]
+fn filled_by_one_big_file() {
+    for maker in [kernel(), subject()] {
+        full_disk("big_file", &maker, |mounted| {
+            let path = mounted.join("big");
+            let length = fill_with_one_file(&path, 1);
+            BTreeMap::from([(path, (1, length))])
+        });
+    }
+}
+
+/// On a full filesystem every file can still be truncated to nothing, and a directory removed.
+#[test]
+fn a_full_filesystem_still_deletes() {
+    let Some(work) = setup("still_deletes") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    subject().mkfs(&image, 256 * MIB, &[]);
+    let mounted = subject().mount(&image, &mnt, "");
+    let files = fill_with_small_files(&mnt);
+    mounted.sync();
+    for path in files.keys() {
+        let file = std::fs::OpenOptions::new().write(true).open(path).expect("a file opens on a full filesystem");
+        file.set_len(0).expect("truncation on a full filesystem");
+    }
+    for entry in std::fs::read_dir(&mnt).expect("the root lists") {
+        std::fs::remove_dir_all(entry.expect("an entry").path()).expect("deletion on a full filesystem");
+    }
+    mounted.unmount();
+    oracle::assert_clean(&image);
+}
+
+/// The seed and the length of each file that was written whole.
+type Contents = BTreeMap<PathBuf, (u64, usize)>;
+
+fn full_disk(name: &str, maker: &Mounter, fill: impl Fn(&Mounted) -> Contents) {
+    let Some(work) = setup(name) else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    maker.mkfs(&image, 300 * MIB, &[]);
+    let mut first_total = 0;
+    for round in 0..2 {
+        let mounted = subject().mount(&image, &mnt, "");
+        let contents = fill(&mounted);
+        let total: usize = contents.values().map(|(_, length)| length).sum();
+        println!("{name}, round {round}: {} files, {total} bytes", contents.len());
+        verify(&contents);
+        mounted.unmount();
+        oracle::assert_clean(&image);
+        oracle::assert_superblocks(&image);
+        if round == 0 {
+            first_total = total;
+            assert!(total as u64 > 60 * MIB, "ENOSPC came at {total} bytes of 300 MiB");
+        }
+        assert!(total >= first_total / 10 * 9, "only {total} bytes fit again, {first_total} did at first");
+
+        let mounted = subject().mount(&image, &mnt, "");
+        verify(&contents);
+        let free = free_bytes(&mnt);
+        contents.keys().for_each(|path| std::fs::remove_file(path).expect("deletion on a full filesystem"));
+        mounted.sync();
+        let freed = free_bytes(&mnt).saturating_sub(free);
+        assert!(freed >= total as u64 / 2, "deleting {total} bytes freed {freed} by statfs");
+        mounted.unmount();
+        oracle::assert_clean(&image);
+    }
+}
+
+fn free_bytes(dir: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(dir).expect("statfs");
+    stat.f_bavail * stat.f_frsize
+}
+
+fn verify(contents: &Contents) {
+    for (path, (seed, length)) in contents {
+        let found = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(found == pattern(*seed, *length), "{}: the content changed", path.display());
+    }
+}
+
+fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    Random::new(seed).bytes(length)
+}
+
+fn is_no_space(error: &std::io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::NOSPC)
+}
+
+/// Files that were written and fsynced, or closed without an error, belong to the result.
+fn fill_with_small_files(root: &Path) -> Contents {
+    let mut random = Random::new(4);
+    let mut contents = Contents::new();
+    let mut failures = 0;
+    for number in 0..200_000_u64 {
+        let dir = root.join(format!("d{}", number / 500));
+        let length = random.between(1, if random.clone().percent(20) { 60_000 } else { 9000 }) as usize;
+        match write_file(&dir, number, length) {
+            Ok(path) => _ = contents.insert(path, (number, length)),
+            Err(error) => {
+                assert!(is_no_space(&error), "file {number}: {error}");
+                _ = std::fs::remove_file(dir.join(format!("f{number}")));
+                failures += 1;
+                // One failure may be a large file; the disk is full when it says so again and again.
+                if failures == 20 {
+                    return contents;
+                }
+            }
+        }
+    }
+    panic!("200,000 files and no ENOSPC");
+}
+
+/// fsync makes it sure that a delayed ENOSPC reaches us here and not nobody.
+fn write_file(dir: &Path, number: u64, length: usize) -> std::io::Result<PathBuf> {
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let path = dir.join(format!("f{number}"));
+    let mut file = std::fs::File::create_new(&path)?;
+    file.write_all(&pattern(number, length))?;
+    if number.is_multiple_of(50) {
+        file.sync_all()?;
+    }
+    Ok(path)
+}
+
+fn fill_with_one_file(path: &Path, seed: u64) -> usize {
+    let whole = pattern(seed, 300 << 20);
+    let file = std::fs::File::create_new(path).expect("create");
+    let mut done = 0;
+    while done < whole.len() {
+        let end = (done + (128 << 10)).min(whole.len());
+        match file.write_at(&whole[done..end], done as u64) {
+            Ok(written) => done += written,
+            Err(error) => {
+                assert!(is_no_space(&error), "at {done}: {error}");
+                file.set_len(done as u64).expect("truncation on a full filesystem");
+                file.sync_all().expect("what was accepted is written");
+                return done;
+            }
+        }
+    }
+    panic!("300 MiB fit into a filesystem of 300 MiB");
+}

@@ -1,0 +1,87 @@
+//! ioctls. Nobody has checked the caller's rights before us, but for the flags of inodes, where the
+//! kernel has too.
+
+mod flags;
+mod subvolumes;
+
+use super::{EngineFrontEnd, Site};
+use crate::control::wire;
+use crate::types::{Caller, IoctlCall, IoctlReply};
+use crate::{Errno, Result};
+use butterfs_engine::dir::path;
+use butterfs_engine::inode::InodeId;
+use butterfs_format::{Ino, TreeId};
+
+/// `FS_IOC_GETVERSION`.
+const GETVERSION: u32 = 0x8008_7601;
+/// Room for the path that `BTRFS_IOC_INO_LOOKUP` gives.
+const LOOKUP_NAME: usize = 4080;
+
+fn reply(output: impl Into<Vec<u8>>) -> Result<IoctlReply> {
+    Ok(IoctlReply { result: 0, output: output.into() })
+}
+
+/// A number in the caller's bytes.
+fn number(input: &[u8], at: usize) -> Result<u64> {
+    let bytes = input.get(at..at + 8).ok_or(Errno::EINVAL)?;
+    Ok(u64::from_ne_bytes(bytes.try_into().expect("it is 8 bytes long")))
+}
+
+impl EngineFrontEnd {
+    pub(super) fn do_ioctl(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
+        let id = self.id(call.node)?;
+        match call.command {
+            flags::GETFLAGS => reply(self.flags(id)?.to_ne_bytes()),
+            flags::SETFLAGS => self.set_flags(caller, id, call.input),
+            flags::FSGETXATTR => reply(self.xflags(id)?),
+            flags::FSSETXATTR => self.set_xflags(caller, id, call.input),
+            // Callers pass an int, whatever the number says.
+            GETVERSION => {
+                let found = self.attributes(Site::new("getversion", id))?;
+                reply((found.item.generation.get() as u32).to_ne_bytes())
+            }
+            wire::SYNC | wire::WAIT_SYNC => self.sync(id).and_then(|_| reply([])),
+            wire::START_SYNC => reply(self.sync(id)?.to_ne_bytes()),
+            wire::INO_LOOKUP => self.ino_lookup(caller, id, call.input),
+            wire::SUBVOL_CREATE => self.ioctl_create(caller, call),
+            wire::SNAP_DESTROY => self.ioctl_delete(caller, call),
+            wire::SNAPSHOT => self.ioctl_snapshot(caller, call),
+            wire::SUBVOL_GETFLAGS => reply(self.subvolume_flags(id)?.to_ne_bytes()),
+            wire::SUBVOL_SETFLAGS => self.set_subvolume_flags(caller, id, number(call.input, 0)?),
+            wire::GET_SUBVOL_INFO => reply(self.subvolume_info(id)?),
+            wire::LIST_SUBVOLUMES => {
+                self.require_privileged(caller)?;
+                reply(self.subvolume_page(call.input)?)
+            }
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    /// Makes everything durable; gives the generation that is.
+    fn sync(&self, id: InodeId) -> Result<u64> {
+        self.fs.sync().map_err(|error| Site::new("sync", id).fail(&error))?;
+        Ok(self.fs.shared().gate.volume().superblock().generation.get())
+    }
+
+    /// The path of an inode within its subvolume, with a slash behind it. Anybody may ask for the
+    /// number of the subvolume.
+    fn ino_lookup(&self, caller: &Caller, id: InodeId, input: &[u8]) -> Result<IoctlReply> {
+        let (tree, ino) = (number(input, 0)?, number(input, 8)?);
+        let tree = if tree == 0 { id.tree } else { TreeId(tree) };
+        let mut name = Vec::new();
+        if ino != Ino::ROOT_DIR.0 {
+            self.require_privileged(caller)?;
+            let wanted = InodeId::new(tree, Ino(ino));
+            let site = Site::new("ino_lookup", wanted);
+            self.attributes(site)?;
+            let gate = &self.fs.shared().gate;
+            name = gate.view(|tx| path::in_subvolume(tx, wanted)).map_err(|error| site.fail(&error))?;
+            name.push(b'/');
+        }
+        if name.len() >= LOOKUP_NAME {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        name.resize(LOOKUP_NAME, 0);
+        reply([&tree.0.to_ne_bytes()[..], &ino.to_ne_bytes(), &name].concat())
+    }
+}
