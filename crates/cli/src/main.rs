@@ -4,7 +4,6 @@
 //! Errors are printed here and nowhere else: one line that says what is wrong and what to do.
 
 mod commands;
-mod control;
 mod exit;
 mod failure;
 mod invocation;

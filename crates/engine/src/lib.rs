@@ -3,13 +3,13 @@
 //! Imports run one way, from the bottom of this list to the top:
 //!
 //! * [`error`], [`environment`]: errors; the clock and the seed, passed in.
-//! * [`tree`]: search and edit of trees over a block store it does not know.
-//! * [`space`]: block groups and their free space, in memory.
+//! * `tree`: search and edit of trees over a block store it does not know.
+//! * `space`: block groups and their free space, in memory.
 //! * [`tx`]: the running transaction: copy on write, delayed references, the extent tree, the free
 //!   space tree, chunks, commit; and the gate that lets others change trees.
-//! * [`inode`], [`file`], [`dir`]: inodes, their data, their names.
+//! * [`inode`], [`mod@file`], [`dir`]: inodes, their data, their names.
 //! * [`subvolume`]: subvolumes and snapshots.
-//! * [`filesystem`]: [`Filesystem`], what users of this crate hold.
+//! * [`filesystem`]: [`filesystem::Filesystem`], what users of this crate hold.
 
 pub mod dir;
 pub mod environment;

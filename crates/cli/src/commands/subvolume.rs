@@ -1,10 +1,12 @@
 //! `butterfs subvolume`: subvolumes of a mounted filesystem. The words are those of `btrfs subvolume`.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use crate::control;
+use butterfs_fuse::control::{self, Access};
 
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output};
@@ -102,13 +104,6 @@ pub fn run(command: &Command) -> Result<()> {
     }
 }
 
-/// Whether a snapshot can be changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    ReadOnly,
-    ReadWrite,
-}
-
 /// When deletions become durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Commit {
@@ -126,7 +121,8 @@ enum Columns {
 
 fn create(path: &Path) -> Result<()> {
     let place = Place::of(path)?;
-    control::create_subvolume(place.directory, place.name).map_err(|error| failed(path, &error))?;
+    let directory = open(place.directory)?;
+    control::create_subvolume(directory.as_fd(), place.name).map_err(|error| failed(path, &error))?;
     output::line(format!("Create subvolume '{}'", place.display()));
     Ok(())
 }
@@ -141,11 +137,18 @@ fn snapshot(source: &Path, destination: &Path, access: Access) -> Result<()> {
     } else {
         Place::of(destination)?
     };
-    let target = Path::new(place.directory).join(place.name);
-    control::snapshot(source, place.directory, place.name, access == Access::ReadOnly)
-        .map_err(|error| failed(if target.exists() { &target } else { source }, &error))?;
+    take_snapshot(source, &place, access)?;
     let kind = if access == Access::ReadOnly { "readonly snapshot" } else { "snapshot" };
     output::line(format!("Create a {kind} of '{}' in '{}'", source.display(), place.display()));
+    Ok(())
+}
+
+fn take_snapshot(source: &Path, place: &Place<'_>, access: Access) -> Result<()> {
+    let (top, directory) = (open(source)?, open(place.directory)?);
+    let target = place.directory.join(place.name);
+    // The call itself does not say which of the two is wrong.
+    control::subvolume_access(top.as_fd()).map_err(|error| failed(source, &error))?;
+    control::snapshot(top.as_fd(), directory.as_fd(), place.name, access).map_err(|error| failed(&target, &error))?;
     Ok(())
 }
 
@@ -153,25 +156,31 @@ fn delete(paths: &[PathBuf], commit: Commit) -> Result<()> {
     let words = if commit == Commit::No { "no-commit" } else { "commit" };
     for path in paths {
         let place = Place::of(path)?;
-        control::delete_subvolume(place.directory, place.name).map_err(|error| failed(path, &error))?;
+        let directory = open(place.directory)?;
+        let result = control::delete_subvolume(directory.as_fd(), place.name);
+        result.map_err(|error| failed(path, &error))?;
         output::line(format!("Delete subvolume ({words}): '{}'", place.display()));
-        if commit == Commit::Each {
-            control::sync(place.directory).map_err(|error| failed(path, &error))?;
+        if commit == Commit::Each || (commit == Commit::After && paths.last() == Some(path)) {
+            control::sync(directory.as_fd()).map_err(|error| failed(path, &error))?;
         }
     }
-    match (commit, paths.last()) {
-        (Commit::After, Some(path)) => control::sync(Place::of(path)?.directory).map_err(|error| failed(path, &error)),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
+/// The top level has neither parent nor name and is not listed, as by `btrfs subvolume list`.
 fn list(path: &Path, columns: Columns) -> Result<()> {
-    for info in control::list_subvolumes(path).map_err(|error| failed(path, &error))? {
-        let parent = if columns == Columns::WithParent { format!("parent {} ", info.parent) } else { String::new() };
-        let path = String::from_utf8_lossy(&info.path).into_owned();
-        output::line(format!("ID {} gen {} {parent}top level {} path {path}", info.id, info.generation, info.parent));
+    let found = control::list_subvolumes(open(path)?.as_fd()).map_err(|error| failed(path, &error))?;
+    for info in &found {
+        let Some(top) = info.parent else { continue };
+        let parent = if columns == Columns::WithParent { format!("parent {top} ") } else { String::new() };
+        let (id, generation, path) = (info.id, info.generation, info.path.display());
+        output::line(format!("ID {id} gen {generation} {parent}top level {top} path {path}"));
     }
     Ok(())
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| failed(path, &error))
 }
 
 /// Errors in words, with what to do.

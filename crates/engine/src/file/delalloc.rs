@@ -68,6 +68,11 @@ impl FileData {
         !inner.dirty.is_empty() || !inner.in_flight.is_empty()
     }
 
+    /// How many bytes wait for writeback, or are being written back.
+    pub fn held_bytes(&self) -> u64 {
+        lock(&self.inner).held
+    }
+
     /// The error of an earlier writeback, once.
     pub fn take_error(&self) -> Result<()> {
         lock(&self.inner).error.take().map_or(Ok(()), Err)

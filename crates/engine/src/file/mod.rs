@@ -3,7 +3,7 @@
 //! * [`budget`], `runs`, [`delalloc`]: bytes that are not on a device yet.
 //! * [`extents`]: EXTENT_DATA items: look at them, drop them, put them in.
 //! * [`mod@read`], [`mod@write`], [`mod@writeback`]: the data paths.
-//! * [`truncate`], [`fallocate`], [`seek`]: size, preallocation and holes.
+//! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
 //!
 //! # Invariants
 //! * Dirty and in-flight runs start and end at sector boundaries; bytes past the file's end in its

@@ -16,11 +16,13 @@ pub struct Attributes {
     pub file_type: FileType,
     /// All fields, with what is still in memory.
     pub item: InodeItem,
+    /// Bytes of data that have no extent yet; [`InodeItem::nbytes`] does not count them.
+    pub unwritten: u64,
 }
 
 impl Attributes {
-    fn new(id: InodeId, item: InodeItem) -> Self {
-        Self { id, file_type: FileType::from_mode(item.mode.get()), item }
+    fn new(id: InodeId, item: InodeItem, unwritten: u64) -> Self {
+        Self { id, file_type: FileType::from_mode(item.mode.get()), item, unwritten }
     }
 }
 
@@ -65,11 +67,11 @@ impl Filesystem {
     /// What an inode is now.
     pub fn attributes(&self, id: InodeId) -> Result<Attributes> {
         if id.is_placeholder() {
-            return Ok(Attributes::new(id, self.placeholder()));
+            return Ok(Attributes::new(id, self.placeholder(), 0));
         }
         let inode = self.inode(id)?;
         let state = lock(&inode.state);
-        if state.gone { Err(Error::NotFound) } else { Ok(Attributes::new(id, state.item)) }
+        if state.gone { Err(Error::NotFound) } else { Ok(Attributes::new(id, state.item, inode.data.held_bytes())) }
     }
 
     /// Changes an inode, and gives its new attributes. A new length comes first: if that fails,

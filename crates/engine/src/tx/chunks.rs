@@ -123,8 +123,7 @@ impl Transaction {
         self.changes += 1;
         self.volume.add_chunk(start, chunk.clone())?;
         let mut group = self.block_group(start, &chunk, 0);
-        let free = self.all_free(&group);
-        group.free = Some(free.clone());
+        group.free = Some(self.all_free(&group));
         group.dirty = true;
         self.space.add(group.clone());
         if flags.contains(BlockGroupFlags::SYSTEM) {
@@ -133,7 +132,7 @@ impl Transaction {
         self.insert(TreeId::CHUNK, &chunk_key(start), &chunk.pack())?;
         self.change_device_extents(start, &chunk, DeviceSpace::Take)?;
         self.put_block_group_item(start.0, len, flags, 0)?;
-        if self.has_free_space_tree() { self.create_free_space(&group, &free) } else { Ok(()) }
+        if self.has_free_space_tree() { self.create_free_space(&group) } else { Ok(()) }
     }
 
     fn next_chunk_start(&self) -> u64 {

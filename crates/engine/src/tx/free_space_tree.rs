@@ -2,7 +2,8 @@
 //! bitmaps.
 //!
 //! # Invariants
-//! * It holds exactly the space that no extent item and no superblock copy takes.
+//! * It holds exactly the space that no extent item takes. (The places of superblock copies are in
+//!   it as free, as the kernel has them; what is in memory leaves them out.)
 //! * `extent_count` of FREE_SPACE_INFO is the number of maximal free ranges, in either form.
 
 use std::collections::BTreeMap;
@@ -91,13 +92,18 @@ impl Transaction {
         }
     }
 
-    /// Makes the entries of a new group.
-    pub(super) fn create_free_space(&mut self, group: &BlockGroup, free: &FreeRanges) -> Result<()> {
-        let ranges: Vec<(u64, u64)> = free.iter().collect();
-        for (start, len) in &ranges {
-            self.insert(TREE, &extent_key(*start, *len), &[])?;
+    /// Makes the entries of a new group: all of it is free.
+    pub(super) fn create_free_space(&mut self, group: &BlockGroup) -> Result<()> {
+        let mut free = FreeRanges::default();
+        free.add(group.start, group.len);
+        self.put_free_extents(group, &free)
+    }
+
+    fn put_free_extents(&mut self, group: &BlockGroup, free: &FreeRanges) -> Result<()> {
+        for (start, len) in free.iter() {
+            self.insert(TREE, &extent_key(start, len), &[])?;
         }
-        self.put_free_space_info(group, ranges.len() as u64, 0)
+        self.put_free_space_info(group, free.iter().count() as u64, 0)
     }
 
     /// Takes away all entries of a group that goes.
@@ -268,7 +274,7 @@ impl Transaction {
     fn convert_to_extents(&mut self, group: &BlockGroup) -> Result<()> {
         let free = self.read_free_space_tree(group)?;
         self.remove_free_space(group)?;
-        self.create_free_space(group, &free)
+        self.put_free_extents(group, &free)
     }
 }
 

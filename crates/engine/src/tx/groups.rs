@@ -54,11 +54,12 @@ impl Transaction {
             return Ok(());
         }
         let group = group.clone();
-        let free = if self.has_free_space_tree() {
+        let mut free = if self.has_free_space_tree() {
             self.read_free_space_tree(&group)?
         } else {
             self.scan_extents_for_free(&group)?
         };
+        self.exclude_superblocks(&group, &mut free);
         let expected = group.len.saturating_sub(group.used + group.excluded);
         if free.total() != expected {
             let problem = format!("{} bytes are free by its free space, {expected} by its item", free.total());
@@ -70,19 +71,25 @@ impl Transaction {
         Ok(())
     }
 
-    /// What is free in a group without extents: all but the superblock copies.
-    pub(super) fn all_free(&self, group: &BlockGroup) -> FreeRanges {
-        let mut free = FreeRanges::default();
-        free.add(group.start, group.len);
+    /// Superblock copies are never allocated, though the free space tree has their place as free.
+    pub(super) fn exclude_superblocks(&self, group: &BlockGroup, free: &mut FreeRanges) {
         for range in self.volume.superblock_ranges(Logical(group.start)) {
             free.remove(range.start.0, range.end.0 - range.start.0);
         }
+    }
+
+    /// The free ranges of a group without extents.
+    pub(super) fn all_free(&self, group: &BlockGroup) -> FreeRanges {
+        let mut free = FreeRanges::default();
+        free.add(group.start, group.len);
+        self.exclude_superblocks(group, &mut free);
         free
     }
 
     /// Free space without a free space tree: the gaps between extents.
     fn scan_extents_for_free(&self, group: &BlockGroup) -> Result<FreeRanges> {
-        let mut free = self.all_free(group);
+        let mut free = FreeRanges::default();
+        free.add(group.start, group.len);
         let mut cursor = self.cursor(TreeId::EXTENT, &Key::new(group.start, ItemType(0), 0))?;
         while let Some(key) = cursor.key().filter(|key| key.objectid < group.end()) {
             match key.item_type {

@@ -156,8 +156,7 @@ impl Transaction {
             self.put_block_group_item(first.start.0, first.len, first.flags, 0)?;
             if self.has_free_space_tree() {
                 let group = self.block_group(first.start, &chunk, 0);
-                let free = self.all_free(&group);
-                self.create_free_space(&group, &free)?;
+                self.create_free_space(&group)?;
             }
         }
         Ok(())

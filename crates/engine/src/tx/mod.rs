@@ -2,7 +2,7 @@
 //!
 //! From the bottom: [`delayed`] gathers reference changes; [`transaction`] is the state, [`blocks`]
 //! its copy on write, [`roots`] and [`groups`] what it knows of trees and space; [`extent_tree`],
-//! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`drop`]
+//! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`mod@drop`]
 //! share and unshare whole trees; [`commit`] makes all durable; [`gate`] lets others in.
 
 mod blocks;

@@ -44,7 +44,7 @@ impl Numbers {
         Attr {
             ino: self.shown(found.id),
             size: item.size.get(),
-            blocks: item.nbytes.get().div_ceil(512),
+            blocks: bytes_used(found, sectorsize).div_ceil(512),
             atime: timestamp(item.atime),
             mtime: timestamp(item.mtime),
             ctime: timestamp(item.ctime),
@@ -56,6 +56,14 @@ impl Numbers {
             blksize: sectorsize,
         }
     }
+}
+
+/// The space an inode takes, or will when its data is written: never more for that than its size,
+/// because what is overwritten counts already.
+fn bytes_used(found: &Attributes, sectorsize: u32) -> u64 {
+    let stored = found.item.nbytes.get();
+    let most = found.item.size.get().saturating_add(u64::from(sectorsize) - 1) & !(u64::from(sectorsize) - 1);
+    stored.saturating_add(found.unwritten).min(most).max(stored)
 }
 
 /// A time on disk as a time in memory.

@@ -139,8 +139,13 @@ impl EngineFrontEnd {
         self.numbers.attr(found, self.fs.shared().gate.volume().superblock().sectorsize.get())
     }
 
+    /// Writeback changes the space that a file takes, and nobody tells the kernel.
+    fn attr_ttl(&self, found: &Attributes) -> Duration {
+        if found.unwritten > 0 { Duration::ZERO } else { self.options.ttl }
+    }
+
     fn attr_reply(&self, found: &Attributes) -> AttrReply {
-        AttrReply { attr: self.attr(found), ttl: self.options.ttl }
+        AttrReply { attr: self.attr(found), ttl: self.attr_ttl(found) }
     }
 
     /// Holds an inode for the kernel and gives its entry.
@@ -156,7 +161,7 @@ impl EngineFrontEnd {
             generation: found.item.generation.get(),
             attr: self.attr(found),
             entry_ttl: self.options.ttl,
-            attr_ttl: self.options.ttl,
+            attr_ttl: self.attr_ttl(found),
         }
     }
 
