@@ -184,9 +184,10 @@ impl Filesystem {
             Ok(item) if item.refs.get() > 0 => Ok(false),
             Ok(_) => {
                 // What is dirty there never has to be written.
-                for inode in self.take_dirty(|id| id.tree == tree) {
+                for inode in self.dirty_inodes(|id| id.tree == tree) {
                     inode.data.forget();
                     lock(&inode.state).dirty = false;
+                    self.forget_if_clean(&inode);
                 }
                 Ok(self.inodes.drop_tree(tree))
             }
@@ -239,8 +240,6 @@ fn unname(tx: &mut Transaction, drafts: &mut Drafts, place: &Place<'_>, link: &L
     item::write_inode_item(tx, dir.id, &mut dir.item)
 }
 
-/// Names a snapshot, then makes it: so a snapshot of the subvolume it lies in has its own name in
-/// it, as in the kernel.
 fn copy(
     tx: &mut Transaction,
     drafts: &mut Drafts,
@@ -253,11 +252,10 @@ fn copy(
     let received = item::require_alive(tx, source)?.received_uuid;
     uuid::check(tx, &received, Role::Received)?;
     let tree = tx.next_tree_id()?;
-    name_subvolume(tx, drafts, place, tree, birth.now)?;
     let item = root::snapshot_item(&tx.root_item(source)?, birth, access);
-    let generation = birth.generation.0;
-    tx.change_root_item(source, |item| item.last_snapshot = generation.into())?;
     tx.copy_subvolume_root(source, tree, item)?;
+    // After the copy, so that a snapshot does not hold its own name.
+    name_subvolume(tx, drafts, place, tree, birth.now)?;
     uuid::add(tx, &birth.uuid, Role::Own, tree)?;
     uuid::add(tx, &item.received_uuid, Role::Received, tree)?;
     Ok(tree)

@@ -1,6 +1,6 @@
 //! From memory to the devices.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use butterfs_format::TreeId;
 
@@ -29,11 +29,7 @@ impl Filesystem {
         let inode = self.inode(id)?;
         file::sync_data(&self.shared, &inode, None)?;
         self.write_back_item(&inode)?;
-        let mut dirty = lock(&self.dirty);
-        if !is_dirty(&inode) {
-            dirty.remove(&id);
-        }
-        drop(dirty);
+        self.forget_if_clean(&inode);
         self.shared.gate.commit()
     }
 
@@ -43,25 +39,28 @@ impl Filesystem {
     }
 
     /// Writes chosen dirty inodes back, all of them even if one fails; gives the first error.
+    ///
+    /// They stay in the list meanwhile, so that who comes later waits for those that are under way.
     fn write_back(&self, chosen: impl Fn(InodeId) -> bool) -> Result<()> {
         let mut first = Ok(());
-        for inode in self.take_dirty(chosen) {
+        for inode in self.dirty_inodes(chosen) {
             let result = file::writeback(&self.shared, &inode, None).and_then(|()| self.write_back_item(&inode));
-            if is_dirty(&inode) {
-                lock(&self.dirty).insert(inode.id, inode);
-            }
+            self.forget_if_clean(&inode);
             first = first.and(result);
         }
         first
     }
 
-    /// Takes chosen inodes out of the dirty ones.
-    pub(super) fn take_dirty(&self, chosen: impl Fn(InodeId) -> bool) -> Vec<InodeRef> {
+    /// Chosen inodes of those that may be dirty.
+    pub(super) fn dirty_inodes(&self, chosen: impl Fn(InodeId) -> bool) -> Vec<InodeRef> {
+        lock(&self.dirty).values().filter(|inode| chosen(inode.id)).map(Arc::clone).collect()
+    }
+
+    pub(super) fn forget_if_clean(&self, inode: &InodeRef) {
         let mut dirty = lock(&self.dirty);
-        let (taken, rest): (BTreeMap<_, _>, _) =
-            std::mem::take(&mut *dirty).into_iter().partition(|(id, _)| chosen(*id));
-        *dirty = rest;
-        taken.into_values().collect()
+        if !is_dirty(inode) {
+            dirty.remove(&inode.id);
+        }
     }
 
     /// Writes the item of an inode whose data is in the tree.

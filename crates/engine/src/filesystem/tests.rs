@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use butterfs_format::hash::name_hash;
 use butterfs_format::items::FileType;
@@ -219,7 +220,8 @@ fn a_snapshot_shows_nested_subvolumes_as_empty_directories() {
     let in_snap = |name| Place::new(InodeId::top_of(snap), name);
     let stub = fs.lookup(in_snap(b"sub")).unwrap();
     assert!(stub.is_placeholder() && names(&fs, stub).is_empty());
-    assert!(fs.lookup(in_snap(b"snap")).unwrap().is_placeholder());
+    // As in the kernel, a snapshot was made before it had a name.
+    assert!(matches!(fs.lookup(in_snap(b"snap")), Err(Error::NotFound)));
     assert!(matches!(fs.create(in_snap(b"x"), &FILE), Err(Error::ReadOnly)));
     assert!(matches!(fs.rmdir(in_snap(b"sub")), Err(Error::ReadOnly)));
     fs.set_subvolume_access(snap, Access::ReadWrite).unwrap();
@@ -230,6 +232,39 @@ fn a_snapshot_shows_nested_subvolumes_as_empty_directories() {
     let mut bytes = [0; 5];
     fs.read(InodeId::new(inner, file.ino), 0, &mut bytes).unwrap();
     assert_eq!(&bytes, b"hello");
+    judge(&device, fs);
+}
+
+/// A background sync that is under way does not hide dirty data from a snapshot or from another sync.
+#[test]
+fn a_snapshot_waits_for_a_writeback_that_runs() {
+    let device = device();
+    let fs = open(&device);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                fs.sync().unwrap();
+            }
+        });
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for number in 0..60_u8 {
+                let name = format!("f{number}");
+                let files: Vec<_> = (0..20)
+                    .map(|n| fs.create(Place::new(fs.root(), format!("{name}-{n}").as_bytes()), &FILE).unwrap())
+                    .collect();
+                files.iter().for_each(|file| drop(fs.write(*file, 0, &[number; 5000]).unwrap()));
+                let snap = fs.snapshot(TreeId::FS, top(format!("s{number}").as_bytes()), Access::ReadOnly).unwrap();
+                for file in files {
+                    let mut bytes = [255; 5000];
+                    let read = fs.read(InodeId::new(snap, file.ino), 0, &mut bytes).unwrap();
+                    assert!(read == 5000 && bytes == [number; 5000], "snapshot {number}: {read} bytes");
+                }
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        checked.unwrap();
+    });
     judge(&device, fs);
 }
 

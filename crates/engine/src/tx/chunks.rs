@@ -17,6 +17,9 @@ use super::Transaction;
 use crate::error::{Error, Result};
 use crate::space::FreeRanges;
 
+/// Kinds of which empty groups are given back.
+const REMOVABLE: [BlockGroupFlags; 2] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA];
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -223,12 +226,16 @@ impl Transaction {
 
     /// Gives the device space of empty block groups back; the last group of each kind stays.
     pub(super) fn remove_empty_groups(&mut self) -> Result<()> {
-        for kind in [BlockGroupFlags::DATA, BlockGroupFlags::METADATA] {
+        for kind in REMOVABLE {
             while let Some(start) = self.removable_group(kind) {
                 self.remove_group(start)?;
             }
         }
         Ok(())
+    }
+
+    pub(super) fn has_removable_group(&self) -> bool {
+        REMOVABLE.into_iter().any(|kind| self.removable_group(kind).is_some())
     }
 
     /// A group that is empty, in memory too, and not needed for what is promised.

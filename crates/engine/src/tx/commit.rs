@@ -32,9 +32,10 @@ pub(super) struct Frozen {
 }
 
 impl Transaction {
-    /// Whether there is nothing to commit.
+    /// Whether there is nothing to commit. Groups that the last commit emptied wait for one more,
+    /// since their space is free only after it.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_empty() && self.refs.is_empty()
+        self.dirty.is_empty() && self.refs.is_empty() && !self.has_removable_group()
     }
 
     /// Settles everything, hands out the generation's blocks, and opens the next generation.
