@@ -44,10 +44,10 @@ fn assert_refused(finished: &Finished, statuses: &[i32], words: &[&str]) {
 
 #[track_caller]
 fn refused_mount(image: &Path, mnt: &Path, options: &str, statuses: &[i32], words: &[&str]) {
-    let before = image.exists().then(|| oracle::file_hash(image));
+    let before = image.is_file().then(|| oracle::file_hash(image));
     let finished = subject().try_mount(image, mnt, options).map(|_| ()).expect_err("this must be refused");
     assert_refused(&finished, statuses, words);
-    assert_eq!(image.exists().then(|| oracle::file_hash(image)), before, "a refused mount wrote: {finished}");
+    assert_eq!(image.is_file().then(|| oracle::file_hash(image)), before, "a refused mount wrote: {finished}");
     assert!(!is_mounted(mnt), "refused, but mounted");
 }
 
