@@ -131,22 +131,28 @@ fn take_space(tx: &mut Transaction, holes: &mut Vec<Range<u64>>) -> (Found, Opti
     (found, None)
 }
 
-/// Makes `range` (bytes) a hole; the size stays. Past the file's end only what shares its last
-/// sectors is touched, and preallocated space.
+/// Makes `range` (bytes) a hole; the size stays. What is one already stays as it is, times too.
+/// Past the file's end preallocated space goes.
 pub fn punch_hole(shared: &Shared, inode: &Inode, range: Range<u64>) -> Result<()> {
     check(shared, &range)?;
     retry_after_writeback(shared, inode, || {
         let _settle = inode.data.settle();
         let _range = lock_alone(&inode.range);
-        let size = lock(&inode.state).item.size.get();
-        if range.start >= size {
+        let (size, sector) = (lock(&inode.state).item.size.get(), sector_size(shared));
+        if is_hole(shared, inode, &cover(&range, sector))? {
             return Ok(());
         }
-        let sector = sector_size(shared);
         // A hole up to the file's end takes the whole last sector.
         let end = if range.end >= size { range.end.max(ceil(size, sector)) } else { range.end };
         punch_locked(shared, inode, range.start..end, size)
     })
+}
+
+/// Whether nothing is there, in memory or on disk. Nothing may be in flight.
+fn is_hole(shared: &Shared, inode: &Inode, sectors: &Range<u64>) -> Result<bool> {
+    let clean: u64 = inode.data.clean_parts(sectors.clone()).iter().map(len).sum();
+    let holes = shared.gate.view(|tx| holes(tx, inode, sectors))?;
+    Ok(clean == len(sectors) && holes.iter().map(len).sum::<u64>() == len(sectors))
 }
 
 fn punch_locked(shared: &Shared, inode: &Inode, range: Range<u64>, size: u64) -> Result<()> {

@@ -13,6 +13,7 @@ use super::{Access, Filesystem, Flow, Leave, NewInode, NewKind, NewSubvolume, Op
 use crate::dir::Place;
 use crate::environment::SystemEnvironment;
 use crate::error::{Error, Result};
+use crate::file::SizeMode;
 use crate::inode::xattr::{Xattr, XattrMode};
 use crate::inode::{InodeId, orphan};
 use crate::mkfs::{self, MakeOptions};
@@ -232,6 +233,26 @@ fn a_snapshot_shows_nested_subvolumes_as_empty_directories() {
     let mut bytes = [0; 5];
     fs.read(InodeId::new(inner, file.ino), 0, &mut bytes).unwrap();
     assert_eq!(&bytes, b"hello");
+    judge(&device, fs);
+}
+
+/// What is a hole already keeps its times; preallocated space past the end goes.
+#[test]
+fn holes_are_punched_where_something_is() {
+    let device = device();
+    let fs = open(&device);
+    let file = fs.create(top(b"f"), &FILE).unwrap();
+    fs.write(file, 0, &[1; 4096]).unwrap();
+    fs.preallocate(file, 1 << 20..2 << 20, SizeMode::Keep).unwrap();
+    fs.sync().unwrap();
+    let item = |fs: &Filesystem| fs.attributes(file).unwrap().item;
+    let before = item(&fs);
+    fs.punch_hole(file, 8192..100_000).unwrap();
+    fs.punch_hole(file, 8 << 20..9 << 20).unwrap();
+    assert_eq!(item(&fs), before);
+    fs.punch_hole(file, 1 << 20..2 << 20).unwrap();
+    assert_eq!((item(&fs).nbytes.get(), item(&fs).size.get()), (4096, 4096));
+    assert_ne!(item(&fs).mtime, before.mtime);
     judge(&device, fs);
 }
 
