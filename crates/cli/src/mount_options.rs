@@ -1,6 +1,6 @@
 //! The options behind `-o`. What is not known is refused by name.
 
-use butterfs_engine::filesystem::{Access, LogTree, SubvolumeChoice};
+use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, LogTree, SubvolumeChoice};
 use butterfs_format::TreeId;
 use butterfs_fuse::adapter::SubvolumeDeletion;
 use butterfs_fuse::mount::MountFlags;
@@ -22,6 +22,8 @@ pub struct Options {
     pub max_inline: Option<u64>,
     /// `user_subvol_rm_allowed`.
     pub subvolume_deletion: SubvolumeDeletion,
+    /// `noatime`, `relatime`, `strictatime`, `nodiratime`.
+    pub access_times: AccessTimes,
     /// Flags to set, in place of the defaults.
     pub set: MountFlags,
     /// Flags to clear.
@@ -37,6 +39,7 @@ impl Default for Options {
             commit: None,
             max_inline: None,
             subvolume_deletion: SubvolumeDeletion::Privileged,
+            access_times: AccessTimes::all(AccessTimeRule::Relative),
             set: MountFlags::empty(),
             clear: MountFlags::empty(),
         }
@@ -53,11 +56,9 @@ pub enum Unknown {
 }
 
 /// Options that set or clear a flag.
-const FLAGS: [(&str, Change, MountFlags); 11] = [
+const FLAGS: [(&str, Change, MountFlags); 9] = [
     ("allow_other", Change::Set, MountFlags::ALLOW_OTHER),
     ("default_permissions", Change::Set, MountFlags::DEFAULT_PERMISSIONS),
-    ("noatime", Change::Set, MountFlags::NO_ATIME),
-    ("atime", Change::Clear, MountFlags::NO_ATIME),
     ("nosuid", Change::Set, MountFlags::NO_SUID),
     ("suid", Change::Clear, MountFlags::NO_SUID),
     ("nodev", Change::Set, MountFlags::NO_DEV),
@@ -68,7 +69,7 @@ const FLAGS: [(&str, Change, MountFlags); 11] = [
 ];
 
 /// Options that ask for what is done anyway, or that are meant for mount(8).
-const IGNORED: [&str; 24] = [
+const IGNORED: [&str; 21] = [
     "defaults",
     "auto",
     "noauto",
@@ -82,12 +83,9 @@ const IGNORED: [&str; 24] = [
     "nofail",
     "loop",
     "async",
-    "relatime",
     "norelatime",
     "lazytime",
     "nolazytime",
-    "diratime",
-    "nodiratime",
     "datacow",
     "datasum",
     "barrier",
@@ -131,11 +129,24 @@ impl Options {
         match word {
             "ro" => self.access = Access::ReadOnly,
             "rw" => self.access = Access::ReadWrite,
+            "noatime" => self.set_access_times(AccessTimeRule::Never),
+            "relatime" | "atime" | "nostrictatime" => self.set_access_times(AccessTimeRule::Relative),
+            "strictatime" => self.set_access_times(AccessTimeRule::Always),
+            "nodiratime" => self.access_times.directories = AccessTimeRule::Never,
+            "diratime" => self.access_times.directories = self.access_times.files,
             "user_subvol_rm_allowed" => self.subvolume_deletion = SubvolumeDeletion::Owners,
             "norecovery" | "nologreplay" | "rescue=nologreplay" => self.log_tree = LogTree::Ignore,
             _ => return word.split_once('=').and_then(|(name, value)| self.take_value(name, value)),
         }
         Some(Ok(()))
+    }
+
+    /// The last word counts; `noatime` is told to the kernel too.
+    fn set_access_times(&mut self, rule: AccessTimeRule) {
+        self.access_times = AccessTimes::all(rule);
+        let never = rule == AccessTimeRule::Never;
+        self.set.set(MountFlags::NO_ATIME, never);
+        self.clear.set(MountFlags::NO_ATIME, !never);
     }
 
     fn take_value(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
@@ -202,6 +213,16 @@ mod tests {
         assert_eq!(options.commit, Some(5));
         let flags = options.flags(MountFlags::NO_SUID | MountFlags::NO_DEV);
         assert_eq!(flags, MountFlags::NO_DEV | MountFlags::NO_ATIME);
+    }
+
+    #[test]
+    fn access_times_have_rules() {
+        let times = |text| parse(text).unwrap().access_times;
+        assert_eq!(times("noatime,strictatime"), AccessTimes::all(AccessTimeRule::Always));
+        assert_eq!(times("strictatime,noatime"), AccessTimes::all(AccessTimeRule::Never));
+        let files_only = AccessTimes { files: AccessTimeRule::Relative, directories: AccessTimeRule::Never };
+        assert_eq!(times("nodiratime"), files_only);
+        assert_eq!(times("nodiratime,diratime"), AccessTimes::all(AccessTimeRule::Relative));
     }
 
     #[test]

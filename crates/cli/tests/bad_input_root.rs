@@ -6,8 +6,8 @@ mod common;
 
 use butterfs_testkit::command::{Finished, run};
 use butterfs_testkit::mounter::{Mounter, create_sparse, is_mounted};
-use butterfs_testkit::oracle;
 use butterfs_testkit::workdir::WorkDir;
+use butterfs_testkit::{daemon, oracle};
 use common::{MIB, kernel, setup, subject};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -128,6 +128,21 @@ fn a_mount_point_that_is_busy_or_none() {
     let finished = subject().try_mount(&image, &mnt, "").map(|_| ()).expect_err("a busy mount point");
     assert_refused(&finished, &[FAILED], &["busy", "already", "mounted"]);
     mounted.unmount();
+}
+
+/// A mount whose daemon died is in the way until it is unmounted.
+#[test]
+fn a_mount_point_without_its_daemon() {
+    let Some((_work, image, mnt)) = prepared("dead_mount") else { return };
+    if !subject().is_butterfs() {
+        println!("the kernel has no daemon");
+        return;
+    }
+    let mounted = subject().mount(&image, &mnt, "");
+    daemon::kill(mounted.daemon().expect("a daemon"));
+    refused_mount(&image, &mnt, "", &[FAILED], &["daemon", "umount"]);
+    mounted.unmount();
+    subject().mount(&image, &mnt, "").unmount();
 }
 
 #[test]

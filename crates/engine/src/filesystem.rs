@@ -7,6 +7,7 @@
 //! Inodes in the order of their identity, then the gate. Names are looked up before inodes are
 //! locked, and again behind the gate: if they changed meanwhile, the operation starts anew.
 
+mod access_times;
 mod attributes;
 mod create;
 mod data;
@@ -36,6 +37,7 @@ use crate::inode::{Drafts, InodeId, InodeRef, InodeState, Locked, Shared, item};
 use crate::subvolume::Subvolumes;
 use crate::tx::{Need, Transaction};
 
+pub use access_times::{AccessTimeRule, AccessTimes};
 pub use attributes::{Attributes, SetAttributes};
 pub use create::{NewInode, NewKind};
 pub use open::{Access, LogTree, OpenOptions, SubvolumeChoice};
@@ -53,6 +55,7 @@ pub struct Filesystem {
     dirty: Mutex<BTreeMap<InodeId, InodeRef>>,
     root: InodeId,
     access: Access,
+    access_times: AccessTimes,
 }
 
 /// Whether an operation found the names as it expected.

@@ -40,6 +40,10 @@ pub struct MakeOptions {
     pub compat_ro: CompatRo,
     /// Profile of metadata and system chunks: DUP or none (single).
     pub metadata_profile: BlockGroupFlags,
+    /// Owner of the top directory.
+    pub uid: u32,
+    /// Group of the top directory.
+    pub gid: u32,
     /// Time of making.
     pub now: Timespec,
 }
@@ -64,6 +68,8 @@ impl MakeOptions {
                 | Incompat::NO_HOLES,
             compat_ro: CompatRo::FREE_SPACE_TREE | CompatRo::FREE_SPACE_TREE_VALID | CompatRo::BLOCK_GROUP_TREE,
             metadata_profile: BlockGroupFlags::DUP,
+            uid: 0,
+            gid: 0,
             now: environment.now(),
         }
     }

@@ -14,6 +14,7 @@ use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_format::superblock::{CompatRo, Incompat};
 use butterfs_volume::{BlockDevice, FileDevice};
+use rustix::process::{getgid, getuid};
 use uuid::Uuid;
 
 use crate::failure::{self, Failure, Result};
@@ -179,6 +180,8 @@ fn options(arguments: &Arguments) -> std::result::Result<MakeOptions, String> {
     if arguments.metadata == Profile::Single {
         options.metadata_profile = BlockGroupFlags::empty();
     }
+    // Who makes a filesystem can use it.
+    (options.uid, options.gid) = (getuid().as_raw(), getgid().as_raw());
     choose_features(&mut options, &arguments.features)?;
     Ok(options)
 }

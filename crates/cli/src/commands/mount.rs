@@ -39,7 +39,8 @@ const MOST_THREADS: usize = 8;
   user_subvol_rm_allowed let owners delete subvolumes
   norecovery             with ro: ignore a log tree that was not replayed
   allow_other            let other users in (always, for root)
-  noatime, nosuid, nodev, noexec and their opposites, as mount(8)
+  relatime, noatime, strictatime, nodiratime, nosuid, nodev, noexec and their
+                         opposites, as mount(8)
   plain_fuse             as root: without a loop device; sync does not wait")]
 pub struct Arguments {
     /// An image file or a block device.
@@ -162,6 +163,10 @@ fn check_directory(directory: &Path) -> Result<PathBuf> {
         std::io::ErrorKind::NotFound => {
             Failure::at(exit::FAILED, directory, "no such mount point; create the directory first")
         }
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
+            let text = "busy: what is mounted there has lost its daemon; run butterfs umount on it first";
+            Failure::at(exit::FAILED, directory, text)
+        }
         _ => failure::io(exit::FAILED, directory, &error),
     };
     let target = directory.canonicalize().map_err(failed)?;
@@ -187,6 +192,7 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         access: plan.options.access,
         subvolume: plan.options.subvolume.clone(),
         log_tree: plan.options.log_tree,
+        access_times: plan.options.access_times,
         ..Default::default()
     };
     if let Some(bytes) = plan.options.max_inline {

@@ -9,7 +9,7 @@ use butterfs_format::superblock::CompatRo;
 use butterfs_format::{ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
-use super::{Filesystem, features};
+use super::{AccessTimeRule, AccessTimes, Filesystem, features};
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
@@ -49,6 +49,8 @@ pub struct OpenOptions {
     pub subvolume: SubvolumeChoice,
     /// What to do about a log tree.
     pub log_tree: LogTree,
+    /// When reading changes access times.
+    pub access_times: AccessTimes,
     /// Inline extents up to this many bytes.
     pub max_inline: u64,
     /// Bytes of tree blocks in memory.
@@ -65,6 +67,7 @@ impl Default for OpenOptions {
             access: Access::ReadWrite,
             subvolume: SubvolumeChoice::Default,
             log_tree: LogTree::Refuse,
+            access_times: AccessTimes::all(AccessTimeRule::Relative),
             max_inline: 2048,
             cache_bytes: 128 << 20,
             cached_inodes: 1 << 16,
@@ -94,6 +97,7 @@ impl Filesystem {
             dirty: Mutex::new(BTreeMap::new()),
             root,
             access: options.access,
+            access_times: options.access_times,
         };
         filesystem.inode(root)?;
         Ok(filesystem)

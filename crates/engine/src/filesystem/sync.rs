@@ -63,14 +63,15 @@ impl Filesystem {
         }
     }
 
-    /// Writes the item of an inode whose data is in the tree.
+    /// Writes the item of an inode whose data is in the tree. Whoever made it dirty was told that it
+    /// is done, so this may use the reserve.
     fn write_back_item(&self, inode: &InodeRef) -> Result<()> {
         let mut state = lock(&inode.state);
         if state.gone || !state.dirty || inode.data.is_dirty() {
             return Ok(());
         }
         let mut item = state.item;
-        match self.shared.gate.change(Need::Items(1), |tx| item::write_inode_item(tx, inode.id, &mut item)) {
+        match self.shared.gate.change(Need::Deletion, |tx| item::write_inode_item(tx, inode.id, &mut item)) {
             Ok(()) => (state.item, state.dirty) = (item, false),
             Err(Error::NotFound) => {}
             Err(error) => return Err(error),

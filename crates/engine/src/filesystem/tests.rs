@@ -274,7 +274,9 @@ fn a_snapshot_waits_for_a_writeback_that_runs() {
                 let files: Vec<_> = (0..20)
                     .map(|n| fs.create(Place::new(fs.root(), format!("{name}-{n}").as_bytes()), &FILE).unwrap())
                     .collect();
-                files.iter().for_each(|file| drop(fs.write(*file, 0, &[number; 5000]).unwrap()));
+                for file in &files {
+                    assert_eq!(fs.write(*file, 0, &[number; 5000]).unwrap(), 5000);
+                }
                 let snap = fs.snapshot(TreeId::FS, top(format!("s{number}").as_bytes()), Access::ReadOnly).unwrap();
                 for file in files {
                     let mut bytes = [255; 5000];

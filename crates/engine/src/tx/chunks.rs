@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::Transaction;
 use crate::error::{Error, Result};
-use crate::space::FreeRanges;
+use crate::space::{BlockGroup, FreeRanges};
 
 /// Kinds of which empty groups are given back.
 const REMOVABLE: [BlockGroupFlags; 2] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA];
@@ -227,30 +227,34 @@ impl Transaction {
     /// Gives the device space of empty block groups back; the last group of each kind stays.
     pub(super) fn remove_empty_groups(&mut self) -> Result<()> {
         for kind in REMOVABLE {
-            while let Some(start) = self.removable_group(kind) {
-                self.remove_group(start)?;
+            for start in self.removable_groups(kind) {
+                // Taking one away may have put blocks into another.
+                if self.space.containing(start).is_some_and(is_empty) {
+                    self.remove_group(start)?;
+                }
             }
         }
         Ok(())
     }
 
     pub(super) fn has_removable_group(&self) -> bool {
-        REMOVABLE.into_iter().any(|kind| self.removable_group(kind).is_some())
+        REMOVABLE.into_iter().any(|kind| !self.removable_groups(kind).is_empty())
     }
 
-    /// A group that is empty, in memory too, and not needed for what is promised.
-    fn removable_group(&self, kind: BlockGroupFlags) -> Option<u64> {
+    /// Groups that are empty, in memory too, and not needed for what is promised.
+    fn removable_groups(&self, kind: BlockGroupFlags) -> Vec<u64> {
         let totals = self.space.totals(kind);
         let promised = if kind == BlockGroupFlags::DATA { self.promised.data } else { self.metadata_floor() };
-        self.space
-            .iter()
-            .filter(|g| g.flags.kind() == kind && g.used == 0 && !g.dirty)
-            .find(|g| {
-                let empty = g.free.as_ref().is_none_or(|free| free.total() == g.len - g.excluded);
-                let others = totals.available - g.available();
-                empty && g.len < totals.total && others >= promised
-            })
-            .map(|g| g.start)
+        let mut spare = totals.available.saturating_sub(promised);
+        let mut left = totals.total;
+        let mut found = Vec::new();
+        for group in self.space.iter().filter(|g| g.flags.kind() == kind && is_empty(g)) {
+            if group.len < left && group.available() <= spare {
+                (left, spare) = (left - group.len, spare - group.available());
+                found.push(group.start);
+            }
+        }
+        found
     }
 
     fn remove_group(&mut self, start: u64) -> Result<()> {
@@ -269,9 +273,63 @@ impl Transaction {
     }
 }
 
+fn is_empty(group: &BlockGroup) -> bool {
+    let empty = group.free.as_ref().is_none_or(|free| free.total() == group.len - group.excluded);
+    empty && group.used == 0 && !group.dirty
+}
+
 /// Which way device space goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeviceSpace {
     Take,
     Return,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
+
+    use super::*;
+    use crate::environment::SystemEnvironment;
+    use crate::mkfs::{self, MakeOptions};
+    use crate::tx::{Gate, GateSettings, Need};
+
+    fn open(device: &Arc<MemDevice>, mode: OpenMode) -> Arc<Volume> {
+        Arc::new(Volume::open(vec![device.clone()], mode).unwrap())
+    }
+
+    /// The chunk tree grows past its first chunk. Most of that is set aside in memory, or it would
+    /// take 60,000 chunks.
+    #[test]
+    fn the_chunk_tree_outgrows_its_first_chunk() {
+        const CHUNKS: u64 = 3000;
+        const LEN: u64 = STRIPE_LEN;
+        const NODE: u64 = 4096;
+        let device = Arc::new(MemDevice::new(GIB + CHUNKS * LEN));
+        let made = MakeOptions { nodesize: NODE as u32, ..MakeOptions::new(device.len(), &SystemEnvironment) };
+        mkfs::make(device.clone(), &made).unwrap();
+        let settings = GateSettings { read_only: false, cache_bytes: 64 << 20 };
+        let gate = Gate::open(open(&device, OpenMode::ReadWrite), settings).unwrap();
+        gate.change(Need::Items(8 * CHUNKS as u32), |tx| {
+            let first = tx.space.iter().find(|g| g.flags.kind() == BlockGroupFlags::SYSTEM).unwrap().start;
+            tx.load_free_ranges(first)?;
+            let free = tx.space.containing_mut(first).and_then(|g| g.free.as_mut()).unwrap();
+            free.allocate_first(free.longest() - 30 * NODE).unwrap();
+            for number in 0..CHUNKS {
+                tx.ensure_system_space()?;
+                tx.make_chunk(BlockGroupFlags::DATA, &[GIB + number * LEN], LEN)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+        let system = |tx: &Transaction| tx.space.iter().filter(|g| g.flags.kind() == BlockGroupFlags::SYSTEM).count();
+        assert!(gate.view(|tx| Ok(system(tx))).unwrap() >= 2, "no new system chunk");
+        gate.commit().unwrap();
+        drop(gate);
+        let options = butterfs_check::Options { devices: vec![device.clone()], ..Default::default() };
+        let report = butterfs_check::check(&open(&device, OpenMode::ReadOnly), &options);
+        assert!(report.worst().is_none(), "{report}");
+    }
 }

@@ -165,11 +165,15 @@ impl Transaction {
     fn fill_first_trees(&mut self, options: &MakeOptions) -> Result<()> {
         let dots = packed_ref(b"..");
         for tree in [TreeId::FS, TreeId::DATA_RELOC] {
-            self.insert_directory(tree, Ino::ROOT_DIR.0, Ino::ROOT_DIR.0, &dots, options.now)?;
+            let mut top = directory(options.now);
+            if tree == TreeId::FS {
+                (top.uid, top.gid) = (options.uid.into(), options.gid.into());
+            }
+            self.insert_directory(tree, Ino::ROOT_DIR.0, Ino::ROOT_DIR.0, &dots, top)?;
         }
         // The root tree's own directory names the default subvolume.
         let root_dir = TreeId::ROOT_TREE_DIR.0;
-        self.insert_directory(TreeId::ROOT, root_dir, root_dir, &dots, options.now)?;
+        self.insert_directory(TreeId::ROOT, root_dir, root_dir, &dots, directory(options.now))?;
         let entry = DirEntry {
             location: Key::new(TreeId::FS.0, ItemType::ROOT_ITEM, u64::MAX),
             transid: 1,
@@ -185,8 +189,14 @@ impl Transaction {
         self.insert(TreeId::UUID, &Key::new(a, ItemType::UUID_SUBVOL, b), &TreeId::FS.0.to_le_bytes())
     }
 
-    fn insert_directory(&mut self, tree: TreeId, ino: u64, parent: u64, dots: &[u8], now: Timespec) -> Result<()> {
-        let mut inode = directory(now);
+    fn insert_directory(
+        &mut self,
+        tree: TreeId,
+        ino: u64,
+        parent: u64,
+        dots: &[u8],
+        mut inode: InodeItem,
+    ) -> Result<()> {
         inode.nbytes = u64::from(self.geometry.nodesize).into();
         self.insert(tree, &Key::new(ino, ItemType::INODE_ITEM, 0), inode.as_bytes())?;
         self.insert(tree, &Key::new(ino, ItemType::INODE_REF, parent), dots)

@@ -58,7 +58,7 @@ fn inode_item(block: &TreeBlock, key: &Key, data: &[u8]) -> Check {
         || format!("object id {} cannot be an inode's", key.objectid),
     )?;
     require(key.offset == 0, || format!("key offset is {}", key.offset))?;
-    let newest = block.generation().0 + 1;
+    let newest = block.generation().0.saturating_add(1);
     require(inode.generation.get() <= newest, || format!("inode generation {} is in the future", inode.generation))?;
     if block.owner() != TreeId::TREE_LOG {
         require(inode.transid.get() <= newest, || format!("inode transid {} is in the future", inode.transid))?;
@@ -108,7 +108,7 @@ fn file_extent(block: &TreeBlock, slot: usize, geometry: &Geometry) -> Check {
     let (key, data) = (block.key(slot), block.data(slot));
     let extent = FileExtent::parse(data)?;
     aligned("file offset", key.offset, geometry)?;
-    require(extent.generation <= block.generation().0 + 1, || "file extent from the future".into())?;
+    require(extent.generation <= block.generation().0.saturating_add(1), || "file extent from the future".into())?;
     match extent.body {
         FileExtentBody::Inline(bytes) => {
             require(key.offset == 0, || "inline extent not at file offset 0".into())?;
@@ -168,7 +168,7 @@ fn extent_csum(block: &TreeBlock, slot: usize, geometry: &Geometry) -> Check {
     })?;
     if slot > 0 && block.key(slot - 1).item_type == ItemType::EXTENT_CSUM {
         let sectors = (block.data(slot - 1).len() / size) as u64;
-        let end = block.key(slot - 1).offset.saturating_add(sectors * u64::from(geometry.sectorsize));
+        let end = block.key(slot - 1).offset.saturating_add(sectors.saturating_mul(u64::from(geometry.sectorsize)));
         require(end <= key.offset, || format!("checksums overlap the item before, which ends at {end}"))?;
     }
     Ok(())
@@ -210,7 +210,7 @@ fn extent_item(key: &Key, data: &[u8], geometry: &Geometry) -> Check {
         let order = inline.back_ref.inline_order();
         require(last.is_none_or(|last| last <= order), || "inline references are out of order".into())?;
         last = Some(order);
-        total += u64::from(inline.count);
+        total = total.saturating_add(u64::from(inline.count));
     }
     require(item.refs >= total, || format!("{} references, the inline ones count {total}", item.refs))
 }

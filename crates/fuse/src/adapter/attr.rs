@@ -6,11 +6,19 @@
 //! `tree << 40 | ino` as long as both numbers are of usual size. The same in every mount of the same
 //! subvolume.
 
-use crate::types::{Attr, DeviceNumber, FileKind, Timestamp};
+use crate::types::{Attr, DeviceNumber, FileKind, Statx, Timestamp};
 use butterfs_engine::filesystem::Attributes;
 use butterfs_engine::inode::InodeId;
-use butterfs_format::items::{FileType, Timespec};
+use butterfs_format::items::{FileType, InodeFlags, Timespec};
 use butterfs_format::{Ino, TreeId};
+
+/// `STATX_ATTR_*` of linux/stat.h, by the flags that stand for them.
+const ATTRIBUTES: [(InodeFlags, u64); 4] = [
+    (InodeFlags::COMPRESS, 0x4),
+    (InodeFlags::IMMUTABLE, 0x10),
+    (InodeFlags::APPEND, 0x20),
+    (InodeFlags::NODUMP, 0x40),
+];
 
 /// Which number the top directory of a subvolume shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -36,6 +44,18 @@ impl Numbers {
     pub fn shown(&self, id: InodeId) -> u64 {
         let as_on_disk = id.ino == Ino::ROOT_DIR && self.tops == SubvolumeIno::AsOnDisk;
         if id.tree == self.mounted || as_on_disk { id.ino.0 } else { id.ino.0 ^ id.tree.0.rotate_left(40) }
+    }
+
+    /// What `statx` shows.
+    pub fn statx(&self, found: &Attributes, attr: Attr) -> Statx {
+        let flags = found.item.flags();
+        let set = ATTRIBUTES.iter().filter(|(flag, _)| flags.contains(*flag));
+        Statx {
+            attr,
+            btime: timestamp(found.item.otime),
+            attributes: set.map(|(_, bit)| bit).sum(),
+            attributes_mask: ATTRIBUTES.iter().map(|(_, bit)| bit).sum(),
+        }
     }
 
     /// What `stat` shows.

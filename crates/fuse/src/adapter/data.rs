@@ -30,7 +30,9 @@ impl EngineFrontEnd {
             buffer[got..].fill(0);
             Ok(())
         })
-        .map_err(|error: butterfs_engine::Error| site.fail(&error))
+        .map_err(|error: butterfs_engine::Error| site.fail(&error))?;
+        self.note_access(id);
+        Ok(())
     }
 
     pub(super) fn do_write(&self, at: &FilePos, data: &[u8], mode: WriteMode) -> Result<usize> {

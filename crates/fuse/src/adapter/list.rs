@@ -49,6 +49,7 @@ impl EngineFrontEnd {
             })
         });
         listing.map_err(|error: Error| Site::new("readdir", dir).fail(&error))?;
+        self.note_access(dir);
         failed.map_or(Ok(()), Err)
     }
 }

@@ -165,6 +165,13 @@ impl EngineFrontEnd {
         }
     }
 
+    /// After reading. What cannot be noted is not the reader's business.
+    fn note_access(&self, id: InodeId) {
+        if let Err(error) = self.fs.note_access(id) {
+            Site::new("noting an access", id).fail(&error);
+        }
+    }
+
     fn release_holds(&self, id: InodeId, holds: u64) {
         if let Err(error) = self.fs.release(id, holds) {
             Site::new("forget", id).fail(&error);
@@ -212,13 +219,20 @@ impl FrontEnd for EngineFrontEnd {
         Ok(self.attr_reply(&self.attributes(Site::new("getattr", self.id(node)?))?))
     }
 
+    fn statx(&self, _: &Caller, node: NodeId, _: Option<FileHandle>) -> Result<Statx> {
+        let found = self.attributes(Site::new("statx", self.id(node)?))?;
+        Ok(self.numbers.statx(&found, self.attr(&found)))
+    }
+
     fn setattr(&self, _: &Caller, node: NodeId, change: &SetAttr) -> Result<AttrReply> {
         self.do_setattr(node, change)
     }
 
     fn readlink(&self, _: &Caller, node: NodeId) -> Result<Vec<u8>> {
         let id = self.id(node)?;
-        self.fs.read_link(id).map_err(|error| Site::new("readlink", id).fail(&error))
+        let target = self.fs.read_link(id).map_err(|error| Site::new("readlink", id).fail(&error))?;
+        self.note_access(id);
+        Ok(target)
     }
 
     fn symlink(&self, caller: &Caller, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Entry> {
