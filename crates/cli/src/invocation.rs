@@ -8,7 +8,7 @@ use std::path::Path;
 pub enum Invocation {
     /// To run with these arguments, the first being `butterfs`.
     Run(Vec<OsString>),
-    /// Nothing (`mount -f`, a trial run).
+    /// Nothing (`mount -f`, a trial run; `fsck -a`, as the system starts).
     Nothing,
 }
 
@@ -18,11 +18,17 @@ pub fn read(arguments: Vec<OsString>) -> Invocation {
     let rest = || arguments.iter().skip(1).cloned();
     match program.to_str().unwrap_or_default() {
         "mkfs.btrfs" | "mkfs.butterfs" => run("mkfs", rest()),
+        "fsck.btrfs" | "fsck.butterfs" if rest().any(|argument| is_automatic(&argument)) => Invocation::Nothing,
         "fsck.btrfs" | "fsck.butterfs" => run("check", rest()),
         "mount.butterfs" | "mount.fuse.butterfs" | "mount.fuseblk.butterfs" => mount_helper(rest()),
         "umount.butterfs" | "umount.fuse.butterfs" | "umount.fuseblk.butterfs" => umount_helper(rest()),
         _ => Invocation::Run(arguments),
     }
+}
+
+/// What a system gives fsck as it starts. Btrfs has nothing to do then, and fsck.btrfs does nothing.
+fn is_automatic(argument: &OsStr) -> bool {
+    letters(argument).is_some_and(|letters| letters.chars().all(|letter| "aApy".contains(letter)))
 }
 
 fn run(command: &str, arguments: impl IntoIterator<Item = OsString>) -> Invocation {
@@ -102,6 +108,8 @@ mod tests {
         assert_eq!(read_text("mount.butterfs a /mnt -f"), Invocation::Nothing);
         expect("umount.fuse.butterfs /mnt -n -l -t fuse.butterfs", "butterfs umount /mnt --lazy");
         expect("mkfs.btrfs -f a", "butterfs mkfs -f a");
+        expect("fsck.btrfs a", "butterfs check a");
+        assert_eq!(read_text("/sbin/fsck.btrfs -a /dev/sda1"), Invocation::Nothing);
         expect("/bin/butterfs mount -f a b", "/bin/butterfs mount -f a b");
     }
 }

@@ -26,6 +26,7 @@ mod reply;
 pub mod request;
 pub mod session;
 mod sinks;
+pub mod stop;
 mod transport;
 mod types;
 

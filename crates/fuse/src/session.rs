@@ -1,20 +1,19 @@
 //! Serving a mount, from INIT to the end.
 //!
-//! [`Session::run`] blocks until the filesystem is unmounted, by anyone. A [`StopHandle`]
-//! unmounts it from another thread; [`SignalStop`] does so on SIGTERM.
+//! [`Session::run`] blocks until the filesystem is unmounted, by anyone. [`crate::stop`]
+//! ends it from another thread, or on SIGTERM.
 
 use crate::front_end::FrontEnd;
-use crate::mount::{Busy, Mount, MountError, MountPoint, Unmounted};
+use crate::mount::Mount;
 use crate::negotiate::negotiate;
 use crate::notify::Notifier;
 use crate::request::{Malformed, Operation, Request};
+use crate::stop::StopHandle;
 use crate::transport::Connection;
 use crate::transport::dev::{Channel, End, Incoming};
 use crate::{Errno, Negotiated, abi};
-use butterfs_os::signal::{TerminationSignals, Wake};
-use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -83,7 +82,7 @@ impl Session {
 
     /// A handle to end the session with.
     pub fn stop_handle(&self) -> StopHandle {
-        StopHandle { point: self.mount.point() }
+        StopHandle::new(self.mount.point(), self.connection.shared_front_end())
     }
 
     /// Serves until the filesystem is unmounted and everything is durable.
@@ -201,76 +200,4 @@ fn first_request(parsed: Result<Request<'_>, Malformed>) -> Result<(u64, abi::In
 /// An answer to INIT that says nothing.
 fn empty_init() -> abi::InitOut {
     zerocopy::FromZeros::new_zeroed()
-}
-
-/// Ends a session from outside. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct StopHandle {
-    point: Arc<MountPoint>,
-}
-
-impl StopHandle {
-    /// Unmounts. A mount in use is detached: it vanishes from the tree, and the session ends
-    /// when its last user has gone. Fine if it is unmounted already.
-    pub fn stop(&self) -> Result<Unmounted, MountError> {
-        self.point.unmount(Busy::Detach)
-    }
-
-    /// Unmounts unless the mount is in use.
-    pub fn stop_if_idle(&self) -> Result<Unmounted, MountError> {
-        self.point.unmount(Busy::Refuse)
-    }
-
-    /// Cuts the connection: users of the mount get errors from now on. What they have written
-    /// is kept; what the kernel holds back (writeback cache) is lost.
-    pub fn abort(&self) -> io::Result<()> {
-        self.point.abort()
-    }
-}
-
-/// Stops a session on SIGTERM, SIGINT or SIGHUP; on a second one, aborts it. Ends when dropped.
-#[derive(Debug)]
-pub struct SignalStop {
-    cancel: Option<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl SignalStop {
-    /// Begins to wait for signals, which must have been blocked before any thread was started.
-    pub fn spawn(signals: TerminationSignals, handle: StopHandle) -> io::Result<Self> {
-        let (end, cancel) = pipe_with(PipeFlags::CLOEXEC)?;
-        let thread = std::thread::Builder::new()
-            .name("fuse-signals".into())
-            .spawn(move || stop_on_signals(&signals, &end, &handle))?;
-        Ok(Self { cancel: Some(cancel), thread: Some(thread) })
-    }
-}
-
-impl Drop for SignalStop {
-    fn drop(&mut self) {
-        drop(self.cancel.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Waits for signals until cancelled.
-fn stop_on_signals(signals: &TerminationSignals, cancel: &OwnedFd, handle: &StopHandle) {
-    let mut asked = false;
-    loop {
-        match signals.wait(cancel.as_fd()) {
-            Ok(Wake::Signal(signal)) => tracing::info!(signal, "stopping"),
-            Ok(Wake::Cancelled) => return,
-            Err(error) => return tracing::error!(%error, "no longer waiting for signals"),
-        }
-        if asked {
-            if let Err(error) = handle.abort() {
-                tracing::error!(%error, "cannot abort the connection");
-            }
-        } else if let Err(error) = handle.stop() {
-            tracing::error!(%error, "cannot unmount");
-        }
-        asked = true;
-    }
 }

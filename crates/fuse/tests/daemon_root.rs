@@ -6,7 +6,8 @@ mod common;
 
 use butterfs_fuse::daemon::{Background, Outcome, start};
 use butterfs_fuse::mount::{Busy, Mount, MountEntry, MountOptions, MountSource, Presence, unmount};
-use butterfs_fuse::session::{Session, SessionOptions, SignalStop};
+use butterfs_fuse::session::{Session, SessionOptions};
+use butterfs_fuse::stop::SignalStop;
 use butterfs_os::signal::TerminationSignals;
 use common::{MemoryFs, need_root};
 use rustix::process::{Pid, Signal, kill_process};

@@ -44,6 +44,9 @@ pub struct Arguments {
     /// Profile of metadata: dup (two copies) or single.
     #[arg(short, long, default_value = "dup", value_name = "PROFILE")]
     metadata: Profile,
+    /// Profile of data: single.
+    #[arg(short, long, default_value = "single", value_name = "PROFILE")]
+    data: DataProfile,
     /// Overwrite a filesystem or partition table that is there.
     #[arg(short, long)]
     force: bool,
@@ -53,9 +56,23 @@ pub struct Arguments {
     /// Features, separated by commas; ^NAME turns one off, list-all lists them.
     #[arg(short = 'O', long, value_name = "LIST")]
     features: Vec<String>,
+    /// Do not discard first: nothing ever is.
+    #[arg(short = 'K', long)]
+    nodiscard: bool,
+    /// Print what is done, as without it.
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
     /// Print nothing.
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// How often data is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum DataProfile {
+    /// Once.
+    #[value(alias = "SINGLE")]
+    Single,
 }
 
 /// How often metadata is stored.

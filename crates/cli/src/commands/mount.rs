@@ -16,7 +16,8 @@ use butterfs_engine::filesystem::{self, Access, Filesystem, SubvolumeChoice};
 use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd};
 use butterfs_fuse::daemon::{self, Background, Outcome, Ready};
 use butterfs_fuse::mount::{Mount, MountEntry, MountOptions, MountSource, Presence};
-use butterfs_fuse::session::{Session, SessionOptions, SignalStop};
+use butterfs_fuse::session::{Session, SessionOptions};
+use butterfs_fuse::stop::SignalStop;
 use butterfs_os::signal::TerminationSignals;
 use butterfs_volume::{FileDevice, OpenMode, Volume};
 

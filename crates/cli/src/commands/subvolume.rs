@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use butterfs_fuse::control::{self, Access};
+use butterfs_fuse::mount::MountEntry;
 
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output};
@@ -157,6 +158,9 @@ fn delete(paths: &[PathBuf], commit: Commit) -> Result<()> {
     for path in paths {
         let place = Place::of(path)?;
         let directory = open(place.directory)?;
+        if path.canonicalize().and_then(|path| MountEntry::at(&path)).is_ok_and(|mount| mount.is_some()) {
+            return Err(Failure::at(exit::USAGE, path, "a mount point; unmount it, or name a subvolume below it"));
+        }
         let result = control::delete_subvolume(directory.as_fd(), place.name);
         result.map_err(|error| failed(path, &error))?;
         output::line(format!("Delete subvolume ({words}): '{}'", place.display()));

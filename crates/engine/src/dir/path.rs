@@ -77,6 +77,18 @@ pub fn in_subvolume(tx: &Transaction, id: InodeId) -> Result<Vec<u8>> {
     Err(too_deep(id))
 }
 
+/// An inode for a message: its path from the top level as far as that can be found, and its numbers.
+pub fn describe(tx: &Transaction, id: InodeId) -> String {
+    let numbers = format!("subvolume {} inode {}", id.tree, id.ino);
+    let Ok(mut path) = in_subvolume(tx, id) else { return numbers };
+    if let Ok(Some(above)) = of_subvolume(tx, id.tree)
+        && !above.is_empty()
+    {
+        path = [above, path].join(&b'/');
+    }
+    format!("/{} ({numbers})", path.escape_ascii())
+}
+
 fn too_deep(dir: InodeId) -> Error {
     corrupt(dir.tree, &Key::new(dir.ino.0, ItemType::INODE_REF, 0), "directories go in a circle")
 }

@@ -16,6 +16,7 @@ use butterfs_format::{Corruption, Logical};
 
 use super::extents::{DataExtent, InlineExtent, MappedExtent, MappedKind, corrupt, map};
 use super::sectors::{cover, intersect, len, lock, lock_shared, sector_size};
+use crate::dir::path;
 use crate::error::{Error, Result};
 use crate::inode::{Inode, InodeId, Shared};
 use crate::tx::Transaction;
@@ -146,8 +147,8 @@ impl Below<'_> {
 
     /// Says what could not be read, in the terms of the file.
     fn failed(&self, error: butterfs_volume::Error, offset: u64, at: Logical) -> Error {
-        let (tree, ino) = (self.id.tree, self.id.ino);
-        tracing::error!("cannot read subvolume {tree} inode {ino} file offset {offset}, logical {at}: {error}");
+        let file = self.shared.gate.view(|tx| Ok(path::describe(tx, self.id))).unwrap_or_default();
+        tracing::error!("cannot read {file} at offset {offset}, logical {at}: {error}");
         match error {
             butterfs_volume::Error::NoCopy { logical, problems } => {
                 corrupt(self.id, offset, format!("no good copy at logical {logical}: {problems}"))

@@ -81,8 +81,9 @@ impl Numbers {
 /// The space an inode takes, or will when its data is written: never more for that than its size,
 /// because what is overwritten counts already.
 fn bytes_used(found: &Attributes, sectorsize: u32) -> u64 {
-    let stored = found.item.nbytes.get();
-    let most = found.item.size.get().saturating_add(u64::from(sectorsize) - 1) & !(u64::from(sectorsize) - 1);
+    let up = |bytes: u64| bytes.saturating_add(u64::from(sectorsize) - 1) & !(u64::from(sectorsize) - 1);
+    // As in the kernel, what is kept inline counts as a sector too.
+    let (stored, most) = (up(found.item.nbytes.get()), up(found.item.size.get()));
     stored.saturating_add(found.unwritten).min(most).max(stored)
 }
 

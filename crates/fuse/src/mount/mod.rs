@@ -26,6 +26,8 @@ pub use presence::{Presence, Watch};
 pub use unmount::{Busy, Unmounted, unmount};
 
 use butterfs_os::loop_device::LoopDevice;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -130,12 +132,35 @@ impl MountPoint {
         }
     }
 
-    /// Aborts the connection through the fusectl filesystem.
+    /// Has the kernel write back what it caches, if the mount is still in the tree.
+    pub fn sync(&self) -> io::Result<()> {
+        let now = mountinfo::find(&self.path)?;
+        if now.map(|now| now.id) != self.entry.as_ref().map(|ours| ours.id) {
+            return Ok(());
+        }
+        Ok(rustix::fs::syncfs(std::fs::File::open(&self.path)?)?)
+    }
+
+    /// Aborts the connection through the fusectl filesystem; where that is not mounted, root has one
+    /// of its own.
     pub fn abort(&self) -> io::Result<()> {
         let (major, minor) = self.device_number().ok_or(io::ErrorKind::NotFound)?;
-        let number = u64::from(major) << 20 | u64::from(minor);
-        std::fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1")
+        let file = format!("{}/abort", u64::from(major) << 20 | u64::from(minor));
+        match std::fs::write(format!("/sys/fs/fuse/connections/{file}"), "1") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let abort = openat(fusectl()?, &file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+                Ok(rustix::io::write(abort, b"1").map(drop)?)
+            }
+            result => result,
+        }
     }
+}
+
+/// The fusectl filesystem, mounted nowhere.
+fn fusectl() -> io::Result<OwnedFd> {
+    let context = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
 /// The mount point as an absolute path; it must be a directory.

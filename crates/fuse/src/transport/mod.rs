@@ -41,6 +41,10 @@ impl Connection {
         &*self.front_end
     }
 
+    pub(crate) fn shared_front_end(&self) -> Arc<dyn FrontEnd> {
+        Arc::clone(&self.front_end)
+    }
+
     /// Does one request.
     pub(crate) fn handle(&self, request: &Request<'_>, reply: &mut Reply) -> Answer {
         if matches!(request.operation, Operation::Destroy) {

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use butterfs_fuse::mount::{Mount, MountEntry, MountKind, MountOptions, MountSource};
-use butterfs_fuse::session::{Session, SessionError, SessionOptions, StopHandle};
+use butterfs_fuse::session::{Session, SessionError, SessionOptions};
+use butterfs_fuse::stop::StopHandle;
 use butterfs_fuse::*;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
