@@ -48,7 +48,7 @@ impl Filesystem {
     /// Runs an operation of the file layer that changes a file's data, and notes the file as dirty.
     pub fn on_file<R>(&self, id: InodeId, work: impl FnOnce(&InodeRef) -> Result<R>) -> Result<R> {
         let inode = self.file(id)?;
-        self.shared.gate.view(|tx| item::require_writable(tx, id.tree))?;
+        self.shared.gate.view(|tx| item::require_changeable(tx, id.tree))?;
         let result = work(&inode);
         // After the work, and if it failed too: a sync that runs at the same time may miss it, a
         // later one may not.

@@ -331,6 +331,10 @@ fn a_deleted_subvolume_waits_for_who_uses_it() {
     assert!(!fs.clean_once(100).unwrap());
     let mut bytes = [0; 9000];
     assert_eq!(fs.read(file, 0, &mut bytes).unwrap(), 9000);
+    fs.write(file, 100_000, &[2; 5000]).unwrap();
+    fs.sync().unwrap();
+    assert_eq!(fs.read(file, 96_000, &mut bytes).unwrap(), 9000);
+    assert_eq!((bytes[0], bytes[8999]), (0, 2));
     fs.release(file, 1).unwrap();
     while fs.clean_once(100).unwrap() {}
     assert!(orphans(&fs, TreeId::ROOT).is_empty());

@@ -78,6 +78,13 @@ pub fn require_writable(tx: &Transaction, tree: TreeId) -> Result<()> {
     if root.flags().contains(RootFlags::RDONLY) { Err(Error::ReadOnly) } else { Ok(()) }
 }
 
+/// Fails if a subvolume is read-only. In one that is being deleted the data of a file that is still
+/// open can be changed: it lives as long as its last user.
+pub fn require_changeable(tx: &Transaction, tree: TreeId) -> Result<()> {
+    let root = tx.root_item(tree)?;
+    if root.flags().contains(RootFlags::RDONLY) { Err(Error::ReadOnly) } else { Ok(()) }
+}
+
 /// Who owns a new inode, and what others may do with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Ownership {
