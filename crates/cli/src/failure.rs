@@ -125,11 +125,12 @@ pub fn engine(code: u8, path: &Path, error: &butterfs_engine::Error) -> Failure 
         Error::Unsupported(text) => {
             let todo = match text {
                 text if text.contains("reading only") => "mount it with -o ro",
-                text if text.contains("ask to ignore") => "mount it once with the kernel, or use -o ro,norecovery",
-                text if text.contains("log tree") => "or use -o ro,norecovery",
                 _ => "use the kernel's driver for it",
             };
             Failure::at(code, path, format!("not supported: {text}; {todo}"))
+        }
+        Error::Corruption(corruption) if corruption.place.starts_with("log tree") => {
+            Failure::at(code, path, format!("{error}; leave the log out with -o ro,norecovery"))
         }
         Error::Corruption(_) => {
             Failure::at(code, path, format!("{error}{}", advice(error, "run butterfs check on it")))

@@ -35,7 +35,7 @@ impl Default for Options {
         Self {
             access: Access::ReadWrite,
             subvolume: SubvolumeChoice::Default,
-            log_tree: LogTree::Refuse,
+            log_tree: LogTree::Replay,
             commit: None,
             max_inline: None,
             subvolume_deletion: SubvolumeDeletion::Privileged,

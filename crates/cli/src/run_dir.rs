@@ -59,14 +59,14 @@ impl Daemons {
         daemons
     }
 
-    /// Waits until all are gone, at most `limit`.
-    pub fn wait(&self, limit: Duration) -> std::io::Result<()> {
+    /// Waits until all are gone, at most `limit`; gives what one of them failed to do.
+    pub fn wait(&self, limit: Duration) -> std::io::Result<Option<String>> {
         let end = Instant::now() + limit;
         for watch in &self.watches {
             watch.wait(end.saturating_duration_since(Instant::now()))?;
         }
         self.processes.iter().for_each(|process| wait_for_exit(*process));
-        Ok(())
+        self.watches.iter().find_map(|watch| watch.word().transpose()).transpose()
     }
 }
 

@@ -2,15 +2,18 @@
 
 mod common;
 
+use butterfs_testkit::command::run;
 use butterfs_testkit::mounter::{Mounted, Mounter};
 use butterfs_testkit::oracle;
 use butterfs_testkit::random::Random;
-use common::{MIB, kernel, setup, subject};
+use common::{GIB, MIB, kernel, setup, subject};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Small files of mixed sizes, inline and not, twice over the same space.
 #[test]
@@ -163,4 +166,35 @@ fn fill_with_one_file(path: &Path, seed: u64) -> usize {
         }
     }
     panic!("300 MiB fit into a filesystem of 300 MiB");
+}
+
+/// A sparse image on a disk that fills up: what cannot be stored is said by umount, and by the daemon.
+#[test]
+fn a_full_disk_below_the_image_is_reported_at_the_end() {
+    let Some(work) = setup("disk_below") else { return };
+    if !subject().is_butterfs() {
+        println!("the kernel reports this by other ways");
+        return;
+    }
+    let (below, mnt) = (work.dir("below"), work.dir("mnt"));
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=60M", "none"]).arg(&below)).ok();
+    let image = below.join("image");
+    subject().mkfs(&image, GIB, &[]);
+    for options in ["commit=600", "commit=1"] {
+        let mounted = subject().mount(&image, &mnt, options);
+        let file = File::create(mounted.join("big")).expect("create");
+        // It may fail already here, or only when the bytes go to the device.
+        let _ = (0..100).try_for_each(|_| (&file).write_all(&vec![7; 1 << 20]));
+        drop(file);
+        if options == "commit=1" {
+            std::thread::sleep(std::time::Duration::from_secs(3));
+        }
+        let finished = subject().command(&["umount".as_ref(), mnt.as_os_str()]);
+        assert_eq!(finished.status.code(), Some(32), "{finished}");
+        assert!(finished.stderr.contains("lost"), "{finished}");
+        assert!(!butterfs_testkit::mounter::is_mounted(&mnt));
+        std::mem::forget(mounted);
+    }
+    // What was durable is still there.
+    oracle::assert_clean(&image);
 }

@@ -514,32 +514,46 @@ fn wiped_mirror(name: &str, kind: &str, copy: usize) {
     drop(work);
 }
 
-/// A log tree that the kernel left behind: refused for writing, by name, with nothing written.
+/// A log tree that the kernel left behind: replayed, or ignored on demand; one that cannot be read is refused, by name,
+/// with nothing written.
 #[test]
-fn a_dirty_log_tree_is_refused_for_writing() {
-    let Some((work, image, mnt)) = fresh("dirty_log", GIB, &[]) else { return };
+fn a_dirty_log_tree_is_replayed_or_refused() {
+    let Some((work, image, mnt)) = fresh("fsync_cut", GIB, &[]) else { return };
     let mounted = kernel().mount(&image, &mnt, "commit=300");
     std::fs::write(mounted.join("old"), "old").expect("write");
     mounted.sync();
     std::fs::write(mounted.join("fsynced"), "in the log").expect("write");
     File::open(mounted.join("fsynced")).and_then(|file| file.sync_all()).expect("fsync");
-    let copy = work.file("copy");
-    run_program("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]).ok();
-    mounted.unmount();
-    let log = oracle::superblock(&copy).remove("log_root").expect("dump-super names log_root");
-    assert_ne!(log, "0", "the kernel left no log tree: the test proves nothing");
-
-    let before = oracle::file_hash(&copy);
-    if subject().is_butterfs() {
-        let finished = subject().try_mount(&copy, &mnt, "").map(|_| ()).expect_err("a dirty log is refused");
-        assert_eq!(finished.status.code(), Some(32), "{finished}");
-        assert!(finished.stderr.to_lowercase().contains("log"), "the message names the log: {finished}");
-        assert_eq!(oracle::file_hash(&copy), before, "a refused mount wrote");
+    let (copy, broken) = (work.file("copy"), work.file("broken"));
+    for to in [&copy, &broken] {
+        run_program("cp", &["--sparse=always".as_ref(), image.as_os_str(), to.as_os_str()]).ok();
     }
-    // Who replays it finds the file.
-    let mounted = kernel().mount(&copy, &mnt, "");
+    mounted.unmount();
+    let log: u64 = oracle::superblock(&copy)["log_root"].parse().expect("dump-super names log_root");
+    assert_ne!(log, 0, "the kernel left no log tree: the test proves nothing");
+
+    for chunk in oracle::chunks(&broken).iter().filter(|c| (c.logical..c.logical + c.length).contains(&log)) {
+        chunk.physical.iter().for_each(|start| oracle::wipe(&broken, start + (log - chunk.logical), 16384));
+    }
+    let before = oracle::file_hash(&broken);
+    if subject().is_butterfs() {
+        for options in ["", "ro"] {
+            let finished = subject().try_mount(&broken, &mnt, options).map(|_| ()).expect_err("a broken log");
+            assert_eq!(finished.status.code(), Some(32), "{finished}");
+            assert!(finished.stderr.contains("log"), "the message names the log: {finished}");
+        }
+        let mounted = subject().mount(&broken, &mnt, "ro,norecovery");
+        assert_eq!(std::fs::read_to_string(mounted.join("old")).expect("reads"), "old");
+        assert!(!mounted.join("fsynced").exists(), "the log was not ignored");
+        mounted.unmount();
+    }
+    assert_eq!(oracle::file_hash(&broken), before, "a refused mount wrote");
+
+    let mounted = subject().mount(&copy, &mnt, "");
     assert_eq!(std::fs::read_to_string(mounted.join("fsynced")).expect("reads"), "in the log");
     mounted.unmount();
+    assert_eq!(oracle::superblock(&copy)["log_root"], "0", "the log is still there");
+    oracle::assert_clean(&copy);
 }
 
 /// A work directory with a fresh filesystem of the subject's making.

@@ -89,6 +89,8 @@ pub const SUPER_FLAG_METADUMP_V2: u64 = 1 << 34;
 pub const SUPER_FLAG_CHANGING_FSID: u64 = 1 << 35;
 /// Set in [`Superblock::flags`]: a change of the fsid (metadata_uuid) was interrupted.
 pub const SUPER_FLAG_CHANGING_FSID_V2: u64 = 1 << 36;
+/// A conversion to or from the block group tree is under way (`btrfstune`).
+pub const SUPER_FLAG_CHANGING_BG_TREE: u64 = 1 << 38;
 
 /// An older set of tree roots; four of them are kept in turn.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]

@@ -36,7 +36,10 @@ pub trait FrontEnd: Send + Sync {
 
     /// The mount is gone, all operations are done: make everything durable. Called once; on
     /// `fuseblk` umount(2) waits for it.
-    fn destroy(&self);
+    ///
+    /// # Errors
+    /// What is lost, in words: there is no caller left who could be told by a number.
+    fn destroy(&self) -> std::result::Result<(), String>;
 
     /// Finds a name. `.` and `..` are asked for when file handles are opened. Absent: `ENOENT`, or [`Entry::negative`] to let the kernel
     /// cache that.

@@ -56,6 +56,9 @@ pub enum SessionError {
     /// The front end refused to start.
     #[error("the filesystem refused to start: {0}")]
     Init(Errno),
+    /// The end did not make everything durable.
+    #[error("{0}")]
+    Loss(String),
     /// The device failed.
     #[error("/dev/fuse: {0}")]
     Device(io::Error),
@@ -105,7 +108,10 @@ impl Session {
         let result = self.serve(channel, &device);
         self.connection.destroy();
         notifier.close();
-        result
+        match self.connection.loss() {
+            Some(loss) => Err(SessionError::Loss(loss.to_owned())),
+            None => result,
+        }
     }
 
     /// Answers INIT.

@@ -153,6 +153,10 @@ fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> 
     let stop = SignalStop::spawn(signals, session.stop_handle()).map_err(|error| failed(&error))?;
     let result = session.run_then(ready).map_err(|error| failed(&error));
     drop(stop);
+    if let (Err(failure), Some(presence)) = (&result, &presence) {
+        // Who does not hear of it here finds it in the log.
+        let _ = presence.leave_word(&failure.line());
+    }
     // Last: who waits for it may use the image now.
     drop(presence);
     result

@@ -50,10 +50,14 @@ fn find(given: &Path, target: &Path) -> Result<MountEntry> {
 }
 
 fn wait(given: &Path, daemons: &Daemons) -> Result<()> {
-    daemons.wait(LIMIT).map_err(|error| {
-        let text = format!("unmounted, but the daemon has not ended ({error}); do not use the image before it has");
-        Failure::at(exit::FAILED, given, text)
-    })
+    let failed = |text: String| Failure::at(exit::FAILED, given, text);
+    match daemons.wait(LIMIT) {
+        Ok(None) => Ok(()),
+        Ok(Some(failure)) => Err(failed(format!("unmounted, but {failure}"))),
+        Err(error) => Err(failed(format!(
+            "unmounted, but the daemon has not ended ({error}); do not use the image before it has"
+        ))),
+    }
 }
 
 /// The path without symbolic links. Its last part is not touched: a mount whose daemon has died

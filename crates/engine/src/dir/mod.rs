@@ -15,7 +15,7 @@ pub mod link;
 pub mod list;
 pub mod path;
 
-mod backref;
+pub mod backref;
 mod root_ref;
 
 use butterfs_format::items::NAME_MAX;

@@ -2,11 +2,11 @@
 
 use butterfs_format::Superblock;
 use butterfs_format::superblock::{
-    CompatRo, Incompat, SUPER_FLAG_CHANGING_FSID, SUPER_FLAG_CHANGING_FSID_V2, SUPER_FLAG_METADUMP,
-    SUPER_FLAG_METADUMP_V2, SUPER_FLAG_SEEDING,
+    CompatRo, Incompat, SUPER_FLAG_CHANGING_BG_TREE, SUPER_FLAG_CHANGING_FSID, SUPER_FLAG_CHANGING_FSID_V2,
+    SUPER_FLAG_METADUMP, SUPER_FLAG_METADUMP_V2, SUPER_FLAG_SEEDING,
 };
 
-use super::open::{Access, LogTree};
+use super::open::Access;
 use crate::error::{Error, Result};
 
 /// Features that can be written.
@@ -30,16 +30,19 @@ const READABLE: Incompat = WRITABLE
 const WRITABLE_COMPAT_RO: CompatRo =
     CompatRo::FREE_SPACE_TREE.union(CompatRo::FREE_SPACE_TREE_VALID).union(CompatRo::BLOCK_GROUP_TREE);
 
-const FLAGS: [(u64, &str); 5] = [
-    (SUPER_FLAG_SEEDING, "it is a seed device"),
-    (SUPER_FLAG_METADUMP, "it is a metadata dump of btrfs-image"),
-    (SUPER_FLAG_METADUMP_V2, "it is a metadata dump of btrfs-image"),
+/// What stands in the way of writing, and the first of them of reading, too.
+const FLAGS: [(u64, &str); 6] = [
     (SUPER_FLAG_CHANGING_FSID, "a change of its fsid was interrupted (finish it with btrfstune)"),
     (SUPER_FLAG_CHANGING_FSID_V2, "a change of its fsid was interrupted (finish it with btrfstune)"),
+    (SUPER_FLAG_CHANGING_BG_TREE, "a conversion of its block groups was interrupted (finish it with btrfstune)"),
+    (SUPER_FLAG_SEEDING, "it is a seed device (reading only)"),
+    (SUPER_FLAG_METADUMP, "it is a metadata dump of btrfs-image, without data (reading only)"),
+    (SUPER_FLAG_METADUMP_V2, "it is a metadata dump of btrfs-image, without data (reading only)"),
 ];
+const READING_FLAGS: usize = 3;
 
 /// Fails, by name, if the filesystem cannot be used in this way.
-pub fn check(sb: &Superblock, access: Access, log: LogTree) -> Result<()> {
+pub fn check(sb: &Superblock, access: Access) -> Result<()> {
     let known = if access == Access::ReadWrite { WRITABLE } else { READABLE };
     let foreign = sb.incompat().difference(known);
     if !foreign.is_empty() {
@@ -48,25 +51,13 @@ pub fn check(sb: &Superblock, access: Access, log: LogTree) -> Result<()> {
             names(foreign.iter_names(), (foreign - Incompat::all()).bits())
         ));
     }
-    for (flag, problem) in FLAGS {
+    let flags: &[_] = if access == Access::ReadWrite { &FLAGS } else { &FLAGS[..READING_FLAGS] };
+    for (flag, problem) in flags {
         if sb.flags.get() & flag != 0 {
-            return refuse(problem.into());
+            return refuse((*problem).into());
         }
     }
-    check_log(sb, access, log)?;
     if access == Access::ReadWrite { check_compat_ro(sb.compat_ro()) } else { Ok(()) }
-}
-
-fn check_log(sb: &Superblock, access: Access, log: LogTree) -> Result<()> {
-    match (sb.log_root.get(), access, log) {
-        (0, _, _) | (_, Access::ReadOnly, LogTree::Ignore) => Ok(()),
-        (_, Access::ReadOnly, LogTree::Refuse) => {
-            refuse("it has a log tree to replay: what was last fsynced is only there (ask to ignore the log)".into())
-        }
-        (_, Access::ReadWrite, _) => {
-            refuse("it has a log tree, which must be replayed before writing: mount it once with the kernel".into())
-        }
-    }
 }
 
 fn check_compat_ro(bits: CompatRo) -> Result<()> {
@@ -107,13 +98,13 @@ mod tests {
     }
 
     fn error(sb: &Superblock, access: Access) -> String {
-        check(sb, access, LogTree::Refuse).unwrap_err().to_string()
+        check(sb, access).unwrap_err().to_string()
     }
 
     #[test]
     fn todays_default_can_be_written() {
         let sb = superblock(WRITABLE, WRITABLE_COMPAT_RO);
-        assert!(check(&sb, Access::ReadWrite, LogTree::Refuse).is_ok());
+        assert!(check(&sb, Access::ReadWrite).is_ok());
     }
 
     #[test]
@@ -125,17 +116,7 @@ mod tests {
         }
         let sb = superblock(Incompat::empty(), CompatRo::VERITY);
         assert!(error(&sb, Access::ReadWrite).contains("VERITY"));
-        assert!(check(&sb, Access::ReadOnly, LogTree::Refuse).is_ok());
-    }
-
-    #[test]
-    fn a_log_is_never_written_over() {
-        let mut sb = superblock(WRITABLE, WRITABLE_COMPAT_RO);
-        sb.log_root = 4096.into();
-        assert!(error(&sb, Access::ReadWrite).contains("log tree"));
-        assert!(error(&sb, Access::ReadOnly).contains("log tree"));
-        assert!(check(&sb, Access::ReadWrite, LogTree::Ignore).is_err());
-        assert!(check(&sb, Access::ReadOnly, LogTree::Ignore).is_ok());
+        assert!(check(&sb, Access::ReadOnly).is_ok());
     }
 
     #[test]
@@ -143,6 +124,9 @@ mod tests {
         let mut sb = superblock(WRITABLE, CompatRo::FREE_SPACE_TREE);
         assert!(error(&sb, Access::ReadWrite).contains("free space tree"));
         sb.flags = SUPER_FLAG_SEEDING.into();
-        assert!(error(&sb, Access::ReadOnly).contains("seed"));
+        assert!(error(&sb, Access::ReadWrite).contains("seed"));
+        assert!(check(&sb, Access::ReadOnly).is_ok());
+        sb.flags = SUPER_FLAG_CHANGING_BG_TREE.into();
+        assert!(error(&sb, Access::ReadOnly).contains("interrupted"));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use butterfs_format::ids::objectid;
 use butterfs_format::items::FileType;
 use butterfs_format::superblock::CompatRo;
-use butterfs_format::{ItemType, Key, TreeId};
+use butterfs_format::{Corruption, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
 use super::{AccessTimeRule, AccessTimes, Filesystem, features};
@@ -16,15 +16,16 @@ use crate::error::{Error, Result};
 use crate::file::{DirtyBudget, FileData};
 use crate::inode::cache::InodeCache;
 use crate::inode::{InodeId, Options, Shared, scan};
+use crate::replay;
 pub use crate::subvolume::root::Access;
 use crate::subvolume::{Subvolumes, root};
 use crate::tx::{Gate, GateSettings, Transaction};
 
-/// What to do about a log tree that was not replayed.
+/// What to do about a log tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogTree {
-    /// Refuse to open.
-    Refuse,
+    /// Replay it; where nothing may be written, in memory.
+    Replay,
     /// Read what the last full commit has; never for writing.
     Ignore,
 }
@@ -66,7 +67,7 @@ impl Default for OpenOptions {
         Self {
             access: Access::ReadWrite,
             subvolume: SubvolumeChoice::Default,
-            log_tree: LogTree::Refuse,
+            log_tree: LogTree::Replay,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             max_inline: 2048,
             cache_bytes: 128 << 20,
@@ -80,9 +81,12 @@ impl Filesystem {
     /// Opens the filesystem of a volume.
     pub fn open(volume: Volume, options: OpenOptions, environment: Box<dyn Environment>) -> Result<Self> {
         let sb = volume.superblock();
-        features::check(&sb, options.access, options.log_tree)?;
+        features::check(&sb, options.access)?;
         let settings = GateSettings { read_only: options.access == Access::ReadOnly, cache_bytes: options.cache_bytes };
         let gate = Gate::open(Arc::new(volume), settings)?;
+        if sb.log_root.get() != 0 {
+            replay(&gate, &options)?;
+        }
         if options.access == Access::ReadWrite {
             gate.view(|tx| check_trees(tx, sb.compat_ro()))?;
         }
@@ -107,6 +111,36 @@ impl Filesystem {
     pub fn access(&self) -> Access {
         self.access
     }
+}
+
+/// The disk lies, and it is the log that does.
+fn in_log(error: Error) -> Error {
+    match error {
+        Error::Corruption(Corruption { place, problem }) => {
+            Corruption::new(format!("log tree, {place}"), problem).into()
+        }
+        Error::Volume(error) => Corruption::new("log tree", error.to_string()).into(),
+        other => other,
+    }
+}
+
+fn replay(gate: &Gate, options: &OpenOptions) -> Result<()> {
+    match (options.log_tree, options.access) {
+        (LogTree::Ignore, Access::ReadOnly) => return Ok(()),
+        (LogTree::Ignore, Access::ReadWrite) => {
+            return Err(Error::Invalid("a log tree can be ignored only where nothing is written"));
+        }
+        (LogTree::Replay, _) => {}
+    }
+    if options.access == Access::ReadWrite {
+        // What must not be written must not be replayed either.
+        gate.view(|tx| check_trees(tx, gate.volume().superblock().compat_ro()))?;
+    }
+    let replayed = gate.replay(replay::replay).map_err(in_log)?;
+    let (items, subvolumes) = (replayed.items, replayed.subvolumes);
+    let place = if options.access == Access::ReadOnly { " in memory" } else { "" };
+    tracing::info!("replayed the log{place}: {items} items in {subvolumes} subvolumes");
+    Ok(())
 }
 
 /// What only the trees say of whether the filesystem can be written.

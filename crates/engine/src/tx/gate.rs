@@ -102,6 +102,7 @@ pub struct Gate {
     trees: Arc<Trees>,
     committing: Mutex<()>,
     read_only: bool,
+    cache_bytes: usize,
     stopped: OnceLock<String>,
 }
 
@@ -109,12 +110,13 @@ impl Gate {
     /// Opens the filesystem of a volume.
     pub fn open(volume: Arc<Volume>, settings: GateSettings) -> Result<Self> {
         let tx = Transaction::open(volume.clone(), settings.cache_bytes)?;
-        Ok(Self::around(volume, tx, settings.read_only))
+        Ok(Self::around(volume, tx, settings))
     }
 
-    pub(super) fn around(volume: Arc<Volume>, tx: Transaction, read_only: bool) -> Self {
+    pub(super) fn around(volume: Arc<Volume>, tx: Transaction, settings: GateSettings) -> Self {
         let trees = Arc::new(Trees { tx: RwLock::new(tx) });
-        Self { volume, trees, committing: Mutex::new(()), read_only, stopped: OnceLock::new() }
+        let GateSettings { read_only, cache_bytes } = settings;
+        Self { volume, trees, committing: Mutex::new(()), read_only, cache_bytes, stopped: OnceLock::new() }
     }
 
     /// The devices.
@@ -180,6 +182,20 @@ impl Gate {
         tx.promised.metadata += metadata;
         drop(tx);
         Ok(DataReservation { gate: self.trees.clone(), data, metadata })
+    }
+
+    /// Replays a log before anybody else looks at the trees: as a commit of its own, or, if nothing may
+    /// be written, in memory alone.
+    pub(crate) fn replay<R>(&self, replay: impl FnOnce(&mut Transaction) -> Result<R>) -> Result<R> {
+        let mut tx = self.trees.write();
+        let result = replay(&mut tx).inspect_err(|error| self.abort(&format!("log replay failed: {error}")))?;
+        if self.read_only {
+            return Ok(result);
+        }
+        self.commit_entered(tx)?;
+        // What was set aside is free again.
+        *self.trees.write() = Transaction::open(self.volume.clone(), self.cache_bytes)?;
+        Ok(result)
     }
 
     /// Makes everything changed so far durable. Data in memory is the caller's business.
@@ -329,7 +345,7 @@ impl Transaction {
     }
 
     /// Makes sure that a change finds its metadata: by a new chunk if there is too little.
-    fn ensure_metadata(&mut self, need: Need) -> Result<()> {
+    pub(super) fn ensure_metadata(&mut self, need: Need) -> Result<()> {
         let wanted = match need {
             // Each item can cost a copied path of tree blocks and a split.
             Need::Items(items) => self.metadata_floor() + self.node_bytes(8 * u64::from(items.min(64))),

@@ -39,7 +39,7 @@ pub fn make(device: Arc<dyn BlockDevice>, options: &MakeOptions) -> Result<()> {
     tx.create_first_trees(options)?;
     tx.enter_first_chunks(&chunks)?;
     tx.fill_first_trees(options)?;
-    Gate::around(volume, tx, false).commit()
+    Gate::around(volume, tx, super::GateSettings { read_only: false, cache_bytes: 0 }).commit()
 }
 
 /// Where `mkfs.btrfs` puts the first chunks: data at 13 MiB, system and metadata after it.

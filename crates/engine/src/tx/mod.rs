@@ -3,7 +3,7 @@
 //! From the bottom: [`delayed`] gathers reference changes; [`transaction`] is the state, [`blocks`]
 //! its copy on write, [`roots`] and [`groups`] what it knows of trees and space; [`extent_tree`],
 //! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`mod@drop`]
-//! share and unshare whole trees; [`commit`] makes all durable; [`gate`] lets others in.
+//! share and unshare whole trees; [`log`] serves replay; [`commit`] makes all durable; [`gate`] lets others in.
 
 mod blocks;
 mod checksums;
@@ -15,6 +15,7 @@ mod extent_tree;
 mod free_space_tree;
 mod gate;
 mod groups;
+mod log;
 mod make;
 mod open;
 mod roots;

@@ -5,7 +5,7 @@
 
 use butterfs_engine::filesystem::Filesystem;
 use butterfs_engine::inode::lock;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,13 +31,14 @@ struct Bell {
 pub(super) struct Background {
     bell: Arc<Bell>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    failure: Arc<OnceLock<String>>,
 }
 
 impl Background {
     /// Starts the threads.
     pub fn start(&self, fs: &Arc<Filesystem>, commit_interval: Duration) -> std::io::Result<()> {
-        let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
-        self.spawn("commit", move || commit_now_and_then(&bell, &with, commit_interval))?;
+        let (bell, with, failure) = (Arc::clone(&self.bell), Arc::clone(fs), Arc::clone(&self.failure));
+        self.spawn("commit", move || commit_now_and_then(&bell, &with, commit_interval, &failure))?;
         let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
         self.spawn("cleaner", move || clean(&bell, &with))
     }
@@ -46,6 +47,11 @@ impl Background {
         let thread = std::thread::Builder::new().name(name.into()).spawn(work)?;
         lock(&self.threads).push(thread);
         Ok(())
+    }
+
+    /// Why a commit failed that nobody asked for, and so nobody was told of: the first one.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 
     /// A subvolume was deleted.
@@ -95,10 +101,11 @@ impl Bell {
 }
 
 /// Commits what has changed. After an error that ends all writing there is nothing more to do.
-fn commit_now_and_then(bell: &Bell, fs: &Filesystem, interval: Duration) {
+fn commit_now_and_then(bell: &Bell, fs: &Filesystem, interval: Duration, failure: &OnceLock<String>) {
     while bell.wait(interval, |_| false) {
         if let Err(error) = fs.sync() {
             tracing::error!(%error, "the periodic commit failed");
+            failure.get_or_init(|| error.to_string());
             if fs.shared().gate.stopped().is_some() {
                 return;
             }

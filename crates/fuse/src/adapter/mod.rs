@@ -195,13 +195,15 @@ impl FrontEnd for EngineFrontEnd {
         Ok(())
     }
 
-    fn destroy(&self) {
+    fn destroy(&self) -> std::result::Result<(), String> {
         self.background.stop();
         for (id, holds) in self.nodes.drain() {
             self.release_holds(id, holds);
         }
-        if let Err(error) = self.fs.sync() {
-            tracing::error!(%error, "the last commit failed: recent changes are lost");
+        let last = self.fs.sync().map_err(|error| format!("the last commit failed, recent changes are lost: {error}"));
+        match self.background.failure() {
+            Some(earlier) => Err(format!("an earlier commit failed, changes are lost: {earlier}")),
+            None => last,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Presence {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Presence {
@@ -28,7 +28,12 @@ impl Presence {
         let path = directory.join(format!("{}{}.lock", prefix(device), std::process::id()));
         let lock = File::create(&path)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
+    }
+
+    /// Leaves word for who waits: not everything is on disk.
+    pub fn leave_word(&self, failure: &str) -> io::Result<()> {
+        (&self.lock).write_all(failure.as_bytes())
     }
 
     /// Finds the daemons of that mount, to wait for them later. Call it before unmounting.
@@ -62,6 +67,13 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// What the daemon that is gone left word of: a failure.
+    pub fn word(&self) -> io::Result<Option<String>> {
+        let mut word = String::new();
+        (&self.lock).read_to_string(&mut word)?;
+        Ok(Some(word).filter(|word| !word.is_empty()))
+    }
+
     /// Waits until the daemon is gone, at most `limit`; an error of kind `TimedOut` if it is not.
     pub fn wait(&self, limit: Duration) -> io::Result<()> {
         let end = Instant::now() + limit;
@@ -94,8 +106,10 @@ mod tests {
         let watches = Presence::find(directory.path(), (0, 40)).unwrap();
         let short = Duration::from_millis(30);
         assert_eq!(watches[0].wait(short).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        presence.leave_word("lost").unwrap();
         drop(presence);
         watches[0].wait(short).unwrap();
+        assert_eq!(watches[0].word().unwrap().as_deref(), Some("lost"));
         assert!(Presence::find(directory.path(), (0, 40)).unwrap().is_empty());
     }
 }

@@ -15,7 +15,7 @@ use crate::dispatch::{Answer, dispatch};
 use crate::front_end::FrontEnd;
 use crate::reply::Reply;
 use crate::request::{Malformed, Operation, Request};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 /// Whether operations may still begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +28,13 @@ enum Phase {
 pub(crate) struct Connection {
     front_end: Arc<dyn FrontEnd>,
     gate: RwLock<Phase>,
+    loss: OnceLock<String>,
 }
 
 impl Connection {
     /// A connection that serves.
     pub(crate) fn new(front_end: Arc<dyn FrontEnd>) -> Self {
-        Self { front_end, gate: RwLock::new(Phase::Serving) }
+        Self { front_end, gate: RwLock::new(Phase::Serving), loss: OnceLock::new() }
     }
 
     /// The filesystem.
@@ -63,8 +64,15 @@ impl Connection {
         let mut phase = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         if *phase == Phase::Serving {
             *phase = Phase::Destroyed;
-            self.front_end.destroy();
+            if let Err(loss) = self.front_end.destroy() {
+                self.loss.get_or_init(|| loss);
+            }
         }
+    }
+
+    /// What was lost when the front end was destroyed.
+    pub(crate) fn loss(&self) -> Option<&str> {
+        self.loss.get().map(String::as_str)
     }
 }
 

@@ -144,9 +144,10 @@ impl FrontEnd for MemoryFs {
         Ok(())
     }
 
-    fn destroy(&self) {
+    fn destroy(&self) -> std::result::Result<(), String> {
         std::thread::sleep(self.destroy_delay);
         self.counters.destroy.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     fn lookup(&self, _: &Caller, parent: NodeId, name: &[u8]) -> Result<Entry> {
