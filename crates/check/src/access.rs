@@ -2,12 +2,13 @@
 
 use butterfs_format::items::{Chunk, DevItem};
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
-use butterfs_format::validate::Expected;
+use butterfs_format::validate::{Checksum, Expected, Geometry, check_structure};
 use butterfs_format::{Key, Logical, Superblock, TreeBlock};
 use butterfs_volume::{BlockDevice, Volume};
 
 use crate::Devices;
 use crate::chunks::parse_system_chunks;
+use crate::finding::Place;
 
 /// The volume and its devices.
 pub(crate) struct Access<'v> {
@@ -30,12 +31,24 @@ impl<'v> Access<'v> {
         self.volume.copies(at).unwrap_or(0)
     }
 
+    /// The first good copy of a block.
     pub fn block(&self, expected: &Expected) -> Result<TreeBlock, String> {
-        self.volume.read_block(expected).map_err(|e| e.to_string())
+        let mut problem = String::from("is in no chunk");
+        for copy in 0..self.copies(expected.bytenr) {
+            match self.block_copy(expected, copy) {
+                Ok(block) => return Ok(block),
+                Err(other) => problem = other,
+            }
+        }
+        Err(problem)
     }
 
+    /// One copy of a block whose structure is right; its items may be wrong.
     pub fn block_copy(&self, expected: &Expected, copy: usize) -> Result<TreeBlock, String> {
-        self.volume.read_block_copy(expected, copy).map_err(|e| e.to_string())
+        let geometry = Geometry::of(&self.superblock);
+        let block = TreeBlock::from_bytes(self.read_copy(expected.bytenr, geometry.nodesize as usize, copy)?);
+        check_structure(&block, &geometry, expected, Checksum::Verify).map_err(|e| e.problem)?;
+        Ok(block)
     }
 
     pub fn read_copy(&self, at: Logical, len: usize, copy: usize) -> Result<Vec<u8>, String> {
@@ -57,16 +70,14 @@ impl<'v> Access<'v> {
         self.superblock.sys_chunk_array.get(..size).map(parse_system_chunks).unwrap_or_default()
     }
 
-    /// Each superblock copy that a device has room for, with its place in words.
-    pub fn superblock_copies(&self) -> Vec<(String, Result<Superblock, String>)> {
+    /// Each superblock copy that a device has room for, with its place.
+    pub fn superblock_copies(&self) -> Vec<(Place, Result<Superblock, String>)> {
         let mut copies = Vec::new();
         for device in self.devices {
             for offset in SUPERBLOCK_OFFSETS {
                 if offset + SUPERBLOCK_SIZE as u64 <= device.len() {
-                    copies.push((
-                        format!("{} superblock at {offset}", device.name()),
-                        read_superblock(&**device, offset),
-                    ));
+                    let place = Place::superblock_copy(device.name(), offset);
+                    copies.push((place, read_superblock(&**device, offset)));
                 }
             }
         }

@@ -2,11 +2,13 @@
 //!
 //! Memory: one range for each contiguous run of checksums.
 
+use butterfs_format::block::ITEM_HEADER_SIZE;
 use butterfs_format::ids::objectid;
-use butterfs_format::{ItemType, Logical, TreeBlock};
+use butterfs_format::{ItemType, Logical, TreeBlock, TreeId};
 
 use crate::context::Context;
-use crate::finding::Kind;
+use crate::finding::{Kind, Place};
+use crate::overlay::is_absence;
 use crate::walk::Visitor;
 
 /// The most data read at once, in bytes.
@@ -45,9 +47,16 @@ impl Checksums {
     /// Adds the checksums of an item of a checksum tree or log tree.
     pub fn add_item(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, slot: usize) {
         let (key, count) = (leaf.key(slot), sums_in(context, leaf, slot));
+        // No writer makes a larger one: there must be room for a neighbour in the leaf.
+        let room = TreeBlock::leaf_capacity(context.nodesize() as usize).saturating_sub(2 * ITEM_HEADER_SIZE);
+        let most = (room / context.geometry().csum_type.size()).saturating_sub(1) as u64;
+        if count > most {
+            let problem = format!("{count} checksums in one item, at most {most} may be");
+            context.error(Kind::Checksum, Place::item(TreeId::CSUM, &key), problem);
+        }
         let end = key.offset.saturating_add(count.saturating_mul(context.sectorsize()));
         if self.add(key.offset, end) {
-            context.error(Kind::Checksum, format!("item {key}"), "overlaps the checksums before");
+            context.error(Kind::Checksum, Place::item(TreeId::CSUM, &key), "overlaps the checksums before");
         }
     }
 
@@ -65,8 +74,14 @@ impl Checksums {
         for (start, end) in &self.ranges {
             context.report.statistics.checksummed_bytes += end.saturating_sub(*start);
             if let Some(at) = first_without_data(context, logged, *start, *end) {
-                let place = format!("checksums {start} to {end}");
-                context.error(Kind::Checksum, place, format!("there is no data extent at {at}"));
+                let place = Place::checksums(*start, *end);
+                context.error(Kind::Checksum, place, format!("there is no data at {at}"));
+            }
+        }
+        for (place, bytenr) in std::mem::take(&mut context.preallocated_with_sums) {
+            let written = context.references.find(bytenr).is_some_and(|extent| extent.written);
+            if !written && !context.incomplete && logged.covered(bytenr, 1) == 0 {
+                context.error(Kind::Checksum, place, "has checksums, but is preallocated and was never written");
             }
         }
     }
@@ -83,7 +98,11 @@ fn first_without_data(context: &Context<'_>, logged: &Checksums, start: u64, end
     let mut at = start;
     for extent in extents.iter().skip(from).take_while(|e| e.bytenr < end) {
         let gap = extent.bytenr.saturating_sub(at);
-        if !extent.is_data() || logged.covered(at, gap) < gap {
+        if extent.opaque {
+            at = at.max(extent.end());
+            continue;
+        }
+        if !extent.is_data() && logged.covered(extent.bytenr, extent.len) == 0 || logged.covered(at, gap) < gap {
             return Some(at);
         }
         at = at.max(extent.end());
@@ -97,11 +116,11 @@ impl Visitor for Checksums {
         for slot in 0..leaf.len() {
             let key = leaf.key(slot);
             if (key.objectid, key.item_type) != (objectid::EXTENT_CSUM, ItemType::EXTENT_CSUM) {
-                context.error(Kind::UnknownKey, "tree 7", format!("{key} does not belong here"));
+                context.error(Kind::UnknownKey, Place::item(TreeId::CSUM, &key), format!("{key} does not belong here"));
                 continue;
             }
             self.add_item(context, leaf, slot);
-            if context.options.data_csums {
+            if context.options.data_csums && !context.is_dump() {
                 verify_item(context, leaf, slot);
             }
         }
@@ -127,9 +146,10 @@ fn verify_item(context: &mut Context<'_>, leaf: &TreeBlock, slot: usize) {
 }
 
 fn verify_piece(context: &mut Context<'_>, at: u64, len: u64, sums: &[u8], copy: usize) {
-    let place = |at: u64| format!("data {at} copy {}", copy + 1);
+    let place = |at: u64| Place::data(at).copy(copy);
     let bytes = match context.access.read_copy(Logical(at), len as usize, copy) {
         Ok(bytes) => bytes,
+        Err(problem) if is_absence(&problem) => return,
         Err(problem) => return context.error(Kind::DataChecksum, place(at), problem),
     };
     let (csum_type, sectorsize) = (context.geometry().csum_type, context.sectorsize());

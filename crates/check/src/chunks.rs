@@ -8,7 +8,8 @@ use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_format::{ItemType, Key, TreeBlock, TreeId};
 
 use crate::context::Context;
-use crate::finding::Kind;
+use crate::device_items;
+use crate::finding::{Kind, Place};
 use crate::walk::Visitor;
 
 /// The chunk tree's content.
@@ -36,7 +37,11 @@ impl Visitor for Chunks {
                         self.devices.insert(key.offset, item);
                     }
                 }
-                _ => context.error(Kind::UnknownKey, "tree 3", format!("{key} does not belong here")),
+                _ => context.error(
+                    Kind::UnknownKey,
+                    Place::item(TreeId::CHUNK, &key),
+                    format!("{key} does not belong here"),
+                ),
             }
         }
     }
@@ -105,6 +110,8 @@ fn logical_of(chunk: &Chunk, index: u64, at: u64) -> Option<u64> {
 #[derive(Default)]
 pub(crate) struct DeviceExtents {
     extents: BTreeMap<(u64, u64), DevExtent>,
+    /// Statistics of devices.
+    statistics: Vec<(Key, Vec<u8>)>,
 }
 
 impl Visitor for DeviceExtents {
@@ -117,8 +124,14 @@ impl Visitor for DeviceExtents {
                         self.extents.insert((key.objectid, key.offset), item);
                     }
                 }
-                ItemType::PERSISTENT_ITEM | ItemType::TEMPORARY_ITEM | ItemType::DEV_REPLACE => {}
-                _ => context.error(Kind::UnknownKey, "tree 4", format!("{key} does not belong here")),
+                ItemType::PERSISTENT_ITEM => self.statistics.push((key, data.to_vec())),
+                ItemType::DEV_REPLACE => device_items::check_replace(context, &key, data),
+                ItemType::TEMPORARY_ITEM => {}
+                _ => context.error(
+                    Kind::UnknownKey,
+                    Place::item(TreeId::DEV, &key),
+                    format!("{key} does not belong here"),
+                ),
             }
         }
     }
@@ -132,20 +145,24 @@ pub(crate) fn check(context: &mut Context<'_>, chunks: &Chunks, extents: &Device
     devices_add_up(context, chunks, extents);
     system_chunks_agree(context, chunks);
     overlapping_chunks(context, chunks);
-}
-
-fn chunk_place(start: u64) -> String {
-    format!("chunk {start}")
+    for (key, data) in &extents.statistics {
+        device_items::check_statistics(context, key, data, chunks);
+    }
 }
 
 fn chunks_have_extents(context: &mut Context<'_>, chunks: &Chunks, extents: &DeviceExtents) {
     for (start, chunk) in &chunks.chunks {
+        let sectorsize = context.sectorsize();
+        if u64::from(chunk.header.sector_size.get()) != sectorsize {
+            let problem = format!("sector size is {}, want {sectorsize}", chunk.header.sector_size);
+            context.error(Kind::Chunk, Place::chunk(*start), problem);
+        }
         for stripe in &chunk.stripes {
             let (devid, offset) = (stripe.devid.get(), stripe.offset.get());
             match chunks.devices.get(&devid) {
-                None => context.error(Kind::Chunk, chunk_place(*start), format!("no device {devid}")),
+                None => context.error(Kind::Chunk, Place::chunk(*start), format!("no device {devid}")),
                 Some(device) if device.uuid != stripe.dev_uuid => {
-                    context.error(Kind::Chunk, chunk_place(*start), format!("another UUID than device {devid}"));
+                    context.error(Kind::Chunk, Place::chunk(*start), format!("another UUID than device {devid}"));
                 }
                 Some(_) => {}
             }
@@ -153,14 +170,10 @@ fn chunks_have_extents(context: &mut Context<'_>, chunks: &Chunks, extents: &Dev
             let matches = |e: &&DevExtent| e.chunk_offset.get() == *start && e.length.get() == size;
             if extents.extents.get(&(devid, offset)).filter(matches).is_none() {
                 let problem = format!("no device extent of {size} bytes at {offset} of device {devid}");
-                context.error(Kind::Chunk, chunk_place(*start), problem);
+                context.error(Kind::Chunk, Place::chunk(*start), problem);
             }
         }
     }
-}
-
-fn extent_place(devid: u64, offset: u64) -> String {
-    format!("device extent at {offset} of device {devid}")
 }
 
 fn extents_have_chunks(context: &mut Context<'_>, chunks: &Chunks, extents: &DeviceExtents) {
@@ -170,12 +183,12 @@ fn extents_have_chunks(context: &mut Context<'_>, chunks: &Chunks, extents: &Dev
             chunk.is_some_and(|c| c.stripes.iter().any(|s| s.devid.get() == *devid && s.offset.get() == *offset));
         if !known {
             let problem = format!("chunk {} has no such stripe", extent.chunk_offset);
-            context.error(Kind::DeviceExtent, extent_place(*devid, *offset), problem);
+            context.error(Kind::DeviceExtent, Place::device_extent(*devid, *offset), problem);
         }
         let owner = (extent.chunk_tree.get(), extent.chunk_objectid.get());
         if owner != (TreeId::CHUNK.0, objectid::FIRST_CHUNK_TREE) {
             let problem = format!("belongs to object {} of tree {}", owner.1, owner.0);
-            context.error(Kind::DeviceExtent, extent_place(*devid, *offset), problem);
+            context.error(Kind::DeviceExtent, Place::device_extent(*devid, *offset), problem);
         }
     }
 }
@@ -185,15 +198,15 @@ fn extents_lie_well(context: &mut Context<'_>, chunks: &Chunks, extents: &Device
     for ((devid, offset), extent) in &extents.extents {
         let end = offset.saturating_add(extent.length.get());
         if last.is_some_and(|(device, last_end)| device == *devid && last_end > *offset) {
-            context.error(Kind::DeviceExtent, extent_place(*devid, *offset), "overlaps the one before");
+            context.error(Kind::DeviceExtent, Place::device_extent(*devid, *offset), "overlaps the one before");
         }
         match chunks.devices.get(devid) {
             Some(device) if end > device.total_bytes.get() => {
                 let problem = format!("ends at {end}, the device at {}", device.total_bytes);
-                context.error(Kind::DeviceExtent, extent_place(*devid, *offset), problem);
+                context.error(Kind::DeviceExtent, Place::device_extent(*devid, *offset), problem);
             }
             Some(_) => {}
-            None => context.error(Kind::DeviceExtent, extent_place(*devid, *offset), "there is no such device"),
+            None => context.error(Kind::DeviceExtent, Place::device_extent(*devid, *offset), "there is no such device"),
         }
         last = Some((*devid, end));
     }
@@ -211,26 +224,34 @@ fn devices_add_up(context: &mut Context<'_>, chunks: &Chunks, extents: &DeviceEx
         device_fields(context, device, used.get(devid).copied().unwrap_or(0));
     }
     let (super_total, super_count) = (context.superblock().total_bytes.get(), context.superblock().num_devices.get());
-    if super_total != total {
+    if super_total < total || super_total > total && !context.is_dump() {
         let problem = format!("total_bytes is {super_total}, the devices have {total}");
-        context.error(Kind::Device, "superblock", problem);
+        // The kernel mounts a filesystem that says too much, not one that says too little.
+        if super_total < total {
+            context.error(Kind::Device, Place::superblock(), problem);
+        } else {
+            context.warn(Kind::Device, Place::superblock(), problem);
+        }
     }
     if super_count != chunks.devices.len() as u64 {
         let problem = format!("num_devices is {super_count}, there are {}", chunks.devices.len());
-        context.error(Kind::Device, "superblock", problem);
+        context.error(Kind::Device, Place::superblock(), problem);
     }
 }
 
 fn device_fields(context: &mut Context<'_>, device: &DevItem, used: u64) {
-    let place = format!("device {}", device.devid);
+    let place = Place::device(device.devid.get());
     if device.bytes_used.get() != used {
         let problem = format!("bytes_used is {}, its extents take {used}", device.bytes_used);
-        context.error(Kind::Device, &*place, problem);
+        context.error(Kind::Device, place.clone(), problem);
     }
     let sectorsize = context.sectorsize();
+    if device.fsid != context.superblock().block_fsid() {
+        context.error(Kind::Device, place.clone(), "has the UUID of another filesystem");
+    }
     if !device.total_bytes.get().is_multiple_of(sectorsize) {
         let problem = format!("total_bytes {} is not a multiple of {sectorsize}", device.total_bytes);
-        context.error(Kind::Device, &*place, problem);
+        context.warn(Kind::Device, place.clone(), problem);
     }
     for (devid, own) in context.access.device_items() {
         if devid == device.devid.get() {
@@ -240,18 +261,18 @@ fn device_fields(context: &mut Context<'_>, device: &DevItem, used: u64) {
 }
 
 /// The superblock of each device carries a copy of its item.
-fn own_item(context: &mut Context<'_>, place: &str, device: &DevItem, own: &DevItem) {
+fn own_item(context: &mut Context<'_>, place: &Place, device: &DevItem, own: &DevItem) {
     if device.total_bytes != own.total_bytes {
         let problem = format!("total_bytes is {}, its superblock says {}", device.total_bytes, own.total_bytes);
-        context.error(Kind::Device, place, problem);
+        context.error(Kind::Device, place.clone(), problem);
     }
     // Old kernels forgot this when a chunk was removed; nobody reads it.
     if device.bytes_used != own.bytes_used {
         let problem = format!("bytes_used is {}, its superblock says {}", device.bytes_used, own.bytes_used);
-        context.warn(Kind::Device, place, problem);
+        context.warn(Kind::Device, place.clone(), problem);
     }
     if device.uuid != own.uuid {
-        context.error(Kind::Device, place, "its superblock has another device UUID");
+        context.error(Kind::Device, place.clone(), "its superblock has another device UUID");
     }
 }
 
@@ -264,13 +285,13 @@ fn system_chunks_agree(context: &mut Context<'_>, chunks: &Chunks) {
     for (start, chunk) in &array {
         match chunks.chunks.get(start) {
             Some(other) if other == chunk => {}
-            Some(_) => context.error(Kind::Chunk, chunk_place(*start), "the superblock's array has it otherwise"),
-            None => context.error(Kind::Chunk, chunk_place(*start), "is in the superblock's array only"),
+            Some(_) => context.error(Kind::Chunk, Place::chunk(*start), "the superblock's array has it otherwise"),
+            None => context.error(Kind::Chunk, Place::chunk(*start), "is in the superblock's array only"),
         }
     }
     for (start, chunk) in &chunks.chunks {
         if chunk.flags().contains(BlockGroupFlags::SYSTEM) && !array.contains_key(start) {
-            context.error(Kind::Chunk, chunk_place(*start), "is not in the superblock's array of system chunks");
+            context.error(Kind::Chunk, Place::chunk(*start), "is not in the superblock's array of system chunks");
         }
     }
 }
@@ -279,7 +300,7 @@ fn overlapping_chunks(context: &mut Context<'_>, chunks: &Chunks) {
     let mut last = 0u64;
     for (start, chunk) in &chunks.chunks {
         if *start < last {
-            context.error(Kind::Chunk, chunk_place(*start), format!("overlaps the one before, which ends at {last}"));
+            context.error(Kind::Chunk, Place::chunk(*start), format!("overlaps the one before, which ends at {last}"));
         }
         last = start.saturating_add(chunk.length());
     }

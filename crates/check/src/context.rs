@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use butterfs_format::superblock::{CompatRo, Incompat};
+use butterfs_format::superblock::{CompatRo, Incompat, SUPER_FLAG_METADUMP, SUPER_FLAG_METADUMP_V2};
 use butterfs_format::validate::Geometry;
-use butterfs_format::{Logical, Superblock};
+use butterfs_format::{Logical, Superblock, TreeId};
 
-use crate::Options;
 use crate::access::Access;
-use crate::finding::{Finding, Kind, Report, Severity};
+use crate::finding::{Finding, Kind, Place, Report, Severity};
 use crate::references::References;
+use crate::{Options, Stage};
 
 /// The state of a running check.
 ///
@@ -25,6 +25,10 @@ pub(crate) struct Context<'v> {
     /// Whether a part of some tree could not be read, so that counts may be short.
     pub incomplete: bool,
     pub references: References,
+    /// Preallocated parts of files whose range has checksums: where, and the address of the extent. That
+    /// is an error if nobody wrote to the extent.
+    pub preallocated_with_sums: Vec<(Place, u64)>,
+    stage: Stage,
 }
 
 impl<'v> Context<'v> {
@@ -38,6 +42,8 @@ impl<'v> Context<'v> {
             bad: HashSet::new(),
             incomplete: false,
             references,
+            preallocated_with_sums: Vec::new(),
+            stage: Stage::Superblocks,
         }
     }
 
@@ -70,25 +76,48 @@ impl<'v> Context<'v> {
     }
 
     /// Adds an error.
-    pub fn error(&mut self, kind: Kind, place: impl Into<String>, problem: impl Into<String>) {
-        self.add(Severity::Error, kind, place.into(), problem.into());
+    pub fn error(&mut self, kind: Kind, place: Place, problem: impl Into<String>) {
+        self.add(Severity::Error, kind, place, problem.into());
     }
 
     /// Adds a warning.
-    pub fn warn(&mut self, kind: Kind, place: impl Into<String>, problem: impl Into<String>) {
-        self.add(Severity::Warning, kind, place.into(), problem.into());
+    pub fn warn(&mut self, kind: Kind, place: Place, problem: impl Into<String>) {
+        self.add(Severity::Warning, kind, place, problem.into());
     }
 
     /// Adds a note.
-    pub fn note(&mut self, kind: Kind, place: impl Into<String>, problem: impl Into<String>) {
-        self.add(Severity::Note, kind, place.into(), problem.into());
+    pub fn note(&mut self, kind: Kind, place: Place, problem: impl Into<String>) {
+        self.add(Severity::Note, kind, place, problem.into());
     }
 
-    fn add(&mut self, severity: Severity, kind: Kind, place: String, problem: String) {
+    fn add(&mut self, severity: Severity, kind: Kind, place: Place, problem: String) {
         if self.report.findings.len() < self.options.max_findings {
             self.report.findings.push(Finding { severity, kind, place, problem });
         } else if severity == Severity::Error {
             self.report.statistics.suppressed += 1;
+        }
+    }
+
+    /// The tree that block group items belong to.
+    pub fn block_group_tree(&self) -> TreeId {
+        if self.has_ro(CompatRo::BLOCK_GROUP_TREE) { TreeId::BLOCK_GROUP } else { TreeId::EXTENT }
+    }
+
+    /// Whether the filesystem was restored by btrfs-image, so that it has no data.
+    pub fn is_dump(&self) -> bool {
+        self.superblock().flags.get() & (SUPER_FLAG_METADUMP | SUPER_FLAG_METADUMP_V2) != 0
+    }
+
+    /// Tells whoever waits what is being done.
+    pub fn stage(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.tell();
+    }
+
+    /// Tells whoever waits how far it got.
+    pub fn tell(&self) {
+        if let Some(progress) = &self.options.progress {
+            progress(self.stage, self.report.statistics.tree_blocks);
         }
     }
 

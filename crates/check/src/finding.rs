@@ -2,8 +2,11 @@
 //!
 //! # Invariants
 //! * A report never holds more findings than [`crate::Options::max_findings`]; the rest is counted.
+//! * The name of a [`Kind`] never changes: scripts look for it.
 
 use std::fmt;
+
+use butterfs_format::{DevId, Ino, ItemType, Key, Logical, TreeId};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,13 +19,20 @@ pub enum Severity {
     Error,
 }
 
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Severity {
+    /// The severity as a word.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Note => "note",
             Self::Warning => "warning",
             Self::Error => "error",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -36,7 +46,10 @@ macro_rules! kinds {
         }
 
         impl Kind {
-            /// The kind in words.
+            /// Every kind there is.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The stable name, for machines.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
@@ -50,58 +63,255 @@ kinds! {
     /// A superblock copy is unreadable, or its checksum or fields are wrong.
     Superblock = "superblock",
     /// Superblock copies disagree.
-    SuperblockMirror = "superblock mirror",
+    SuperblockMirror = "superblock-mirror",
+    /// A backup of tree roots in the superblock is wrong.
+    BackupRoot = "backup-root",
     /// A tree block cannot be used in any copy.
-    TreeBlock = "tree block",
+    TreeBlock = "tree-block",
     /// One copy of a tree block is bad.
-    TreeBlockCopy = "tree block copy",
+    TreeBlockCopy = "tree-block-copy",
     /// A tree's structure is wrong: a child outside its parent's range, a block used twice.
-    TreeStructure = "tree structure",
-    /// A ROOT_ITEM is wrong or missing.
-    RootItem = "root item",
+    TreeStructure = "tree-structure",
+    /// A ROOT_ITEM is wrong.
+    RootItem = "root-item",
+    /// There is no ROOT_ITEM of a tree that must be.
+    MissingTree = "missing-tree",
     /// A key that has no business in its tree.
-    UnknownKey = "unknown key",
+    UnknownKey = "unknown-key",
     /// A chunk is wrong, or has no device extent.
     Chunk = "chunk",
     /// A device item or the devices' totals are wrong.
     Device = "device",
     /// A device extent is wrong, or has no chunk.
-    DeviceExtent = "device extent",
+    DeviceExtent = "device-extent",
+    /// Statistics of a device, or the state of a replacement, are wrong.
+    DeviceItem = "device-item",
+    /// The state of a balance is wrong.
+    Balance = "balance",
     /// A block group is wrong, or has no chunk.
-    BlockGroup = "block group",
+    BlockGroup = "block-group",
     /// A usage counter is wrong: of a block group, or of the superblock.
     Usage = "usage",
     /// An extent item is wrong.
     Extent = "extent",
     /// Something refers to an extent that has no extent item.
-    MissingExtent = "missing extent",
+    MissingExtent = "missing-extent",
     /// Back references and references disagree.
-    BackReference = "back reference",
+    BackReference = "back-reference",
     /// The free space tree disagrees with the extent tree, or with itself.
-    FreeSpace = "free space",
-    /// An inode item is missing or wrong.
+    FreeSpace = "free-space",
+    /// The v1 space cache disagrees with the extent tree, or with itself.
+    SpaceCache = "space-cache",
+    /// An inode item is wrong.
     Inode = "inode",
+    /// Something belongs to an inode that has no item.
+    MissingInode = "missing-inode",
+    /// An inode's size is wrong.
+    InodeSize = "inode-size",
+    /// An inode's count of bytes is not that of its extents.
+    InodeBytes = "inode-bytes",
+    /// An inode's mode is wrong.
+    InodeMode = "inode-mode",
+    /// An inode is of a generation to come.
+    InodeGeneration = "inode-generation",
+    /// An inode has flags that it must not have.
+    InodeFlags = "inode-flags",
+    /// The inode number cache of kernels before 5.11.
+    InodeCache = "inode-cache",
     /// An inode's link count is wrong.
-    LinkCount = "link count",
-    /// Directory items, indexes and inode references disagree.
-    DirectoryEntry = "directory entry",
+    LinkCount = "link-count",
+    /// Directory items, indexes and inode references disagree, or one is wrong.
+    DirectoryEntry = "directory-entry",
+    /// A directory has two entries of one name.
+    DuplicateName = "duplicate-name",
+    /// An INODE_REF or INODE_EXTREF is wrong.
+    InodeRef = "inode-ref",
+    /// An extended attribute is wrong.
+    Xattr = "xattr",
     /// A file's extents are wrong.
-    FileExtent = "file extent",
+    FileExtent = "file-extent",
+    /// A part of a file has no extent, and must have one.
+    FileHole = "file-hole",
     /// An inode or a subvolume without links has no orphan item.
     Orphan = "orphan",
     /// Root references and directory entries of a subvolume disagree.
     Subvolume = "subvolume",
+    /// The UUID tree and the subvolumes disagree.
+    UuidTree = "uuid-tree",
     /// Checksums are missing, or there are some where no data is.
     Checksum = "checksum",
     /// Data does not have its checksum.
-    DataChecksum = "data checksum",
+    DataChecksum = "data-checksum",
+    /// A quota group's counters are not what its subvolumes take.
+    QuotaUsage = "quota-usage",
+    /// Quota groups, their limits or relations are wrong.
+    Quota = "quota",
     /// A log tree waits to be replayed, or is wrong.
     Log = "log",
+}
+
+impl Kind {
+    /// The kind of a finding in an item that breaks a rule of its own.
+    pub(crate) fn of_item(item_type: ItemType) -> Self {
+        use ItemType as T;
+        match item_type {
+            T::INODE_ITEM => Self::Inode,
+            T::INODE_REF | T::INODE_EXTREF => Self::InodeRef,
+            T::DIR_ITEM | T::DIR_INDEX => Self::DirectoryEntry,
+            T::XATTR_ITEM => Self::Xattr,
+            T::EXTENT_DATA => Self::FileExtent,
+            T::EXTENT_CSUM => Self::Checksum,
+            T::ROOT_ITEM => Self::RootItem,
+            T::ROOT_REF | T::ROOT_BACKREF => Self::Subvolume,
+            T::EXTENT_ITEM | T::METADATA_ITEM => Self::Extent,
+            T::TREE_BLOCK_REF | T::SHARED_BLOCK_REF | T::SHARED_DATA_REF | T::EXTENT_DATA_REF => Self::BackReference,
+            T::BLOCK_GROUP_ITEM => Self::BlockGroup,
+            T::FREE_SPACE_INFO | T::FREE_SPACE_EXTENT | T::FREE_SPACE_BITMAP => Self::FreeSpace,
+            T::DEV_EXTENT => Self::DeviceExtent,
+            T::DEV_ITEM => Self::Device,
+            T::CHUNK_ITEM => Self::Chunk,
+            _ => Self::UnknownKey,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// Where a finding is: the coordinates that are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// What lies there, in words; empty if the coordinates tell.
+    pub what: &'static str,
+    /// The tree.
+    pub tree: Option<TreeId>,
+    /// The inode, in that tree.
+    pub inode: Option<Ino>,
+    /// The item's key, in that tree.
+    pub key: Option<Key>,
+    /// The logical address; of an item, that of its leaf.
+    pub bytenr: Option<Logical>,
+    /// The end of a logical range.
+    pub end: Option<Logical>,
+    /// Which copy, from 1.
+    pub copy: Option<usize>,
+    /// The device's number.
+    pub devid: Option<DevId>,
+    /// The device's path.
+    pub device: Option<String>,
+    /// The offset on the device, or in the file, in bytes.
+    pub offset: Option<u64>,
+    /// The quota group.
+    pub qgroup: Option<u64>,
+}
+
+impl Place {
+    fn of(what: &'static str) -> Self {
+        Self { what, ..Self::default() }
+    }
+
+    fn at(what: &'static str, bytenr: u64) -> Self {
+        Self { bytenr: Some(Logical(bytenr)), ..Self::of(what) }
+    }
+
+    pub(crate) fn superblock() -> Self {
+        Self::of("superblock")
+    }
+
+    pub(crate) fn superblock_copy(device: String, offset: u64) -> Self {
+        Self { device: Some(device), offset: Some(offset), ..Self::superblock() }
+    }
+
+    pub(crate) fn tree(id: TreeId) -> Self {
+        Self { tree: Some(id), ..Self::default() }
+    }
+
+    pub(crate) fn item(tree: TreeId, key: &Key) -> Self {
+        Self { key: Some(*key), ..Self::tree(tree) }
+    }
+
+    pub(crate) fn block(tree: TreeId, bytenr: Logical) -> Self {
+        Self { bytenr: Some(bytenr), what: "block", ..Self::tree(tree) }
+    }
+
+    pub(crate) fn inode(tree: TreeId, ino: u64) -> Self {
+        Self { inode: Some(Ino(ino)), ..Self::tree(tree) }
+    }
+
+    pub(crate) fn extent(bytenr: u64) -> Self {
+        Self::at("extent", bytenr)
+    }
+
+    pub(crate) fn chunk(start: u64) -> Self {
+        Self::at("chunk", start)
+    }
+
+    pub(crate) fn block_group(start: u64) -> Self {
+        Self::at("block group", start)
+    }
+
+    pub(crate) fn data(bytenr: u64) -> Self {
+        Self::at("data", bytenr)
+    }
+
+    pub(crate) fn checksums(start: u64, end: u64) -> Self {
+        Self { tree: Some(TreeId::CSUM), ..Self::range("checksums", start, end) }
+    }
+
+    pub(crate) fn range(what: &'static str, start: u64, end: u64) -> Self {
+        Self { end: Some(Logical(end)), ..Self::at(what, start) }
+    }
+
+    pub(crate) fn device(devid: u64) -> Self {
+        Self { devid: Some(DevId(devid)), ..Self::default() }
+    }
+
+    pub(crate) fn device_extent(devid: u64, offset: u64) -> Self {
+        Self { devid: Some(DevId(devid)), offset: Some(offset), ..Self::of("device extent") }
+    }
+
+    pub(crate) fn subvolume(id: u64) -> Self {
+        Self { what: "subvolume", ..Self::tree(TreeId(id)) }
+    }
+
+    pub(crate) fn qgroup(id: u64) -> Self {
+        Self { qgroup: Some(id), ..Self::tree(TreeId::QUOTA) }
+    }
+
+    /// This place in a copy, counted from 0.
+    pub(crate) fn copy(self, copy: usize) -> Self {
+        Self { copy: Some(copy + 1), ..self }
+    }
+
+    pub(crate) fn file_offset(self, offset: u64) -> Self {
+        Self { offset: Some(offset), ..self }
+    }
+}
+
+/// A quota group's number as `btrfs qgroup` writes it.
+pub(crate) fn qgroup_name(id: u64) -> String {
+    format!("{}/{}", id >> 48, id & ((1 << 48) - 1))
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let leaf = if self.key.is_some() { "in block " } else { "" };
+        let mut words = Vec::new();
+        words.extend(self.device.clone());
+        words.extend(self.tree.map(|tree| format!("tree {}", tree.0 as i64)));
+        words.extend(self.inode.map(|ino| format!("inode {}", ino.0 as i64)));
+        words.extend(self.key.map(|key| format!("item {key}")));
+        words.extend(self.qgroup.map(|id| format!("quota group {}", qgroup_name(id))));
+        words.extend((!self.what.is_empty()).then(|| self.what.to_owned()));
+        words.extend(self.bytenr.map(|bytenr| format!("{leaf}{bytenr}")));
+        words.extend(self.end.map(|end| format!("to {end}")));
+        words.extend(self.copy.map(|copy| format!("copy {copy}")));
+        words.extend(self.offset.map(|offset| format!("at {offset}")));
+        words.extend(self.devid.map(|devid| format!("device {devid}")));
+        f.write_str(&words.join(" "))
     }
 }
 
@@ -113,7 +323,7 @@ pub struct Finding {
     /// Its class.
     pub kind: Kind,
     /// Where it is.
-    pub place: String,
+    pub place: Place,
     /// Which rule is broken, with the values found.
     pub problem: String,
 }
@@ -149,6 +359,65 @@ pub struct Statistics {
     pub suppressed: u64,
 }
 
+impl Statistics {
+    /// Each number with its name.
+    pub fn named(&self) -> [(&'static str, u64); 10] {
+        [
+            ("trees", self.trees),
+            ("tree_blocks", self.tree_blocks),
+            ("tree_block_copies", self.tree_block_copies),
+            ("chunks", self.chunks),
+            ("extents", self.extents),
+            ("references", self.references),
+            ("inodes", self.inodes),
+            ("checksummed_bytes", self.checksummed_bytes),
+            ("verified_bytes", self.verified_bytes),
+            ("suppressed", self.suppressed),
+        ]
+    }
+}
+
+/// A counter as it is stored, and as it was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// In the quota tree.
+    pub stored: u64,
+    /// By the checker.
+    pub counted: u64,
+}
+
+/// Prints `16384 (counted 4096)`.
+impl fmt::Display for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (counted {})", self.stored, self.counted)
+    }
+}
+
+/// A quota group: what its item says and what was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuotaGroup {
+    /// Level in the upper 16 bits, subvolume or number in the lower 48.
+    pub id: u64,
+    /// Bytes that its members refer to.
+    pub referenced: Counter,
+    /// Bytes that nobody else refers to.
+    pub exclusive: Counter,
+}
+
+impl QuotaGroup {
+    /// Whether stored and counted bytes are the same.
+    pub fn agrees(&self) -> bool {
+        [self.referenced, self.exclusive].iter().all(|counter| counter.stored == counter.counted)
+    }
+}
+
+/// Prints `0/5: referenced 16384 (counted 16384), exclusive ...`.
+impl fmt::Display for QuotaGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: referenced {}, exclusive {}", qgroup_name(self.id), self.referenced, self.exclusive)
+    }
+}
+
 /// The outcome of a check.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -156,6 +425,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was looked at.
     pub statistics: Statistics,
+    /// Quota groups in order, if quotas are on and could be counted.
+    pub quota_groups: Vec<QuotaGroup>,
 }
 
 impl Report {
@@ -190,5 +461,27 @@ impl fmt::Display for Report {
             "{} trees, {} tree blocks in {} copies, {} extents, {} references, {} inodes, {} bytes with checksums",
             s.trees, s.tree_blocks, s.tree_block_copies, s.extents, s.references, s.inodes, s.checksummed_bytes
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_kebab_case_and_unique() {
+        let names: HashSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+        assert!(names.iter().all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '-')), "{names:?}");
+    }
+
+    #[test]
+    fn a_place_prints_what_is_known() {
+        assert_eq!(Place::inode(TreeId(5), 257).file_offset(4096).to_string(), "tree 5 inode 257 at 4096");
+        assert_eq!(Place::block(TreeId(2), Logical(65536)).copy(1).to_string(), "tree 2 block 65536 copy 2");
+        assert_eq!(Place::qgroup(1 << 48 | 7).to_string(), "tree 8 quota group 1/7");
+        assert_eq!(Place::device_extent(1, 9).to_string(), "device extent at 9 device 1");
     }
 }

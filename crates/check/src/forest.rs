@@ -3,12 +3,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use butterfs_format::ids::objectid;
-use butterfs_format::items::{InodeItem, RootItem, RootRef, read_exact};
+use butterfs_format::items::{DirEntry, InodeItem, RootItem, RootRef, read_exact};
 use butterfs_format::{ItemType, Key, TreeBlock, TreeId};
 
 use crate::context::Context;
-use crate::finding::Kind;
+use crate::device_items;
+use crate::finding::{Kind, Place};
+use crate::space_cache::CacheFiles;
 use crate::walk::{Dropped, TreeRoot, Visitor};
+
+/// Type and permissions of the files of the v1 space cache.
+const CACHE_MODE: u32 = 0o100_600;
 
 /// Where a subvolume hangs: child and parent tree to directory, index and name.
 pub(crate) type Links = BTreeMap<(u64, u64), (u64, u64, Vec<u8>)>;
@@ -24,6 +29,10 @@ pub(crate) struct Forest {
     pub backrefs: Links,
     /// Subvolumes that wait to be deleted.
     pub orphans: HashSet<u64>,
+    /// The subvolume that is mounted by default, if one was set.
+    pub default_subvolume: Option<u64>,
+    /// The v1 space cache.
+    pub cache: CacheFiles,
     /// All of the root tree could be read.
     pub complete: bool,
 }
@@ -49,17 +58,42 @@ impl Forest {
             ItemType::ORPHAN_ITEM if key.objectid == objectid::ORPHAN => {
                 self.orphans.insert(key.offset);
             }
-            ItemType::INODE_ITEM => cache_inode(context, &key, data),
+            ItemType::INODE_ITEM => self.inode(context, &key, data),
+            ItemType::EXTENT_DATA => self.cache.extent(&key, data),
+            ItemType::UNTYPED => self.cache.header(&key, data),
+            ItemType::DIR_ITEM => self.default_entry(&key, data),
+            ItemType::TEMPORARY_ITEM => device_items::check_temporary(context, &key, data),
             ItemType::INODE_REF
             | ItemType::INODE_EXTREF
-            | ItemType::DIR_ITEM
             | ItemType::DIR_INDEX
             | ItemType::XATTR_ITEM
-            | ItemType::EXTENT_DATA
-            | ItemType::TEMPORARY_ITEM
-            | ItemType::PERSISTENT_ITEM
-            | ItemType::UNTYPED => {}
-            _ => context.error(Kind::UnknownKey, "tree 1", format!("{key} does not belong here")),
+            | ItemType::PERSISTENT_ITEM => {}
+            _ => {
+                let problem = format!("{key} does not belong here");
+                context.error(Kind::UnknownKey, Place::item(TreeId::ROOT, &key), problem);
+            }
+        }
+    }
+
+    /// Inodes of the root tree hold the old free space cache, and one is the directory of trees.
+    fn inode(&mut self, context: &mut Context<'_>, key: &Key, data: &[u8]) {
+        let Ok(inode) = read_exact::<InodeItem>(data) else { return };
+        let mode = inode.mode.get();
+        let is_dir = key.objectid == TreeId::ROOT_TREE_DIR.0;
+        if is_dir && !inode.is_dir() || !is_dir && mode != CACHE_MODE {
+            let want = if is_dir { "a directory's" } else { "0o100600" };
+            let problem = format!("mode is {mode:#o}, want {want}");
+            context.error(Kind::InodeMode, Place::inode(TreeId::ROOT, key.objectid), problem);
+        }
+        self.cache.inode(key, &inode);
+    }
+
+    /// The directory of trees has one entry, "default".
+    fn default_entry(&mut self, key: &Key, data: &[u8]) {
+        let entries = DirEntry::parse_all(data).unwrap_or_default();
+        if key.objectid == TreeId::ROOT_TREE_DIR.0 {
+            let default = entries.iter().find(|entry| entry.name == b"default");
+            self.default_subvolume = default.map(|entry| entry.location.objectid).or(self.default_subvolume);
         }
     }
 
@@ -72,16 +106,6 @@ impl Forest {
 fn link(links: &mut Links, at: (u64, u64), data: &[u8]) {
     if let Ok(root_ref) = RootRef::parse(data) {
         links.insert(at, (root_ref.dirid, root_ref.sequence, root_ref.name.to_vec()));
-    }
-}
-
-/// Inodes of the root tree hold the old free space cache, and one is the directory of trees.
-fn cache_inode(context: &mut Context<'_>, key: &Key, data: &[u8]) {
-    let Ok(inode) = read_exact::<InodeItem>(data) else { return };
-    let want = if key.objectid == TreeId::ROOT_TREE_DIR.0 { 0o040_000 } else { 0o100_000 };
-    if inode.format() != want {
-        let problem = format!("mode is {:#o}, want type {want:#o}", inode.mode.get());
-        context.error(Kind::Inode, format!("tree 1 inode {}", key.objectid), problem);
     }
 }
 
@@ -104,13 +128,13 @@ pub(crate) fn check_roots(context: &mut Context<'_>, forest: &Forest) {
     let generation = context.generation();
     let mut begins: HashMap<u64, u64> = HashMap::new();
     for (key, item) in &forest.roots {
-        let place = format!("root item {key}");
+        let place = Place::item(TreeId::ROOT, key);
         if item.generation.get() > generation {
             let problem = format!("generation {} is above the superblock's {generation}", item.generation);
-            context.error(Kind::RootItem, &*place, problem);
+            context.error(Kind::RootItem, place.clone(), problem);
         }
         if let Some(other) = begins.insert(item.bytenr.get(), key.objectid) {
-            context.error(Kind::RootItem, &*place, format!("begins in the same block as tree {}", other as i64));
+            context.error(Kind::RootItem, place.clone(), format!("begins in the same block as tree {}", other as i64));
         }
         if TreeId(key.objectid).is_subvolume() {
             subvolume_root(context, forest, key, item);
@@ -119,23 +143,27 @@ pub(crate) fn check_roots(context: &mut Context<'_>, forest: &Forest) {
     if !forest.complete {
         return;
     }
+    if let Some(id) = forest.default_subvolume.filter(|id| forest.global(TreeId(*id)).is_none()) {
+        let problem = "is mounted by default, but there is no such subvolume";
+        context.error(Kind::Subvolume, Place::subvolume(id), problem);
+    }
     for id in [TreeId::EXTENT, TreeId::DEV, TreeId::FS, TreeId::CSUM, TreeId::DATA_RELOC] {
         if forest.global(id).is_none() {
-            context.error(Kind::RootItem, "tree 1", format!("there is no tree {}", id.0 as i64));
+            context.error(Kind::MissingTree, Place::tree(id), format!("there is no tree {}", id.0 as i64));
         }
     }
 }
 
 fn subvolume_root(context: &mut Context<'_>, forest: &Forest, key: &Key, item: &RootItem) {
-    let place = format!("root item {key}");
+    let place = Place::item(TreeId::ROOT, key);
     if item.root_dirid.get() != 256 {
-        context.error(Kind::RootItem, &*place, format!("root directory is {}, want 256", item.root_dirid));
+        context.error(Kind::RootItem, place.clone(), format!("root directory is {}, want 256", item.root_dirid));
     }
     let mode = item.inode.mode.get();
     if mode & 0o170_000 != 0o040_000 {
-        context.error(Kind::RootItem, &*place, format!("mode {mode:#o} is not a directory's"));
+        context.error(Kind::RootItem, place.clone(), format!("mode {mode:#o} is not a directory's"));
     }
     if item.refs.get() == 0 && !forest.orphans.contains(&key.objectid) {
-        context.error(Kind::Orphan, &*place, "no references, and no orphan item: it will never be deleted");
+        context.error(Kind::Orphan, place.clone(), "no references, and no orphan item: it will never be deleted");
     }
 }

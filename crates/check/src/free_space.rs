@@ -8,16 +8,16 @@
 use std::collections::BTreeMap;
 
 use butterfs_format::items::{FreeSpaceInfo, read_exact};
-use butterfs_format::{ItemType, Key, TreeBlock};
+use butterfs_format::{ItemType, Key, TreeBlock, TreeId};
 
 use crate::chunks::Chunks;
 use crate::context::Context;
 use crate::extent_tree::BlockGroups;
-use crate::finding::Kind;
+use crate::finding::{Kind, Place};
 use crate::walk::Visitor;
 
 /// Ranges of logical space, start to end.
-type Ranges = Vec<(u64, u64)>;
+pub(crate) type Ranges = Vec<(u64, u64)>;
 
 /// Free space of the block group being read.
 struct Group {
@@ -46,7 +46,7 @@ impl<'a> FreeSpace<'a> {
     pub fn finish(mut self, context: &mut Context<'_>, complete: bool) {
         self.close(context);
         for start in self.groups.keys().filter(|start| complete && !self.met.contains_key(start)) {
-            context.error(Kind::FreeSpace, format!("block group {start}"), "the free space tree does not have it");
+            context.error(Kind::FreeSpace, Place::block_group(*start), "the free space tree does not have it");
         }
     }
 
@@ -68,7 +68,7 @@ impl<'a> FreeSpace<'a> {
     fn open_stray(&mut self, context: &mut Context<'_>, key: &Key) {
         let end = key.objectid.saturating_add(key.offset);
         self.stray = (key.objectid, end);
-        let place = format!("item {key}");
+        let place = Place::item(TreeId::FREE_SPACE, key);
         match self.groups.keys().next() {
             Some(first) if end <= *first => context.warn(Kind::FreeSpace, place, "left by mkfs: no such block group"),
             _ => context.error(Kind::FreeSpace, place, "there is no such block group"),
@@ -77,7 +77,7 @@ impl<'a> FreeSpace<'a> {
 
     fn range(&mut self, context: &mut Context<'_>, key: &Key, data: &[u8]) {
         let sectorsize = context.sectorsize();
-        let place = format!("item {key}");
+        let place = Place::item(TreeId::FREE_SPACE, key);
         let Some(group) = &mut self.current else {
             if self.stray.0 <= key.objectid && key.objectid < self.stray.1 {
                 return;
@@ -105,11 +105,11 @@ impl<'a> FreeSpace<'a> {
 
     fn close(&mut self, context: &mut Context<'_>) {
         let Some(group) = self.current.take() else { return };
-        let place = format!("block group {}", group.start);
+        let place = Place::block_group(group.start);
         let count = u64::from(group.info.extent_count.get());
         if count != group.free.len() as u64 {
             let problem = format!("extent_count is {count}, there are {} free extents", group.free.len());
-            context.error(Kind::FreeSpace, &*place, problem);
+            context.error(Kind::FreeSpace, place.clone(), problem);
         }
         if let Some((start, end, listed)) = self.difference(context, &group) {
             let problem = match listed {
@@ -141,7 +141,11 @@ impl Visitor for FreeSpace<'_> {
             match key.item_type {
                 ItemType::FREE_SPACE_INFO => self.open(context, &key, data),
                 ItemType::FREE_SPACE_EXTENT | ItemType::FREE_SPACE_BITMAP => self.range(context, &key, data),
-                _ => context.error(Kind::UnknownKey, "tree 10", format!("{key} does not belong here")),
+                _ => context.error(
+                    Kind::UnknownKey,
+                    Place::item(TreeId::FREE_SPACE, &key),
+                    format!("{key} does not belong here"),
+                ),
             }
         }
     }
@@ -153,7 +157,7 @@ impl Visitor for FreeSpace<'_> {
 }
 
 /// Appends a range; one that touches the last makes that longer.
-fn add_range(ranges: &mut Ranges, start: u64, end: u64) {
+pub(crate) fn add_range(ranges: &mut Ranges, start: u64, end: u64) {
     match ranges.last_mut() {
         Some(last) if last.1 >= start => last.1 = last.1.max(end),
         _ => ranges.push((start, end)),
@@ -163,7 +167,7 @@ fn add_range(ranges: &mut Ranges, start: u64, end: u64) {
 fn add_bitmap(ranges: &mut Ranges, start: u64, end: u64, bits: &[u8], sectorsize: u64) {
     for (index, byte) in bits.iter().enumerate() {
         for bit in (0..8u64).filter(|bit| byte & (1 << bit) != 0) {
-            let at = start.saturating_add((index as u64 * 8 + bit) * sectorsize);
+            let at = start.saturating_add((index as u64 * 8 + bit).saturating_mul(sectorsize));
             if at < end {
                 add_range(ranges, at, at.saturating_add(sectorsize));
             }
@@ -172,7 +176,7 @@ fn add_bitmap(ranges: &mut Ranges, start: u64, end: u64, bits: &[u8], sectorsize
 }
 
 /// What no extent takes between two addresses.
-fn gaps(context: &Context<'_>, start: u64, end: u64) -> Ranges {
+pub(crate) fn gaps(context: &Context<'_>, start: u64, end: u64) -> Ranges {
     let extents = context.references.extents();
     let (mut at, mut free) = (start, Vec::new());
     for extent in extents.iter().skip(extents.partition_point(|e| e.end() <= start)).take_while(|e| e.bytenr < end) {
@@ -188,7 +192,7 @@ fn gaps(context: &Context<'_>, start: u64, end: u64) -> Ranges {
 }
 
 /// The sorted ranges `from`, without the sorted ranges `holes`.
-fn without(from: &Ranges, holes: &Ranges) -> Ranges {
+pub(crate) fn without(from: &Ranges, holes: &Ranges) -> Ranges {
     let (mut left, mut next) = (Vec::new(), 0);
     for &(mut start, end) in from {
         while next < holes.len() && holes[next].1 <= start {

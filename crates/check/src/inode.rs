@@ -1,12 +1,12 @@
 //! One inode: its item and all that hangs on it, in key order, then the rules they keep together.
 
-use butterfs_format::items::{FileExtent, FileExtentBody, FileType, InodeFlags, InodeItem};
+use butterfs_format::items::{Compression, FileExtent, FileExtentBody, FileType, InodeFlags, InodeItem};
 use butterfs_format::superblock::Incompat;
 use butterfs_format::{Key, TreeId};
 
 use crate::checksums::Checksums;
 use crate::context::Context;
-use crate::finding::Kind;
+use crate::finding::{Kind, Place};
 
 /// What was met of one inode so far.
 #[derive(Default)]
@@ -42,20 +42,25 @@ struct Extents {
     gap: Option<(u64, u64)>,
 }
 
-/// Which file of which tree.
-pub(crate) fn place(tree: TreeId, ino: u64) -> String {
-    format!("tree {} inode {}", tree.0 as i64, ino as i64)
-}
-
 impl Inode {
     pub fn new(ino: u64, partial: bool) -> Self {
         Self { ino, partial, ..Self::default() }
     }
 
-    /// Takes an EXTENT_DATA item in.
-    pub fn extent(&mut self, context: &mut Context<'_>, tree: TreeId, sums: &Checksums, key: &Key, data: &[u8]) {
-        let Ok(extent) = FileExtent::parse(data) else { return };
-        let place = || format!("{} file offset {}", place(tree, self.ino), key.offset);
+    /// Takes an EXTENT_DATA item in. Without `sums`, checksums are not looked at.
+    pub fn extent(
+        &mut self,
+        context: &mut Context<'_>,
+        tree: TreeId,
+        sums: Option<&Checksums>,
+        key: &Key,
+        data: &[u8],
+    ) {
+        let Ok(extent) = FileExtent::parse(data) else {
+            self.partial = true;
+            return;
+        };
+        let place = || Place::inode(tree, self.ino).file_offset(key.offset);
         if self.extents.count > 0 && (key.offset < self.extents.end || self.extents.inline) {
             let problem = format!("overlaps the extent before, which ends at {}", self.extents.end);
             // Old kernels left a regular extent behind an inline one of the first sector.
@@ -71,7 +76,10 @@ impl Inode {
         }
         self.extents.count += 1;
         match extent.body {
-            FileExtentBody::Inline(_) => {
+            FileExtentBody::Inline(bytes) => {
+                if let Some(problem) = inline_problem(context, &extent, bytes.len() as u64) {
+                    context.error(Kind::FileExtent, place(), problem);
+                }
                 self.extents.inline = true;
                 self.extents.bytes = self.extents.bytes.saturating_add(extent.ram_bytes);
                 let sector = context.sectorsize();
@@ -81,9 +89,14 @@ impl Inode {
                 self.extents.end = key.offset.saturating_add(num_bytes);
                 if disk_bytenr != 0 {
                     self.extents.bytes = self.extents.bytes.saturating_add(num_bytes);
-                    let problem = self.item.and_then(|item| checksum_problem(&item, &extent, sums));
+                    let problem = self.item.zip(sums).and_then(|(item, sums)| checksum_problem(&item, &extent, sums));
                     if let Some(problem) = problem {
                         context.error(Kind::Checksum, place(), problem);
+                    }
+                    if let (Some((start, len)), Some(sums)) = (preallocated_range(&extent), sums)
+                        && sums.covered(start, len) > 0
+                    {
+                        context.preallocated_with_sums.push((place(), disk_bytenr));
                     }
                 }
             }
@@ -93,13 +106,20 @@ impl Inode {
     /// The rules that can be judged once all items of the inode are known, but for links.
     pub fn check(&self, context: &mut Context<'_>, tree: TreeId) {
         let Some(item) = self.item else { return };
-        let place = place(tree, self.ino);
+        let place = Place::inode(tree, self.ino);
         if item.transid.get() > context.generation() || item.generation.get() > context.generation() {
             let problem = format!("generation {}, transid {}: in the future", item.generation, item.transid);
-            context.error(Kind::Inode, &*place, problem);
+            context.error(Kind::InodeGeneration, place.clone(), problem);
         }
-        if item.flags() & !known_flags() != InodeFlags::empty() {
-            context.error(Kind::Inode, &*place, format!("unknown flags {:#x}", item.flags.get()));
+        if item.flags.get() & !InodeFlags::all().bits() != 0 {
+            context.error(Kind::InodeFlags, place.clone(), format!("unknown flags {:#x}", item.flags.get()));
+        }
+        let frozen = InodeFlags::IMMUTABLE | InodeFlags::APPEND;
+        if FileType::from_mode(item.mode.get()) == FileType::Symlink && item.flags().intersects(frozen) {
+            context.error(Kind::InodeFlags, place.clone(), "a symbolic link that is immutable or append-only");
+        }
+        if FileType::from_mode(item.mode.get()) == FileType::Unknown {
+            context.error(Kind::InodeMode, place.clone(), format!("mode {:#o} has no file type", item.mode.get()));
         }
         // While an inode is being deleted its items are ahead of its counters.
         if item.nlink.get() == 0 {
@@ -116,28 +136,28 @@ impl Inode {
         }
     }
 
-    fn check_directory(&self, context: &mut Context<'_>, place: &str, item: &InodeItem) {
+    fn check_directory(&self, context: &mut Context<'_>, place: &Place, item: &InodeItem) {
         let want = self.indexes.name_bytes.saturating_mul(2);
         if self.items != self.indexes {
             let (items, indexes) = (self.items.count, self.indexes.count);
             let problem = format!("{items} DIR_ITEM entries and {indexes} DIR_INDEX entries disagree");
-            context.error(Kind::DirectoryEntry, place, problem);
+            context.error(Kind::DirectoryEntry, place.clone(), problem);
         } else if item.size.get() != want {
-            context.error(Kind::Inode, place, format!("directory size is {}, want {want}", item.size));
+            context.error(Kind::InodeSize, place.clone(), format!("directory size is {}, want {want}", item.size));
         }
         if item.nlink.get() != 1 {
-            context.error(Kind::LinkCount, place, format!("directory with {} links", item.nlink));
+            context.error(Kind::LinkCount, place.clone(), format!("directory with {} links", item.nlink));
         }
         self.check_without_extents(context, place);
     }
 
-    fn check_without_extents(&self, context: &mut Context<'_>, place: &str) {
+    fn check_without_extents(&self, context: &mut Context<'_>, place: &Place) {
         if self.extents.count > 0 {
-            context.error(Kind::FileExtent, place, "has file extents, but is no file");
+            context.error(Kind::FileExtent, place.clone(), "has file extents, but is no file");
         }
     }
 
-    fn check_file(&self, context: &mut Context<'_>, place: &str, item: &InodeItem) {
+    fn check_file(&self, context: &mut Context<'_>, place: &Place, item: &InodeItem) {
         self.check_bytes(context, place, item);
         if context.has(Incompat::NO_HOLES) {
             return;
@@ -146,26 +166,37 @@ impl Inode {
         let tail = (self.extents.end < size).then_some((self.extents.end, size));
         if let Some((start, end)) = self.extents.gap.filter(|gap| gap.0 < size).or(tail) {
             let problem = format!("no item for the hole {start} to {end}, and the filesystem lacks NO_HOLES");
-            context.error(Kind::FileExtent, place, problem);
+            context.error(Kind::FileHole, place.clone(), problem);
         }
     }
 
-    fn check_bytes(&self, context: &mut Context<'_>, place: &str, item: &InodeItem) {
+    fn check_bytes(&self, context: &mut Context<'_>, place: &Place, item: &InodeItem) {
         if item.nbytes.get() != self.extents.bytes {
             let problem = format!("nbytes is {}, the extents have {}", item.nbytes, self.extents.bytes);
-            context.error(Kind::FileExtent, place, problem);
+            context.error(Kind::InodeBytes, place.clone(), problem);
         }
     }
 
-    fn check_symlink(&self, context: &mut Context<'_>, place: &str, item: &InodeItem) {
+    fn check_symlink(&self, context: &mut Context<'_>, place: &Place, item: &InodeItem) {
         if !self.extents.inline || self.extents.count != 1 {
-            context.error(Kind::FileExtent, place, "a symbolic link without its one inline extent");
+            context.error(Kind::FileExtent, place.clone(), "a symbolic link without its one inline extent");
         } else if item.size.get() != self.extents.bytes || item.size.get() == 0 {
             let problem = format!("size is {}, the target has {} bytes", item.size, self.extents.bytes);
-            context.error(Kind::Inode, place, problem);
+            context.error(Kind::InodeSize, place.clone(), problem);
         }
         self.check_bytes(context, place, item);
     }
+}
+
+/// What is wrong with an inline extent that holds so many bytes: data that fills a sector is not inline.
+fn inline_problem(context: &Context<'_>, extent: &FileExtent<'_>, bytes: u64) -> Option<String> {
+    let sector = context.sectorsize();
+    let (ram, compressed) = (extent.ram_bytes, extent.compression != Compression::None);
+    let most = if compressed { sector } else { sector.saturating_sub(1) };
+    if ram == 0 {
+        return Some("inline extent of no bytes".into());
+    }
+    (ram > most || bytes > sector).then(|| format!("inline extent of {bytes} bytes, ram_bytes is {ram}"))
 }
 
 /// What is wrong with the checksums of a file extent.
@@ -173,7 +204,7 @@ fn checksum_problem(item: &InodeItem, extent: &FileExtent<'_>, sums: &Checksums)
     let (start, len) = checksummed_range(extent)?;
     let covered = sums.covered(start, len);
     let without = item.flags().contains(InodeFlags::NODATASUM);
-    if without && extent.compression != butterfs_format::items::Compression::None {
+    if without && extent.compression != Compression::None {
         return Some(format!("compressed with {}, but the inode has no checksums", extent.compression));
     }
     match without {
@@ -183,9 +214,18 @@ fn checksum_problem(item: &InodeItem, extent: &FileExtent<'_>, sums: &Checksums)
     }
 }
 
+/// The data that a file extent was given and that was not written there.
+fn preallocated_range(extent: &FileExtent<'_>) -> Option<(u64, u64)> {
+    match extent.body {
+        FileExtentBody::Extent { disk_bytenr, offset, num_bytes, prealloc: true, .. } if disk_bytenr != 0 => {
+            Some((disk_bytenr.saturating_add(offset), num_bytes))
+        }
+        _ => None,
+    }
+}
+
 /// The data that a file extent needs checksums for.
 pub(crate) fn checksummed_range(extent: &FileExtent<'_>) -> Option<(u64, u64)> {
-    use butterfs_format::items::Compression;
     match extent.body {
         FileExtentBody::Extent { disk_bytenr, disk_num_bytes, offset, num_bytes, prealloc: false }
             if disk_bytenr != 0 =>
@@ -197,8 +237,4 @@ pub(crate) fn checksummed_range(extent: &FileExtent<'_>) -> Option<(u64, u64)> {
         }
         _ => None,
     }
-}
-
-fn known_flags() -> InodeFlags {
-    InodeFlags::all()
 }

@@ -11,10 +11,20 @@
 //! 4. `checksums`, then `subvolume` and `inode`: every tree is walked (`walk`); each block is checked
 //!    once in all its copies and what it refers to is counted; subvolumes are judged in key order.
 //! 5. `log`: log trees.
-//! 6. References are compared with back references; block groups, `free_space` and `links` follow.
+//! 6. References are compared with back references; block groups, `free_space` or `space_cache`,
+//!    `links`, `uuid_tree` and `quota` follow.
+//!
+//! An item that breaks a rule of its own is told of where it is met, and the rest of its leaf is used.
+//!
+//! # Beyond `btrfs check`
+//! Every copy of every tree block, and that copies are the same; every superblock copy, its flags and
+//! backup roots; the UUID tree; the default subvolume; statistics of devices, the state of a replacement
+//! and of a balance; relations and limits of quota groups; DIR_INDEX, INODE_REF and ROOT_REF byte for
+//! byte; places of superblock copies; generations of file extents; log blocks in allocated space; and each
+//! item by the rules with which the kernel refuses a block.
 //!
 //! # Bounds
-//! Memory: about 100 bytes for each extent and tree block of the filesystem, a range for each run of
+//! Memory: about 110 bytes for each extent and tree block of the filesystem, a range for each run of
 //! checksums, and 48 bytes for each unsettled inode of one subvolume at a time. Time: each block is
 //! verified once; the leaves of shared blocks are read again for each subvolume that shares them.
 
@@ -22,6 +32,7 @@ mod access;
 mod checksums;
 mod chunks;
 mod context;
+mod device_items;
 mod extent_tree;
 mod finding;
 mod forest;
@@ -29,9 +40,13 @@ mod free_space;
 mod inode;
 mod links;
 mod log;
+mod overlay;
+mod quota;
 mod references;
+mod space_cache;
 mod subvolume;
 mod superblocks;
+mod uuid_tree;
 mod walk;
 
 use std::collections::HashSet;
@@ -39,7 +54,7 @@ use std::sync::Arc;
 
 use butterfs_format::items::RootItem;
 use butterfs_format::superblock::CompatRo;
-use butterfs_format::{Generation, Key, Logical, TreeId};
+use butterfs_format::{DevId, Generation, Key, Logical, TreeBlock, TreeId};
 use butterfs_volume::{BlockDevice, Volume};
 
 use access::Access;
@@ -47,14 +62,48 @@ use checksums::Checksums;
 use chunks::{Chunks, DeviceExtents};
 use context::Context;
 use extent_tree::ExtentTree;
-pub use finding::{Finding, Kind, Report, Severity, Statistics};
+pub use finding::{Counter, Finding, Kind, Place, QuotaGroup, Report, Severity, Statistics};
 use forest::{Forest, tree_root};
 use free_space::FreeSpace;
+pub use overlay::{absent_device, backup_roots, open_failure, superblock_copy, with_superblock};
+use quota::QuotaTree;
 use subvolume::{Subvolume, SubvolumeEntry};
+use uuid_tree::UuidTree;
 use walk::{Nothing, TreeRoot, Visitor, walk};
 
 /// The devices of a volume, as they were given to [`Volume::open`].
 pub type Devices = Vec<Arc<dyn BlockDevice>>;
+
+/// What a check is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Superblocks.
+    Superblocks,
+    /// Chunk tree, root tree, extent tree, device tree.
+    Extents,
+    /// Checksum tree, and data if that was asked for.
+    Checksums,
+    /// Subvolumes and other trees.
+    Subvolumes,
+    /// Free space, references, quotas: what is compared at the end.
+    References,
+}
+
+impl Stage {
+    /// The stage in words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Superblocks => "superblocks",
+            Self::Extents => "extents",
+            Self::Checksums => "checksums",
+            Self::Subvolumes => "subvolumes",
+            Self::References => "references",
+        }
+    }
+}
+
+/// Is told the stage and how many tree blocks were checked so far.
+pub type Progress = Arc<dyn Fn(Stage, u64) + Send + Sync>;
 
 /// What to check, and how much to say.
 #[derive(Clone)]
@@ -65,11 +114,15 @@ pub struct Options {
     pub max_findings: usize,
     /// The devices, to check each superblock copy; with none the copies are not looked at.
     pub devices: Devices,
+    /// Devices that are missing: the volume has an [`absent_device`] for each.
+    pub absent: Vec<DevId>,
+    /// Who wants to know how far it got.
+    pub progress: Option<Progress>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { data_csums: false, max_findings: 1000, devices: Devices::new() }
+        Self { data_csums: false, max_findings: 1000, devices: Devices::new(), absent: Vec::new(), progress: None }
     }
 }
 
@@ -77,7 +130,26 @@ impl Default for Options {
 pub fn check(volume: &Volume, options: &Options) -> Report {
     let mut context = Context::new(Access::new(volume, &options.devices), options.clone());
     superblocks::check(&mut context);
+    for devid in &options.absent {
+        context.warn(Kind::Device, Place::device(devid.0), "is missing: what it holds was not looked at");
+    }
     Check { context }.run()
+}
+
+/// A subvolume that is being deleted: it still holds what was not dropped yet.
+struct HalfDeleted;
+
+impl Visitor for HalfDeleted {
+    fn leaf(&mut self, _: &mut Context<'_>, _: &TreeBlock, _: bool) {}
+
+    fn wants_shared(&self) -> bool {
+        true
+    }
+}
+
+/// Whether a tree holds inodes as a subvolume does: subvolumes, and the tree for data that is relocated.
+fn has_inodes(id: TreeId) -> bool {
+    id.is_subvolume() || id == TreeId::DATA_RELOC
 }
 
 /// The passes and what one hands to the next.
@@ -87,14 +159,20 @@ struct Check<'v> {
 
 impl Check<'_> {
     fn run(mut self) -> Report {
+        self.context.stage(Stage::Extents);
         let chunks = self.chunk_tree();
         let forest = self.root_tree();
         forest::check_roots(&mut self.context, &forest);
         let (extents, extents_complete) = self.extent_tree(&forest);
         self.device_tree(&forest, &chunks);
+        self.context.stage(Stage::Checksums);
         let sums = self.checksum_tree(&forest);
+        self.context.stage(Stage::Subvolumes);
+        let quota = self.quota_tree(&forest);
         let (entries, unread) = self.subvolumes(&forest, &sums);
         self.other_trees(&forest);
+        self.uuid_tree(&forest);
+        self.context.stage(Stage::References);
         self.free_space_tree(&forest, &extents, &chunks, extents_complete);
         let logged = log::check(&mut self.context, &sums);
         if extents_complete {
@@ -102,6 +180,10 @@ impl Check<'_> {
             extent_tree::check_block_groups(&mut self.context, &extents.block_groups, &chunks);
             sums.check_extents(&mut self.context, &logged);
             self.superblock_places(&chunks);
+            space_cache::check(&mut self.context, &forest.cache, &extents.block_groups, &chunks);
+        }
+        if let Some(quota) = quota.filter(|_| extents_complete && !self.context.incomplete) {
+            quota.check_usage(&mut self.context);
         }
         links::check(&mut self.context, &forest, &entries, &unread);
         self.context.report
@@ -115,6 +197,11 @@ impl Check<'_> {
     }
 
     fn tree(&mut self, root: &TreeRoot, visitor: &mut dyn Visitor) -> bool {
+        // Such a ROOT_ITEM was told of already, and there is nothing to find there.
+        if !root.bytenr.0.is_multiple_of(self.context.sectorsize()) {
+            self.context.incomplete = true;
+            return false;
+        }
         self.context.references.count_root(root.id, root.bytenr);
         walk(&mut self.context, root, visitor)
     }
@@ -158,6 +245,28 @@ impl Check<'_> {
         }
     }
 
+    /// Gives the quota tree, if there is one.
+    fn quota_tree(&mut self, forest: &Forest) -> Option<QuotaTree> {
+        let mut tree = QuotaTree::default();
+        if !self.global_tree(forest, TreeId::QUOTA, &mut tree) {
+            return None;
+        }
+        tree.check(&mut self.context);
+        if tree.is_on() {
+            self.context.references.track_owners();
+        }
+        Some(tree)
+    }
+
+    fn uuid_tree(&mut self, forest: &Forest) {
+        let mut tree = UuidTree::default();
+        let exists = forest.global(TreeId::UUID).is_some();
+        let complete = self.global_tree(forest, TreeId::UUID, &mut tree);
+        if exists {
+            uuid_tree::check(&mut self.context, forest, &tree, complete);
+        }
+    }
+
     fn checksum_tree(&mut self, forest: &Forest) -> Checksums {
         let mut sums = Checksums::default();
         self.global_tree(forest, TreeId::CSUM, &mut sums);
@@ -167,7 +276,7 @@ impl Check<'_> {
     /// Living subvolumes first, whole; those that are half deleted must not hide blocks from them.
     fn subvolumes(&mut self, forest: &Forest, sums: &Checksums) -> (Vec<SubvolumeEntry>, HashSet<u64>) {
         let (mut entries, mut unread) = (Vec::new(), HashSet::new());
-        let subvolumes = || forest.roots.iter().filter(|(key, _)| TreeId(key.objectid).is_subvolume());
+        let subvolumes = || forest.roots.iter().filter(|(key, _)| has_inodes(TreeId(key.objectid)));
         for (key, item) in subvolumes().filter(|(_, item)| item.refs.get() > 0) {
             let mut visitor = Subvolume::new(TreeId(key.objectid), sums, &mut entries);
             let complete = self.tree(&tree_root(key, item), &mut visitor);
@@ -177,22 +286,27 @@ impl Check<'_> {
             }
         }
         for (key, item) in subvolumes().filter(|(_, item)| item.refs.get() == 0) {
-            self.tree(&tree_root(key, item), &mut Nothing);
+            self.tree(&tree_root(key, item), &mut HalfDeleted);
         }
         (entries, unread)
     }
 
     /// Trees of which only structure and references are checked; the free space tree comes later.
     fn other_trees(&mut self, forest: &Forest) {
-        let done = [TreeId::BLOCK_GROUP, TreeId::EXTENT, TreeId::DEV, TreeId::CSUM, TreeId::FREE_SPACE];
+        let done = [
+            TreeId::BLOCK_GROUP,
+            TreeId::EXTENT,
+            TreeId::DEV,
+            TreeId::CSUM,
+            TreeId::FREE_SPACE,
+            TreeId::QUOTA,
+            TreeId::UUID,
+        ];
         let wanted = |(key, _): &&(Key, RootItem)| {
             let id = TreeId(key.objectid);
-            !(id.is_subvolume() || done.contains(&id))
+            !(has_inodes(id) || done.contains(&id))
         };
         for (key, item) in forest.roots.iter().filter(wanted) {
-            if key.objectid == TreeId::QUOTA.0 {
-                self.context.note(Kind::Unsupported, "tree 8", "quota groups are not compared with usage");
-            }
             self.tree(&tree_root(key, item), &mut Nothing);
         }
     }
@@ -201,7 +315,7 @@ impl Check<'_> {
         let wanted = self.context.has_ro(CompatRo::FREE_SPACE_TREE);
         if wanted != forest.global(TreeId::FREE_SPACE).is_some() {
             let problem = if wanted { "there is no tree 10" } else { "there is a tree 10, but no feature bit" };
-            self.context.error(Kind::FreeSpace, "tree 1", problem);
+            self.context.error(Kind::FreeSpace, Place::tree(TreeId::FREE_SPACE), problem);
         }
         if !comparable || !self.context.has_ro(CompatRo::FREE_SPACE_TREE_VALID) {
             self.global_tree(forest, TreeId::FREE_SPACE, &mut Nothing);
@@ -217,7 +331,7 @@ impl Check<'_> {
         for (start, end) in chunks.superblock_ranges() {
             if self.context.references.overlaps(start, end.saturating_sub(start)) {
                 let problem = "an extent takes the place of a superblock copy";
-                self.context.error(Kind::Extent, format!("{start} to {end}"), problem);
+                self.context.error(Kind::Extent, Place::range("superblock copy", start, end), problem);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use butterfs_format::TreeId;
 
 use crate::context::Context;
-use crate::finding::Kind;
+use crate::finding::{Kind, Place};
 use crate::forest::Forest;
 use crate::subvolume::SubvolumeEntry;
 
@@ -17,7 +17,7 @@ pub(crate) fn check(context: &mut Context<'_>, forest: &Forest, entries: &[Subvo
         let entry = SubvolumeEntry { child: *child, parent: *parent, dirid: *dirid, index: *index, name: name.clone() };
         if !known.contains(&entry) && !unread.contains(parent) {
             let problem = format!("no entry {:?} in directory {dirid} of tree {parent}", String::from_utf8_lossy(name));
-            context.error(Kind::Subvolume, format!("subvolume {child}"), problem);
+            context.error(Kind::Subvolume, Place::subvolume(*child), problem);
         }
     }
     entries_have_refs(context, forest, entries);
@@ -28,12 +28,12 @@ fn both_directions(context: &mut Context<'_>, forest: &Forest) {
     for (at, link) in &forest.refs {
         if forest.backrefs.get(at) != Some(link) {
             let problem = format!("the ROOT_REF of tree {} has no ROOT_BACKREF like it", at.1);
-            context.error(Kind::Subvolume, format!("subvolume {}", at.0), problem);
+            context.error(Kind::Subvolume, Place::subvolume(at.0), problem);
         }
     }
     for at in forest.backrefs.keys().filter(|at| !forest.refs.contains_key(at)) {
         let problem = format!("the ROOT_BACKREF to tree {} has no ROOT_REF", at.1);
-        context.error(Kind::Subvolume, format!("subvolume {}", at.0), problem);
+        context.error(Kind::Subvolume, Place::subvolume(at.0), problem);
     }
 }
 
@@ -56,7 +56,7 @@ fn entries_have_refs(context: &mut Context<'_>, forest: &Forest, entries: &[Subv
         if !same && !snapshots.contains(&entry.parent) {
             let name = String::from_utf8_lossy(&entry.name);
             let problem = format!("entry {name:?} leads to subvolume {}, which has no ROOT_REF for it", entry.child);
-            context.error(Kind::Subvolume, format!("tree {} inode {}", entry.parent, entry.dirid), problem);
+            context.error(Kind::Subvolume, Place::inode(TreeId(entry.parent), entry.dirid), problem);
         }
     }
 }
@@ -75,10 +75,10 @@ fn all_hang(context: &mut Context<'_>, forest: &Forest) {
         let (hangs, refs) = (links.get(&id.0).copied().unwrap_or(0), item.refs.get());
         if refs > 0 && hangs != refs {
             let problem = format!("refs is {refs}, it hangs in {hangs} trees");
-            context.error(Kind::Subvolume, format!("subvolume {id}"), problem);
+            context.error(Kind::Subvolume, Place::subvolume(id.0), problem);
         }
     }
     for child in links.keys().filter(|child| !forest.roots.iter().any(|(key, _)| key.objectid == **child)) {
-        context.error(Kind::Subvolume, format!("subvolume {child}"), "has a ROOT_BACKREF, but no ROOT_ITEM");
+        context.error(Kind::Subvolume, Place::subvolume(*child), "has a ROOT_BACKREF, but no ROOT_ITEM");
     }
 }

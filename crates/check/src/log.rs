@@ -8,7 +8,7 @@ use butterfs_format::{Generation, ItemType, Key, Logical, TreeBlock, TreeId};
 
 use crate::checksums::Checksums;
 use crate::context::Context;
-use crate::finding::Kind;
+use crate::finding::{Kind, Place};
 use crate::inode::checksummed_range;
 use crate::walk::{TreeRoot, Visitor, walk};
 
@@ -29,7 +29,9 @@ impl Visitor for LogRoots {
             let key = leaf.key(slot);
             match (key.item_type, RootItem::parse(leaf.data(slot))) {
                 (ItemType::ROOT_ITEM, Ok(item)) => self.roots.push((key, item)),
-                _ => context.error(Kind::Log, "log root tree", format!("{key} does not belong here")),
+                _ => {
+                    context.error(Kind::Log, Place::item(TreeId::TREE_LOG, &key), format!("{key} does not belong here"))
+                }
             }
         }
     }
@@ -76,7 +78,7 @@ pub(crate) fn check(context: &mut Context<'_>, sums: &Checksums) -> Checksums {
     }
     let (bytenr, level) = (Logical(sb.log_root.get()), sb.log_root_level);
     let root = log_root(bytenr, level, Generation(context.generation().saturating_add(1)));
-    context.note(Kind::Log, "superblock", format!("a log tree at {bytenr} waits to be replayed"));
+    context.note(Kind::Log, Place::superblock(), format!("a log tree at {bytenr} waits to be replayed"));
     let mut roots = LogRoots::default();
     walk(context, &root, &mut roots);
     not_allocated(context, &roots.blocks);
@@ -103,7 +105,8 @@ fn check_tree(context: &mut Context<'_>, key: &Key, item: &RootItem, sums: &Chec
         let covered = tree.sums.covered(*start, *len).saturating_add(sums.covered(*start, *len));
         if covered < *len {
             let problem = format!("of {len} bytes of data at {start} only {covered} have checksums");
-            context.error(Kind::Checksum, format!("log of tree {} inode {ino}", key.offset), problem);
+            let place = Place { what: "in the log", ..Place::inode(TreeId(key.offset), *ino) };
+            context.error(Kind::Checksum, place, problem);
         }
     }
     tree.wanted
@@ -114,7 +117,7 @@ fn not_allocated(context: &mut Context<'_>, blocks: &[u64]) {
     let nodesize = context.nodesize();
     for bytenr in blocks {
         if context.references.overlaps(*bytenr, nodesize) {
-            context.error(Kind::Log, format!("log block {bytenr}"), "lies in an allocated extent");
+            context.error(Kind::Log, Place::block(TreeId::TREE_LOG, Logical(*bytenr)), "lies in an allocated extent");
         }
     }
 }

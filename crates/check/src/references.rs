@@ -2,7 +2,7 @@
 //!
 //! A reference becomes a 64-bit fingerprint of who refers; each extent keeps the sum of the
 //! fingerprints found in back references, and the sum of those met while walking the trees. Equal sums
-//! and counts mean equal references, so memory is [`Extent`] (80 bytes) for each extent and nothing
+//! and counts mean equal references, so memory is [`Extent`] (88 bytes) for each extent and nothing
 //! for each reference. A chance collision hides one fault in 2^64.
 //!
 //! # Invariants
@@ -10,7 +10,7 @@
 //! * References met before the extent tree is loaded (of the chunk, root and extent trees, whose
 //!   blocks never have full back references) wait in `pending`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use butterfs_format::items::{BackRef, ExtentFlags, ExtentItem, FileExtent, FileExtentBody};
@@ -26,10 +26,21 @@ pub(crate) struct Extent {
     pub flags: u64,
     /// Level of a tree block.
     pub level: u8,
-    /// A tree block at this address was walked, so that the item may be compared with it.
-    pub walked: bool,
+    /// A tree block of the chunk tree was walked here, or of another tree.
+    pub walked: Option<BlockOf>,
+    /// The item cannot be read: only the range is known.
+    pub opaque: bool,
+    /// A file refers to it as written.
+    pub written: bool,
     found: Tally,
     wanted: Tally,
+}
+
+/// Whose block it is, as far as block groups make a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlockOf {
+    ChunkTree,
+    OtherTree,
 }
 
 /// A count and a sum of fingerprints.
@@ -57,10 +68,19 @@ impl Extent {
             generation: item.generation,
             flags: item.flags.bits(),
             level,
-            walked: false,
+            walked: None,
+            opaque: false,
+            written: false,
             found: Tally::default(),
             wanted: Tally::default(),
         }
+    }
+
+    /// An extent whose item cannot be read.
+    pub fn opaque(key: &Key, nodesize: u64) -> Self {
+        let item =
+            ExtentItem { refs: 0, generation: 0, flags: ExtentFlags::empty(), block_info: None, inline: Vec::new() };
+        Self { opaque: true, ..Self::new(key, &item, nodesize) }
     }
 
     pub fn end(&self) -> u64 {
@@ -83,6 +103,9 @@ impl Extent {
     /// The first thing wrong with the references, if any. With `partial`, some references may not
     /// have been met.
     pub fn problem(&self, partial: bool) -> Option<String> {
+        if self.opaque {
+            return None;
+        }
         let (found, wanted) = (self.found.count, self.wanted.count);
         if self.refs != found {
             return Some(format!("the item counts {} references, there are {found} back references", self.refs));
@@ -109,7 +132,7 @@ fn fingerprint(back_ref: &BackRef) -> u64 {
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Reference { target: Target, back_ref: BackRef },
-    Block { bytenr: u64, level: u8, generation: u64 },
+    Block { bytenr: u64, level: u8, generation: u64, of: BlockOf },
 }
 
 /// What is referred to.
@@ -118,6 +141,13 @@ struct Target {
     bytenr: u64,
     len: u64,
     data: bool,
+    prealloc: bool,
+}
+
+impl Target {
+    fn block(bytenr: u64, nodesize: u64) -> Self {
+        Self { bytenr, len: nodesize, data: false, prealloc: false }
+    }
 }
 
 /// All extents, and the faults met while counting.
@@ -128,8 +158,19 @@ pub(crate) struct References {
     nodesize: u64,
     /// Places of extents without an item, each once.
     missing: HashSet<u64>,
-    /// What was wrong while counting: address and problem. Drained by the checker.
-    pub faults: Vec<(bool, String, String)>,
+    /// Which subvolumes hold each extent, if quotas are to be counted.
+    owners: Option<Owners>,
+    /// What was wrong while counting. Drained by the checker.
+    pub faults: Vec<Fault>,
+}
+
+/// What was wrong with an extent while counting.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    /// Whether there is no item at all.
+    pub missing: bool,
+    pub bytenr: u64,
+    pub problem: String,
 }
 
 /// Faults kept between two drains; more in one go are as good as these.
@@ -143,6 +184,7 @@ impl References {
             pending: Vec::new(),
             nodesize,
             missing: HashSet::new(),
+            owners: None,
             faults: Vec::new(),
         }
     }
@@ -158,6 +200,29 @@ impl References {
         self.loaded = true;
         for event in std::mem::take(&mut self.pending) {
             self.event(event);
+        }
+    }
+
+    /// From now on, remember which subvolumes hold each extent. To be called once extents are loaded.
+    pub fn track_owners(&mut self) {
+        self.owners = Some(Owners::new(self.extents.len()));
+    }
+
+    /// How many bytes each set of subvolumes holds together.
+    pub fn owned(&self) -> Vec<(Vec<TreeId>, u64)> {
+        self.owners.as_ref().map(|owners| owners.sums(&self.extents)).unwrap_or_default()
+    }
+
+    /// A subvolume holds this block and the data that it refers to.
+    pub fn own(&mut self, tree: TreeId, block: &TreeBlock) {
+        if self.owners.is_none() {
+            return;
+        }
+        let data = (0..block.len()).filter(|_| block.is_leaf()).filter_map(|slot| data_of(block, slot));
+        let at: Vec<usize> =
+            std::iter::once(block.bytenr().0).chain(data).filter_map(|bytenr| self.index(bytenr)).collect();
+        if let Some(owners) = &mut self.owners {
+            at.into_iter().for_each(|index| owners.add(index, tree));
         }
     }
 
@@ -180,14 +245,18 @@ impl References {
             TreeId::TREE_RELOC => BackRef::SharedBlock { parent: bytenr },
             _ => BackRef::TreeBlock { root: id },
         };
-        let target = Target { bytenr: bytenr.0, len: self.nodesize, data: false };
+        let target = Target::block(bytenr.0, self.nodesize);
         self.event(Event::Reference { target, back_ref });
+        if id != TreeId::TREE_RELOC && self.find(bytenr.0).is_some_and(Extent::is_full_backref) {
+            self.fault(false, bytenr.0, format!("has full back references, but is the root of tree {}", id.0 as i64));
+        }
     }
 
     /// Counts what a block refers to, but for the children that are `gone`; gives how many.
     pub fn count_block(&mut self, block: &TreeBlock, gone: impl Fn(usize) -> bool) -> u64 {
         let (bytenr, level, generation) = (block.bytenr().0, block.level(), block.generation().0);
-        self.event(Event::Block { bytenr, level, generation });
+        let of = if block.owner() == TreeId::CHUNK { BlockOf::ChunkTree } else { BlockOf::OtherTree };
+        self.event(Event::Block { bytenr, level, generation, of });
         let full = self.find(bytenr).is_some_and(Extent::is_full_backref);
         let mut counted = 0;
         for slot in 0..block.len() {
@@ -206,7 +275,7 @@ impl References {
             true => BackRef::SharedBlock { parent: node.bytenr() },
             false => BackRef::TreeBlock { root: node.owner() },
         };
-        let target = Target { bytenr: node.ptr(slot).blockptr.get(), len: self.nodesize, data: false };
+        let target = Target::block(node.ptr(slot).blockptr.get(), self.nodesize);
         self.event(Event::Reference { target, back_ref });
     }
 
@@ -216,7 +285,9 @@ impl References {
             return false;
         }
         let Ok(extent) = FileExtent::parse(leaf.data(slot)) else { return false };
-        let FileExtentBody::Extent { disk_bytenr, disk_num_bytes, offset, .. } = extent.body else { return false };
+        let FileExtentBody::Extent { disk_bytenr, disk_num_bytes, offset, prealloc, .. } = extent.body else {
+            return false;
+        };
         if disk_bytenr == 0 {
             return false;
         }
@@ -228,7 +299,7 @@ impl References {
                 offset: key.offset.wrapping_sub(offset),
             },
         };
-        let target = Target { bytenr: disk_bytenr, len: disk_num_bytes, data: true };
+        let target = Target { bytenr: disk_bytenr, len: disk_num_bytes, data: true, prealloc };
         self.event(Event::Reference { target, back_ref });
         true
     }
@@ -240,7 +311,7 @@ impl References {
         }
         match event {
             Event::Reference { target, back_ref } => self.reference(&target, &back_ref),
-            Event::Block { bytenr, level, generation } => self.walked(bytenr, level, generation),
+            Event::Block { bytenr, level, generation, of } => self.walked(bytenr, level, generation, of),
         }
     }
 
@@ -258,6 +329,10 @@ impl References {
             return;
         };
         extent.wanted.add(fingerprint(back_ref), 1);
+        extent.written |= target.data && !target.prealloc;
+        if extent.opaque {
+            return;
+        }
         let (len, data) = (extent.len, extent.is_data());
         if data != target.data {
             self.fault(false, target.bytenr, "data is taken for a tree block, or a tree block for data".into());
@@ -266,14 +341,17 @@ impl References {
         }
     }
 
-    fn walked(&mut self, bytenr: u64, level: u8, generation: u64) {
+    fn walked(&mut self, bytenr: u64, level: u8, generation: u64, of: BlockOf) {
         let Some(extent) = self.index(bytenr).and_then(|at| self.extents.get_mut(at)) else { return };
-        extent.walked = true;
+        extent.walked = Some(of);
+        if extent.opaque {
+            return;
+        }
         let (item_level, item_generation) = (extent.level, extent.generation);
         if !extent.is_data() && item_level != level {
             self.fault(false, bytenr, format!("the item says level {item_level}, the block {level}"));
         }
-        if item_generation > generation {
+        if item_generation != generation {
             self.fault(
                 false,
                 bytenr,
@@ -284,7 +362,78 @@ impl References {
 
     fn fault(&mut self, missing: bool, bytenr: u64, problem: String) {
         if self.faults.len() < MAX_FAULTS {
-            self.faults.push((missing, format!("extent {bytenr}"), problem));
+            self.faults.push(Fault { missing, bytenr, problem });
         }
+    }
+}
+
+/// The address of the data that a leaf's item refers to.
+fn data_of(leaf: &TreeBlock, slot: usize) -> Option<u64> {
+    if leaf.key(slot).item_type != ItemType::EXTENT_DATA {
+        return None;
+    }
+    match FileExtent::parse(leaf.data(slot)).ok()?.body {
+        FileExtentBody::Extent { disk_bytenr, .. } if disk_bytenr != 0 => Some(disk_bytenr),
+        _ => None,
+    }
+}
+
+/// Which subvolumes hold each extent: 4 bytes for each extent, and each different set of subvolumes once.
+struct Owners {
+    /// For each extent the number of its set; 0 is the empty one.
+    of: Vec<u32>,
+    sets: Vec<Vec<TreeId>>,
+    /// A set and a tree to the set of both.
+    steps: HashMap<(u32, TreeId), u32>,
+}
+
+impl Owners {
+    fn new(extents: usize) -> Self {
+        Self { of: vec![0; extents], sets: vec![Vec::new()], steps: HashMap::new() }
+    }
+
+    /// Trees are walked one after the other, so a set that has the tree has it last.
+    fn add(&mut self, index: usize, tree: TreeId) {
+        let Some(set) = self.of.get_mut(index) else { return };
+        let Some(members) = self.sets.get(*set as usize) else { return };
+        if members.last() == Some(&tree) {
+            return;
+        }
+        *set = match self.steps.get(&(*set, tree)) {
+            Some(next) => *next,
+            None => {
+                let mut members = members.clone();
+                members.push(tree);
+                let next = self.sets.len() as u32;
+                self.sets.push(members);
+                self.steps.insert((*set, tree), next);
+                next
+            }
+        };
+    }
+
+    fn sums(&self, extents: &[Extent]) -> Vec<(Vec<TreeId>, u64)> {
+        let mut sums = vec![0u64; self.sets.len()];
+        for (set, extent) in self.of.iter().zip(extents) {
+            if let Some(sum) = sums.get_mut(*set as usize) {
+                *sum = sum.saturating_add(extent.len);
+            }
+        }
+        self.sets.iter().cloned().zip(sums).filter(|(set, _)| !set.is_empty()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_kept_as_sets() {
+        let mut owners = Owners::new(3);
+        for (index, tree) in [(0, 5), (1, 5), (1, 5), (0, 256), (1, 256), (2, 256)] {
+            owners.add(index, TreeId(tree));
+        }
+        assert_eq!(owners.of, [2, 2, 3]);
+        assert_eq!(owners.sets, [vec![], vec![TreeId(5)], vec![TreeId(5), TreeId(256)], vec![TreeId(256)]]);
     }
 }

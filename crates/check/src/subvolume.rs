@@ -13,8 +13,8 @@ use butterfs_format::{ItemType, Key, TreeBlock, TreeId};
 
 use crate::checksums::Checksums;
 use crate::context::Context;
-use crate::finding::Kind;
-use crate::inode::{Entries, Inode, place};
+use crate::finding::{Kind, Place};
+use crate::inode::{Entries, Inode};
 use crate::walk::Visitor;
 
 /// The inode of a subvolume's top directory.
@@ -55,6 +55,12 @@ pub(crate) struct Subvolume<'a> {
     /// Entries to other subvolumes, of all trees.
     pub entries: &'a mut Vec<SubvolumeEntry>,
     root_dir: bool,
+    /// The root directory's own name was met: "..", at index 0.
+    root_name: bool,
+    /// The old inode cache was told of.
+    cache_told: bool,
+    /// Some item could not be read, so that names and links cannot be judged.
+    unreadable: bool,
     /// A part of the tree before the next inode could not be read.
     after_hole: bool,
 }
@@ -69,6 +75,9 @@ impl<'a> Subvolume<'a> {
             orphans: HashSet::new(),
             entries,
             root_dir: false,
+            root_name: false,
+            cache_told: false,
+            unreadable: false,
             after_hole: false,
         }
     }
@@ -76,11 +85,15 @@ impl<'a> Subvolume<'a> {
     /// Judges what needs the whole tree.
     pub fn finish(mut self, context: &mut Context<'_>, complete: bool) {
         self.close(context);
-        if !complete {
+        if !complete || self.unreadable {
             return;
         }
         if !self.root_dir {
-            context.error(Kind::Inode, place(self.tree, ROOT_DIR), "the subvolume has no root directory");
+            context.error(Kind::MissingInode, Place::inode(self.tree, ROOT_DIR), "the subvolume has no root directory");
+        }
+        if self.root_dir && !self.root_name {
+            let problem = "the root directory lacks its own name, \"..\"";
+            context.error(Kind::InodeRef, Place::inode(self.tree, ROOT_DIR), problem);
         }
         let mut open: Vec<_> = self.links.iter().map(|(ino, links)| (*ino, *links)).collect();
         open.sort_unstable_by_key(|(ino, _)| *ino);
@@ -90,12 +103,12 @@ impl<'a> Subvolume<'a> {
     }
 
     fn judge(&self, context: &mut Context<'_>, ino: u64, links: &Links) {
-        let place = place(self.tree, ino);
+        let place = Place::inode(self.tree, ino);
         let orphan = self.orphans.contains(&ino);
         if !links.item {
             if !orphan {
                 let problem = format!("no inode item; {} entries lead to it", links.entries);
-                context.error(Kind::Inode, place, problem);
+                context.error(Kind::MissingInode, place, problem);
             }
             return;
         }
@@ -107,12 +120,12 @@ impl<'a> Subvolume<'a> {
         }
         if links.nlink != links.names {
             let problem = format!("{} links, {} names", links.nlink, links.names);
-            context.error(Kind::LinkCount, &*place, problem);
+            context.error(Kind::LinkCount, place.clone(), problem);
         }
         if links.names != links.entries || links.name_sum != links.entry_sum {
             let problem =
                 format!("{} names and {} directory entries do not match each other", links.names, links.entries);
-            context.error(Kind::DirectoryEntry, &*place, problem);
+            context.error(Kind::DirectoryEntry, place.clone(), problem);
         }
         if links.wrong_type() {
             context.error(
@@ -149,6 +162,10 @@ impl<'a> Subvolume<'a> {
         let is_root = inode.ino == ROOT_DIR;
         if is_root {
             self.root_dir = inode.item.is_some_and(|item| item.is_dir());
+            if inode.item.is_some_and(|item| item.nlink.get() == 0) {
+                let place = Place::inode(self.tree, ROOT_DIR);
+                context.error(Kind::LinkCount, place, "the root directory has no links");
+            }
         }
         // The root directory's one name is "..", which no entry has.
         if links.settled() || is_root && links.names == 0 && links.entries == 0 && self.root_dir {
@@ -160,6 +177,7 @@ impl<'a> Subvolume<'a> {
         let own = ino == ROOT_DIR && name.parent == ROOT_DIR;
         let inode = self.inode(context, ino);
         if own {
+            self.root_name |= name.index == 0 && name.name == b"..";
             return;
         }
         inode.names = inode.names.saturating_add(1);
@@ -167,19 +185,33 @@ impl<'a> Subvolume<'a> {
         links.name_sum = links.name_sum.wrapping_add(name.fingerprint());
     }
 
+    /// An item that was told of already: what hangs on it cannot be judged.
+    fn unreadable(&mut self, context: &mut Context<'_>, key: &Key) {
+        self.inode(context, key.objectid).partial = true;
+        self.unreadable = true;
+    }
+
+    /// No kernel reads or writes it any more; `btrfs check` calls it an error.
+    fn inode_cache(&mut self, context: &mut Context<'_>, key: &Key) {
+        if !std::mem::replace(&mut self.cache_told, true) {
+            let problem = "the inode number cache of old kernels; nothing uses it any more";
+            context.error(Kind::InodeCache, Place::item(self.tree, key), problem);
+        }
+    }
+
     fn directory_item(&mut self, context: &mut Context<'_>, key: &Key, data: &[u8]) {
-        let Ok(entries) = DirEntry::parse_all(data) else { return };
+        let Ok(entries) = DirEntry::parse_all(data) else { return self.unreadable(context, key) };
         for (at, entry) in entries.iter().enumerate() {
             if entries.iter().take(at).any(|other| other.name == entry.name) {
                 let problem = format!("the name {:?} is there twice", String::from_utf8_lossy(entry.name));
-                context.error(Kind::DirectoryEntry, place(self.tree, key.objectid), problem);
+                context.error(Kind::DuplicateName, Place::inode(self.tree, key.objectid), problem);
             }
             self.inode(context, key.objectid).items.add(entry);
         }
     }
 
     fn directory_index(&mut self, context: &mut Context<'_>, key: &Key, data: &[u8]) {
-        let Ok(entries) = DirEntry::parse_all(data) else { return };
+        let Ok(entries) = DirEntry::parse_all(data) else { return self.unreadable(context, key) };
         for entry in &entries {
             self.inode(context, key.objectid).indexes.add(entry);
             match entry.location.item_type {
@@ -203,7 +235,7 @@ impl<'a> Subvolume<'a> {
     fn subvolume_entry(&mut self, context: &mut Context<'_>, key: &Key, entry: &DirEntry<'_>) {
         if entry.file_type != FileType::Directory {
             let problem = format!("the entry of subvolume {} has type {}", entry.location.objectid, entry.file_type);
-            context.error(Kind::DirectoryEntry, place(self.tree, key.objectid), problem);
+            context.error(Kind::DirectoryEntry, Place::inode(self.tree, key.objectid), problem);
         }
         self.entries.push(SubvolumeEntry {
             child: entry.location.objectid,
@@ -217,15 +249,20 @@ impl<'a> Subvolume<'a> {
     fn item(&mut self, context: &mut Context<'_>, key: &Key, data: &[u8]) {
         let sums = self.sums;
         match key.item_type {
-            ItemType::INODE_ITEM => self.inode(context, key.objectid).item = read_exact::<InodeItem>(data).ok(),
+            ItemType::INODE_ITEM => match read_exact::<InodeItem>(data) {
+                Ok(item) => self.inode(context, key.objectid).item = Some(item),
+                Err(_) => self.unreadable(context, key),
+            },
             ItemType::INODE_REF => {
-                for r in InodeRef::parse_all(data).unwrap_or_default() {
+                let Ok(refs) = InodeRef::parse_all(data) else { return self.unreadable(context, key) };
+                for r in refs {
                     let name = Name { parent: key.offset, index: r.index, name: r.name };
                     self.name(context, key.objectid, name);
                 }
             }
             ItemType::INODE_EXTREF => {
-                for r in InodeExtref::parse_all(data).unwrap_or_default() {
+                let Ok(refs) = InodeExtref::parse_all(data) else { return self.unreadable(context, key) };
+                for r in refs {
                     let name = Name { parent: r.parent, index: r.index, name: r.name };
                     self.name(context, key.objectid, name);
                 }
@@ -236,6 +273,8 @@ impl<'a> Subvolume<'a> {
                 let tree = self.tree;
                 self.inode(context, key.objectid);
                 if let Some(inode) = &mut self.current {
+                    // Relocation copies preallocated extents too, and knows none of their checksums.
+                    let sums = (tree != TreeId::DATA_RELOC).then_some(sums);
                     inode.extent(context, tree, sums, key, data);
                 }
             }
@@ -244,7 +283,7 @@ impl<'a> Subvolume<'a> {
             }
             _ => {
                 let problem = format!("{key} does not belong here");
-                context.error(Kind::UnknownKey, format!("tree {}", self.tree), problem);
+                context.error(Kind::UnknownKey, Place::item(self.tree, key), problem);
             }
         }
     }
@@ -259,7 +298,7 @@ impl Visitor for Subvolume<'_> {
                     self.orphans.insert(key.offset);
                 }
                 // The inode number cache that kernels before 5.11 kept.
-                objectid::FREE_INO | objectid::FREE_SPACE => {}
+                objectid::FREE_INO | objectid::FREE_SPACE => self.inode_cache(context, &key),
                 _ => self.item(context, &key, leaf.data(slot)),
             }
         }

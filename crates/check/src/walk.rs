@@ -6,10 +6,15 @@
 //!   one block twice: it ends after at most as many steps as there are blocks.
 
 use butterfs_format::validate::Expected;
+use butterfs_format::validate::item::check_item;
 use butterfs_format::{Generation, Key, Logical, TreeBlock, TreeId};
 
 use crate::context::Context;
-use crate::finding::Kind;
+use crate::finding::{Kind, Place};
+use crate::overlay::is_absence;
+
+/// Blocks between two reports of progress.
+const TELL_EVERY: u64 = 64;
 
 /// How far the deletion of a tree came: see `RootItem::drop_progress`.
 #[derive(Clone, Copy, Debug)]
@@ -65,11 +70,6 @@ impl Visitor for Nothing {
     fn leaf(&mut self, _: &mut Context<'_>, _: &TreeBlock, _: bool) {}
 }
 
-/// The tree's place in a finding.
-pub(crate) fn tree_name(id: TreeId) -> String {
-    format!("tree {}", id.0 as i64)
-}
-
 /// Walks a whole tree; gives whether all of it could be read.
 pub(crate) fn walk(context: &mut Context<'_>, root: &TreeRoot, visitor: &mut dyn Visitor) -> bool {
     context.report.statistics.trees += 1;
@@ -99,8 +99,14 @@ impl Walk<'_, '_> {
             return true;
         }
         let Some(block) = self.read(expected, first) else { return false };
+        if first {
+            self.check_items(&block);
+        }
         if first && self.root.accounted {
             self.account(&block);
+        }
+        if self.root.id.is_subvolume() {
+            self.context.references.own(self.root.id, &block);
         }
         if !self.within(&block, end) {
             return false;
@@ -115,7 +121,7 @@ impl Walk<'_, '_> {
     fn may_be_shared(&mut self, expected: &Expected) -> bool {
         let shareable = expected.owner.is_none() && self.root.accounted;
         if !shareable {
-            let place = format!("{} block {}", tree_name(self.root.id), expected.bytenr);
+            let place = Place::block(self.root.id, expected.bytenr);
             self.context.error(Kind::TreeStructure, place, "the block is used twice, and its tree cannot share");
         }
         shareable
@@ -133,7 +139,7 @@ impl Walk<'_, '_> {
         match self.context.access.block(expected) {
             Ok(block) => Some(block),
             Err(problem) => {
-                self.context.error(Kind::TreeBlock, tree_name(self.root.id), problem);
+                self.context.error(Kind::TreeBlock, Place::block(self.root.id, expected.bytenr), problem);
                 None
             }
         }
@@ -156,15 +162,30 @@ impl Walk<'_, '_> {
             }
         }
         self.context.report.statistics.tree_blocks += 1;
+        if self.context.report.statistics.tree_blocks.is_multiple_of(TELL_EVERY) {
+            self.context.tell();
+        }
         self.report_copies(expected, good.is_some(), faults);
         good
     }
 
     fn report_copies(&mut self, expected: &Expected, usable: bool, faults: Vec<(usize, String)>) {
         let kind = if usable { Kind::TreeBlockCopy } else { Kind::TreeBlock };
-        for (copy, problem) in faults {
-            let place = format!("{} block {} copy {}", tree_name(self.root.id), expected.bytenr, copy + 1);
+        for (copy, problem) in faults.into_iter().filter(|(_, problem)| !(usable && is_absence(problem))) {
+            let place = Place::block(self.root.id, expected.bytenr).copy(copy);
             self.context.error(kind, place, problem);
+        }
+    }
+
+    /// A bad item is told of here; the rest of its leaf is used.
+    fn check_items(&mut self, block: &TreeBlock) {
+        let geometry = self.context.geometry();
+        for slot in (0..block.len()).filter(|_| block.is_leaf()) {
+            let key = block.key(slot);
+            if let Err(problem) = check_item(block, slot, &geometry) {
+                let place = Place { bytenr: Some(block.bytenr()), ..Place::item(self.root.id, &key) };
+                self.context.error(Kind::of_item(key.item_type), place, problem);
+            }
         }
     }
 
@@ -180,7 +201,7 @@ impl Walk<'_, '_> {
         let last = block.len().checked_sub(1).map(|slot| block.key(slot));
         match (last, end) {
             (Some(last), Some(end)) if last >= end => {
-                let place = format!("{} block {}", tree_name(self.root.id), block.bytenr());
+                let place = Place::block(self.root.id, block.bytenr());
                 let problem = format!("key {last} is not below {end}, where the parent's next child begins");
                 self.context.error(Kind::TreeStructure, place, problem);
                 false

@@ -31,9 +31,9 @@ fn text(path: &Path) -> &str {
 struct Mounted(PathBuf);
 
 impl Mounted {
-    fn new(image: &Path, at: &Path) -> Self {
+    fn new(image: &Path, at: &Path, options: &str) -> Self {
         std::fs::create_dir_all(at).unwrap();
-        run("mount", &["-o", "loop", text(image), text(at)]);
+        run("mount", &["-o", options, text(image), text(at)]);
         Self(at.to_owned())
     }
 }
@@ -65,15 +65,38 @@ struct Image {
     dir: tempfile::TempDir,
 }
 
+/// Quota groups of three levels over snapshots that share a part.
+const FILL_QUOTA: &str = r#"
+set -e
+btrfs quota enable .; btrfs subvolume create a; btrfs qgroup create 1/1 .; btrfs qgroup create 2/1 .
+btrfs qgroup assign 0/256 1/1 . || true; btrfs qgroup assign 1/1 2/1 . || true
+head -c 3000000 /dev/urandom > a/x; for i in $(seq 400); do echo $i > a/f$i; done; sync
+cp --reflink=always a/x y; btrfs subvolume snapshot a b; btrfs subvolume snapshot -i 1/1 a c; sync
+for i in $(seq 1 3 400); do echo new$i > b/f$i; rm c/f$i; done; fallocate -l 1M c/pre; sync
+btrfs subvolume snapshot b d; btrfs subvolume delete b; btrfs subvolume sync .; sync
+btrfs quota rescan -w .; sync
+"#;
+
+/// Large enough for block groups that have a cache.
+const FILL_CACHE: &str = r#"
+set -e
+for i in $(seq 300); do head -c $((i*100)) /dev/urandom > f$i; done; sync
+for i in $(seq 1 2 300); do rm f$i; done; sync; head -c 30000000 /dev/urandom > big; sync
+"#;
+
 impl Image {
     fn new(mkfs: &[&str]) -> Self {
+        Self::filled(600 << 20, mkfs, "loop", FILL)
+    }
+
+    fn filled(size: u64, mkfs: &[&str], options: &str, fill: &str) -> Self {
         let image = Self { dir: tempfile::tempdir().unwrap() };
-        std::fs::File::create(image.path()).unwrap().set_len(600 << 20).unwrap();
+        std::fs::File::create(image.path()).unwrap().set_len(size).unwrap();
         let path = image.path();
         run("mkfs.btrfs", &[&["-q"], mkfs, &[text(&path)]].concat());
         let mount = image.dir.path().join("mnt");
-        let mounted = Mounted::new(&path, &mount);
-        run("sh", &["-c", &format!("cd {} && {FILL}", text(&mount))]);
+        let mounted = Mounted::new(&path, &mount, options);
+        run("sh", &["-c", &format!("cd {} && {fill}", text(&mount))]);
         drop(mounted);
         image
     }
@@ -185,6 +208,42 @@ fn what_the_kernel_wrote_is_clean() {
     }
 }
 
+/// The kernel's counters are those that we count, and each wrong one is found.
+#[test]
+fn quotas_are_counted_as_the_kernel_counts() {
+    let good = Image::filled(600 << 20, &[], "loop", FILL_QUOTA);
+    let report = good.check(false);
+    assert!(report.is_clean() && !report.has(Kind::QuotaUsage), "{report}");
+    assert!(report.quota_groups.len() >= 6 && report.quota_groups.iter().all(|group| group.agrees()), "{report}");
+    assert!(report.quota_groups.iter().any(|group| group.exclusive.stored < group.referenced.stored));
+    let breaks: [(Kind, ItemType, Change); 6] = [
+        (Kind::QuotaUsage, ItemType::QGROUP_INFO, |l, s| add(l, s, 8, 4096)),
+        (Kind::QuotaUsage, ItemType::QGROUP_INFO, |l, s| add(l, s, 24, 4096)),
+        (Kind::Quota, ItemType::QGROUP_INFO, |l, s| l.remove_items(s..s + 1)),
+        (Kind::Quota, ItemType::QGROUP_LIMIT, |l, s| l.remove_items(s..s + 1)),
+        (Kind::Quota, ItemType::QGROUP_RELATION, |l, s| l.remove_items(s..s + 1)),
+        (Kind::Quota, ItemType::QGROUP_STATUS, |l, s| add(l, s, 0, 1)),
+    ];
+    for (number, (kind, item_type, change)) in breaks.into_iter().enumerate() {
+        let image = good.copy();
+        image.edit(TreeId::QUOTA, &|k, _| of_type(k, item_type), &change);
+        let report = image.check(false);
+        assert!(has_error(&report, kind), "{number}: no {kind}: {report}");
+    }
+}
+
+/// The kernel's v1 caches agree with its extent tree, and are looked at: with one extent item gone they do not.
+#[test]
+fn the_space_cache_is_compared() {
+    let options = "loop,space_cache=v1";
+    let image = Image::filled(20 << 30, &["-O", "^free-space-tree,^block-group-tree"], options, FILL_CACHE);
+    let report = image.check(false);
+    assert!(report.worst().is_none(), "{report}");
+    let large = |k: &Key, _: &[u8]| of_type(k, ItemType::EXTENT_ITEM) && k.offset > 1 << 20;
+    image.edit(TreeId::EXTENT, &large, &|l, s| l.remove_items(s..s + 1));
+    assert!(image.check(false).has(Kind::SpaceCache));
+}
+
 type Change = fn(&mut TreeBlock, usize);
 type Pick = fn(&Key, &[u8]) -> bool;
 
@@ -252,9 +311,14 @@ const BREAKS: &[(Kind, TreeId, Pick, Change)] = &[
             l.data_mut(s)[4] = 1;
         },
     ),
-    (Kind::Inode, TreeId::FS, |k, _| k.objectid == 256 && of_type(k, ItemType::INODE_ITEM), |l, s| add(l, s, 16, 2)),
     (
-        Kind::Inode,
+        Kind::InodeSize,
+        TreeId::FS,
+        |k, _| k.objectid == 256 && of_type(k, ItemType::INODE_ITEM),
+        |l, s| add(l, s, 16, 2),
+    ),
+    (
+        Kind::MissingInode,
         TreeId::FS,
         |k, _| k.objectid == 257 && of_type(k, ItemType::INODE_ITEM),
         |l, s| {
@@ -278,7 +342,7 @@ const BREAKS: &[(Kind, TreeId, Pick, Change)] = &[
         },
     ),
     (
-        Kind::FileExtent,
+        Kind::InodeBytes,
         TreeId::FS,
         |k, _| k.objectid == 257 && of_type(k, ItemType::INODE_ITEM),
         |l, s| {
@@ -286,7 +350,7 @@ const BREAKS: &[(Kind, TreeId, Pick, Change)] = &[
         },
     ),
     (
-        Kind::FileExtent,
+        Kind::InodeBytes,
         TreeId::FS,
         |k, _| k.objectid == 258 && of_type(k, ItemType::EXTENT_DATA),
         |l, s| {

@@ -1,11 +1,20 @@
 //! `butterfs check`: looks at everything, writes nothing.
 
-use std::path::PathBuf;
+use std::io::{IsTerminal, stderr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use butterfs_check::{Options, check};
-use butterfs_volume::{FileDevice, OpenMode, Volume};
+use butterfs_check::{
+    Finding, Options, Place, Progress, Report, absent_device, backup_roots, check, open_failure, superblock_copy,
+    with_superblock,
+};
+use butterfs_format::validate::Expected;
+use butterfs_format::{Corruption, DevId, Superblock};
+use butterfs_volume::{BlockDevice, Error, FileDevice, OpenMode, Volume};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
 
 use crate::failure::{self, Result};
 use crate::{exit, output};
@@ -13,30 +22,244 @@ use crate::{exit, output};
 /// What `check` is told.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// An image file or a block device, not mounted.
-    image: PathBuf,
+    /// An image file or a block device, not mounted; of a filesystem on several devices, all of them.
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
     /// Also read all data and compare it with its checksums.
     #[arg(long)]
     check_data_csum: bool,
-    /// Say what is looked at.
+    /// Use this copy of the superblock: 0, 1 or 2.
+    #[arg(short = 's', long = "super", value_name = "COPY", conflicts_with = "backup")]
+    superblock: Option<usize>,
+    /// Use the newest backup of tree roots in the superblock that can be read.
+    #[arg(short, long)]
+    backup: bool,
+    /// Print every quota group with what it says and what was counted.
+    #[arg(short = 'Q', long)]
+    qgroup_report: bool,
+    /// Show on the terminal how far it got.
     #[arg(short, long)]
     progress: bool,
+    /// Write nothing; this is always so.
+    #[arg(long)]
+    readonly: bool,
+    /// How to print: for people or for programs.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+type Devices = Vec<Arc<dyn BlockDevice>>;
+
+/// A volume, and which of its devices are missing.
+struct Opened {
+    volume: Volume,
+    absent: Vec<DevId>,
+}
+
+/// More missing devices than anybody has.
+const MAX_ABSENT: usize = 64;
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let image = arguments.image.as_path();
-    let failed = |error: butterfs_volume::Error| failure::volume(exit::NOT_CHECKED, image, &error);
-    let device = Arc::new(FileDevice::open_read_only(image).map_err(failed)?);
-    let volume = Volume::open(vec![device.clone()], OpenMode::ReadOnly).map_err(failed)?;
-    output::line(format!("Checking {} (read-only: nothing is written)", image.display()));
-    output::line(format!("UUID: {}", uuid::Uuid::from_bytes(volume.superblock().fsid)));
-    if arguments.progress {
-        output::line(if arguments.check_data_csum { "reading all trees and all data" } else { "reading all trees" });
+    let devices = open_devices(&arguments.images)?;
+    let Opened { volume, absent } = match open_volume(arguments, &devices) {
+        Ok(opened) => opened,
+        Err(error) => return unopenable(arguments, &error),
+    };
+    print_head(arguments, &volume);
+    let bar = progress_bar(arguments);
+    let report = check(&volume, &Options { absent, ..options(arguments, devices, bar.as_ref()) });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
     }
-    let options = Options { data_csums: arguments.check_data_csum, devices: vec![device], ..Options::default() };
-    let report = check(&volume, &options);
-    output::line(&report);
+    Ok(print(arguments, Some(&volume), &report))
+}
+
+fn first_image(arguments: &Arguments) -> &Path {
+    arguments.images.first().map_or(Path::new(""), PathBuf::as_path)
+}
+
+fn open_devices(images: &[PathBuf]) -> Result<Devices> {
+    let open = |path: &PathBuf| -> Result<Arc<dyn BlockDevice>> {
+        match FileDevice::open_read_only(path) {
+            Ok(device) => Ok(Arc::new(device)),
+            Err(error) => Err(failure::volume(exit::NOT_CHECKED, path, &error)),
+        }
+    };
+    images.iter().map(open).collect()
+}
+
+/// Opens with the superblock that was asked for.
+fn open_volume(arguments: &Arguments, devices: &Devices) -> butterfs_volume::Result<Opened> {
+    if let Some(copy) = arguments.superblock {
+        return open_with(devices, |device| superblock_copy(device, copy));
+    }
+    if arguments.backup {
+        return open_backup(devices);
+    }
+    open_degraded(devices.clone())
+}
+
+/// Opens without devices that are missing.
+fn open_degraded(mut devices: Devices) -> butterfs_volume::Result<Opened> {
+    let mut absent = Vec::new();
+    loop {
+        let (devid, uuid) = match Volume::open(devices.clone(), OpenMode::ReadOnly) {
+            Ok(volume) => return Ok(Opened { volume, absent }),
+            Err(Error::MissingDevice { devid, uuid }) if absent.len() < MAX_ABSENT => (devid, uuid),
+            Err(error) => return Err(error),
+        };
+        let (Some(device), Ok(own)) = (devices.first(), uuid.parse::<uuid::Uuid>()) else {
+            return Err(Error::MissingDevice { devid, uuid });
+        };
+        let superblock = superblock_copy(&**device, 0)?;
+        if superblock.dev_item.devid.get() == devid.0 {
+            let problem = format!("device {devid} has UUID {own} in the chunk tree, another in its superblock");
+            return Err(Corruption::new(device.name(), problem).into());
+        }
+        devices.push(absent_device(&superblock, devid, own.into_bytes()));
+        absent.push(devid);
+    }
+}
+
+/// Opens with the newest backup whose root tree can be read; if there is none, as usual.
+fn open_backup(devices: &Devices) -> butterfs_volume::Result<Opened> {
+    let Some(device) = devices.first() else { return open_degraded(Devices::new()) };
+    let open = |old: Superblock| {
+        let own = |device: &dyn BlockDevice| {
+            let mut shown = old;
+            shown.dev_item = superblock_copy(device, 0)?.dev_item;
+            Ok(shown)
+        };
+        let opened = open_with(devices, own).ok()?;
+        opened.volume.read_block(&Expected::at(old.root())).is_ok().then_some(opened)
+    };
+    match backup_roots(&superblock_copy(&**device, 0)?).into_iter().find_map(open) {
+        Some(opened) => Ok(opened),
+        None => open_degraded(devices.clone()),
+    }
+}
+
+/// Opens the volume as if each device had another first superblock.
+fn open_with(
+    devices: &Devices,
+    superblock: impl Fn(&dyn BlockDevice) -> butterfs_volume::Result<Superblock>,
+) -> butterfs_volume::Result<Opened> {
+    let show = |device: &Arc<dyn BlockDevice>| Ok(with_superblock(device.clone(), &superblock(&**device)?));
+    let shown = devices.iter().map(show).collect::<butterfs_volume::Result<Devices>>()?;
+    open_degraded(shown)
+}
+
+/// A filesystem that is too damaged to open was checked, with one finding; all else is a failure.
+fn unopenable(arguments: &Arguments, error: &Error) -> Result<ExitCode> {
+    match open_failure(error) {
+        Some(finding) => {
+            let report = Report { findings: vec![finding], ..Report::default() };
+            Ok(print(arguments, None, &report))
+        }
+        None => Err(failure::volume(exit::NOT_CHECKED, first_image(arguments), error)),
+    }
+}
+
+fn options(arguments: &Arguments, devices: Devices, bar: Option<&ProgressBar>) -> Options {
+    let progress = bar.cloned().map(|bar| -> Progress {
+        Arc::new(move |stage, blocks| bar.set_message(format!("{}, {blocks} tree blocks", stage.name())))
+    });
+    Options { data_csums: arguments.check_data_csum, devices, progress, ..Options::default() }
+}
+
+/// Only on a terminal: elsewhere nobody looks, and output must stay as it is.
+fn progress_bar(arguments: &Arguments) -> Option<ProgressBar> {
+    if !arguments.progress || !stderr().is_terminal() {
+        return None;
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    Some(bar)
+}
+
+fn print_head(arguments: &Arguments, volume: &Volume) {
+    if arguments.format == Format::Text {
+        output::line(format!("Checking {} (read-only: nothing is written)", first_image(arguments).display()));
+        output::line(format!("UUID: {}", uuid::Uuid::from_bytes(volume.superblock().fsid)));
+    }
+}
+
+fn print(arguments: &Arguments, volume: Option<&Volume>, report: &Report) -> ExitCode {
+    match arguments.format {
+        Format::Json => output::line(report_json(arguments, volume, report)),
+        Format::Text => print_text(arguments, report),
+    }
+    ExitCode::from(if report.is_clean() { 0 } else { exit::FOUND })
+}
+
+fn print_text(arguments: &Arguments, report: &Report) {
+    output::line(report);
+    if arguments.qgroup_report {
+        report.quota_groups.iter().for_each(output::line);
+    }
     output::line(if report.is_clean() { "no error found" } else { "ERRORS FOUND" });
-    Ok(ExitCode::from(if report.is_clean() { 0 } else { exit::FOUND }))
+}
+
+fn report_json(arguments: &Arguments, volume: Option<&Volume>, report: &Report) -> Value {
+    let statistics: Map<String, Value> =
+        report.statistics.named().into_iter().map(|(name, count)| (name.into(), count.into())).collect();
+    json!({
+        "image": first_image(arguments).display().to_string(),
+        "uuid": volume.map(|volume| uuid::Uuid::from_bytes(volume.superblock().fsid).to_string()),
+        "clean": report.is_clean(),
+        "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
+        "statistics": statistics,
+        "quota_groups": quota_groups_json(report),
+    })
+}
+
+fn quota_groups_json(report: &Report) -> Vec<Value> {
+    let groups = report.quota_groups.iter().map(|group| {
+        json!({
+            "id": group.id,
+            "referenced": group.referenced.stored,
+            "referenced_counted": group.referenced.counted,
+            "exclusive": group.exclusive.stored,
+            "exclusive_counted": group.exclusive.counted,
+        })
+    });
+    groups.collect()
+}
+
+fn finding_json(finding: &Finding) -> Value {
+    json!({
+        "name": finding.kind.name(),
+        "severity": finding.severity.name(),
+        "place": place_json(&finding.place),
+        "where": finding.place.to_string(),
+        "problem": finding.problem,
+    })
+}
+
+/// The coordinates that are known; numbers of trees and inodes as the disk has them, unsigned.
+fn place_json(place: &Place) -> Value {
+    let fields = [
+        ("tree", place.tree.map(|id| id.0.into())),
+        ("inode", place.inode.map(|ino| ino.0.into())),
+        ("key", place.key.map(|key| json!([key.objectid, key.item_type.0, key.offset]))),
+        ("bytenr", place.bytenr.map(|at| at.0.into())),
+        ("end", place.end.map(|at| at.0.into())),
+        ("copy", place.copy.map(Value::from)),
+        ("devid", place.devid.map(|id| id.0.into())),
+        ("device", place.device.clone().map(Value::from)),
+        ("offset", place.offset.map(Value::from)),
+        ("qgroup", place.qgroup.map(Value::from)),
+    ];
+    let known = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(known.collect())
 }

@@ -309,8 +309,8 @@ pub fn check_chunk(key: &Key, chunk: &Chunk, geometry: &Geometry) -> Check {
     aligned("length", chunk.length(), geometry)?;
     require(chunk.length() > 0 && key.offset.checked_add(chunk.length()).is_some(), || "bad chunk length".into())?;
     require(chunk.header.stripe_len.get() == STRIPE_LEN, || format!("stripe length {}", chunk.header.stripe_len))?;
-    let unknown = chunk.flags() & !(BlockGroupFlags::TYPE_MASK | BlockGroupFlags::PROFILE_MASK);
-    require(unknown.is_empty(), || format!("unknown chunk type bits {:#x}", unknown.bits()))?;
+    let unknown = chunk.flags().bits() & !(BlockGroupFlags::TYPE_MASK | BlockGroupFlags::PROFILE_MASK).bits();
+    require(unknown == 0, || format!("unknown chunk type bits {unknown:#x}"))?;
     block_group_flags(chunk.flags())?;
     check_stripe_count(chunk)
 }
