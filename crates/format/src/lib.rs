@@ -10,9 +10,11 @@
 //! * [`items`]: the items found in leaves.
 //! * [`validate`]: the checks a tree block must pass before it is used or written.
 //! * [`checksum`], [`hash`]: the checksums and name hashes of the format.
+//! * [`compression`]: from compressed extents to the bytes of files.
 
 pub mod block;
 pub mod checksum;
+pub mod compression;
 pub mod error;
 pub mod hash;
 pub mod ids;

@@ -2,7 +2,7 @@
 //!
 //! * [`budget`], `runs`, [`delalloc`]: bytes that are not on a device yet.
 //! * [`extents`]: EXTENT_DATA items: look at them, drop them, put them in.
-//! * [`mod@read`], [`mod@write`], [`mod@writeback`]: the data paths.
+//! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`]: the data paths.
 //! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
 //!
 //! # Invariants
@@ -27,6 +27,7 @@ pub mod truncate;
 pub mod write;
 pub mod writeback;
 
+mod compressed;
 mod place;
 mod runs;
 mod sectors;

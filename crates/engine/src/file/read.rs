@@ -14,6 +14,7 @@ use butterfs_format::checksum::Checksum;
 use butterfs_format::items::{Compression, InodeFlags};
 use butterfs_format::{Corruption, Logical};
 
+use super::compressed::{Last, on_disk, unpack, unpack_inline};
 use super::extents::{DataExtent, InlineExtent, MappedExtent, MappedKind, corrupt, map};
 use super::sectors::{cover, intersect, len, lock, lock_shared, sector_size};
 use crate::dir::path;
@@ -46,8 +47,18 @@ pub(super) fn read_locked(shared: &Shared, inode: &Inode, offset: u64, buf: &mut
 /// One extent's part of a read, found in the trees and not read yet.
 struct Source {
     extent: MappedExtent,
-    /// One for each sector, unless the inode has none.
+    /// One for each sector, unless the inode has none; those of the whole extent if it is compressed.
     checksums: Option<Vec<Checksum>>,
+}
+
+impl Source {
+    /// Where the part of a compressed extent that is needed ends in it, if it is that of `data`.
+    fn needed_end(&self, data: &DataExtent) -> Option<u64> {
+        match &self.extent.kind {
+            MappedKind::Regular(own) if own.disk_bytenr == data.disk_bytenr => own.offset.checked_add(own.num_bytes),
+            _ => None,
+        }
+    }
 }
 
 /// What lies below the bytes in memory.
@@ -62,6 +73,7 @@ impl Below<'_> {
     fn read(&self, range: &Range<u64>, buf: &mut [u8]) -> Result<()> {
         let sectors = cover(range, self.sector);
         let sources = self.shared.gate.view(|tx| self.find(tx, sectors))?;
+        let mut last = Last::default();
         for source in &sources {
             let extent = &source.extent;
             let part = intersect(&(extent.file_offset..extent.file_offset + extent.len), range);
@@ -69,7 +81,14 @@ impl Below<'_> {
             match &extent.kind {
                 MappedKind::Hole | MappedKind::Prealloc(_) => target.fill(0),
                 MappedKind::Inline(inline) => self.read_inline(inline, part.start, target)?,
-                MappedKind::Regular(data) => self.read_part(source, data, &part, target)?,
+                MappedKind::Regular(data) if data.compression == Compression::None => {
+                    self.read_part(source, data, &part, target)?;
+                }
+                MappedKind::Regular(data) => {
+                    let skip = (part.start - extent.file_offset) as usize;
+                    let whole = self.read_compressed(&sources, source, data, &mut last)?;
+                    target.copy_from_slice(&whole[skip..skip + target.len()]);
+                }
             }
         }
         Ok(())
@@ -82,33 +101,26 @@ impl Below<'_> {
 
     fn with_checksums(&self, tx: &Transaction, extent: MappedExtent) -> Result<Source> {
         let MappedKind::Regular(data) = &extent.kind else { return Ok(Source { extent, checksums: None }) };
-        self.refuse_compressed(data.compression, extent.file_offset)?;
+        let (at, len) = on_disk(data).map_err(|problem| corrupt(self.id, extent.file_offset, problem))?;
         if self.flags.contains(InodeFlags::NODATASUM) {
             return Ok(Source { extent, checksums: None });
         }
-        let found = tx.checksums(data.address()?, extent.len)?;
+        let found = tx.checksums(at, len)?;
         let mut checksums = Vec::with_capacity(found.len());
         for (index, checksum) in found.into_iter().enumerate() {
-            let at = extent.file_offset + index as u64 * self.sector;
-            checksums.push(checksum.ok_or_else(|| corrupt(self.id, at, "data has no checksum"))?);
+            let missing = || {
+                let at = Logical(at.0 + index as u64 * self.sector);
+                corrupt(self.id, extent.file_offset, format!("data at logical {at} has no checksum"))
+            };
+            checksums.push(checksum.ok_or_else(missing)?);
         }
         Ok(Source { extent, checksums: Some(checksums) })
     }
 
-    fn refuse_compressed(&self, compression: Compression, offset: u64) -> Result<()> {
-        if compression == Compression::None {
-            return Ok(());
-        }
-        let (tree, ino) = (self.id.tree, self.id.ino);
-        Err(Error::Unsupported(format!(
-            "subvolume {tree} inode {ino} file offset {offset} is compressed with {compression}"
-        )))
-    }
-
     /// Bytes past the inline ones are zeros.
     fn read_inline(&self, inline: &InlineExtent, offset: u64, target: &mut [u8]) -> Result<()> {
-        self.refuse_compressed(inline.compression, offset)?;
-        let there = inline.data.get(offset as usize..).unwrap_or_default();
+        let bytes = unpack_inline(inline, self.sector as u32).map_err(|problem| self.lies(offset, problem))?;
+        let there = bytes.get(offset as usize..).unwrap_or_default();
         let count = there.len().min(target.len());
         target[..count].copy_from_slice(&there[..count]);
         target[count..].fill(0);
@@ -131,18 +143,56 @@ impl Below<'_> {
     fn read_sectors(&self, source: &Source, data: &DataExtent, start: u64, target: &mut [u8]) -> Result<()> {
         let skip = start - source.extent.file_offset;
         let at = data.address()?.checked_add(skip).ok_or_else(|| corrupt(self.id, start, "address past 2^64"))?;
+        let wanted = source.checksums.as_ref();
+        let wanted = wanted.map(|sums| sums.get((skip / self.sector) as usize..).unwrap_or_default());
+        self.read_checked(at, target, wanted).map_err(|error| self.failed(error, start, at))
+    }
+
+    /// The part of a compressed extent that `data` is. `sources` say what else of it this read needs.
+    fn read_compressed<'b>(
+        &self,
+        sources: &[Source],
+        source: &Source,
+        data: &DataExtent,
+        last: &'b mut Last,
+    ) -> Result<&'b [u8]> {
+        let start = source.extent.file_offset;
+        if last.part(data).is_none() {
+            let (at, len) = on_disk(data).map_err(|problem| corrupt(self.id, start, problem))?;
+            let mut input = vec![0; len as usize];
+            let result = self.read_checked(at, &mut input, source.checksums.as_deref());
+            result.map_err(|error| self.failed(error, start, at))?;
+            let end = sources.iter().filter_map(|source| source.needed_end(data)).max().unwrap_or(0);
+            let bytes = unpack(data, &input, self.sector as u32, end)
+                .map_err(|problem| self.lies(start, format!("extent at logical {at}: {problem}")))?;
+            last.set(data, bytes);
+        }
+        last.part(data).ok_or_else(|| corrupt(self.id, start, "items disagree about a compressed extent"))
+    }
+
+    /// Reads whole sectors; with checksums, those of these sectors, no other bytes than right ones.
+    fn read_checked(
+        &self,
+        at: Logical,
+        target: &mut [u8],
+        checksums: Option<&[Checksum]>,
+    ) -> std::result::Result<(), butterfs_volume::Error> {
         let volume = self.shared.gate.volume();
-        let Some(checksums) = &source.checksums else {
-            return volume.read(at, target).map_err(|error| self.failed(error, start, at));
-        };
-        let wanted = checksums.get((skip / self.sector) as usize..).unwrap_or_default();
+        let Some(checksums) = checksums else { return volume.read(at, target) };
         let csum_type = volume.geometry().csum_type;
         let good = |sector: usize, bytes: &[u8]| {
-            wanted
+            checksums
                 .get(sector)
                 .is_some_and(|sum| csum_type.compute(bytes)[..csum_type.size()] == sum[..csum_type.size()])
         };
-        volume.read_verified(at, target, &good).map_err(|error| self.failed(error, start, at))
+        volume.read_verified(at, target, &good)
+    }
+
+    /// Says that bytes which are right by their checksum make no sense.
+    fn lies(&self, offset: u64, problem: String) -> Error {
+        let file = self.shared.gate.view(|tx| Ok(path::describe(tx, self.id))).unwrap_or_default();
+        tracing::error!("cannot read {file} at offset {offset}: {problem}");
+        corrupt(self.id, offset, problem)
     }
 
     /// Says what could not be read, in the terms of the file.

@@ -3,18 +3,21 @@
 //! # Invariants
 //! * Extents go from the end down, in bounded changes, and the size on disk goes down with them: a
 //!   crash half-way leaves a file that is too long, but no old bytes past its end.
-//! * The bytes past the new end in its sector become zeros, so that a later growth shows zeros.
+//! * The bytes past the new end in its sector become zeros, so that a later growth shows zeros. A
+//!   compressed inline extent cannot be cut: its sector becomes dirty, and replaces it.
 //!
 //! # Locking
 //! Holds `FileData::settle` and `Inode::range` alone from end to end; the gate for each step.
 
-use super::extents::truncate_items;
+use butterfs_format::items::Compression;
+
+use super::extents::{InlineExtent, Stored, item_below, truncate_items};
 use super::sectors::{ceil, floor, lock, lock_alone, sector_size};
 use super::update::{Progress, count, update_file};
-use super::write::{MAX_FILE_SIZE, inline_sector, is_inline, promise, read_sector, retry_after_writeback, touch};
+use super::write::{MAX_FILE_SIZE, inline_sector, promise, read_sector, retry_after_writeback, touch};
 use crate::error::{Error, Result};
 use crate::inode::{Inode, Shared};
-use crate::tx::Need;
+use crate::tx::{Need, Transaction};
 
 /// One change drops so many items at most.
 pub(super) const ITEMS_PER_CHANGE: usize = 64;
@@ -70,8 +73,8 @@ fn shrink_step(shared: &Shared, inode: &Inode, new_size: u64) -> Result<bool> {
     })
 }
 
-/// Makes the bytes past the new end in its sector zeros, unless they are, or an inline extent is
-/// cut to the byte anyway.
+/// Makes the bytes past the new end in its sector zeros, unless they are, or the extent there is cut
+/// to the byte anyway.
 fn zero_tail(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {
     let sector = sector_size(shared);
     let start = floor(new_size, sector);
@@ -84,11 +87,18 @@ fn zero_tail(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {
         return Ok(());
     }
     let clean = inode.data.clean_parts(start..start + sector);
-    if !clean.is_empty() && start == 0 && shared.gate.view(|tx| is_inline(tx, inode))? {
+    if !clean.is_empty() && start == 0 && shared.gate.view(|tx| can_be_cut_to_the_byte(tx, inode))? {
         return Ok(());
     }
     bytes[keep..].fill(0);
     let promise = promise(shared, inode, &clean)?;
     inode.data.make_dirty(&[], (start, &bytes), promise);
     Ok(())
+}
+
+/// Whether the file's first bytes are kept inline, as they are.
+fn can_be_cut_to_the_byte(tx: &Transaction, inode: &Inode) -> Result<bool> {
+    let first = item_below(tx, inode.id, 1)?;
+    Ok(first
+        .is_some_and(|item| matches!(item.stored, Stored::Inline(InlineExtent { compression: Compression::None, .. }))))
 }

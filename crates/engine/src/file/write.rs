@@ -130,7 +130,7 @@ pub(super) fn inline_sector(shared: &Shared, inode: &Inode, new_size: u64) -> Re
 }
 
 /// Whether the file's first bytes are kept inline.
-pub(super) fn is_inline(tx: &crate::tx::Transaction, inode: &Inode) -> Result<bool> {
+fn is_inline(tx: &crate::tx::Transaction, inode: &Inode) -> Result<bool> {
     Ok(item_below(tx, inode.id, 1)?.is_some_and(|item| matches!(item.stored, Stored::Inline(_))))
 }
 
