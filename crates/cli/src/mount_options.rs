@@ -1,6 +1,6 @@
 //! The options behind `-o`. What is not known is refused by name.
 
-use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, LogTree, SubvolumeChoice};
+use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, SubvolumeChoice};
 use butterfs_format::TreeId;
 use butterfs_fuse::adapter::SubvolumeDeletion;
 use butterfs_fuse::mount::MountFlags;
@@ -14,8 +14,12 @@ pub struct Options {
     pub access: Access,
     /// `subvol=` or `subvolid=`.
     pub subvolume: SubvolumeChoice,
+    /// What `subvolid=` says besides `subvol=`: both must mean the same.
+    pub subvolume_id: Option<TreeId>,
     /// `norecovery`.
     pub log_tree: LogTree,
+    /// `treelog`, `notreelog`.
+    pub fsync: Fsync,
     /// `commit=`, in seconds.
     pub commit: Option<u32>,
     /// `max_inline=`.
@@ -35,7 +39,9 @@ impl Default for Options {
         Self {
             access: Access::ReadWrite,
             subvolume: SubvolumeChoice::Default,
+            subvolume_id: None,
             log_tree: LogTree::Replay,
+            fsync: Fsync::Log,
             commit: None,
             max_inline: None,
             subvolume_deletion: SubvolumeDeletion::Privileged,
@@ -135,6 +141,8 @@ impl Options {
             "nodiratime" => self.access_times.directories = AccessTimeRule::Never,
             "diratime" => self.access_times.directories = self.access_times.files,
             "user_subvol_rm_allowed" => self.subvolume_deletion = SubvolumeDeletion::Owners,
+            "treelog" => self.fsync = Fsync::Log,
+            "notreelog" => self.fsync = Fsync::Commit,
             "norecovery" | "nologreplay" | "rescue=nologreplay" => self.log_tree = LogTree::Ignore,
             _ => return word.split_once('=').and_then(|(name, value)| self.take_value(name, value)),
         }
@@ -155,14 +163,17 @@ impl Options {
                 self.subvolume = SubvolumeChoice::Path(value.into());
                 Ok(())
             }
-            "subvolid" => number(name, value).map(|id| self.subvolume = SubvolumeChoice::Id(tree(id))),
+            "subvolid" => number(name, value).map(|id| self.subvolume_id = Some(tree(id))),
             "commit" => seconds(value).map(|seconds| self.commit = Some(seconds)),
             "max_inline" => size::parse(value).map(|bytes| self.max_inline = Some(bytes)),
             _ => return None,
         })
     }
 
-    fn check(self) -> Result<Self, String> {
+    fn check(mut self) -> Result<Self, String> {
+        if let (SubvolumeChoice::Default, Some(id)) = (&self.subvolume, self.subvolume_id) {
+            self.subvolume = SubvolumeChoice::Id(id);
+        }
         if self.log_tree == LogTree::Ignore && self.access == Access::ReadWrite {
             return Err("norecovery is for reading only; add ro".into());
         }

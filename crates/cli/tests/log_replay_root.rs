@@ -1,18 +1,21 @@
 //! Log trees that the kernel left behind: after our replay the tree is what it is after the kernel's own.
 //!
 //! Each scenario is run on the kernel's mount: `before`, sync, `after` with its fsyncs; then the image is copied behind
-//! the kernel's back, as a power cut leaves it, and the copies are mounted by the kernel and by us.
+//! the kernel's back, as a power cut leaves it, and the copies are mounted by the kernel and by us. The same on our own
+//! mount: what was fsynced there is whole after the kernel's replay, and after ours.
 
 mod common;
 
 use butterfs_testkit::command::run_program;
+use butterfs_testkit::mounter::Mounter;
 use butterfs_testkit::oracle;
-use butterfs_testkit::tree_compare::{Times, Tree};
+use butterfs_testkit::tree_compare::{Entry, Times, Tree};
 use common::{MIB, kernel, setup, subject};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, XattrFlags};
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 type Step = fn(&Path);
@@ -31,8 +34,14 @@ fn write(path: &Path, offset: u64, byte: u8, len: usize) {
     file.write_all_at(&vec![byte; len], offset).expect("write");
 }
 
+thread_local! {
+    /// What the scenario fsynced, in its last state.
+    static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+}
+
 fn fsync(path: &Path) {
     File::open(path).and_then(|file| file.sync_all()).expect("fsync");
+    SYNCED.with_borrow_mut(|synced| synced.push(path.to_owned()));
 }
 
 fn rename(from: &Path, to: &Path) {
@@ -53,6 +62,13 @@ fn truncate(path: &Path, len: u64) {
 }
 
 fn nothing(_: &Path) {}
+
+/// Who mounted it.
+fn owner(root: &Path) -> Mounter {
+    const FUSE: u32 = 0x6573_5546;
+    let magic = rustix::fs::statfs(root).expect("statfs").f_type as u32;
+    if magic == FUSE { subject() } else { kernel() }
+}
 
 /// Some files and directories that most scenarios work on.
 fn usual(root: &Path) {
@@ -408,7 +424,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "in_a_subvolume",
         before: |root| {
-            kernel().create_subvolume(&root.join("sub"));
+            owner(root).create_subvolume(&root.join("sub"));
             usual(&root.join("sub"));
         },
         after: |root| {
@@ -422,7 +438,7 @@ const SCENARIOS: &[Scenario] = &[
         name: "in_two_subvolumes",
         before: |root| {
             for name in ["one", "two"] {
-                kernel().create_subvolume(&root.join(name));
+                owner(root).create_subvolume(&root.join(name));
                 usual(&root.join(name));
             }
         },
@@ -437,7 +453,7 @@ const SCENARIOS: &[Scenario] = &[
         name: "in_a_file_that_a_snapshot_shares",
         before: |root| {
             usual(root);
-            kernel().snapshot(root, &root.join("snap"));
+            owner(root).snapshot(root, &root.join("snap"));
         },
         after: |root| {
             write(&root.join("a/file"), 4096, b'S', 8192);
@@ -451,7 +467,8 @@ const SCENARIOS: &[Scenario] = &[
         before: usual,
         after: |root| {
             let (from, to) = (root.join("a/file"), root.join("a/clone"));
-            run_program("cp", &["--reflink=always".as_ref(), from.as_os_str(), to.as_os_str()]).ok();
+            let how = if owner(root).is_butterfs() { "--reflink=auto" } else { "--reflink=always" };
+            run_program("cp", &[how.as_ref(), from.as_os_str(), to.as_os_str()]).ok();
             fsync(&to);
         },
     },
@@ -521,6 +538,63 @@ fn replay(shape: &str, mkfs: &[&str], options: &str, scenarios: impl Iterator<It
     }
     println!("{with_log} scenarios left a log");
     assert!(with_log > 0, "no scenario left a log: the test proves nothing");
+}
+
+/// Runs scenarios on our own mount, cuts the power, and has the kernel and us replay what we logged.
+fn crossed(shape: &str, mkfs: &[&str], scenarios: impl Iterator<Item = &'static Scenario>) {
+    let Some(work) = setup(shape) else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    let (theirs, ours) = (work.file("theirs"), work.file("ours"));
+    let mut with_log = 0;
+    for scenario in scenarios {
+        let name = scenario.name;
+        subject().mkfs(&image, 300 * MIB, &[mkfs, &["-f"]].concat());
+        let mounted = subject().mount(&image, &mnt, "commit=300,noatime");
+        (scenario.before)(&mnt);
+        mounted.sync();
+        SYNCED.take();
+        (scenario.after)(&mnt);
+        for copy in [&theirs, &ours] {
+            run_program("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]).ok();
+        }
+        let live = tree(&mnt);
+        mounted.unmount();
+        with_log += usize::from(oracle::superblock(&ours)["log_root"] != "0");
+
+        let mut trees = Vec::new();
+        for (mounter, copy) in [(kernel(), &theirs), (subject(), &ours)] {
+            let mounted = mounter.mount(copy, &mnt, "noatime");
+            trees.push(tree(&mnt));
+            mounted.unmount();
+            oracle::assert_clean(copy);
+        }
+        trees[1].assert_same(&trees[0], NEAR, &format!("{shape}, {name}: our replay of our log | the kernel's"));
+        for path in SYNCED.take() {
+            let path = path.strip_prefix(&mnt).expect("below the mount point");
+            // Renamed since: then only what came after counts.
+            let Some(wanted) = live.entries.get(path) else { continue };
+            let seen = |entry: &Entry| {
+                let size = if entry.kind == 'd' { 0 } else { entry.size };
+                (entry.kind, entry.mode, entry.owner, size, entry.mtime, entry.xattrs.clone(), entry.hash)
+            };
+            let found = trees[0].entries.get(path).map(seen);
+            assert_eq!(found, Some(seen(wanted)), "{shape}, {name}: {}", path.display());
+        }
+    }
+    println!("{with_log} scenarios left a log");
+    if subject().is_butterfs() {
+        assert!(with_log > 5, "only {with_log} scenarios left a log");
+    }
+}
+
+#[test]
+fn the_kernel_replays_what_we_log() {
+    crossed("ours", &[], SCENARIOS.iter());
+}
+
+#[test]
+fn the_kernel_replays_what_we_log_with_small_nodes_and_holes() {
+    crossed("ours_small", &["-n", "4096", "-O", "^no-holes", "--csum", "sha256"], SCENARIOS.iter());
 }
 
 fn tree(mnt: &Path) -> Tree {

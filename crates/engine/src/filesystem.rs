@@ -40,7 +40,7 @@ use crate::tx::{Need, Transaction};
 pub use access_times::{AccessTimeRule, AccessTimes};
 pub use attributes::{Attributes, SetAttributes};
 pub use create::{NewInode, NewKind};
-pub use open::{Access, LogTree, OpenOptions, SubvolumeChoice};
+pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
 pub use read::Flow;
 pub use rename::{Leave, RenameOptions, Replace};
 pub use snapshots::NewSubvolume;
@@ -56,6 +56,7 @@ pub struct Filesystem {
     root: InodeId,
     access: Access,
     access_times: AccessTimes,
+    fsync: Fsync,
 }
 
 /// Whether an operation found the names as it expected.

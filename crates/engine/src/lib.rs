@@ -9,7 +9,7 @@
 //!   space tree, chunks, commit; and the gate that lets others change trees.
 //! * [`inode`], [`mod@file`], [`dir`]: inodes, their data, their names.
 //! * [`subvolume`]: subvolumes and snapshots.
-//! * `replay`: log trees, brought into subvolumes at mount.
+//! * `log`, `replay`: what fsync puts into log trees; and how it comes into subvolumes at mount.
 //! * [`filesystem`]: [`filesystem::Filesystem`], what users of this crate hold.
 
 pub mod dir;
@@ -22,6 +22,7 @@ pub mod mkfs;
 pub mod subvolume;
 pub mod tx;
 
+mod log;
 mod replay;
 mod space;
 mod tree;

@@ -38,6 +38,7 @@ const MOST_THREADS: usize = 8;
   commit=SECONDS         commit at least this often (30)
   max_inline=BYTES       keep files up to this size in metadata (2048)
   user_subvol_rm_allowed let owners delete subvolumes
+  notreelog              commit on every fsync, without a log tree
   norecovery             with ro: ignore a log tree that was not replayed
   allow_other            let other users in (always, for root)
   relatime, noatime, strictatime, nodiratime, nosuid, nodev, noexec and their
@@ -197,13 +198,23 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         access: plan.options.access,
         subvolume: plan.options.subvolume.clone(),
         log_tree: plan.options.log_tree,
+        fsync: plan.options.fsync,
         access_times: plan.options.access_times,
         ..Default::default()
     };
     if let Some(bytes) = plan.options.max_inline {
         options.max_inline = bytes;
     }
-    Filesystem::open(volume, options, Box::new(SystemEnvironment)).map_err(|error| open_failed(plan, &error))
+    let filesystem = Filesystem::open(volume, options, Box::new(SystemEnvironment));
+    let filesystem = filesystem.map_err(|error| open_failed(plan, &error))?;
+    match plan.options.subvolume_id {
+        Some(id) if id != filesystem.root().tree => {
+            let text =
+                format!("subvol= names subvolume {}, subvolid= says {id}; leave one out", filesystem.root().tree);
+            Err(Failure::at(exit::FAILED, plan.image, text))
+        }
+        _ => Ok(filesystem),
+    }
 }
 
 /// Errors that mean something special here.

@@ -119,6 +119,7 @@ pub fn attach(tx: &mut Transaction, dir: &mut Draft, name: &[u8], what: Entry, n
 /// Takes an entry out, with the way back; counts the directory's size and times.
 pub fn detach(tx: &mut Transaction, dir: &mut Draft, name: &[u8], link: &Link, now: Timespec) -> Result<()> {
     let place = Place::new(dir.id, name);
+    tx.note_names(&[dir.id, link.inode(dir.id)]);
     entry::remove(tx, &place, link.index)?;
     match link.entry.target {
         Target::Inode(ino) => backref::remove(tx, ino, &place)?,

@@ -143,7 +143,8 @@ impl DataExtent {
         if self.is_hole() { 0 } else { self.num_bytes }
     }
 
-    fn pack(&self, generation: u64) -> Vec<u8> {
+    /// The item, as a transaction writes it.
+    pub fn pack(&self, generation: u64) -> Vec<u8> {
         let Self { disk_bytenr, disk_num_bytes, offset, num_bytes, prealloc, .. } = *self;
         let body = FileExtentBody::Extent { disk_bytenr, disk_num_bytes, offset, num_bytes, prealloc };
         FileExtent { generation, ram_bytes: self.ram_bytes, compression: self.compression, body }.pack()
@@ -329,6 +330,7 @@ fn cut(tx: &mut Transaction, id: InodeId, item: Item, range: &Range<u64>) -> Res
         Stored::Data(extent) => (item.start, extent),
     };
     let gone = intersect(&(start..end), range);
+    tx.note_touched(id, gone.clone());
     let (head, tail) = (gone.start - start, end - gone.end);
     let back_ref = extent.back_ref(id, start);
     if head > 0 {
@@ -337,7 +339,7 @@ fn cut(tx: &mut Transaction, id: InodeId, item: Item, range: &Range<u64>) -> Res
         tx.remove(id.tree, &key(id, start))?;
     }
     if tail > 0 {
-        insert_item(tx, id, gone.end, &extent.part(gone.end - start, tail))?;
+        insert(tx, id, gone.end, &extent.part(gone.end - start, tail))?;
     }
     let whole = (Logical(extent.disk_bytenr), extent.disk_num_bytes);
     match (head > 0, tail > 0) {
@@ -357,11 +359,13 @@ fn cut_inline(tx: &mut Transaction, id: InodeId, inline: &InlineExtent, range: &
     if range.end < inline.ram_bytes {
         return Err(Error::Unsupported("an inline extent that is longer than a sector".into()));
     }
+    tx.note_touched(id, 0..ceil(inline.ram_bytes.max(1), sector_of(tx)));
     tx.remove(id.tree, &key(id, 0))?;
     Ok(inline.ram_bytes)
 }
 
-/// A compressed one stays whole: its bytes past the file's end are never read.
+/// A compressed one stays whole: its bytes past the file's end are never read, and who cut the file
+/// made its sector dirty, which replaces it.
 fn shorten_inline(tx: &mut Transaction, id: InodeId, inline: &InlineExtent, new_len: u64) -> Result<u64> {
     if new_len >= inline.ram_bytes || inline.compression != Compression::None {
         return Ok(0);
@@ -393,9 +397,15 @@ pub fn delete_all_extents(tx: &mut Transaction, id: InodeId, max_items: usize) -
 /// Puts an item in where nothing is; references are the caller's business. Gives the bytes that it
 /// counts in `nbytes`.
 pub fn insert_item(tx: &mut Transaction, id: InodeId, start: u64, extent: &DataExtent) -> Result<u64> {
-    let generation = tx.generation().0;
-    tx.insert(id.tree, &key(id, start), &extent.pack(generation))?;
+    tx.note_touched(id, start..start.saturating_add(extent.num_bytes));
+    insert(tx, id, start, extent)?;
     Ok(extent.nbytes())
+}
+
+/// Puts an item in whose part of the file is as it was.
+fn insert(tx: &mut Transaction, id: InodeId, start: u64, extent: &DataExtent) -> Result<()> {
+    let generation = tx.generation().0;
+    tx.insert(id.tree, &key(id, start), &extent.pack(generation))
 }
 
 /// Makes allocated space an extent of the file, in place of what was there; gives the bytes that
@@ -415,6 +425,7 @@ fn put(tx: &mut Transaction, id: InodeId, start: u64, extent: &DataExtent) -> Re
 /// Makes `bytes` the file's inline extent. Gives the bytes that it counts.
 pub(super) fn put_inline(tx: &mut Transaction, id: InodeId, bytes: &[u8]) -> Result<u64> {
     let ram_bytes = bytes.len() as u64;
+    tx.note_touched(id, 0..ceil(ram_bytes.max(1), sector_of(tx)));
     let body = FileExtentBody::Inline(bytes);
     let extent = FileExtent { generation: tx.generation().0, ram_bytes, compression: Compression::None, body };
     tx.put(id.tree, &key(id, 0), &extent.pack())?;
@@ -434,6 +445,7 @@ pub(super) fn mark_written(tx: &mut Transaction, id: InodeId, range: &Range<u64>
     if end < range.end {
         return Err(corrupt(id, end, "preallocated extent became shorter"));
     }
+    tx.note_touched(id, range.clone());
     let written = DataExtent { prealloc: false, ..extent.part(range.start - start, len(range)) };
     let (at, whole, back_ref) = (Logical(extent.disk_bytenr), extent.disk_num_bytes, extent.back_ref(id, start));
     if range.start > start {
@@ -442,7 +454,7 @@ pub(super) fn mark_written(tx: &mut Transaction, id: InodeId, range: &Range<u64>
     }
     put(tx, id, range.start, &written)?;
     if range.end < end {
-        insert_item(tx, id, range.end, &extent.part(range.end - start, end - range.end))?;
+        insert(tx, id, range.end, &extent.part(range.end - start, end - range.end))?;
         tx.add_data_ref(at, whole, back_ref)?;
     }
     Ok(())

@@ -30,6 +30,15 @@ pub enum LogTree {
     Ignore,
 }
 
+/// How fsync makes an inode durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// By a log tree where that can be done, else by a commit.
+    Log,
+    /// By a commit (`notreelog`).
+    Commit,
+}
+
 /// Which subvolume is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SubvolumeChoice {
@@ -50,6 +59,8 @@ pub struct OpenOptions {
     pub subvolume: SubvolumeChoice,
     /// What to do about a log tree.
     pub log_tree: LogTree,
+    /// How fsync makes an inode durable.
+    pub fsync: Fsync,
     /// When reading changes access times.
     pub access_times: AccessTimes,
     /// Inline extents up to this many bytes.
@@ -68,6 +79,7 @@ impl Default for OpenOptions {
             access: Access::ReadWrite,
             subvolume: SubvolumeChoice::Default,
             log_tree: LogTree::Replay,
+            fsync: Fsync::Log,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             max_inline: 2048,
             cache_bytes: 128 << 20,
@@ -102,9 +114,15 @@ impl Filesystem {
             root,
             access: options.access,
             access_times: options.access_times,
+            fsync: options.fsync,
         };
-        filesystem.inode(root)?;
-        Ok(filesystem)
+        match filesystem.inode(root) {
+            Ok(_) => Ok(filesystem),
+            Err(Error::NotFound) => {
+                Err(Corruption::new(format!("subvolume {}", root.tree), "it has no top directory").into())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What may be done with this filesystem.

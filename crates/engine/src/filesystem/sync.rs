@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use butterfs_format::TreeId;
 
-use super::{Access, Filesystem};
+use super::{Access, Filesystem, Fsync};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::inode::{InodeId, InodeRef, item, lock};
-use crate::tx::Need;
+use crate::log;
+use crate::tx::{LogTicket, Need};
 
 impl Filesystem {
     /// Makes everything durable.
@@ -30,7 +31,27 @@ impl Filesystem {
         file::sync_data(&self.shared, &inode, None)?;
         self.write_back_item(&inode)?;
         self.forget_if_clean(&inode);
+        if self.fsync == Fsync::Log
+            && let Some(ticket) = self.log_inode(id)?
+        {
+            return self.shared.gate.sync_log(ticket);
+        }
         self.shared.gate.commit()
+    }
+
+    /// Logs an inode; `None` if that cannot be done. One that did not change since the last commit is
+    /// durable with that.
+    fn log_inode(&self, id: InodeId) -> Result<Option<LogTicket>> {
+        let gate = &self.shared.gate;
+        let unchanged = gate.view(|tx| {
+            let changed =
+                tx.is_touched(id) || tx.names_changed(id) || item::read(tx, id)?.transid.get() >= tx.generation().0;
+            Ok((!changed).then(|| tx.last_commit()))
+        })?;
+        match unchanged {
+            Some(ticket) => Ok(Some(ticket)),
+            None => gate.log(|tx| log::write_file(tx, id)),
+        }
     }
 
     /// Writes the dirty inodes of a subvolume back, without a commit.

@@ -121,6 +121,8 @@ impl Transaction {
 
     /// Enters a chunk with stripes on the first device everywhere it must be known.
     pub(super) fn make_chunk(&mut self, flags: BlockGroupFlags, offsets: &[u64], len: u64) -> Result<()> {
+        // The last commit does not know it.
+        self.refuse_log();
         let start = Logical(self.next_chunk_start());
         let chunk = self.describe_chunk(flags, offsets, len);
         self.changes += 1;

@@ -19,6 +19,7 @@ use butterfs_format::{Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
 
 use super::Transaction;
+use super::log::Log;
 use crate::error::Result;
 
 /// How many bytes of blocks are given to the volume at once.
@@ -40,6 +41,7 @@ impl Transaction {
 
     /// Settles everything, hands out the generation's blocks, and opens the next generation.
     pub(super) fn freeze(&mut self) -> Result<Frozen> {
+        self.drop_log();
         self.remove_empty_groups()?;
         self.settle()?;
         self.update_superblock()?;
@@ -52,6 +54,8 @@ impl Transaction {
         self.frozen = frozen.blocks.clone();
         self.force_copy.clear();
         self.generation = self.generation.next();
+        // What was noted while settling is in this commit.
+        self.log = Log::default();
         Ok(frozen)
     }
 
@@ -127,21 +131,27 @@ impl Frozen {
     /// Writes the generation and makes it durable.
     pub(super) fn write(&self, volume: &Volume) -> Result<()> {
         volume.check_unchanged()?;
-        let mut addresses: Vec<Logical> = self.blocks.keys().copied().collect();
-        addresses.sort_unstable();
-        let geometry = volume.geometry();
-        let per_batch = (BATCH_BYTES / geometry.nodesize as usize).max(1);
-        for batch in addresses.chunks(per_batch) {
-            let sealed: Vec<(Logical, TreeBlock)> =
-                batch.iter().map(|at| Ok((*at, seal(&self.blocks[at], &geometry)?))).collect::<Result<_>>()?;
-            let writes: Vec<(Logical, &[u8])> = sealed.iter().map(|(at, block)| (*at, block.bytes())).collect();
-            volume.write_batch(&writes)?;
-        }
+        write_blocks(&self.blocks, volume)?;
         volume.flush()?;
         volume.write_superblocks(&self.superblock)?;
         volume.flush()?;
         Ok(())
     }
+}
+
+/// Checks, seals and writes blocks, in the order of their addresses.
+pub(super) fn write_blocks(blocks: &HashMap<Logical, Arc<TreeBlock>>, volume: &Volume) -> Result<()> {
+    let mut addresses: Vec<Logical> = blocks.keys().copied().collect();
+    addresses.sort_unstable();
+    let geometry = volume.geometry();
+    let per_batch = (BATCH_BYTES / geometry.nodesize as usize).max(1);
+    for batch in addresses.chunks(per_batch) {
+        let sealed: Vec<(Logical, TreeBlock)> =
+            batch.iter().map(|at| Ok((*at, seal(&blocks[at], &geometry)?))).collect::<Result<_>>()?;
+        let writes: Vec<(Logical, &[u8])> = sealed.iter().map(|(at, block)| (*at, block.bytes())).collect();
+        volume.write_batch(&writes)?;
+    }
+    Ok(())
 }
 
 /// A block as it goes to the device: checked, without stale bytes, with its checksum.

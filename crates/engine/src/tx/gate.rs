@@ -15,7 +15,7 @@ use butterfs_format::Logical;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_volume::Volume;
 
-use super::Transaction;
+use super::{LogTicket, Transaction};
 use crate::error::{Error, Result};
 use crate::space::Totals;
 
@@ -203,6 +203,46 @@ impl Gate {
         self.check_writable()?;
         let _one_at_a_time = self.lock_commit();
         self.commit_entered(self.trees.write())
+    }
+
+    /// Changes the log. `None`: the change cannot be logged, and must be committed.
+    pub fn log(&self, write: impl FnOnce(&mut Transaction) -> Result<bool>) -> Result<Option<LogTicket>> {
+        self.check_writable()?;
+        let mut tx = self.enter(|tx| tx.ensure_metadata(Need::Items(u32::MAX)))?;
+        if tx.log_is_refused() {
+            return Ok(None);
+        }
+        match write(&mut tx) {
+            Ok(true) if !tx.log_is_refused() => Ok(Some(tx.log_ticket())),
+            Ok(_) => Ok(None),
+            Err(error) => {
+                // Whatever it is: the log is not whole, the transaction is.
+                tracing::debug!(%error, "an inode could not be logged");
+                tx.refuse_log();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes durable what was logged up to a moment. Calls at the same time share one write.
+    pub fn sync_log(&self, ticket: LogTicket) -> Result<()> {
+        let _one_at_a_time = self.lock_commit();
+        self.check_writable()?;
+        let mut tx = self.trees.write();
+        if tx.is_log_durable(ticket) {
+            return Ok(());
+        }
+        if tx.log_is_refused() {
+            return self.commit_entered(tx);
+        }
+        let Ok(frozen) = tx.freeze_log() else {
+            tx.refuse_log();
+            return self.commit_entered(tx);
+        };
+        drop(tx);
+        frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("writing the log failed: {error}")))?;
+        self.trees.write().finish_log(frozen);
+        Ok(())
     }
 
     /// Runs `before` in the exclusive part of a commit, just before the trees are frozen, and

@@ -1,48 +1,361 @@
-//! What replay of a log tree needs of the transaction.
+//! The log of the running transaction: small trees that fsync makes durable without a commit.
+//!
+//! One tree per subvolume, and one that leads to them, which the superblock points to. Their blocks
+//! lie in free space and have no extent items; when the transaction commits they are forgotten.
+//!
+//! # Invariants
+//! * The superblock with a log is that of the last commit, but for the log's root: so a log must not
+//!   need anything that commit does not know (a chunk, a subvolume).
+//! * A block that is durable is not changed in place: it is copied, and its space is free again once
+//!   a superblock is durable that leads to the copy.
+//! * Once [`Log::refuse`] was called, only a commit makes anything durable.
 
-use butterfs_format::Logical;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use butterfs_format::block::NewBlock;
+use butterfs_format::items::{BlockGroupFlags, InodeItem, RootItem};
+use butterfs_format::{Generation, ItemType, Key, Logical, Superblock, TreeBlock, TreeId};
+use butterfs_volume::Volume;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::Transaction;
-use super::delayed::ExtentKind;
-use super::gate::Need;
+use super::commit::write_blocks;
 use crate::error::Result;
-use crate::tree::TreeRoot;
+use crate::inode::InodeId;
+use crate::tree::{self, ChildPtr, Cursor, TreeReader, TreeRoot, TreeWriter};
+
+/// So many inodes and ranges are remembered; with more a commit is cheaper.
+const MANY: usize = 1 << 16;
+
+/// So many parts of one file.
+const MANY_RANGES: usize = 64;
+
+fn hull(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {
+    a.start.min(b.start)..a.end.max(b.end)
+}
+
+/// The log, and what fsync must know of this transaction.
+#[derive(Default)]
+pub(super) struct Log {
+    /// The trees: one per subvolume, and under [`TreeId::TREE_LOG`] the one that leads to them.
+    roots: BTreeMap<TreeId, TreeRoot>,
+    /// Trees whose root the tree of trees does not know yet.
+    moved: BTreeSet<TreeId>,
+    /// Blocks that were changed since the log was last made durable.
+    fresh: HashMap<Logical, Arc<TreeBlock>>,
+    /// Blocks that are durable, or on their way.
+    durable: HashMap<Logical, Arc<TreeBlock>>,
+    /// Durable blocks that the next durable log does without.
+    stale: Vec<Logical>,
+    /// How often the log was begun to be made durable, and how often it was.
+    begun: u64,
+    done: u64,
+    refused: bool,
+    /// Directories and inodes that lost a name, and inodes that got a further one.
+    renamed: BTreeSet<InodeId>,
+    /// Parts of files whose extents changed since they were last logged.
+    touched: HashMap<InodeId, Vec<Range<u64>>>,
+}
+
+/// A moment of the log. It is durable when the log was made durable after it, or with its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogTicket {
+    generation: Generation,
+    number: u64,
+}
+
+impl Log {
+    fn refuse(&mut self) {
+        self.refused = true;
+        (self.renamed, self.touched) = (BTreeSet::new(), HashMap::new());
+    }
+}
+
+/// What the log has to know.
+impl Transaction {
+    /// From here on only a commit makes this transaction's changes durable.
+    pub(super) fn refuse_log(&mut self) {
+        self.log.refuse();
+    }
+
+    /// Whether fsync has to commit.
+    pub fn log_is_refused(&self) -> bool {
+        self.log.refused
+    }
+
+    /// These directories lost a name; the names of these inodes changed.
+    pub fn note_names(&mut self, ids: &[InodeId]) {
+        if self.log.renamed.len() > MANY {
+            self.log.refuse();
+        }
+        if !self.log.refused {
+            self.log.renamed.extend(ids);
+        }
+    }
+
+    /// Whether this was noted of an inode in this transaction.
+    pub fn names_changed(&self, id: InodeId) -> bool {
+        self.log.renamed.contains(&id)
+    }
+
+    /// The extents of a part of a file changed.
+    pub fn note_touched(&mut self, id: InodeId, range: Range<u64>) {
+        if self.log.touched.len() > MANY {
+            self.log.refuse();
+        }
+        if self.log.refused {
+            return;
+        }
+        let ranges = self.log.touched.entry(id).or_default();
+        if let Some(last) = ranges.last_mut()
+            && last.end >= range.start
+            && last.start <= range.end
+        {
+            *last = hull(last, &range);
+            return;
+        }
+        ranges.push(range);
+        // Many small changes: one large one costs less to remember.
+        if ranges.len() > MANY_RANGES {
+            *ranges = ranges.iter().cloned().reduce(|all, range| hull(&all, &range)).into_iter().collect();
+        }
+    }
+
+    /// The parts of a file whose extents changed since this was last asked.
+    pub fn take_touched(&mut self, id: InodeId) -> Vec<Range<u64>> {
+        self.log.touched.remove(&id).unwrap_or_default()
+    }
+}
+
+/// One tree of the log, to read and write.
+pub struct LogWriter<'t> {
+    tx: &'t mut Transaction,
+    tree: TreeId,
+}
 
 impl Transaction {
-    /// The tree of log trees, by the superblock. It was written by the transaction after the last
-    /// commit, which has the number of this one.
-    pub(crate) fn log_root(&self) -> TreeRoot {
-        let sb = &self.superblock;
-        TreeRoot { bytenr: Logical(sb.log_root.get()), level: sb.log_root_level, generation: self.generation }
-    }
-
-    /// The next commit has no log.
-    pub(crate) fn forget_log(&mut self) {
-        self.superblock.log_root = 0.into();
-        self.superblock.log_root_level = 0;
-        self.superblock.log_root_transid = 0.into();
-    }
-
-    /// Space that is free by the last commit, but used by the log: not to be allocated as long as this
-    /// transaction is in memory.
-    pub(crate) fn set_aside(&mut self, at: Logical, len: u64) -> Result<()> {
-        self.load_free_ranges_around(at)?;
-        if let Some(free) = self.space.containing_mut(at.0).and_then(|group| group.free.as_mut()) {
-            free.remove(at.0, len);
+    /// The log of a subvolume; made if there is none.
+    pub fn log_of(&mut self, subvolume: TreeId) -> Result<LogWriter<'_>> {
+        let mut writer = LogWriter { tx: self, tree: subvolume };
+        if !writer.tx.log.roots.contains_key(&subvolume) {
+            let at = writer.allocate(TreeId::TREE_LOG, 0, Key::MIN)?;
+            writer.set_root(TreeId::TREE_LOG, at, 0);
         }
+        Ok(writer)
+    }
+}
+
+impl LogWriter<'_> {
+    /// The transaction.
+    pub fn tx(&mut self) -> &mut Transaction {
+        self.tx
+    }
+
+    /// Puts an item in, in place of one with its key.
+    pub fn put(&mut self, key: &Key, data: &[u8]) -> Result<()> {
+        tree::put(self, TreeId::TREE_LOG, key, data)
+    }
+
+    /// Takes an item out.
+    pub fn remove(&mut self, key: &Key) -> Result<()> {
+        tree::remove(self, TreeId::TREE_LOG, key).map(drop)
+    }
+
+    /// The items from a key to another, both included.
+    pub fn between(&self, first: &Key, last: &Key) -> Result<Vec<(Key, Vec<u8>)>> {
+        let mut cursor = Cursor::seek(self, TreeId::TREE_LOG, first)?;
+        let mut found = Vec::new();
+        while let Some((key, data)) = cursor.item()
+            && key <= *last
+        {
+            found.push((key, data.to_vec()));
+            cursor.advance()?;
+        }
+        Ok(found)
+    }
+
+    /// The item with the highest key that is not above `key`.
+    pub fn last_not_above(&self, key: &Key) -> Result<Option<(Key, Vec<u8>)>> {
+        tree::last_not_above(self, TreeId::TREE_LOG, key)
+    }
+}
+
+impl TreeReader for LogWriter<'_> {
+    fn root(&self, _: TreeId) -> Result<TreeRoot> {
+        self.tx.log.roots.get(&self.tree).copied().ok_or(crate::error::Error::NotFound)
+    }
+
+    fn block(&self, _: TreeId, ptr: &ChildPtr) -> Result<Arc<TreeBlock>> {
+        let log = &self.tx.log;
+        match log.fresh.get(&ptr.bytenr).or_else(|| log.durable.get(&ptr.bytenr)) {
+            Some(block) => Ok(Arc::clone(block)),
+            None => self.tx.block(TreeId::TREE_LOG, ptr),
+        }
+    }
+}
+
+impl TreeWriter for LogWriter<'_> {
+    fn nodesize(&self) -> usize {
+        self.tx.geometry.nodesize as usize
+    }
+
+    fn generation(&self) -> Generation {
+        self.tx.generation
+    }
+
+    fn make_writable(&mut self, tree: TreeId, ptr: &ChildPtr) -> Result<Logical> {
+        if self.tx.log.fresh.contains_key(&ptr.bytenr) {
+            return Ok(ptr.bytenr);
+        }
+        let old = self.block(tree, ptr)?;
+        let at = self.tx.take_block_space(BlockGroupFlags::METADATA)?;
+        let new = self.tx.clone_block(&old, at, TreeId::TREE_LOG);
+        let log = &mut self.tx.log;
+        log.fresh.insert(at, Arc::new(new));
+        log.durable.remove(&ptr.bytenr);
+        log.stale.push(ptr.bytenr);
+        Ok(at)
+    }
+
+    fn writable(&mut self, at: Logical) -> &mut TreeBlock {
+        Arc::make_mut(self.tx.log.fresh.get_mut(&at).expect("the block was made writable"))
+    }
+
+    fn allocate(&mut self, _: TreeId, level: u8, _: Key) -> Result<Logical> {
+        let bytenr = self.tx.take_block_space(BlockGroupFlags::METADATA)?;
+        let new = NewBlock {
+            bytenr,
+            generation: self.tx.generation,
+            owner: TreeId::TREE_LOG,
+            level,
+            fsid: self.tx.geometry.fsid,
+            chunk_tree_uuid: self.tx.chunk_tree_uuid,
+        };
+        self.tx.log.fresh.insert(bytenr, Arc::new(TreeBlock::new(self.nodesize(), &new)));
+        Ok(bytenr)
+    }
+
+    fn free(&mut self, _: TreeId, at: Logical) -> Result<()> {
+        self.tx.log.fresh.remove(&at);
+        let len = self.tx.geometry.nodesize.into();
+        self.tx.release_space(at, len);
         Ok(())
     }
 
-    /// Whether a data extent exists, or will with this transaction.
-    pub(crate) fn has_data_extent(&self, at: Logical, len: u64) -> Result<bool> {
-        if self.refs.get(at).is_some_and(|head| head.new.is_some()) {
-            return Ok(true);
+    fn set_root(&mut self, _: TreeId, bytenr: Logical, level: u8) {
+        let root = TreeRoot { bytenr, level, generation: self.tx.generation };
+        let log = &mut self.tx.log;
+        log.roots.insert(self.tree, root);
+        if self.tree != TreeId::TREE_LOG {
+            log.moved.insert(self.tree);
         }
-        Ok(self.extent_item(at, ExtentKind::Data, len)?.is_some())
+    }
+}
+
+/// A log on its way to the devices.
+pub(super) struct FrozenLog {
+    blocks: HashMap<Logical, Arc<TreeBlock>>,
+    superblock: Superblock,
+    stale: Vec<Logical>,
+    number: u64,
+}
+
+impl Transaction {
+    /// The last commit, as a moment: waits for it if it is under way.
+    pub fn last_commit(&self) -> LogTicket {
+        LogTicket { generation: Generation(self.generation.0.wrapping_sub(1)), number: 0 }
     }
 
-    /// Makes sure of metadata space for the next items, by a new chunk if need be.
-    pub(crate) fn make_room_for_replay(&mut self) -> Result<()> {
-        self.ensure_metadata(Need::Items(u32::MAX))
+    /// Whether extents of a file changed since it was last logged.
+    pub fn is_touched(&self, id: InodeId) -> bool {
+        self.log.touched.contains_key(&id)
     }
+
+    /// The moment that is now.
+    pub fn log_ticket(&self) -> LogTicket {
+        LogTicket { generation: self.generation, number: self.log.begun + 1 }
+    }
+
+    /// Whether what was logged by then is durable; the turn to commit must be held.
+    pub(super) fn is_log_durable(&self, ticket: LogTicket) -> bool {
+        // A transaction that is not the running one any more was committed.
+        ticket.generation != self.generation || self.log.done >= ticket.number
+    }
+
+    /// Hands out what of the log is not durable.
+    pub(super) fn freeze_log(&mut self) -> Result<FrozenLog> {
+        let moved = std::mem::take(&mut self.log.moved);
+        let mut trees = self.log_of(TreeId::TREE_LOG)?;
+        for tree in moved {
+            let root = trees.tx.log.roots.get(&tree).copied().ok_or(crate::error::Error::NotFound)?;
+            let key = Key::new(TreeId::TREE_LOG.0, ItemType::ROOT_ITEM, tree.0);
+            let item = root_item(&root, trees.tx.geometry.nodesize);
+            trees.put(&key, item.as_bytes())?;
+        }
+        let root = trees.root(TreeId::TREE_LOG)?;
+        let mut superblock = self.superblock;
+        superblock.log_root = root.bytenr.0.into();
+        superblock.log_root_level = root.level;
+        let log = &mut self.log;
+        log.begun += 1;
+        let blocks = std::mem::take(&mut log.fresh);
+        log.durable.extend(blocks.iter().map(|(at, block)| (*at, Arc::clone(block))));
+        Ok(FrozenLog { blocks, superblock, stale: std::mem::take(&mut log.stale), number: log.begun })
+    }
+
+    /// The log is durable: space that only the one before needed is free.
+    pub(super) fn finish_log(&mut self, frozen: FrozenLog) {
+        let len = self.geometry.nodesize.into();
+        for at in frozen.stale {
+            self.release_space(at, len);
+        }
+        self.log.done = frozen.number;
+    }
+
+    /// The transaction commits: the log is over. What may be durable of it stays taken until the
+    /// commit is.
+    pub(super) fn drop_log(&mut self) {
+        let len = self.geometry.nodesize.into();
+        let log = std::mem::take(&mut self.log);
+        for at in log.fresh.into_keys() {
+            self.release_space(at, len);
+        }
+        for at in log.durable.into_keys().chain(log.stale) {
+            self.pin(at, len);
+        }
+    }
+}
+
+impl FrozenLog {
+    /// Blocks, flush, the first superblock, flush.
+    pub(super) fn write(&self, volume: &Volume) -> Result<()> {
+        volume.check_unchanged()?;
+        write_blocks(&self.blocks, volume)?;
+        volume.flush()?;
+        volume.write_log_superblock(&self.superblock)?;
+        volume.flush()?;
+        Ok(())
+    }
+}
+
+/// As the kernel fills it.
+fn root_item(root: &TreeRoot, nodesize: u32) -> RootItem {
+    let mut item = RootItem::new_zeroed();
+    item.inode = InodeItem {
+        generation: 1.into(),
+        size: 3.into(),
+        nlink: 1.into(),
+        nbytes: u64::from(nodesize).into(),
+        mode: 0o040_755.into(),
+        ..InodeItem::new_zeroed()
+    };
+    item.bytenr = root.bytenr.0.into();
+    item.level = root.level;
+    item.generation = root.generation.0.into();
+    item.generation_v2 = item.generation;
+    item.bytes_used = u64::from(nodesize).into();
+    item.refs = 1.into();
+    item
 }

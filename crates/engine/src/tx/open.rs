@@ -8,6 +8,7 @@ use butterfs_volume::Volume;
 
 use super::Transaction;
 use super::delayed::DelayedRefs;
+use super::log::Log;
 use crate::error::Result;
 use crate::space::{Promised, SpaceMap};
 use crate::tree::cache::BlockCache;
@@ -30,6 +31,7 @@ impl Transaction {
             pinned: Vec::new(),
             pinned_bytes: 0,
             devices: volume.dev_items(),
+            log: Log::default(),
             changes: 0,
             cache: Arc::new(BlockCache::new(cache_bytes)),
             volume,

@@ -17,6 +17,7 @@ use butterfs_format::{Generation, Key, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
 
 use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
+use super::log::Log;
 use super::roots::Root;
 use crate::error::Result;
 use crate::space::{Promised, SpaceMap};
@@ -47,6 +48,7 @@ pub struct Transaction {
     pub(super) pinned: Vec<(Logical, u64)>,
     pub(super) pinned_bytes: u64,
     pub(super) devices: Vec<DevItem>,
+    pub(super) log: Log,
     /// Counts calls that change something.
     pub(super) changes: u64,
 }
