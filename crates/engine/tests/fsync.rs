@@ -301,3 +301,25 @@ fn threads_that_fsync_lose_nothing() {
         }
     }
 }
+
+/// On a filesystem without free space fsync still works: it commits.
+#[test]
+fn fsync_on_a_full_filesystem() {
+    let device = Arc::new(MemDevice::new(128 << 20));
+    mkfs::make(device.clone(), &MakeOptions::new(128 << 20, &SystemEnvironment)).unwrap();
+    let fs = open(&device, OpenOptions::default());
+    let file = fs.create(Place::new(fs.root(), b"f"), &FILE).unwrap();
+    fs.write(file, 0, &[1; 4096]).unwrap();
+    fs.sync().unwrap();
+    let mut number = 0_u32;
+    while fs.create(Place::new(fs.root(), format!("filler {number}").as_bytes()), &FILE).is_ok() {
+        number += 1;
+    }
+    fs.sync().unwrap();
+    let set = SetAttributes { mode: Some(0o640), ..SetAttributes::default() };
+    let changed = fs.set_attributes(file, &set).is_ok();
+    fs.fsync(file).unwrap();
+    let after = open(&Arc::new(device.snapshot()), OpenOptions::default());
+    assert!(!changed || picture(&after, file).mode & 0o777 == 0o640);
+    check(&device, "full");
+}

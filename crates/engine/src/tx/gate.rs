@@ -208,8 +208,8 @@ impl Gate {
     /// Changes the log. `None`: the change cannot be logged, and must be committed.
     pub fn log(&self, write: impl FnOnce(&mut Transaction) -> Result<bool>) -> Result<Option<LogTicket>> {
         self.check_writable()?;
-        let mut tx = self.enter(|tx| tx.ensure_metadata(Need::Items(u32::MAX)))?;
-        if tx.log_is_refused() {
+        let mut tx = self.trees.write();
+        if tx.log_is_refused() || !self.has_room(&mut tx)? {
             return Ok(None);
         }
         match write(&mut tx) {
@@ -220,6 +220,22 @@ impl Gate {
                 tracing::debug!(%error, "an inode could not be logged");
                 tx.refuse_log();
                 Ok(None)
+            }
+        }
+    }
+
+    /// Whether there is metadata space for the log. On a full filesystem a commit needs less: it has
+    /// the reserve.
+    fn has_room(&self, tx: &mut Transaction) -> Result<bool> {
+        let before = tx.changes;
+        match tx.ensure_metadata(Need::Items(u32::MAX)) {
+            Ok(()) => Ok(true),
+            Err(Error::NoSpace) if tx.changes == before => Ok(false),
+            Err(error) => {
+                if tx.changes != before {
+                    self.abort(&format!("making a chunk failed half-way: {error}"));
+                }
+                Err(error)
             }
         }
     }
