@@ -201,7 +201,7 @@ fn inline_problem(context: &Context<'_>, extent: &FileExtent<'_>, bytes: u64) ->
 
 /// What is wrong with the checksums of a file extent.
 fn checksum_problem(item: &InodeItem, extent: &FileExtent<'_>, sums: &Checksums) -> Option<String> {
-    let (start, len) = checksummed_range(extent)?;
+    let (start, len) = extent.checksummed_range()?;
     let covered = sums.covered(start, len);
     let without = item.flags().contains(InodeFlags::NODATASUM);
     if without && extent.compression != Compression::None {
@@ -219,21 +219,6 @@ fn preallocated_range(extent: &FileExtent<'_>) -> Option<(u64, u64)> {
     match extent.body {
         FileExtentBody::Extent { disk_bytenr, offset, num_bytes, prealloc: true, .. } if disk_bytenr != 0 => {
             Some((disk_bytenr.saturating_add(offset), num_bytes))
-        }
-        _ => None,
-    }
-}
-
-/// The data that a file extent needs checksums for.
-pub(crate) fn checksummed_range(extent: &FileExtent<'_>) -> Option<(u64, u64)> {
-    match extent.body {
-        FileExtentBody::Extent { disk_bytenr, disk_num_bytes, offset, num_bytes, prealloc: false }
-            if disk_bytenr != 0 =>
-        {
-            Some(match extent.compression {
-                Compression::None => (disk_bytenr.saturating_add(offset), num_bytes),
-                _ => (disk_bytenr, disk_num_bytes),
-            })
         }
         _ => None,
     }

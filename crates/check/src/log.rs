@@ -9,7 +9,6 @@ use butterfs_format::{Generation, ItemType, Key, Logical, TreeBlock, TreeId};
 use crate::checksums::Checksums;
 use crate::context::Context;
 use crate::finding::{Kind, Place};
-use crate::inode::checksummed_range;
 use crate::walk::{TreeRoot, Visitor, walk};
 
 /// The roots of the log trees.
@@ -60,7 +59,7 @@ impl Visitor for LogTree {
                 }
                 ItemType::EXTENT_CSUM => self.sums.add_item(context, leaf, slot),
                 ItemType::EXTENT_DATA if self.without_sums != Some(key.objectid) => {
-                    let range = FileExtent::parse(data).ok().as_ref().and_then(checksummed_range);
+                    let range = FileExtent::parse(data).ok().and_then(|extent| extent.checksummed_range());
                     self.wanted.extend(range.map(|(start, len)| (key.objectid, start, len)));
                 }
                 _ => {}

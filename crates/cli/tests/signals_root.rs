@@ -3,6 +3,7 @@
 mod common;
 
 use butterfs_testkit::mounter::{Mounted, is_mounted, wait_until};
+use butterfs_testkit::workdir::WorkDir;
 use butterfs_testkit::{daemon, oracle};
 use common::{GIB, setup, subject};
 use rustix::process::Signal;
@@ -17,18 +18,24 @@ fn drop_after_kill(mounted: Mounted, open: File) {
     mounted.kill();
 }
 
+/// A filesystem that commits by itself only after the test, and its daemon.
+fn quiet_mount(name: &str) -> Option<(WorkDir, Mounted, u32)> {
+    let work = setup(name)?;
+    if !subject().is_butterfs() {
+        println!("the kernel has no daemon");
+        return None;
+    }
+    subject().mkfs(&work.file("image"), GIB, &[]);
+    let mounted = subject().mount(&work.file("image"), &work.dir("mnt"), "commit=600");
+    let daemon = mounted.daemon().expect("a daemon");
+    Some((work, mounted, daemon))
+}
+
 /// A user keeps the mount busy; the system says TERM, waits, and says KILL.
 #[test]
 fn sigterm_commits_while_the_mount_is_in_use() {
-    let Some(work) = setup("term_in_use") else { return };
+    let Some((work, mounted, daemon)) = quiet_mount("term_in_use") else { return };
     let (image, mnt) = (work.file("image"), work.dir("mnt"));
-    if !subject().is_butterfs() {
-        println!("the kernel has no daemon");
-        return;
-    }
-    subject().mkfs(&image, GIB, &[]);
-    let mounted = subject().mount(&image, &mnt, "commit=600");
-    let daemon = mounted.daemon().expect("a daemon");
     std::fs::write(mounted.join("closed"), vec![b'c'; 100_000]).expect("write");
     let mut open = File::create(mounted.join("open")).expect("create");
     open.write_all(&vec![b'o'; 100_000]).expect("write");
@@ -45,15 +52,8 @@ fn sigterm_commits_while_the_mount_is_in_use() {
 /// A second signal does not wait for users; what they wrote after the first is durable, too.
 #[test]
 fn a_second_sigterm_ends_the_daemon() {
-    let Some(work) = setup("term_twice") else { return };
+    let Some((work, mounted, daemon)) = quiet_mount("term_twice") else { return };
     let (image, mnt) = (work.file("image"), work.dir("mnt"));
-    if !subject().is_butterfs() {
-        println!("the kernel has no daemon");
-        return;
-    }
-    subject().mkfs(&image, GIB, &[]);
-    let mounted = subject().mount(&image, &mnt, "commit=600");
-    let daemon = mounted.daemon().expect("a daemon");
     let mut open = File::create(mounted.join("open")).expect("create");
     daemon::send(daemon, Signal::TERM);
     wait_until("the mount point is free", || !is_mounted(&mnt));

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use butterfs_format::checksum::Checksum;
 use butterfs_format::ids::objectid;
-use butterfs_format::items::{Compression, FileExtent, FileExtentBody, InodeFlags, InodeItem, InodeRef};
+use butterfs_format::items::{FileExtent, InodeFlags, InodeItem, InodeRef};
 use butterfs_format::{Ino, ItemType, Key, Logical, TreeBlock};
 
 use crate::error::{Error, Result};
@@ -100,11 +100,7 @@ fn extent_key(id: InodeId, start: u64) -> Key {
 
 fn extent_end(id: InodeId, (key, data): &Found, sector: u64) -> Result<u64> {
     let extent = FileExtent::parse(data).map_err(|problem| corrupt(id.tree, key, problem))?;
-    let len = match extent.body {
-        FileExtentBody::Inline(_) => extent.ram_bytes.max(1).next_multiple_of(sector),
-        FileExtentBody::Extent { num_bytes, .. } => num_bytes,
-    };
-    Ok(key.offset.saturating_add(len))
+    Ok(key.offset.saturating_add(extent.sectors_in_file(sector)))
 }
 
 /// The items that overlap a part, of what `last` and `between` find.
@@ -175,16 +171,7 @@ fn log_hole(log: &mut LogWriter<'_>, id: InodeId, hole: Range<u64>) -> Result<()
 /// The checksums of an extent's part, where the log does not have them yet.
 fn log_checksums(log: &mut LogWriter<'_>, id: InodeId, (key, data): &Found) -> Result<()> {
     let extent = FileExtent::parse(data).map_err(|problem| corrupt(id.tree, key, problem))?;
-    let FileExtentBody::Extent { disk_bytenr, disk_num_bytes, offset, num_bytes, prealloc } = extent.body else {
-        return Ok(());
-    };
-    if disk_bytenr == 0 || prealloc {
-        return Ok(());
-    }
-    let (start, len) = match extent.compression {
-        Compression::None => (disk_bytenr.saturating_add(offset), num_bytes),
-        _ => (disk_bytenr, disk_num_bytes),
-    };
+    let Some((start, len)) = extent.checksummed_range() else { return Ok(()) };
     let mut rest = start..start.saturating_add(len);
     for covered in logged_checksums(log, &rest)? {
         put_checksums(log, rest.start..covered.start)?;

@@ -2,7 +2,7 @@
 
 use butterfs_format::checksum::{CSUM_FIELD_SIZE, Checksum};
 use butterfs_format::ids::objectid;
-use butterfs_format::items::{BackRef, Compression, FileExtent, FileExtentBody};
+use butterfs_format::items::{BackRef, FileExtent, FileExtentBody};
 use butterfs_format::{Ino, ItemType, Key, Logical};
 
 use super::log_tree::LogTree;
@@ -41,10 +41,7 @@ impl Replay<'_> {
         }
         let extent = FileExtent::parse(data).map_err(|problem| corrupt(self.tree(), key, problem))?;
         let sector = u64::from(self.tx.geometry().sectorsize);
-        let length = match extent.body {
-            FileExtentBody::Inline(_) => extent.ram_bytes.max(1).next_multiple_of(sector),
-            FileExtentBody::Extent { num_bytes, .. } => num_bytes,
-        };
+        let length = extent.sectors_in_file(sector);
         let end = key.offset.checked_add(length).ok_or_else(|| corrupt(self.tree(), key, "ends past 2^64"))?;
         let removed = drop_range(self.tx, self.id(key.objectid), key.offset..end)?;
         let added = match extent.body {
@@ -69,9 +66,7 @@ impl Replay<'_> {
 
     /// The reference to the data, and its checksums.
     fn refer(&mut self, key: &Key, extent: &FileExtent<'_>) -> Result<()> {
-        let FileExtentBody::Extent { disk_bytenr, disk_num_bytes, offset, num_bytes, prealloc } = extent.body else {
-            return Ok(());
-        };
+        let FileExtentBody::Extent { disk_bytenr, disk_num_bytes, offset, .. } = extent.body else { return Ok(()) };
         let at = Logical(disk_bytenr);
         let back_ref =
             BackRef::Data { root: self.tree(), objectid: Ino(key.objectid), offset: key.offset.wrapping_sub(offset) };
@@ -80,15 +75,8 @@ impl Replay<'_> {
         } else {
             self.tx.add_data_extent(at, disk_num_bytes, back_ref)?;
         }
-        if prealloc {
-            return Ok(());
-        }
-        let (start, len) = match extent.compression {
-            Compression::None => (disk_bytenr.checked_add(offset), num_bytes),
-            _ => (Some(disk_bytenr), disk_num_bytes),
-        };
-        let start = start.ok_or_else(|| corrupt(self.tree(), key, "address past 2^64"))?;
-        self.copy_checksums(start, start.saturating_add(len))
+        let range = extent.checksummed_range();
+        range.map_or(Ok(()), |(start, len)| self.copy_checksums(start, start.saturating_add(len)))
     }
 
     /// Copies the log's checksums of a range.

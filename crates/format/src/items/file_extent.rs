@@ -146,6 +146,29 @@ impl<'a> FileExtent<'a> {
         }
     }
 
+    /// How many bytes of the file this item has for itself: an inline one whole sectors.
+    pub fn sectors_in_file(&self, sectorsize: u64) -> u64 {
+        match self.body {
+            FileExtentBody::Inline(_) => self.ram_bytes.max(1).checked_next_multiple_of(sectorsize).unwrap_or(u64::MAX),
+            FileExtentBody::Extent { num_bytes, .. } => num_bytes,
+        }
+    }
+
+    /// The data that this item needs checksums for: address and length.
+    pub fn checksummed_range(&self) -> Option<(u64, u64)> {
+        match self.body {
+            FileExtentBody::Extent { disk_bytenr, disk_num_bytes, offset, num_bytes, prealloc: false }
+                if disk_bytenr != 0 =>
+            {
+                Some(match self.compression {
+                    Compression::None => (disk_bytenr.saturating_add(offset), num_bytes),
+                    _ => (disk_bytenr, disk_num_bytes),
+                })
+            }
+            _ => None,
+        }
+    }
+
     /// The item in its disk form.
     pub fn pack(&self) -> Vec<u8> {
         let front = Front {
