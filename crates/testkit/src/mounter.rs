@@ -71,7 +71,7 @@ impl Mounter {
             }
             Self::Butterfs { binary } => {
                 let mut command = Command::new(binary);
-                command.arg("mount");
+                command.args(["mount", "--log"]).arg(log_of(image));
                 if !options.is_empty() {
                     command.args(["-o", options]);
                 }
@@ -203,8 +203,20 @@ impl Mounted {
     }
 }
 
+/// Where the daemon of an image writes its log.
+fn log_of(image: &Path) -> PathBuf {
+    let mut name = image.as_os_str().to_owned();
+    name.push(".log");
+    name.into()
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(log) = std::fs::read_to_string(log_of(&self.image))
+        {
+            eprintln!("--- the daemon's log\n{log}");
+        }
         if !self.active {
             return;
         }

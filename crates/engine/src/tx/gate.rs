@@ -230,7 +230,8 @@ impl Gate {
         let before = tx.changes;
         match tx.ensure_metadata(Need::Items(u32::MAX)) {
             Ok(()) => Ok(true),
-            Err(Error::NoSpace) if tx.changes == before => Ok(false),
+            // Of several chunks some may have been made.
+            Err(Error::NoSpace) => Ok(false),
             Err(error) => {
                 if tx.changes != before {
                     self.abort(&format!("making a chunk failed half-way: {error}"));
