@@ -29,6 +29,8 @@ pub fn start(destination: Destination, verbose: u8) {
     };
     let filter = EnvFilter::try_from_env("BUTTERFS_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
+    // A log that cannot be written, because its disk is full, say, must not end the thread that logs.
+    let builder = builder.log_internal_errors(false);
     // A second subscriber is refused; there is only ever one.
     let _ = match destination {
         Destination::Stderr => builder.with_writer(io::stderr).try_init(),

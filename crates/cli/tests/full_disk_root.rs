@@ -168,7 +168,7 @@ fn fill_with_one_file(path: &Path, seed: u64) -> usize {
     panic!("300 MiB fit into a filesystem of 300 MiB");
 }
 
-/// A sparse image on a disk that fills up: what cannot be stored is said by umount, and by the daemon.
+/// A sparse image on a disk that fills up, the daemon's log beside it: what cannot be stored is said by umount.
 #[test]
 fn a_full_disk_below_the_image_is_reported_at_the_end() {
     let Some(work) = setup("disk_below") else { return };

@@ -67,6 +67,7 @@ impl Background {
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             if thread.join().is_err() {
                 tracing::error!("a background thread panicked");
+                self.failure.get_or_init(|| "a background thread panicked".into());
             }
         }
     }
