@@ -3,6 +3,7 @@
 //! Imports run one way, from the bottom of this list to the top:
 //!
 //! * [`error`], [`environment`]: errors; the clock and the seed, passed in.
+//! * `id`: the identity of an inode, subvolume and number.
 //! * `tree`: search and edit of trees over a block store it does not know.
 //! * `space`: block groups and their free space, in memory.
 //! * [`tx`]: the running transaction: copy on write, delayed references, the extent tree, the free
@@ -17,6 +18,7 @@ pub mod environment;
 pub mod error;
 pub mod file;
 pub mod filesystem;
+mod id;
 pub mod inode;
 pub mod mkfs;
 pub mod subvolume;

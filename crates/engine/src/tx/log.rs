@@ -23,7 +23,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::Transaction;
 use super::commit::write_blocks;
 use crate::error::Result;
-use crate::inode::InodeId;
+use crate::id::InodeId;
 use crate::tree::{self, ChildPtr, Cursor, TreeReader, TreeRoot, TreeWriter};
 
 /// So many inodes and ranges are remembered; with more a commit is cheaper.
@@ -329,7 +329,7 @@ impl Transaction {
 }
 
 impl FrozenLog {
-    /// Blocks, flush, the first superblock, flush.
+    /// Blocks, flush, superblocks, flush.
     pub(super) fn write(&self, volume: &Volume) -> Result<()> {
         volume.check_unchanged()?;
         write_blocks(&self.blocks, volume)?;

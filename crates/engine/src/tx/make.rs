@@ -13,10 +13,10 @@ use butterfs_volume::{BlockDevice, Volume};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::chunks::{DeviceSpace, chunk_key};
+use super::make_options::MakeOptions;
 use super::roots::Root;
 use super::{Gate, Transaction};
 use crate::error::{Error, Result};
-use crate::mkfs::MakeOptions;
 use crate::tree::{TreeRoot, TreeWriter};
 
 const MIB: u64 = 1 << 20;

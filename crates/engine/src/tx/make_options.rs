@@ -1,0 +1,94 @@
+//! What a new filesystem is like.
+
+use butterfs_format::ChecksumType;
+use butterfs_format::items::{BlockGroupFlags, Timespec};
+use butterfs_format::superblock::{CompatRo, Incompat, LABEL_MAX};
+
+use crate::environment::Environment;
+use crate::error::{Error, Result};
+
+/// The smallest device that a filesystem fits on, in bytes (as `mkfs.btrfs` with DUP metadata).
+pub const MIN_SIZE: u64 = 109 << 20;
+
+/// What a new filesystem is like.
+#[derive(Clone, Debug)]
+pub struct MakeOptions {
+    /// Size of the device that is used, in bytes.
+    pub total_bytes: u64,
+    /// Label, at most 255 bytes.
+    pub label: Vec<u8>,
+    /// The filesystem's UUID.
+    pub fsid: [u8; 16],
+    /// The device's UUID.
+    pub device_uuid: [u8; 16],
+    /// The chunk tree's UUID.
+    pub chunk_tree_uuid: [u8; 16],
+    /// The top-level subvolume's UUID.
+    pub fs_tree_uuid: [u8; 16],
+    /// Size of a tree block, in bytes.
+    pub nodesize: u32,
+    /// Size of a sector, in bytes.
+    pub sectorsize: u32,
+    /// Checksum algorithm.
+    pub csum_type: ChecksumType,
+    /// Features.
+    pub incompat: Incompat,
+    /// Features.
+    pub compat_ro: CompatRo,
+    /// Profile of metadata and system chunks: DUP or none (single).
+    pub metadata_profile: BlockGroupFlags,
+    /// Owner of the top directory.
+    pub uid: u32,
+    /// Group of the top directory.
+    pub gid: u32,
+    /// Time of making.
+    pub now: Timespec,
+}
+
+impl MakeOptions {
+    /// What today's `mkfs.btrfs` makes by default, on a device of this size in bytes.
+    pub fn new(total_bytes: u64, environment: &dyn Environment) -> Self {
+        Self {
+            total_bytes: total_bytes / 4096 * 4096,
+            label: Vec::new(),
+            fsid: environment.new_uuid(),
+            device_uuid: environment.new_uuid(),
+            chunk_tree_uuid: environment.new_uuid(),
+            fs_tree_uuid: environment.new_uuid(),
+            nodesize: 16384,
+            sectorsize: 4096,
+            csum_type: ChecksumType::Crc32c,
+            incompat: Incompat::MIXED_BACKREF
+                | Incompat::BIG_METADATA
+                | Incompat::EXTENDED_IREF
+                | Incompat::SKINNY_METADATA
+                | Incompat::NO_HOLES,
+            compat_ro: CompatRo::FREE_SPACE_TREE | CompatRo::FREE_SPACE_TREE_VALID | CompatRo::BLOCK_GROUP_TREE,
+            metadata_profile: BlockGroupFlags::DUP,
+            uid: 0,
+            gid: 0,
+            now: environment.now(),
+        }
+    }
+
+    /// Fails for options that do not go together.
+    pub(crate) fn check(&self) -> Result<()> {
+        let power = |n: u32| n.is_power_of_two() && (4096..=65536).contains(&n);
+        if self.label.len() > LABEL_MAX || self.label.contains(&0) || self.label.contains(&b'\n') {
+            return Err(Error::Invalid("a label has at most 255 bytes, no newline and no zero"));
+        }
+        if !power(self.nodesize) || !power(self.sectorsize) || self.sectorsize > self.nodesize {
+            return Err(Error::Invalid(
+                "node and sector size are powers of two from 4096 to 65536, and a node holds a sector",
+            ));
+        }
+        if self.total_bytes < MIN_SIZE {
+            return Err(Error::Invalid("the device is too small: a filesystem needs at least 109 MiB"));
+        }
+        let modern = self.incompat.contains(Incompat::NO_HOLES) && self.compat_ro.contains(CompatRo::FREE_SPACE_TREE);
+        if self.compat_ro.contains(CompatRo::BLOCK_GROUP_TREE) && !modern {
+            return Err(Error::Invalid("block-group-tree needs no-holes and free-space-tree"));
+        }
+        Ok(())
+    }
+}
