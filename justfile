@@ -28,3 +28,7 @@ root-kernel filter="":
 # Build, make, mount, write, snapshot, unmount, check.
 demo:
     scripts/demo.sh
+
+# Judge simulated power cuts: just crash 100000
+crash states="20000" seed="1":
+    cargo run --release -p butterfs-testkit --example crash -- --states {{states}} --seed {{seed}}

@@ -5,7 +5,9 @@
 //! dropped, also after a panic.
 
 pub mod command;
+pub mod crash;
 pub mod daemon;
+pub mod fault;
 pub mod mounter;
 pub mod operations;
 pub mod oracle;

@@ -98,19 +98,22 @@ impl Volume {
         if let Some(index) = self.member(sb.dev_item.devid.get().into()) {
             self.members[index].set_item(sb.dev_item);
         }
-        self.members.iter().try_for_each(|member| write_copies(member, sb, usize::MAX))?;
+        self.members.iter().try_for_each(|member| write_copies(member, sb))?;
         *self.superblock.write().unwrap_or_else(std::sync::PoisonError::into_inner) = *sb;
         Ok(())
     }
 
-    /// Writes the first superblock of each device, with a log of what came after the last commit.
+    /// Writes the superblocks of the last commit again, with a log of what came after it.
     /// [`Volume::superblock`] stays that of the commit.
+    ///
+    /// All copies, other than the kernel: if the first is torn by the next commit's write, the second
+    /// still leads to the log.
     ///
     /// # Errors
     /// If the volume is read-only or a device fails.
     pub fn write_log_superblock(&self, sb: &Superblock) -> Result<()> {
         self.require_writable()?;
-        self.members.iter().try_for_each(|member| write_copies(member, sb, 1))
+        self.members.iter().try_for_each(|member| write_copies(member, sb))
     }
 
     /// Looks at the primary superblocks again: they must be as they were left.
@@ -122,11 +125,10 @@ impl Volume {
     }
 }
 
-/// Writes the first `most` copies.
-fn write_copies(member: &Member, sb: &Superblock, most: usize) -> Result<()> {
+fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
     let copy = Superblock { dev_item: member.item(), ..*sb };
     let mut seen = member.seen();
-    for (number, offset) in places(member).enumerate().take(most) {
+    for (number, offset) in places(member).enumerate() {
         let bytes = copy.to_bytes_at(offset);
         let result = member.device.write_at(offset, &bytes);
         if number == 0 {

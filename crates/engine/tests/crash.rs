@@ -1,0 +1,180 @@
+//! Power cuts: seeded workloads on recorded devices, and every state judged that a cut could have left (a sample of
+//! them, by seed). `BUTTERFS_CRASH_STATES=100000` makes it long, `BUTTERFS_CRASH_SEED` makes it another one. See
+//! `docs/crash-testing.md`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+
+use butterfs_engine::dir::Place;
+use butterfs_engine::filesystem::{Access, NewInode, NewKind};
+use butterfs_engine::mkfs::{MakeOptions, make};
+use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
+use butterfs_testkit::crash::breaker::{Breach, BrokenDevice};
+use butterfs_testkit::crash::campaign::{Campaign, Tally, Wrap, campaigns};
+use butterfs_testkit::crash::image::Image;
+use butterfs_testkit::crash::recording::Event;
+use butterfs_testkit::crash::states::{Settings, SuperblockTear};
+use butterfs_testkit::crash::workload::{CountingEnvironment, DEVICE_LEN, OnError, Style, open};
+use butterfs_volume::BlockDevice;
+
+/// Judged in each run, over all workloads.
+const STATES: usize = 2500;
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))
+}
+
+fn all_campaigns(superblocks: SuperblockTear) -> Vec<Campaign> {
+    campaigns(number("BUTTERFS_CRASH_SEED", 1), number("BUTTERFS_CRASH_STATES", STATES as u64) as usize, superblocks)
+}
+
+/// Judges the workloads of some styles and prints the counts.
+fn judge(styles: &[Style], superblocks: SuperblockTear) -> Tally {
+    let mut all = Tally::default();
+    println!("{}", Tally::HEAD);
+    for campaign in all_campaigns(superblocks).iter().filter(|campaign| styles.contains(&campaign.script.style)) {
+        let tally = campaign.run(1);
+        println!("{}", tally.row(campaign.script.name));
+        all.add(&tally);
+    }
+    all
+}
+
+fn require_none(violations: &[(String, String)]) {
+    let first: Vec<_> = violations.iter().take(5).map(|(state, why)| format!("{state}\n  {why}")).collect();
+    assert!(first.is_empty(), "{} violations:\n{}", violations.len(), first.join("\n"));
+}
+
+/// Fails if a state is not as it must be.
+fn cut(styles: &[Style]) -> Tally {
+    let tally = judge(styles, SuperblockTear::Never);
+    require_none(&tally.violations);
+    tally
+}
+
+#[test]
+fn making_a_filesystem() {
+    let tally = cut(&[Style::MakeOnly]);
+    assert!(tally.not_made > 0 && tally.last_commit > 0, "{tally:?}");
+}
+
+#[test]
+fn mixed_operations() {
+    let tally = cut(&[Style::Mixed]);
+    assert!(tally.newer > 0 && tally.torn > 0, "{tally:?}");
+}
+
+#[test]
+fn many_fsyncs() {
+    cut(&[Style::Fsync]);
+}
+
+#[test]
+fn subvolumes_come_and_go() {
+    cut(&[Style::Snapshots]);
+}
+
+#[test]
+fn hardly_any_space() {
+    cut(&[Style::NearlyFull]);
+}
+
+/// The workload of the last test does run out of space.
+#[test]
+fn hardly_any_space_is_not_enough() {
+    for campaign in all_campaigns(SuperblockTear::Never).iter().filter(|c| c.script.style == Style::NearlyFull) {
+        let recorded = campaign.record(|device| device, OnError::Panic);
+        let filled = recorded.history.steps.iter().position(|step| step.what == "sync").unwrap();
+        let refused = recorded.history.steps[filled..].iter().filter(|step| step.what.ends_with("(no space)")).count();
+        assert!(refused > 0, "{}", campaign.script.name);
+    }
+}
+
+/// A half-written superblock is not used; the other copy is.
+#[test]
+fn a_superblock_is_half_written() {
+    let styles = [Style::MakeOnly, Style::Mixed, Style::Fsync, Style::Snapshots, Style::NearlyFull];
+    let tally = judge(&styles, SuperblockTear::OneCopy);
+    require_none(&tally.violations);
+}
+
+/// The superblock that leads to a log is written to all its places. If the superblock of the next commit is torn in the
+/// first, the filesystem opens by the second copy, which must know the log.
+#[test]
+fn a_torn_superblock_keeps_what_fsync_made_durable() {
+    let device: Arc<dyn BlockDevice> = Arc::new(Image::new("disk", DEVICE_LEN));
+    make(Arc::clone(&device), &MakeOptions::new(DEVICE_LEN, &CountingEnvironment::new(1))).unwrap();
+    let open = || open(vec![Arc::clone(&device)], Access::ReadWrite, CountingEnvironment::new(1000)).unwrap();
+    let filesystem = open();
+    let new = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
+    let create = |name: &[u8]| filesystem.create(Place::new(filesystem.root(), name), &new).unwrap();
+    let id = create(b"file");
+    filesystem.sync().unwrap();
+    filesystem.write(id, 0, b"content").unwrap();
+    filesystem.fsync(id).unwrap();
+    let before = SUPERBLOCK_OFFSETS[..2].iter().map(|offset| {
+        let mut bytes = [0; SUPERBLOCK_SIZE];
+        device.read_at(*offset, &mut bytes).unwrap();
+        bytes
+    });
+    let before: Vec<_> = before.collect();
+    create(b"other");
+    filesystem.sync().unwrap();
+    drop(filesystem);
+    // A cut while the first superblock is written: 512 bytes of it are there, and nothing of the second.
+    device.write_at(SUPERBLOCK_OFFSETS[0] + 512, &before[0][512..]).unwrap();
+    device.write_at(SUPERBLOCK_OFFSETS[1], &before[1]).unwrap();
+    let filesystem = open();
+    let mut content = [0; 7];
+    assert_eq!(filesystem.read(id, 0, &mut content).unwrap(), 7, "fsync of it had returned");
+    assert_eq!(&content, b"content");
+}
+
+/// The same script writes the same bytes in the same order, so a seed and a number are enough to see a state again.
+#[test]
+fn a_run_can_be_repeated() {
+    for campaign in all_campaigns(SuperblockTear::Never) {
+        let events = || -> Vec<String> {
+            let recorded = campaign.record(|device| device, OnError::Panic);
+            recorded.plan.events().iter().map(describe).collect()
+        };
+        assert!(events() == events(), "{}", campaign.script.name);
+    }
+}
+
+fn describe(event: &Event) -> String {
+    match event {
+        Event::Write { offset, bytes, .. } => format!("{offset} {:x}", crc(bytes)),
+        other => format!("{other:?}"),
+    }
+}
+
+fn crc(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |sum: u64, byte| sum.rotate_left(5) ^ u64::from(*byte).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+fn violations_with(wrap: Wrap) -> Vec<(String, String)> {
+    let campaigns = all_campaigns(SuperblockTear::Never);
+    let campaign = campaigns.iter().find(|campaign| campaign.script.style == Style::Mixed).unwrap();
+    let campaign = Campaign { settings: Settings::new(1, 150), ..*campaign };
+    campaign.record(wrap, OnError::Stop).judge(1).violations
+}
+
+/// The judge can say no: each broken promise is seen.
+#[test]
+fn broken_devices_are_found_out() {
+    let wraps: [(Breach, Wrap); 4] = [
+        (Breach::FlushBeforeSuperblock, |d| Arc::new(BrokenDevice::new(d, Breach::FlushBeforeSuperblock))),
+        (Breach::FlushAfterSuperblock, |d| Arc::new(BrokenDevice::new(d, Breach::FlushAfterSuperblock))),
+        (Breach::SuperblockFirst, |d| Arc::new(BrokenDevice::new(d, Breach::SuperblockFirst))),
+        (Breach::LosesWrites, |d| Arc::new(BrokenDevice::new(d, Breach::LosesWrites))),
+    ];
+    assert_eq!(wraps.map(|(breach, _)| breach), Breach::ALL);
+    assert!(violations_with(|device| device).is_empty());
+    for (breach, wrap) in wraps {
+        let found = violations_with(wrap);
+        println!("{breach:?}: {} violations, such as {:?}", found.len(), found.first());
+        assert!(found.len() >= 3, "{breach:?}: {found:?}");
+    }
+}

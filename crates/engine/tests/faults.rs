@@ -1,0 +1,239 @@
+//! Devices that fail: the n-th request of a workload goes wrong, for every n (every few, for the larger counts).
+//!
+//! Whatever it is: no panic, no hang; an error is told to the caller or healed from another copy; after a commit that
+//! failed all writing is refused with the first cause; and a new open finds the last durable state, and clean.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+
+use butterfs_engine::dir::Place;
+use butterfs_engine::filesystem::{Filesystem, Flow, NewInode, NewKind};
+use butterfs_engine::{Error, Result};
+use butterfs_format::ChecksumType;
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_testkit::crash::image::Image;
+use butterfs_testkit::crash::judge::{Violation, judge, tells_no_lies};
+use butterfs_testkit::crash::recording::Recorder;
+use butterfs_testkit::crash::states::{CrashState, Fate};
+use butterfs_testkit::crash::workload::{self, OnError, Outcome, Script, Style};
+use butterfs_testkit::fault::errno::EIO;
+use butterfs_testkit::fault::{Counts, Fault, FaultDevice, Request, Rule};
+use butterfs_volume::BlockDevice;
+
+const SCRIPTS: [Script; 3] = [
+    Script {
+        name: "mixed, dup",
+        style: Style::Mixed,
+        seed: 3,
+        steps: 60,
+        nodesize: 4096,
+        csum_type: ChecksumType::Crc32c,
+        metadata: BlockGroupFlags::DUP,
+    },
+    Script {
+        name: "snapshots, single",
+        style: Style::Snapshots,
+        seed: 4,
+        steps: 60,
+        nodesize: 16384,
+        csum_type: ChecksumType::Xxhash64,
+        metadata: BlockGroupFlags::empty(),
+    },
+    Script {
+        name: "fsync, dup",
+        style: Style::Fsync,
+        seed: 5,
+        steps: 60,
+        nodesize: 16384,
+        csum_type: ChecksumType::Crc32c,
+        metadata: BlockGroupFlags::DUP,
+    },
+];
+
+/// A workload over a device that failed.
+struct Attempt {
+    outcome: Outcome,
+    image: Arc<Image>,
+    position: usize,
+    struck: u64,
+    counts: Counts,
+    place: String,
+}
+
+fn attempt(script: &Script, rule: Option<Rule>) -> Attempt {
+    let image = Arc::new(Image::new("disk", script.device_len()));
+    let inner: Arc<dyn BlockDevice> = Arc::clone(&image) as _;
+    let device = Arc::new(FaultDevice::new(inner, rule));
+    let recorder = Recorder::new();
+    let outcome = workload::run(script, Arc::clone(&device) as _, &recorder, OnError::Stop);
+    if let (Some(filesystem), Some(failure)) = (&outcome.filesystem, &outcome.failure) {
+        after_failure(filesystem, failure);
+    }
+    let (position, struck, counts) = (recorder.position(), device.struck(), device.counts());
+    Attempt { outcome, image, position, struck, counts, place: format!("{}: {rule:?}", script.name) }
+}
+
+/// A filesystem that stopped says so to every writer, always with the first cause; readers go on.
+fn after_failure(filesystem: &Filesystem, failure: &Error) {
+    let gate = &filesystem.shared().gate;
+    if let Some(cause) = gate.stopped().map(str::to_owned) {
+        let new = NewInode { kind: NewKind::File, permissions: 0o600, uid: 0, gid: 0 };
+        let create = || filesystem.create(Place::new(filesystem.root(), b"too late"), &new).map(|_| ());
+        let attempts: [Result<()>; 3] = [filesystem.sync(), create(), filesystem.sync()];
+        for attempt in attempts {
+            let told = attempt.expect_err("nothing is written after a commit that failed");
+            assert!(matches!(&told, Error::Aborted(text) if *text == cause), "{told} is not {cause}, after {failure}");
+        }
+        assert_eq!(gate.stopped(), Some(cause.as_str()), "the first cause is kept");
+    } else {
+        let _it_may_work_again = filesystem.sync();
+    }
+    let _readers_may_fail_too = filesystem.read_dir(filesystem.root(), 0, |_| Ok(Flow::More));
+}
+
+impl Attempt {
+    fn state(&self, torn: bool) -> CrashState {
+        let fates = if torn { vec![(0, Fate::Torn(Vec::new()))] } else { Vec::new() };
+        CrashState { number: 0, cut: self.position, fates, devices: vec![self.image.fork()] }
+    }
+
+    /// A new open of the device, which is well again.
+    fn reopens(&self, torn: bool) {
+        if let Err(Violation(why)) = judge(&self.outcome.history, &self.state(torn)) {
+            panic!("{}, after {:?}: {why}", self.place, self.outcome.failure);
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.outcome.filesystem.as_ref().is_some_and(|filesystem| filesystem.shared().gate.stopped().is_some())
+    }
+}
+
+/// What a script does when nothing fails.
+fn counts(script: &Script) -> Counts {
+    let whole = attempt(script, None);
+    assert!(whole.outcome.failure.is_none());
+    whole.counts
+}
+
+/// Numbers below `count`, at most `most` of them, spread evenly.
+fn spread(count: u64, most: u64) -> impl Iterator<Item = u64> {
+    let step = count.div_ceil(most).max(1);
+    (0..count).step_by(step as usize)
+}
+
+#[test]
+fn a_write_that_fails_is_told_and_nothing_durable_is_lost() {
+    for script in &SCRIPTS {
+        let (mut stopped, mut tried) = (0, 0);
+        for at in spread(counts(script).writes, 200) {
+            for fault in [Fault::Error(EIO), Fault::Short(EIO)] {
+                let attempt = attempt(script, Some(Rule::once(Request::Write, at, fault)));
+                assert_eq!(attempt.struck, 1, "{}", attempt.place);
+                assert!(attempt.outcome.failure.is_some(), "{}: nobody was told", attempt.place);
+                attempt.reopens(fault != Fault::Error(EIO));
+                stopped += usize::from(attempt.stopped());
+                tried += 1;
+            }
+        }
+        println!("{}: {tried} writes failed, {stopped} times it was made read-only", script.name);
+        assert!(stopped > 0);
+    }
+}
+
+#[test]
+fn a_flush_that_fails_is_told_and_stops_all_writing() {
+    for script in &SCRIPTS {
+        let flushes = counts(script).flushes;
+        for at in 0..flushes {
+            let attempt = attempt(script, Some(Rule::error(Request::Flush, at)));
+            assert!(attempt.outcome.failure.is_some(), "{}: nobody was told", attempt.place);
+            assert!(attempt.stopped() || attempt.outcome.filesystem.is_none(), "{}: writing goes on", attempt.place);
+            attempt.reopens(false);
+        }
+        println!("{}: {flushes} flushes failed", script.name);
+    }
+}
+
+#[test]
+fn a_read_that_fails_is_healed_or_told() {
+    for script in &SCRIPTS {
+        let (mut healed, mut told) = (0, 0);
+        for at in spread(counts(script).reads, 100) {
+            for fault in [Fault::Error(EIO), Fault::Short(EIO), Fault::FlipOnRead, Fault::Stale] {
+                let attempt = attempt(script, Some(Rule::once(Request::Read, at, fault)));
+                if attempt.outcome.failure.is_some() {
+                    told += 1
+                } else {
+                    healed += 1
+                }
+                attempt.reopens(false);
+            }
+        }
+        println!("{}: {healed} reads healed, {told} told", script.name);
+    }
+}
+
+#[test]
+fn the_file_below_is_on_a_full_disk() {
+    for script in &SCRIPTS {
+        for at in spread(counts(script).writes, 60) {
+            let attempt = attempt(script, Some(Rule::no_space(at)));
+            assert!(attempt.outcome.failure.is_some(), "{}: nobody was told", attempt.place);
+            attempt.reopens(false);
+        }
+    }
+}
+
+#[test]
+fn the_device_vanishes() {
+    for script in &SCRIPTS {
+        let Counts { reads, writes, flushes } = counts(script);
+        for at in spread(reads + writes + flushes, 120) {
+            let attempt = attempt(script, Some(Rule::vanish(at)));
+            assert!(attempt.outcome.failure.is_some(), "{}: nobody was told", attempt.place);
+            attempt.reopens(false);
+        }
+    }
+}
+
+/// A device that lies when it writes: what can be read is right all the same, or it is an error.
+#[test]
+fn a_device_that_lies_is_found_out() {
+    for script in &SCRIPTS {
+        let (mut whole, mut partly, mut closed) = (0, 0, 0);
+        for at in spread(counts(script).writes, 60) {
+            for fault in [Fault::Torn, Fault::Lost, Fault::Misdirected(1 << 20), Fault::FlipOnWrite] {
+                let attempt = attempt(script, Some(Rule::once(Request::Write, at, fault)));
+                match tells_no_lies(&attempt.outcome.history, &attempt.state(true)) {
+                    Ok((0, _)) => closed += 1,
+                    Ok((_, 0)) => whole += 1,
+                    Ok(_) => partly += 1,
+                    Err(Violation(why)) => panic!("{}: {why}", attempt.place),
+                }
+            }
+        }
+        println!("{}: {whole} read whole, {partly} in part, {closed} empty or not at all", script.name);
+        assert!(whole > 0);
+    }
+}
+
+/// DUP metadata heals: where a tree block's copy was damaged on its way, all is read, and the next open repairs it.
+#[test]
+fn one_bad_copy_of_metadata_is_as_good_as_none() {
+    let script = &SCRIPTS[0];
+    let (mut healed, mut data) = (0, 0);
+    for at in spread(counts(script).writes, 120) {
+        for fault in [Fault::FlipOnWrite, Fault::Lost, Fault::Torn] {
+            let attempt = attempt(script, Some(Rule::once(Request::Write, at, fault)));
+            match attempt.outcome.failure {
+                None => healed += 1,
+                Some(Error::Corruption(_) | Error::Volume(_)) => data += 1,
+                Some(error) => panic!("{}: {error}", attempt.place),
+            }
+        }
+    }
+    println!("{healed} runs did not notice, {data} were told of damaged data");
+    assert!(healed > data);
+}

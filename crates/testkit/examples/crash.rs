@@ -1,0 +1,150 @@
+//! Power cuts, as many as you like: `cargo run --release -p butterfs-testkit --example crash -- --states 100000 --seed 1`.
+//!
+//! Prints counts for each workload; exits with 1 if a state was not as it must be. A violation names its workload, its
+//! seed, how many states that workload had, and its number: `--only NAME --seed S --of STATES --state N` builds that
+//! state again, tells what was done up to the cut, and `--save FILE` keeps it as an image.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use butterfs_testkit::crash::campaign::{Campaign, Tally, by_name, campaigns};
+use butterfs_testkit::crash::judge::judge;
+use butterfs_testkit::crash::recording::Event;
+use butterfs_testkit::crash::states::{CrashState, Settings, SuperblockTear};
+use butterfs_testkit::crash::workload::OnError;
+use butterfs_volume::BlockDevice;
+
+const USAGE: &str = "usage: crash [--states N] [--seed S] [--jobs J] [--torn-superblocks] \
+                     [--only NAME [--of STATES --state N [--save FILE]]]";
+
+struct Arguments {
+    states: usize,
+    seed: u64,
+    jobs: usize,
+    superblocks: SuperblockTear,
+    only: Option<String>,
+    of: Option<usize>,
+    state: Option<usize>,
+    save: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("{problem}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut chosen = campaigns(arguments.seed, arguments.states, arguments.superblocks);
+    if let Some(only) = &arguments.only {
+        chosen.retain(|campaign| campaign.script.name == only);
+    }
+    match (chosen.as_slice(), arguments.state) {
+        ([], _) => {
+            eprintln!("no such workload");
+            ExitCode::from(2)
+        }
+        ([first, ..], Some(number)) if arguments.only.is_some() => {
+            let states = arguments.of.unwrap_or(first.settings.states);
+            let settings = Settings { states, ..first.settings };
+            one_state(&Campaign { settings, ..*first }, number, &arguments)
+        }
+        (_, Some(_)) => {
+            eprintln!("--state needs --only\n{USAGE}");
+            ExitCode::from(2)
+        }
+        (all, None) => run(all, &arguments),
+    }
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut arguments = Arguments {
+        states: 10_000,
+        seed: 1,
+        jobs,
+        superblocks: SuperblockTear::Never,
+        only: None,
+        of: None,
+        state: None,
+        save: None,
+    };
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or(format!("{word} needs a value"));
+        let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is not a number"));
+        match word.as_str() {
+            "--states" => arguments.states = number(value()?)? as usize,
+            "--seed" => arguments.seed = number(value()?)?,
+            "--jobs" => arguments.jobs = number(value()?)? as usize,
+            "--torn-superblocks" => arguments.superblocks = SuperblockTear::OneCopy,
+            "--only" => arguments.only = Some(value()?),
+            "--of" => arguments.of = Some(number(value()?)? as usize),
+            "--state" => arguments.state = Some(number(value()?)? as usize),
+            "--save" => arguments.save = Some(value()?.into()),
+            _ => return Err(format!("{word}: not known")),
+        }
+    }
+    Ok(arguments)
+}
+
+fn run(campaigns: &[Campaign], arguments: &Arguments) -> ExitCode {
+    let (start, mut tallies) = (Instant::now(), Vec::new());
+    for campaign in campaigns {
+        let tally = campaign.run(arguments.jobs);
+        let (name, Settings { seed, states, .. }) = (campaign.script.name, campaign.settings);
+        for (state, why) in tally.violations.iter().take(5) {
+            println!("VIOLATION {name}, seed {seed}, of {states}: {state}\n  {}", why.replace('\n', "\n  "));
+        }
+        tallies.push((name, tally));
+    }
+    println!("{}", Tally::HEAD);
+    let mut all = Tally::default();
+    for (name, tally) in by_name(&tallies) {
+        println!("{}", tally.row(name));
+        all.add(&tally);
+    }
+    println!("{}", all.row("all"));
+    println!("\nseed {}, {:.0} seconds", arguments.seed, start.elapsed().as_secs_f64());
+    if all.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn one_state(campaign: &Campaign, number: usize, arguments: &Arguments) -> ExitCode {
+    let recorded = campaign.record(|device| device, OnError::Panic);
+    let state = recorded.plan.state(number);
+    println!("{state}");
+    for event in &recorded.plan.events()[..state.cut.min(recorded.plan.events().len())] {
+        if let Event::Mark(label) = event {
+            println!("  {label}");
+        }
+    }
+    if let Some(path) = &arguments.save
+        && let Err(error) = save(&state, path)
+    {
+        eprintln!("{}: {error}", path.display());
+        return ExitCode::from(2);
+    }
+    match judge(&recorded.history, &state) {
+        Ok(verdict) => {
+            println!("as it must be: {verdict:?}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            println!("VIOLATION {}", why.0);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn save(state: &CrashState, path: &PathBuf) -> std::io::Result<()> {
+    let file = File::create(path)?;
+    let device = &state.devices[0];
+    file.set_len(device.len())?;
+    device.written().iter().try_for_each(|(offset, bytes)| {
+        let len = bytes.len().min((device.len() - offset) as usize);
+        file.write_all_at(&bytes[..len], *offset)
+    })
+}

@@ -1,0 +1,218 @@
+//! A workload, the states that cuts leave of it, and the counts.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use butterfs_format::ChecksumType;
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_volume::BlockDevice;
+
+use super::history::History;
+use super::image::Image;
+use super::judge::{self, Verdict, Violation};
+use super::recording::{Event, Recorder};
+use super::states::{CrashState, Plan, Settings, SuperblockTear};
+use super::workload::{self, OnError, Script, Style};
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Events recorded.
+    pub events: usize,
+    /// Writes among them.
+    pub writes: usize,
+    /// Flushes among them.
+    pub flushes: usize,
+    /// States judged.
+    pub states: usize,
+    /// Of these, from complete lists of small cases.
+    pub exact: usize,
+    /// With a write that is there in part.
+    pub torn: usize,
+    /// Before the end of mkfs, without a filesystem.
+    pub not_made: usize,
+    /// That show the last durable commit.
+    pub last_commit: usize,
+    /// That show a newer one.
+    pub newer: usize,
+    /// With a log tree.
+    pub with_log: usize,
+    /// What was wrong: which state, and why.
+    pub violations: Vec<(String, String)>,
+}
+
+impl Tally {
+    fn count(&mut self, state: &CrashState, result: Result<Verdict, Violation>) {
+        self.states += 1;
+        self.torn += usize::from(state.is_torn());
+        match result {
+            Ok(Verdict::NotMade) => self.not_made += 1,
+            Ok(Verdict::LastCommit) => self.last_commit += 1,
+            Ok(Verdict::Newer) => self.newer += 1,
+            Ok(Verdict::WithLog) => self.with_log += 1,
+            Err(Violation(why)) => self.violations.push((state.to_string(), why)),
+        }
+    }
+
+    /// Adds another's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.writes += other.writes;
+        self.flushes += other.flushes;
+        self.states += other.states;
+        self.exact += other.exact;
+        self.torn += other.torn;
+        self.not_made += other.not_made;
+        self.last_commit += other.last_commit;
+        self.newer += other.newer;
+        self.with_log += other.with_log;
+        self.violations.extend(other.violations.iter().cloned());
+    }
+
+    /// The heads of the columns of [`Tally::row`].
+    pub const HEAD: &str = "| workload | writes | flushes | states | exact | torn | no filesystem | last commit | newer | log | violations |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
+
+    /// A row of a Markdown table.
+    pub fn row(&self, name: &str) -> String {
+        let numbers = [
+            self.writes,
+            self.flushes,
+            self.states,
+            self.exact,
+            self.torn,
+            self.not_made,
+            self.last_commit,
+            self.newer,
+            self.with_log,
+            self.violations.len(),
+        ];
+        let cells: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+        format!("| {name} | {} |", cells.join(" | "))
+    }
+}
+
+/// One script with the states to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Campaign {
+    /// What is done.
+    pub script: Script,
+    /// Which states are built.
+    pub settings: Settings,
+}
+
+/// A recorded run, ready for cuts.
+pub struct Recorded {
+    /// The states.
+    pub plan: Plan,
+    /// What was there.
+    pub history: History,
+}
+
+/// Puts something between the engine and the device that records.
+pub type Wrap = fn(Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice>;
+
+impl Campaign {
+    /// Runs the workload.
+    pub fn record(&self, wrap: Wrap, on_error: OnError) -> Recorded {
+        let len = self.script.device_len();
+        let recorder = Recorder::new();
+        let device = wrap(recorder.device(Arc::new(Image::new("disk", len))));
+        let outcome = workload::run(&self.script, device, &recorder, on_error);
+        drop(outcome.filesystem);
+        let plan = Plan::new(recorder.events(), vec![Image::new("disk", len)], self.settings);
+        Recorded { plan, history: outcome.history }
+    }
+
+    /// Runs the workload and judges its states, with so many threads.
+    pub fn run(&self, threads: usize) -> Tally {
+        self.record(|device| device, OnError::Panic).judge(threads)
+    }
+}
+
+impl Recorded {
+    /// Judges all states; what was written in the end comes first, without a cut.
+    pub fn judge(&self, threads: usize) -> Tally {
+        let mut tally = Tally {
+            events: self.plan.events().len(),
+            writes: self.plan.events().iter().filter(|event| matches!(event, Event::Write { .. })).count(),
+            flushes: self.plan.events().iter().filter(|event| matches!(event, Event::Flush { .. })).count(),
+            exact: self.plan.exact_states(),
+            ..Tally::default()
+        };
+        let whole = self.plan.final_state();
+        tally.count(&whole, judge::judge(&self.history, &whole));
+        let next = AtomicUsize::new(0);
+        let shared = Mutex::new(tally);
+        std::thread::scope(|scope| {
+            for _ in 0..threads.max(1) {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= self.plan.len() {
+                            return;
+                        }
+                        let state = self.plan.state(number);
+                        let result = judge::judge(&self.history, &state);
+                        shared.lock().unwrap_or_else(PoisonError::into_inner).count(&state, result);
+                    }
+                });
+            }
+        });
+        shared.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The scripts that every run has: all checksums, node sizes of 4 and 16 KiB, single and DUP.
+pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
+    use ChecksumType::{Blake2b, Crc32c, Sha256, Xxhash64};
+    let (dup, single) = (BlockGroupFlags::DUP, BlockGroupFlags::empty());
+    let row =
+        |name, style, nodesize, csum_type, metadata| Script { name, style, seed, steps, nodesize, csum_type, metadata };
+    vec![
+        row("make, dup, crc32c, 16k", Style::MakeOnly, 16384, Crc32c, dup),
+        row("make, single, xxhash, 4k", Style::MakeOnly, 4096, Xxhash64, single),
+        row("mixed, dup, crc32c, 16k", Style::Mixed, 16384, Crc32c, dup),
+        row("mixed, single, sha256, 4k", Style::Mixed, 4096, Sha256, single),
+        row("fsync, dup, blake2, 4k", Style::Fsync, 4096, Blake2b, dup),
+        row("fsync, single, xxhash, 16k", Style::Fsync, 16384, Xxhash64, single),
+        row("snapshots, dup, sha256, 16k", Style::Snapshots, 16384, Sha256, dup),
+        row("snapshots, single, crc32c, 4k", Style::Snapshots, 4096, Crc32c, single),
+        row("nearly full, dup, xxhash, 16k", Style::NearlyFull, 16384, Xxhash64, dup),
+        row("nearly full, single, blake2, 4k", Style::NearlyFull, 4096, Blake2b, single),
+    ]
+}
+
+/// Operations in each workload.
+const STEPS: usize = 200;
+/// More states than this are taken from several runs, each with a seed of its own.
+const ROUND: usize = 4000;
+
+/// All scripts, with about `states` states over all of them: in rounds, the first with `seed`, the next with the one
+/// after it. mkfs is short and gets few.
+pub fn campaigns(seed: u64, states: usize, superblocks: SuperblockTear) -> Vec<Campaign> {
+    let rounds = states.div_ceil(ROUND).max(1);
+    (0..rounds).flat_map(|round| one_round(seed + round as u64, states / rounds, superblocks)).collect()
+}
+
+fn one_round(seed: u64, states: usize, superblocks: SuperblockTear) -> Vec<Campaign> {
+    let scripts = scripts(seed, STEPS);
+    let each = states.div_ceil(scripts.len());
+    let campaign = |script: Script| {
+        let states = if script.style == Style::MakeOnly { each.div_ceil(4) } else { each + each * 3 / 16 };
+        Campaign { script, settings: Settings { superblocks, ..Settings::new(seed, states) } }
+    };
+    scripts.into_iter().map(campaign).collect()
+}
+
+/// Rows of equal names added up, in the order of the first of each.
+pub fn by_name(tallies: &[(&'static str, Tally)]) -> Vec<(&'static str, Tally)> {
+    let mut rows: Vec<(&'static str, Tally)> = Vec::new();
+    for (name, tally) in tallies {
+        match rows.iter_mut().find(|(row, _)| row == name) {
+            Some((_, sum)) => sum.add(tally),
+            None => rows.push((name, tally.clone())),
+        }
+    }
+    rows
+}

@@ -1,0 +1,20 @@
+//! Power cuts: what a workload did to its devices is recorded, every state that a cut could have left is built, and
+//! each is judged.
+//!
+//! * [`recording`]: a device that notes each write, discard and flush; any number of devices, one order.
+//! * [`image`], [`states`]: devices in memory that fork cheaply; the legal states after a cut.
+//! * [`history`], [`workload`]: seeded operations on the engine, and what the filesystem held after each.
+//! * [`judge`]: what a state must be like.
+//! * [`campaign`]: a workload, its states and the counts.
+//! * [`breaker`]: devices that break their promise, to prove that the judge sees it.
+//!
+//! See `docs/crash-testing.md`.
+
+pub mod breaker;
+pub mod campaign;
+pub mod history;
+pub mod image;
+pub mod judge;
+pub mod recording;
+pub mod states;
+pub mod workload;
