@@ -21,7 +21,7 @@ use butterfs_volume::Volume;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::Transaction;
-use super::commit::write_blocks;
+use super::seal::write_blocks;
 use crate::error::Result;
 use crate::id::InodeId;
 use crate::tree::{self, ChildPtr, Cursor, TreeReader, TreeRoot, TreeWriter};

@@ -3,7 +3,7 @@
 //! From the bottom: [`delayed`] gathers reference changes; [`transaction`] is the state, [`blocks`]
 //! its copy on write, [`roots`] and [`groups`] what it knows of trees and space; [`extent_tree`],
 //! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`mod@drop`]
-//! share and unshare whole trees; [`log`] is what fsync writes, and [`replay`] what mounting after a crash needs; [`commit`] makes all durable; [`gate`] lets others in.
+//! share and unshare whole trees; [`log`] is what fsync writes, and [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`commit`] makes all durable; [`gate`] lets others in.
 
 mod blocks;
 mod checksums;
@@ -21,6 +21,7 @@ mod make_options;
 mod open;
 mod replay;
 mod roots;
+mod seal;
 mod snapshot;
 mod transaction;
 
