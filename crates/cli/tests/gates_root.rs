@@ -514,6 +514,40 @@ fn wiped_mirror(name: &str, kind: &str, copy: usize) {
     drop(work);
 }
 
+/// Data that does not have its checksum is an I/O error, and the log says on which device, where, and in which file.
+#[test]
+fn a_flipped_byte_of_data_is_an_error_and_named() {
+    let Some((work, image, mnt)) = fresh("flipped", GIB, &[]) else { return };
+    let mounted = subject().mount(&image, &mnt, "");
+    std::fs::create_dir(mounted.join("some dir")).expect("mkdir");
+    let (content, good) = (Random::new(77).bytes(100_000), Random::new(78).bytes(100_000));
+    std::fs::write(mounted.join("some dir/bad"), &content).expect("write");
+    std::fs::write(mounted.join("good"), &good).expect("write");
+    mounted.unmount();
+    let bytes = std::fs::read(&image).expect("reads");
+    let start = sector_with(&bytes, &content[..4096]).expect("the file's first sector is in the image");
+    oracle::wipe(&image, start as u64 + 100, 1);
+
+    let mounted = subject().mount(&image, &mnt, "ro");
+    let bad = [mounted.join("some dir/bad"), mounted.join("good")].map(|path| std::fs::read(&path));
+    let [Err(error), Ok(read)] = bad else { panic!("one of the two is damaged, and no more: {}", mounted.log()) };
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+    assert_eq!(read, good);
+    if subject().is_butterfs() {
+        let log = mounted.log();
+        for word in ["/some dir/bad", &format!("offset {start}"), image.to_str().expect("UTF-8"), "checksum"] {
+            assert!(log.contains(word), "no '{word}' in the log:\n{log}");
+        }
+    }
+    mounted.unmount();
+    drop(work);
+}
+
+/// Where `needle` begins, at a sector.
+fn sector_with(hay: &[u8], needle: &[u8]) -> Option<usize> {
+    (0..hay.len()).step_by(4096).find(|start| hay[*start..].starts_with(needle))
+}
+
 /// A log tree that the kernel left behind: replayed, or ignored on demand; one that cannot be read is refused, by name,
 /// with nothing written.
 #[test]

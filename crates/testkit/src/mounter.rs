@@ -154,6 +154,11 @@ impl Mounted {
         daemon::find_below(&self.image).first().copied()
     }
 
+    /// What the daemon has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_of(&self.image)).unwrap_or_default()
+    }
+
     /// Waits until everything is durable.
     pub fn sync(&self) {
         let dir = std::fs::File::open(&self.dir).expect("the mount point opens");
@@ -212,10 +217,8 @@ fn log_of(image: &Path) -> PathBuf {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Ok(log) = std::fs::read_to_string(log_of(&self.image))
-        {
-            eprintln!("--- the daemon's log\n{log}");
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log\n{}", self.log());
         }
         if !self.active {
             return;
