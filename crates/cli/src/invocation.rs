@@ -17,6 +17,7 @@ pub fn read(arguments: Vec<OsString>) -> Invocation {
     let program = arguments.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
     let rest = || arguments.iter().skip(1).cloned();
     match program.to_str().unwrap_or_default() {
+        "mkfs.btrfs" | "mkfs.butterfs" if rest().eq(["-V"]) => run("--version", []),
         "mkfs.btrfs" | "mkfs.butterfs" => run("mkfs", rest()),
         "fsck.btrfs" | "fsck.butterfs" if rest().any(|argument| is_automatic(&argument)) => Invocation::Nothing,
         "fsck.btrfs" | "fsck.butterfs" => run("check", rest()),
@@ -108,6 +109,7 @@ mod tests {
         assert_eq!(read_text("mount.butterfs a /mnt -f"), Invocation::Nothing);
         expect("umount.fuse.butterfs /mnt -n -l -t fuse.butterfs", "butterfs umount /mnt --lazy");
         expect("mkfs.btrfs -f a", "butterfs mkfs -f a");
+        expect("mkfs.btrfs -V", "butterfs --version");
         expect("fsck.btrfs a", "butterfs check a");
         assert_eq!(read_text("/sbin/fsck.btrfs -a /dev/sda1"), Invocation::Nothing);
         expect("/bin/butterfs mount -f a b", "/bin/butterfs mount -f a b");

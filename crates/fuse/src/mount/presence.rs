@@ -25,6 +25,7 @@ impl Presence {
     /// `/run/butterfs`), which is made if it is missing.
     pub fn announce(directory: &Path, device: (u32, u32)) -> io::Result<Self> {
         std::fs::create_dir_all(directory)?;
+        sweep(directory);
         let path = directory.join(format!("{}{}.lock", prefix(device), std::process::id()));
         let lock = File::create(&path)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
@@ -89,6 +90,27 @@ impl Watch {
     }
 }
 
+/// Takes away the files of daemons that were killed.
+fn sweep(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_lock = name.to_str().is_some_and(|name| name.starts_with("mount-") && name.ends_with(".lock"));
+        // Between a daemon's file and its lock there is a moment: a young file is left alone.
+        let is_old = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > Duration::from_secs(60)));
+        if is_lock
+            && is_old
+            && let Ok(lock) = File::open(entry.path())
+            && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            // Another sweep may have been faster.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// What the names of a mount's lock files begin with.
 fn prefix((major, minor): (u32, u32)) -> String {
     format!("mount-{major}-{minor}-")
@@ -97,6 +119,23 @@ fn prefix((major, minor): (u32, u32)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_killed_daemons_left_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = |name: &str| {
+            let path = directory.path().join(name);
+            let file = File::create(&path).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(600)).unwrap();
+            (path, file)
+        };
+        let (dead, _) = old("mount-7-1-111.lock");
+        let (alive, lock) = old("mount-7-1-222.lock");
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let (other, _) = old("something else");
+        let _presence = Presence::announce(directory.path(), (7, 2)).unwrap();
+        assert!(!dead.exists() && alive.exists() && other.exists());
+    }
 
     #[test]
     fn a_watch_waits_for_the_end() {
