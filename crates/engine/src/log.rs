@@ -14,16 +14,13 @@ use std::ops::Range;
 
 use butterfs_format::checksum::Checksum;
 use butterfs_format::ids::objectid;
-use butterfs_format::items::{FileExtent, InodeFlags, InodeItem, InodeRef};
+use butterfs_format::items::{FileExtent, FileType, InodeFlags, InodeItem, InodeRef};
 use butterfs_format::{Ino, ItemType, Key, Logical, TreeBlock};
 
 use crate::error::{Error, Result};
 use crate::file::extents::DataExtent;
 use crate::inode::{InodeId, corrupt, item, scan};
 use crate::tx::{LogWriter, Transaction};
-
-const S_IFMT: u32 = 0o170_000;
-const S_IFREG: u32 = 0o100_000;
 
 /// An item with its key.
 type Found = (Key, Vec<u8>);
@@ -55,7 +52,7 @@ pub fn write_file(tx: &mut Transaction, id: InodeId) -> Result<bool> {
 
 fn can_be_logged(tx: &Transaction, id: InodeId, inode: &InodeItem) -> Result<bool> {
     let running = tx.generation().0;
-    let regular = inode.mode.get() & S_IFMT == S_IFREG && inode.nlink.get() > 0;
+    let regular = FileType::from_mode(inode.mode.get()) == FileType::Regular && inode.nlink.get() > 0;
     if !regular || tx.names_changed(id) || tx.root_item(id.tree)?.otransid.get() >= running {
         return Ok(false);
     }

@@ -12,11 +12,10 @@ use butterfs_engine::mkfs::{MakeOptions, make};
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_testkit::crash::breaker::{Breach, BrokenDevice};
 use butterfs_testkit::crash::campaign::{Campaign, Tally, Wrap, campaigns};
-use butterfs_testkit::crash::image::Image;
 use butterfs_testkit::crash::recording::Event;
 use butterfs_testkit::crash::states::{Settings, SuperblockTear};
 use butterfs_testkit::crash::workload::{CountingEnvironment, DEVICE_LEN, OnError, Style, open};
-use butterfs_volume::BlockDevice;
+use butterfs_volume::{BlockDevice, MemDevice};
 
 /// Judged in each run, over all workloads.
 const STATES: usize = 2500;
@@ -103,7 +102,7 @@ fn a_superblock_is_half_written() {
 /// first, the filesystem opens by the second copy, which must know the log.
 #[test]
 fn a_torn_superblock_keeps_what_fsync_made_durable() {
-    let device: Arc<dyn BlockDevice> = Arc::new(Image::new("disk", DEVICE_LEN));
+    let device: Arc<dyn BlockDevice> = Arc::new(MemDevice::named("disk", DEVICE_LEN));
     make(Arc::clone(&device), &MakeOptions::new(DEVICE_LEN, &CountingEnvironment::new(1))).unwrap();
     let open = || open(vec![Arc::clone(&device)], Access::ReadWrite, CountingEnvironment::new(1000)).unwrap();
     let filesystem = open();

@@ -12,14 +12,13 @@ use butterfs_engine::filesystem::{Filesystem, Flow, NewInode, NewKind};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
-use butterfs_testkit::crash::image::Image;
 use butterfs_testkit::crash::judge::{Violation, judge, tells_no_lies};
 use butterfs_testkit::crash::recording::Recorder;
 use butterfs_testkit::crash::states::{CrashState, Fate};
 use butterfs_testkit::crash::workload::{self, OnError, Outcome, Script, Style};
 use butterfs_testkit::fault::errno::EIO;
 use butterfs_testkit::fault::{Counts, Fault, FaultDevice, Request, Rule};
-use butterfs_volume::BlockDevice;
+use butterfs_volume::{BlockDevice, MemDevice};
 
 const SCRIPTS: [Script; 3] = [
     Script {
@@ -54,7 +53,7 @@ const SCRIPTS: [Script; 3] = [
 /// A workload over a device that failed.
 struct Attempt {
     outcome: Outcome,
-    image: Arc<Image>,
+    image: Arc<MemDevice>,
     position: usize,
     struck: u64,
     counts: Counts,
@@ -62,7 +61,7 @@ struct Attempt {
 }
 
 fn attempt(script: &Script, rule: Option<Rule>) -> Attempt {
-    let image = Arc::new(Image::new("disk", script.device_len()));
+    let image = Arc::new(MemDevice::named("disk", script.device_len()));
     let inner: Arc<dyn BlockDevice> = Arc::clone(&image) as _;
     let device = Arc::new(FaultDevice::new(inner, rule));
     let recorder = Recorder::new();
@@ -95,7 +94,7 @@ fn after_failure(filesystem: &Filesystem, failure: &Error) {
 impl Attempt {
     fn state(&self, torn: bool) -> CrashState {
         let fates = if torn { vec![(0, Fate::Torn(Vec::new()))] } else { Vec::new() };
-        CrashState { number: 0, cut: self.position, fates, devices: vec![self.image.fork()] }
+        CrashState { number: 0, cut: self.position, fates, devices: vec![self.image.snapshot()] }
     }
 
     /// A new open of the device, which is well again.

@@ -265,10 +265,10 @@ impl BlockDevice for FaultDevice {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use crate::crash::image::Image;
+    use butterfs_volume::MemDevice;
 
     fn device(rule: Rule) -> FaultDevice {
-        FaultDevice::new(Arc::new(Image::new("disk", 1 << 20)), Some(rule))
+        FaultDevice::new(Arc::new(MemDevice::named("disk", 1 << 20)), Some(rule))
     }
 
     fn read(device: &FaultDevice, offset: u64) -> io::Result<[u8; 4]> {

@@ -1,6 +1,6 @@
 //! Inode items: brought over first, counted last.
 
-use butterfs_format::items::{DirEntry, InodeExtref, InodeItem, InodeRef, pack_dir_entry, read_exact};
+use butterfs_format::items::{DirEntry, FileType, InodeExtref, InodeItem, InodeRef, pack_dir_entry, read_exact};
 use butterfs_format::superblock::Incompat;
 use butterfs_format::{Ino, ItemType, Key};
 use zerocopy::IntoBytes;
@@ -10,11 +10,8 @@ use crate::error::{Error, Result};
 use crate::file::extents::drop_range;
 use crate::inode::{corrupt, item, orphan, scan};
 
-const S_IFMT: u32 = 0o170_000;
-const S_IFREG: u32 = 0o100_000;
-
 fn is_regular(inode: &InodeItem) -> bool {
-    inode.mode.get() & S_IFMT == S_IFREG
+    FileType::from_mode(inode.mode.get()) == FileType::Regular
 }
 
 impl Replay<'_> {

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
-use butterfs_volume::BlockDevice;
+use butterfs_volume::{BlockDevice, MemDevice};
 
 use super::history::History;
-use super::image::Image;
 use super::judge::{self, Verdict, Violation};
 use super::recording::{Event, Recorder};
 use super::states::{CrashState, Plan, Settings, SuperblockTear};
@@ -117,10 +116,10 @@ impl Campaign {
     pub fn record(&self, wrap: Wrap, on_error: OnError) -> Recorded {
         let len = self.script.device_len();
         let recorder = Recorder::new();
-        let device = wrap(recorder.device(Arc::new(Image::new("disk", len))));
+        let device = wrap(recorder.device(Arc::new(MemDevice::named("disk", len))));
         let outcome = workload::run(&self.script, device, &recorder, on_error);
         drop(outcome.filesystem);
-        let plan = Plan::new(recorder.events(), vec![Image::new("disk", len)], self.settings);
+        let plan = Plan::new(recorder.events(), vec![MemDevice::named("disk", len)], self.settings);
         Recorded { plan, history: outcome.history }
     }
 

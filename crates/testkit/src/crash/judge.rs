@@ -21,10 +21,9 @@ use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::{Error, Result};
 use butterfs_format::items::FileType;
-use butterfs_volume::{BlockDevice, OpenMode, Volume};
+use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
 use super::history::{Durable, History, Names, Node};
-use super::image::Image;
 use super::states::{CrashState, shared};
 use super::workload::{CountingEnvironment, XATTR, open};
 
@@ -139,15 +138,15 @@ fn read_what_can_be(filesystem: &Filesystem) -> (FoundNames, usize) {
     (found, unreadable)
 }
 
-fn forks(devices: &[Image]) -> Vec<Arc<dyn BlockDevice>> {
-    shared(devices.iter().map(Image::fork).collect())
+fn forks(devices: &[MemDevice]) -> Vec<Arc<dyn BlockDevice>> {
+    shared(devices.iter().map(MemDevice::snapshot).collect())
 }
 
 fn environment() -> CountingEnvironment {
     CountingEnvironment::new(u64::from(u32::MAX) << 20)
 }
 
-fn open_fork(devices: &[Image], access: Access) -> Result<Filesystem> {
+fn open_fork(devices: &[MemDevice], access: Access) -> Result<Filesystem> {
     open(forks(devices), access, environment())
 }
 
@@ -162,7 +161,7 @@ pub enum Strictness {
     OneCopy,
 }
 
-fn check(devices: &[Image], strictness: Strictness) -> std::result::Result<(), Violation> {
+fn check(devices: &[MemDevice], strictness: Strictness) -> std::result::Result<(), Violation> {
     check_devices(&forks(devices), strictness)
 }
 

@@ -2,7 +2,7 @@
 //! each is judged.
 //!
 //! * [`recording`]: a device that notes each write, discard and flush; any number of devices, one order.
-//! * [`image`], [`states`]: devices in memory that fork cheaply; the legal states after a cut.
+//! * [`states`]: the legal states after a cut.
 //! * [`history`], [`workload`]: seeded operations on the engine, and what the filesystem held after each.
 //! * [`judge`]: what a state must be like.
 //! * [`campaign`]: a workload, its states and the counts.
@@ -13,7 +13,6 @@
 pub mod breaker;
 pub mod campaign;
 pub mod history;
-pub mod image;
 pub mod judge;
 pub mod recording;
 pub mod states;

@@ -172,12 +172,12 @@ impl BlockDevice for RecordingDevice {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use crate::crash::image::Image;
+    use butterfs_volume::MemDevice;
 
     #[test]
     fn events_of_two_devices_are_in_one_order() {
         let recorder = Recorder::new();
-        let devices = [0, 1].map(|n| recorder.device(Arc::new(Image::new(format!("disk {n}"), 1 << 20))));
+        let devices = [0, 1].map(|n| recorder.device(Arc::new(MemDevice::named(format!("disk {n}"), 1 << 20))));
         devices[1].write_batch(&[(0, &[1]), (9, &[2])]).unwrap();
         devices[0].write_at(5, &[3]).unwrap();
         devices[1].flush().unwrap();

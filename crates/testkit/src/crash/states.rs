@@ -13,9 +13,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
-use butterfs_volume::BlockDevice;
+use butterfs_volume::{BlockDevice, MemDevice};
 
-use super::image::Image;
 use super::recording::Event;
 use crate::random::Random;
 
@@ -70,7 +69,7 @@ pub struct CrashState {
     /// Pending writes by the number of their event.
     pub fates: Vec<(usize, Fate)>,
     /// The devices.
-    pub devices: Vec<Image>,
+    pub devices: Vec<MemDevice>,
 }
 
 impl CrashState {
@@ -96,7 +95,7 @@ impl std::fmt::Display for CrashState {
 /// The devices as they were at some event, with nothing pending.
 struct Checkpoint {
     events: usize,
-    devices: Vec<Image>,
+    devices: Vec<MemDevice>,
 }
 
 /// A choice that leaves nothing to chance: bit n says whether the n-th pending write is there.
@@ -120,7 +119,7 @@ const NEVER: usize = usize::MAX;
 
 impl Plan {
     /// Plans states of the devices that held `bases` before the first event.
-    pub fn new(events: Vec<Event>, bases: Vec<Image>, settings: Settings) -> Self {
+    pub fn new(events: Vec<Event>, bases: Vec<MemDevice>, settings: Settings) -> Self {
         let durable_at = durable_at(&events);
         let checkpoints = checkpoints(&events, &durable_at, bases);
         let mut plan = Self { events, durable_at, checkpoints, exact: Vec::new(), settings };
@@ -178,7 +177,7 @@ impl Plan {
 
     fn build(&self, number: usize, cut: usize, fates: Vec<(usize, Fate)>) -> CrashState {
         let index = self.checkpoints.partition_point(|checkpoint| checkpoint.events <= cut) - 1;
-        let devices: Vec<Image> = self.checkpoints[index].devices.iter().map(Image::fork).collect();
+        let devices: Vec<MemDevice> = self.checkpoints[index].devices.iter().map(MemDevice::snapshot).collect();
         for (event, fate) in &fates {
             match fate {
                 Fate::Lost => {}
@@ -320,8 +319,8 @@ fn durable_at(events: &[Event]) -> Vec<usize> {
 }
 
 /// The durable devices at the beginning and after each flush.
-fn checkpoints(events: &[Event], durable_at: &[usize], bases: Vec<Image>) -> Vec<Checkpoint> {
-    let last: Vec<Image> = bases.iter().map(Image::fork).collect();
+fn checkpoints(events: &[Event], durable_at: &[usize], bases: Vec<MemDevice>) -> Vec<Checkpoint> {
+    let last: Vec<MemDevice> = bases.iter().map(MemDevice::snapshot).collect();
     let mut all = vec![Checkpoint { events: 0, devices: bases }];
     let mut first_open = 0;
     for (number, event) in events.iter().enumerate() {
@@ -337,13 +336,13 @@ fn checkpoints(events: &[Event], durable_at: &[usize], bases: Vec<Image>) -> Vec
         {
             first_open += 1;
         }
-        all.push(Checkpoint { events: number + 1, devices: last.iter().map(Image::fork).collect() });
+        all.push(Checkpoint { events: number + 1, devices: last.iter().map(MemDevice::snapshot).collect() });
     }
     all
 }
 
 /// Does to the devices what an event did, or a part of it.
-fn apply(event: &Event, devices: &[Image], part: Option<&Range<usize>>) {
+fn apply(event: &Event, devices: &[MemDevice], part: Option<&Range<usize>>) {
     let result = match (event, part) {
         (Event::Write { device, offset, bytes }, None) => devices[*device].write_at(*offset, bytes),
         (Event::Write { device, offset, bytes }, Some(part)) => {
@@ -360,7 +359,7 @@ fn apply(event: &Event, devices: &[Image], part: Option<&Range<usize>>) {
 }
 
 /// Shares devices as a volume wants them.
-pub fn shared(devices: Vec<Image>) -> Vec<Arc<dyn BlockDevice>> {
+pub fn shared(devices: Vec<MemDevice>) -> Vec<Arc<dyn BlockDevice>> {
     devices.into_iter().map(|device| Arc::new(device) as Arc<dyn BlockDevice>).collect()
 }
 
@@ -372,7 +371,7 @@ mod tests {
     use super::*;
     use crate::crash::recording::Recorder;
 
-    fn byte(image: &Image, offset: u64) -> u8 {
+    fn byte(image: &MemDevice, offset: u64) -> u8 {
         let mut byte = [0];
         image.read_at(offset, &mut byte).unwrap();
         byte[0]
@@ -381,13 +380,13 @@ mod tests {
     /// Two writes, a flush, a write over the first, one more, a flush that is never done.
     fn plan(states: usize) -> Plan {
         let recorder = Recorder::new();
-        let device = recorder.device(Arc::new(Image::new("disk", 1 << 20)));
+        let device = recorder.device(Arc::new(MemDevice::named("disk", 1 << 20)));
         device.write_at(0, &[1; 512]).unwrap();
         device.write_at(512, &[1; 512]).unwrap();
         device.flush().unwrap();
         device.write_at(0, &[2; 512]).unwrap();
         device.write_at(1024, &[2; 2048]).unwrap();
-        Plan::new(recorder.events(), vec![Image::new("disk", 1 << 20)], Settings::new(7, states))
+        Plan::new(recorder.events(), vec![MemDevice::named("disk", 1 << 20)], Settings::new(7, states))
     }
 
     #[test]
@@ -429,13 +428,13 @@ mod tests {
     #[test]
     fn at_most_one_superblock_is_torn() {
         let recorder = Recorder::new();
-        let device = recorder.device(Arc::new(Image::new("disk", 80 << 20)));
+        let device = recorder.device(Arc::new(MemDevice::named("disk", 80 << 20)));
         for offset in &SUPERBLOCK_OFFSETS[..2] {
             device.write_at(*offset, &[1; SUPERBLOCK_SIZE]).unwrap();
         }
         for (superblocks, most) in [(SuperblockTear::Never, 0), (SuperblockTear::OneCopy, 1)] {
             let settings = Settings { superblocks, ..Settings::new(1, 1000) };
-            let plan = Plan::new(recorder.events(), vec![Image::new("disk", 80 << 20)], settings);
+            let plan = Plan::new(recorder.events(), vec![MemDevice::named("disk", 80 << 20)], settings);
             let torn = |n| plan.state(n).fates.iter().filter(|(_, fate)| matches!(fate, Fate::Torn(_))).count();
             assert_eq!((0..1000).map(torn).max(), Some(most));
         }
