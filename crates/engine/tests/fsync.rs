@@ -13,6 +13,7 @@ use butterfs_engine::inode::xattr::{Xattr, XattrMode};
 use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_format::ChecksumType;
 use butterfs_format::superblock::Incompat;
+use butterfs_testkit::random::Random;
 use butterfs_volume::{MemDevice, OpenMode, Volume};
 
 const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
@@ -57,18 +58,6 @@ fn picture(fs: &Filesystem, id: InodeId) -> Picture {
     Picture { size: item.size.get(), nlink, mode, nbytes, sum, attributes }
 }
 
-/// Small numbers, the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
 /// A file, and where it is.
 #[derive(Clone)]
 struct Known {
@@ -104,7 +93,7 @@ impl Run {
             dirs.push(fs.create(Place::new(fs.root(), name.as_bytes()), &DIR).unwrap());
         }
         fs.sync().unwrap();
-        Self { device, fs, random: Random(seed), dirs, files: Vec::new(), counter: 0, logged: 0, synced: 0 }
+        Self { device, fs, random: Random::new(seed), dirs, files: Vec::new(), counter: 0, logged: 0, synced: 0 }
     }
 
     fn any_dir(&mut self) -> InodeId {

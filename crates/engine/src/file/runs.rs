@@ -179,23 +179,13 @@ impl Runs<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use butterfs_testkit::random::Random;
+
     use super::*;
-
-    /// A generator that gives the same numbers for the same seed (xorshift).
-    struct Numbers(u64);
-
-    impl Numbers {
-        fn below(&mut self, limit: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0 % limit
-        }
-    }
 
     const SPACE: u64 = 512;
 
-    fn check(runs: &Runs<Vec<u8>>, model: &[Option<u8>], numbers: &mut Numbers) {
+    fn check(runs: &Runs<Vec<u8>>, model: &[Option<u8>], numbers: &mut Random) {
         let start = numbers.below(SPACE);
         let end = start + numbers.below(SPACE - start) + 1;
         let mut buf = vec![0; (end - start) as usize];
@@ -218,7 +208,7 @@ mod tests {
     #[test]
     fn runs_hold_what_a_plain_vector_would() {
         for seed in 1..60 {
-            let mut numbers = Numbers(seed);
+            let mut numbers = Random::new(seed);
             let mut runs = Runs::default();
             let mut model = vec![None; SPACE as usize];
             for step in 0..200 {

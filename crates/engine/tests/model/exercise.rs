@@ -12,6 +12,7 @@ use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_format::superblock::{CompatRo, Incompat};
 use butterfs_format::{ChecksumType, TreeId};
+use butterfs_testkit::random::Random;
 use butterfs_volume::{MemDevice, OpenMode, Volume};
 
 use super::model::{File, Model, Node};
@@ -42,7 +43,7 @@ pub struct Exercise {
     fs: Filesystem,
     model: Model,
     snapshots: Vec<Snapshot>,
-    random: u64,
+    random: Random,
     seed: u64,
 }
 
@@ -73,15 +74,11 @@ impl Exercise {
         }
         mkfs::make(device.clone(), &options).unwrap();
         let fs = open(&device, SubvolumeChoice::Default);
-        let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Self { device, fs, model: Model::default(), snapshots: Vec::new(), random, seed }
+        Self { device, fs, model: Model::default(), snapshots: Vec::new(), random: Random::new(seed), seed }
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random % limit.max(1) as u64) as usize
+        self.random.below(limit.max(1) as u64) as usize
     }
 
     /// Does so many operations, with commits and fresh opens in between, and checks.

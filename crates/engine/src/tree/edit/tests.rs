@@ -7,6 +7,7 @@ use butterfs_format::block::NewBlock;
 use butterfs_format::checksum::ChecksumType;
 use butterfs_format::validate::{Checksum, Expected, Geometry, check_block};
 use butterfs_format::{Generation, ItemType, Key, Logical, TreeBlock, TreeId};
+use butterfs_testkit::random::Random;
 
 use super::*;
 use crate::tree::{Cursor, TreeReader, TreeRoot, last_not_above};
@@ -125,18 +126,6 @@ impl TreeWriter for MemoryTree {
     }
 }
 
-/// A small generator, so that a seed tells everything.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
 fn key(n: u64) -> Key {
     // A type without rules of its own.
     Key::new(1000 + n / 7, ItemType::TEMPORARY_ITEM, n)
@@ -146,7 +135,7 @@ fn key(n: u64) -> Key {
 #[test]
 fn random_edits_equal_a_map() {
     for seed in 1..=6u64 {
-        let mut random = Random(seed * 0x9e37_79b9);
+        let mut random = Random::new(seed);
         let nodesize = if seed % 2 == 0 { 4096 } else { 16384 };
         let mut tree = MemoryTree::new(nodesize);
         let mut model = BTreeMap::new();
