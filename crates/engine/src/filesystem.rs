@@ -45,6 +45,7 @@ pub use read::Flow;
 pub use rename::{Leave, RenameOptions, Replace};
 pub use snapshots::NewSubvolume;
 pub use statfs::Usage;
+pub use sync::Fsyncs;
 
 /// An open filesystem.
 pub struct Filesystem {
@@ -57,6 +58,7 @@ pub struct Filesystem {
     access: Access,
     access_times: AccessTimes,
     fsync: Fsync,
+    fsyncs: Mutex<Fsyncs>,
 }
 
 /// Whether an operation found the names as it expected.

@@ -1,5 +1,6 @@
 //! An entry whole: its items in the directory and the way back.
 
+use butterfs_format::hash::name_hash;
 use butterfs_format::items::Timespec;
 use butterfs_format::superblock::Incompat;
 
@@ -7,7 +8,7 @@ use super::entry::{self, Entry, Target};
 use super::{Place, backref, list, root_ref};
 use crate::error::{Error, Result};
 use crate::inode::{Draft, InodeId, item};
-use crate::tx::Transaction;
+use crate::tx::{Leads, Transaction};
 
 /// An entry that was found, with all that is needed to remove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,10 +103,20 @@ pub fn check_room(tx: &Transaction, room: &Room<'_>, replaced: Option<&Link>) ->
     }
 }
 
+/// An entry as the log remembers it.
+fn leads(name: &[u8], target: Target) -> Leads {
+    let to = match target {
+        Target::Inode(ino) => Some(ino),
+        Target::Subvolume(_) => None,
+    };
+    Leads { hash: name_hash(name), to }
+}
+
 /// Puts an entry in, with the way back; counts the directory's size and times. Gives its index.
 pub fn attach(tx: &mut Transaction, dir: &mut Draft, name: &[u8], what: Entry, now: Timespec) -> Result<u64> {
     let place = Place::new(dir.id, name);
     let index = entry::take_index(tx, dir)?;
+    tx.note_gained(dir.id.tree, (dir.id.ino, index), leads(name, what.target));
     entry::insert(tx, &place, index, what)?;
     match what.target {
         Target::Inode(ino) => backref::add(tx, ino, &place, index)?,
@@ -119,7 +130,7 @@ pub fn attach(tx: &mut Transaction, dir: &mut Draft, name: &[u8], what: Entry, n
 /// Takes an entry out, with the way back; counts the directory's size and times.
 pub fn detach(tx: &mut Transaction, dir: &mut Draft, name: &[u8], link: &Link, now: Timespec) -> Result<()> {
     let place = Place::new(dir.id, name);
-    tx.note_names(&[dir.id, link.inode(dir.id)]);
+    tx.note_lost(dir.id.tree, (dir.id.ino, link.index), leads(name, link.entry.target));
     entry::remove(tx, &place, link.index)?;
     match link.entry.target {
         Target::Inode(ino) => backref::remove(tx, ino, &place)?,

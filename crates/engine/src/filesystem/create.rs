@@ -191,7 +191,9 @@ impl Filesystem {
             link::check_room(tx, &room, None)?;
             let what = Entry { target, file_type: FileType::from_mode(found.mode.get()) };
             let dir = drafts.of(place.dir)?;
-            tx.note_names(&[id]);
+            if found.nlink.get() == 0 && found.generation.get() < tx.generation().0 {
+                tx.note_revived(id);
+            }
             link::attach(tx, dir, place.name, what, now)?;
             item::write_inode_item(tx, dir.id, &mut dir.item)?;
             if found.nlink.get() == 0 {

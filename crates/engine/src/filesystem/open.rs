@@ -115,6 +115,7 @@ impl Filesystem {
             access: options.access,
             access_times: options.access_times,
             fsync: options.fsync,
+            fsyncs: Mutex::default(),
         };
         match filesystem.inode(root) {
             Ok(_) => Ok(filesystem),

@@ -1,5 +1,6 @@
 //! From memory to the devices.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use butterfs_format::TreeId;
@@ -9,7 +10,18 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::inode::{InodeId, InodeRef, item, lock};
 use crate::log;
-use crate::tx::{LogTicket, Need};
+use crate::tx::{LogTicket, Loggable, Need, WhyCommit};
+
+/// How fsyncs were done, counted since the filesystem was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fsyncs {
+    /// By the log.
+    pub logged: u64,
+    /// There was nothing to do: the inode is as in the last commit.
+    pub unchanged: u64,
+    /// By a commit, and why.
+    pub committed: BTreeMap<WhyCommit, u64>,
+}
 
 impl Filesystem {
     /// Makes everything durable.
@@ -31,27 +43,39 @@ impl Filesystem {
         file::sync_data(&self.shared, &inode, None)?;
         self.write_back_item(&inode)?;
         self.forget_if_clean(&inode);
-        if self.fsync == Fsync::Log
-            && let Some(ticket) = self.log_inode(id)?
-        {
-            return self.shared.gate.sync_log(ticket);
+        match self.log_inode(id)? {
+            Ok(ticket) => self.shared.gate.sync_log(ticket),
+            Err(why) => {
+                *lock(&self.fsyncs).committed.entry(why).or_default() += 1;
+                self.shared.gate.commit()
+            }
         }
-        self.shared.gate.commit()
     }
 
-    /// Logs an inode; `None` if that cannot be done. One that did not change since the last commit is
+    /// How fsyncs were done so far.
+    pub fn fsyncs(&self) -> Fsyncs {
+        lock(&self.fsyncs).clone()
+    }
+
+    /// Logs an inode, or says why that cannot be done. One that did not change since the last commit is
     /// durable with that.
-    fn log_inode(&self, id: InodeId) -> Result<Option<LogTicket>> {
+    fn log_inode(&self, id: InodeId) -> Result<Loggable<LogTicket>> {
+        if self.fsync == Fsync::Commit {
+            return Ok(Err(WhyCommit::Asked));
+        }
         let gate = &self.shared.gate;
         let unchanged = gate.view(|tx| {
             let changed =
                 tx.is_touched(id) || tx.names_changed(id) || item::read(tx, id)?.transid.get() >= tx.generation().0;
             Ok((!changed).then(|| tx.last_commit()))
         })?;
-        match unchanged {
-            Some(ticket) => Ok(Some(ticket)),
-            None => gate.log(|tx| log::write_file(tx, id)),
+        if let Some(ticket) = unchanged {
+            lock(&self.fsyncs).unchanged += 1;
+            return Ok(Ok(ticket));
         }
+        let logged = gate.log(|tx| log::write_inode(tx, id))?;
+        lock(&self.fsyncs).logged += u64::from(logged.is_ok());
+        Ok(logged)
     }
 
     /// Writes the dirty inodes of a subvolume back, without a commit.

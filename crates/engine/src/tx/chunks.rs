@@ -13,7 +13,7 @@ use butterfs_format::superblock::{RESERVED_START, SYS_CHUNK_ARRAY_SIZE};
 use butterfs_format::{Corruption, ItemType, Key, Logical, TreeId};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Transaction;
+use super::{Transaction, WhyCommit};
 use crate::error::{Error, Result};
 use crate::space::{BlockGroup, FreeRanges};
 
@@ -122,7 +122,7 @@ impl Transaction {
     /// Enters a chunk with stripes on the first device everywhere it must be known.
     pub(super) fn make_chunk(&mut self, flags: BlockGroupFlags, offsets: &[u64], len: u64) -> Result<()> {
         // The last commit does not know it.
-        self.refuse_log();
+        self.refuse_log(WhyCommit::NewChunk);
         let start = Logical(self.next_chunk_start());
         let chunk = self.describe_chunk(flags, offsets, len);
         self.changes += 1;

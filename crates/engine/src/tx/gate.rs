@@ -15,7 +15,7 @@ use butterfs_format::Logical;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_volume::Volume;
 
-use super::{LogTicket, Transaction};
+use super::{LogTicket, Transaction, WhyCommit};
 use crate::error::{Error, Result};
 use crate::space::Totals;
 
@@ -36,6 +36,9 @@ pub enum Need {
     /// Space is given back in the end, or data that was promised is written: may use the reserve.
     Deletion,
 }
+
+/// What was logged, or why it has to be committed.
+pub type Loggable<T = ()> = std::result::Result<T, WhyCommit>;
 
 /// Space promised to data that is still in memory; given back when dropped, or spent.
 pub struct DataReservation {
@@ -205,21 +208,29 @@ impl Gate {
         self.commit_entered(self.trees.write())
     }
 
-    /// Changes the log. `None`: the change cannot be logged, and must be committed.
-    pub fn log(&self, write: impl FnOnce(&mut Transaction) -> Result<bool>) -> Result<Option<LogTicket>> {
+    /// Changes the log, or says why that cannot be done and a commit is needed. `write` must find out
+    /// whether it can do its work before its first change.
+    pub fn log(&self, write: impl FnOnce(&mut Transaction) -> Result<Loggable>) -> Result<Loggable<LogTicket>> {
         self.check_writable()?;
         let mut tx = self.trees.write();
-        if tx.log_is_refused() || !self.has_room(&mut tx)? {
-            return Ok(None);
+        if let Some(why) = tx.log_refused() {
+            return Ok(Err(why));
+        }
+        if !self.has_room(&mut tx)? {
+            return Ok(Err(WhyCommit::NoSpace));
+        }
+        // Making room may have made a chunk.
+        if let Some(why) = tx.log_refused() {
+            return Ok(Err(why));
         }
         match write(&mut tx) {
-            Ok(true) if !tx.log_is_refused() => Ok(Some(tx.log_ticket())),
-            Ok(_) => Ok(None),
+            Ok(Ok(())) => Ok(tx.log_refused().map_or_else(|| Ok(tx.log_ticket()), Err)),
+            Ok(Err(why)) => Ok(Err(why)),
             Err(error) => {
                 // Whatever it is: the log is not whole, the transaction is.
                 tracing::debug!(%error, "an inode could not be logged");
-                tx.refuse_log();
-                Ok(None)
+                tx.refuse_log(WhyCommit::Failed);
+                Ok(Err(WhyCommit::Failed))
             }
         }
     }
@@ -249,11 +260,11 @@ impl Gate {
         if tx.is_log_durable(ticket) {
             return Ok(());
         }
-        if tx.log_is_refused() {
+        if tx.log_refused().is_some() {
             return self.commit_entered(tx);
         }
         let Ok(frozen) = tx.freeze_log() else {
-            tx.refuse_log();
+            tx.refuse_log(WhyCommit::Failed);
             return self.commit_entered(tx);
         };
         drop(tx);

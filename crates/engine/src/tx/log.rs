@@ -20,8 +20,9 @@ use butterfs_format::{Generation, ItemType, Key, Logical, Superblock, TreeBlock,
 use butterfs_volume::Volume;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::Transaction;
+use super::names::{EntryKey, Leads, NameChanges};
 use super::seal::write_blocks;
+use super::{Transaction, WhyCommit};
 use crate::error::Result;
 use crate::id::InodeId;
 use crate::tree::{self, ChildPtr, Cursor, TreeReader, TreeRoot, TreeWriter};
@@ -52,9 +53,9 @@ pub(super) struct Log {
     /// How often the log was begun to be made durable, and how often it was.
     begun: u64,
     done: u64,
-    refused: bool,
-    /// Directories and inodes that lost a name, and inodes that got a further one.
-    renamed: BTreeSet<InodeId>,
+    refused: Option<WhyCommit>,
+    /// Names that changed and are not in the log.
+    names: HashMap<TreeId, NameChanges>,
     /// Parts of files whose extents changed since they were last logged.
     touched: HashMap<InodeId, Vec<Range<u64>>>,
 }
@@ -67,45 +68,82 @@ pub struct LogTicket {
 }
 
 impl Log {
-    fn refuse(&mut self) {
-        self.refused = true;
-        (self.renamed, self.touched) = (BTreeSet::new(), HashMap::new());
+    fn refuse(&mut self, why: WhyCommit) {
+        self.refused.get_or_insert(why);
+        (self.names, self.touched) = (HashMap::new(), HashMap::new());
     }
 }
 
 /// What the log has to know.
 impl Transaction {
     /// From here on only a commit makes this transaction's changes durable.
-    pub(super) fn refuse_log(&mut self) {
-        self.log.refuse();
+    pub(super) fn refuse_log(&mut self, why: WhyCommit) {
+        self.log.refuse(why);
     }
 
-    /// Whether fsync has to commit.
-    pub fn log_is_refused(&self) -> bool {
+    /// Why every fsync has to commit; `None` if it has not.
+    pub fn log_refused(&self) -> Option<WhyCommit> {
         self.log.refused
     }
 
-    /// These directories lost a name; the names of these inodes changed.
-    pub fn note_names(&mut self, ids: &[InodeId]) {
-        if self.log.renamed.len() > MANY {
-            self.log.refuse();
+    fn note_name(&mut self, tree: TreeId, note: impl FnOnce(&mut NameChanges)) {
+        if self.log.refused.is_some() {
+            return;
         }
-        if !self.log.refused {
-            self.log.renamed.extend(ids);
+        let names = self.log.names.entry(tree).or_default();
+        note(names);
+        if names.count() > MANY {
+            self.log.refuse(WhyCommit::TooMuch);
         }
     }
 
-    /// Whether this was noted of an inode in this transaction.
+    /// A directory of a subvolume got an entry.
+    pub fn note_gained(&mut self, tree: TreeId, key: EntryKey, leads: Leads) {
+        self.note_name(tree, |names| names.gain(key, leads));
+    }
+
+    /// A directory of a subvolume lost an entry.
+    pub fn note_lost(&mut self, tree: TreeId, key: EntryKey, leads: Leads) {
+        self.note_name(tree, |names| names.lose(key, leads));
+    }
+
+    /// An inode of an older transaction that had no names gets one.
+    pub fn note_revived(&mut self, id: InodeId) {
+        self.note_name(id.tree, |names| names.revive(id.ino));
+    }
+
+    /// The names of a subvolume that changed and are not in the log.
+    pub fn name_changes(&self, tree: TreeId) -> Option<&NameChanges> {
+        self.log.names.get(&tree)
+    }
+
+    /// The same, to take those out that were logged.
+    pub fn name_changes_mut(&mut self, tree: TreeId) -> Option<&mut NameChanges> {
+        self.log.names.get_mut(&tree)
+    }
+
+    /// Whether names of an inode, or in it, changed and are not in the log.
     pub fn names_changed(&self, id: InodeId) -> bool {
-        self.log.renamed.contains(&id)
+        let changed = |names: &NameChanges| names.of_inode(id.ino).chain(names.in_dir(id.ino)).next().is_some();
+        self.name_changes(id.tree).is_some_and(changed)
+    }
+
+    /// The item in the log of its subvolume, if there is one.
+    pub fn logged_item(&self, tree: TreeId, key: &Key) -> Result<Option<Vec<u8>>> {
+        if !self.log.roots.contains_key(&tree) {
+            return Ok(None);
+        }
+        let reader = LogReader { tx: self, tree };
+        let found = tree::last_not_above(&reader, TreeId::TREE_LOG, key)?;
+        Ok(found.filter(|(at, _)| at == key).map(|(_, data)| data))
     }
 
     /// The extents of a part of a file changed.
     pub fn note_touched(&mut self, id: InodeId, range: Range<u64>) {
         if self.log.touched.len() > MANY {
-            self.log.refuse();
+            self.log.refuse(WhyCommit::TooMuch);
         }
-        if self.log.refused {
+        if self.log.refused.is_some() {
             return;
         }
         let ranges = self.log.touched.entry(id).or_default();
@@ -182,7 +220,13 @@ impl LogWriter<'_> {
     }
 }
 
-impl TreeReader for LogWriter<'_> {
+/// One tree of the log, to read.
+struct LogReader<'t> {
+    tx: &'t Transaction,
+    tree: TreeId,
+}
+
+impl TreeReader for LogReader<'_> {
     fn root(&self, _: TreeId) -> Result<TreeRoot> {
         self.tx.log.roots.get(&self.tree).copied().ok_or(crate::error::Error::NotFound)
     }
@@ -193,6 +237,22 @@ impl TreeReader for LogWriter<'_> {
             Some(block) => Ok(Arc::clone(block)),
             None => self.tx.block(TreeId::TREE_LOG, ptr),
         }
+    }
+}
+
+impl LogWriter<'_> {
+    fn reader(&self) -> LogReader<'_> {
+        LogReader { tx: self.tx, tree: self.tree }
+    }
+}
+
+impl TreeReader for LogWriter<'_> {
+    fn root(&self, tree: TreeId) -> Result<TreeRoot> {
+        self.reader().root(tree)
+    }
+
+    fn block(&self, tree: TreeId, ptr: &ChildPtr) -> Result<Arc<TreeBlock>> {
+        self.reader().block(tree, ptr)
     }
 }
 

@@ -3,7 +3,8 @@
 //! From the bottom: [`delayed`] gathers reference changes; [`transaction`] is the state, [`blocks`]
 //! its copy on write, [`roots`] and [`groups`] what it knows of trees and space; [`extent_tree`],
 //! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`mod@drop`]
-//! share and unshare whole trees; [`log`] is what fsync writes, and [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`commit`] makes all durable; [`gate`] lets others in.
+//! share and unshare whole trees; [`log`] is what fsync writes, with [`names`] that
+//! changed since, and [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`commit`] makes all durable; [`gate`] lets others in.
 
 mod blocks;
 mod checksums;
@@ -18,16 +19,20 @@ mod groups;
 mod log;
 mod make;
 mod make_options;
+mod names;
 mod open;
 mod replay;
 mod roots;
 mod seal;
 mod snapshot;
 mod transaction;
+mod why_commit;
 
 pub use crate::space::Totals;
-pub use gate::{DataReservation, Gate, GateSettings, Need, SpaceUsage};
+pub use gate::{DataReservation, Gate, GateSettings, Loggable, Need, SpaceUsage};
 pub use log::{LogTicket, LogWriter};
 pub use make::make;
 pub use make_options::{MIN_SIZE, MakeOptions};
+pub use names::{EntryKey, Leads, NameChanges};
 pub use transaction::Transaction;
+pub use why_commit::WhyCommit;

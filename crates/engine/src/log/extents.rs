@@ -1,11 +1,6 @@
-//! What fsync puts into the log: a file's own items, and the extents that changed.
-//!
-//! Only what can be brought back by the log alone is logged: a regular file with names that did not
-//! change since the last commit, or a new one in a directory that is older and lost no name. For all
-//! else fsync commits. So no rule of replay about names that come and go is ever relied on.
+//! The data of a file in the log: extents that changed, and their checksums.
 //!
 //! # Invariants
-//! * The log has all attributes and names of a logged file: replay takes away those that it lacks.
 //! * For a part of a file that changed the log has what is there now, holes too; its extents do not
 //!   overlap, and so do its checksums not.
 //! * Nothing past the file's end is left out: replay drops what is there.
@@ -14,29 +9,21 @@ use std::ops::Range;
 
 use butterfs_format::checksum::Checksum;
 use butterfs_format::ids::objectid;
-use butterfs_format::items::{FileExtent, FileType, InodeFlags, InodeItem, InodeRef};
-use butterfs_format::{Ino, ItemType, Key, Logical, TreeBlock};
+use butterfs_format::items::{FileExtent, InodeFlags, InodeItem};
+use butterfs_format::{ItemType, Key, Logical, TreeBlock};
 
+use super::Found;
 use crate::error::{Error, Result};
 use crate::file::extents::DataExtent;
-use crate::inode::{InodeId, corrupt, item, scan};
+use crate::inode::{InodeId, corrupt, scan};
 use crate::tx::{LogWriter, Transaction};
 
-/// An item with its key.
-type Found = (Key, Vec<u8>);
-
-/// Puts a file into the log as it is in its tree; `false` if it must be committed instead.
-pub fn write_file(tx: &mut Transaction, id: InodeId) -> Result<bool> {
-    let inode = item::read(tx, id)?;
-    if !can_be_logged(tx, id, &inode)? {
-        return Ok(false);
-    }
+/// Logs what changed of a file's extents since this was last done.
+pub fn log_data(tx: &mut Transaction, id: InodeId, inode: &InodeItem) -> Result<()> {
     let parts = tx.take_touched(id);
     let sector = u64::from(tx.geometry().sectorsize);
     let end = inode.size.get().next_multiple_of(sector);
-    let own = own_items(tx, id)?;
     let mut log = tx.log_of(id.tree)?;
-    replace_own_items(&mut log, id, &own)?;
     if inode.flags().contains(InodeFlags::PREALLOC) {
         log_part(&mut log, id, &(end..u64::MAX), end)?;
     }
@@ -47,51 +34,10 @@ pub fn write_file(tx: &mut Transaction, id: InodeId) -> Result<bool> {
     for past in parts.iter().filter(|part| part.end > end) {
         tx.note_touched(id, past.start.max(end)..past.end);
     }
-    Ok(true)
+    Ok(())
 }
 
-fn can_be_logged(tx: &Transaction, id: InodeId, inode: &InodeItem) -> Result<bool> {
-    let running = tx.generation().0;
-    let regular = FileType::from_mode(inode.mode.get()) == FileType::Regular && inode.nlink.get() > 0;
-    if !regular || tx.names_changed(id) || tx.root_item(id.tree)?.otransid.get() >= running {
-        return Ok(false);
-    }
-    if inode.generation.get() < running {
-        return Ok(true);
-    }
-    let Some(parent) = only_parent(tx, id, inode)? else { return Ok(false) };
-    let parent = InodeId::new(id.tree, parent);
-    Ok(!tx.names_changed(parent) && item::read(tx, parent)?.generation.get() < running)
-}
-
-/// The directory of a file with one name.
-fn only_parent(tx: &Transaction, id: InodeId, inode: &InodeItem) -> Result<Option<Ino>> {
-    let found = scan::of_type(tx, id.tree, &Key::new(id.ino.0, ItemType::INODE_REF, 0), 2)?;
-    let [(key, data)] = found.as_slice() else { return Ok(None) };
-    let refs = InodeRef::parse_all(data).map_err(|problem| corrupt(id.tree, key, problem))?;
-    Ok((inode.nlink.get() == 1 && refs.len() == 1).then_some(Ino(key.offset)))
-}
-
-/// The inode item, names and attributes: what comes before the extents.
-fn own_items(tx: &Transaction, id: InodeId) -> Result<Vec<Found>> {
-    scan::between(tx, id.tree, &own_keys(id), usize::MAX)
-}
-
-fn own_keys(id: InodeId) -> (Key, Key) {
-    (Key::new(id.ino.0, ItemType(0), 0), Key::new(id.ino.0, ItemType::XATTR_ITEM, u64::MAX))
-}
-
-fn replace_own_items(log: &mut LogWriter<'_>, id: InodeId, items: &[Found]) -> Result<()> {
-    let (first, last) = own_keys(id);
-    for (key, _) in log.between(&first, &last)? {
-        if !items.iter().any(|(kept, _)| *kept == key) {
-            log.remove(&key)?;
-        }
-    }
-    items.iter().try_for_each(|(key, data)| log.put(key, data))
-}
-
-fn extent_key(id: InodeId, start: u64) -> Key {
+pub fn extent_key(id: InodeId, start: u64) -> Key {
     Key::new(id.ino.0, ItemType::EXTENT_DATA, start)
 }
 
