@@ -5,495 +5,23 @@
 //! mount: what was fsynced there is whole after the kernel's replay, and after ours.
 
 mod common;
+mod log_scenarios;
 
-use butterfs_testkit::command::run_program;
-use butterfs_testkit::mounter::Mounter;
-use butterfs_testkit::oracle;
-use butterfs_testkit::tree_compare::{Entry, Times, Tree};
-use common::{MIB, kernel, setup, subject};
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, XattrFlags};
-use std::cell::RefCell;
-use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-type Step = fn(&Path);
+use butterfs_testkit::command::run_program;
+use butterfs_testkit::mounter::{Mounted, Mounter};
+use butterfs_testkit::oracle;
+use butterfs_testkit::tree_compare::{Entry, Times, Tree};
+use common::{MIB, kernel, setup, subject};
+use log_scenarios::first::SCENARIOS;
+use log_scenarios::{GONE, SYNCED, Scenario, fstests, near_misses};
 
 /// The kernel's replay sets the times of directories that lose names to that of the replay.
 const NEAR: Times = Times::Within(Duration::from_secs(60));
-
-struct Scenario {
-    name: &'static str,
-    before: Step,
-    after: Step,
-}
-
-fn write(path: &Path, offset: u64, byte: u8, len: usize) {
-    let file = File::options().write(true).create(true).truncate(false).open(path).expect("open");
-    file.write_all_at(&vec![byte; len], offset).expect("write");
-}
-
-thread_local! {
-    /// What the scenario fsynced, in its last state.
-    static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
-}
-
-fn fsync(path: &Path) {
-    File::open(path).and_then(|file| file.sync_all()).expect("fsync");
-    SYNCED.with_borrow_mut(|synced| synced.push(path.to_owned()));
-}
-
-fn rename(from: &Path, to: &Path) {
-    fs::rename(from, to).expect("rename");
-}
-
-fn xattr(path: &Path, name: &str, value: &[u8]) {
-    rustix::fs::setxattr(path, name, value, XattrFlags::empty()).expect("setxattr");
-}
-
-fn allocate(path: &Path, flags: FallocateFlags, offset: u64, len: u64) {
-    let file = File::options().write(true).create(true).truncate(false).open(path).expect("open");
-    rustix::fs::fallocate(&file, flags, offset, len).expect("fallocate");
-}
-
-fn truncate(path: &Path, len: u64) {
-    File::options().write(true).open(path).and_then(|file| file.set_len(len)).expect("truncate");
-}
-
-fn nothing(_: &Path) {}
-
-/// Who mounted it.
-fn owner(root: &Path) -> Mounter {
-    const FUSE: u32 = 0x6573_5546;
-    let magic = rustix::fs::statfs(root).expect("statfs").f_type as u32;
-    if magic == FUSE { subject() } else { kernel() }
-}
-
-/// Some files and directories that most scenarios work on.
-fn usual(root: &Path) {
-    for dir in ["a", "b", "a/deep"] {
-        fs::create_dir(root.join(dir)).expect("mkdir");
-    }
-    write(&root.join("a/file"), 0, b'f', 100_000);
-    write(&root.join("a/other"), 0, b'o', 9000);
-    write(&root.join("b/small"), 0, b's', 100);
-    fs::hard_link(root.join("a/file"), root.join("b/link")).expect("link");
-    xattr(&root.join("a/file"), "user.kept", b"1");
-    xattr(&root.join("a/file"), "user.gone", b"2");
-}
-
-const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "new_file",
-        before: nothing,
-        after: |root| {
-            write(&root.join("new"), 0, b'n', 50_000);
-            fsync(&root.join("new"));
-        },
-    },
-    Scenario {
-        name: "new_inline_file_and_one_not_synced",
-        before: usual,
-        after: |root| {
-            write(&root.join("a/inline"), 0, b'i', 700);
-            write(&root.join("a/lost"), 0, b'l', 700);
-            fsync(&root.join("a/inline"));
-        },
-    },
-    Scenario {
-        name: "overwrite_in_the_middle",
-        before: usual,
-        after: |root| {
-            write(&root.join("a/file"), 20_480, b'x', 8192);
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "append_twice_with_two_syncs",
-        before: usual,
-        after: |root| {
-            for round in 0..2 {
-                write(&root.join("a/file"), 100_000 + round * 5000, b'p', 5000);
-                fsync(&root.join("a/file"));
-            }
-        },
-    },
-    Scenario {
-        name: "inline_file_grows",
-        before: usual,
-        after: |root| {
-            write(&root.join("b/small"), 90, b'g', 20_000);
-            fsync(&root.join("b/small"));
-        },
-    },
-    Scenario {
-        name: "truncated_down",
-        before: usual,
-        after: |root| {
-            truncate(&root.join("a/file"), 12_345);
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "truncated_then_extended",
-        before: usual,
-        after: |root| {
-            truncate(&root.join("a/file"), 5000);
-            truncate(&root.join("a/file"), 80_000);
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "truncated_then_written_far_away",
-        before: usual,
-        after: |root| {
-            truncate(&root.join("a/file"), 0);
-            write(&root.join("a/file"), 1 << 20, b'w', 4096);
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "hole_punched",
-        before: usual,
-        after: |root| {
-            allocate(&root.join("a/file"), FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 8192, 40_000);
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "preallocated_past_the_end",
-        before: usual,
-        after: |root| {
-            allocate(&root.join("a/file"), FallocateFlags::KEEP_SIZE, 200_000, 1 << 20);
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "written_into_preallocated_space",
-        before: |root| allocate(&root.join("pre"), FallocateFlags::empty(), 0, 1 << 20),
-        after: |root| {
-            write(&root.join("pre"), 100_000, b'p', 30_000);
-            fsync(&root.join("pre"));
-        },
-    },
-    Scenario {
-        name: "zeroed_range",
-        before: usual,
-        after: |root| {
-            allocate(&root.join("a/file"), FallocateFlags::ZERO_RANGE, 4096, 50_000);
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "renamed_in_its_directory",
-        before: usual,
-        after: |root| {
-            rename(&root.join("a/file"), &root.join("a/renamed"));
-            fsync(&root.join("a/renamed"));
-        },
-    },
-    Scenario {
-        name: "renamed_to_another_directory",
-        before: usual,
-        after: |root| {
-            rename(&root.join("a/file"), &root.join("b/moved"));
-            fsync(&root.join("b/moved"));
-        },
-    },
-    Scenario {
-        name: "renamed_over_another",
-        before: usual,
-        after: |root| {
-            rename(&root.join("a/file"), &root.join("a/other"));
-            fsync(&root.join("a/other"));
-        },
-    },
-    Scenario {
-        name: "written_new_and_renamed_over",
-        before: usual,
-        after: |root| {
-            write(&root.join("a/draft"), 0, b'd', 30_000);
-            fsync(&root.join("a/draft"));
-            rename(&root.join("a/draft"), &root.join("a/file"));
-            fsync(&root.join("a"));
-        },
-    },
-    Scenario {
-        name: "exchanged",
-        before: usual,
-        after: |root| {
-            let (from, to) = (root.join("a/file"), root.join("b/small"));
-            rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).expect("exchange");
-            fsync(&root.join("b/small"));
-        },
-    },
-    Scenario {
-        name: "unlinked_and_directory_synced",
-        before: usual,
-        after: |root| {
-            fs::remove_file(root.join("a/other")).expect("unlink");
-            fsync(&root.join("a"));
-        },
-    },
-    Scenario {
-        name: "one_of_two_links_unlinked",
-        before: usual,
-        after: |root| {
-            fs::remove_file(root.join("b/link")).expect("unlink");
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "unlinked_and_made_again",
-        before: usual,
-        after: |root| {
-            fs::remove_file(root.join("a/other")).expect("unlink");
-            write(&root.join("a/other"), 0, b'2', 3000);
-            fsync(&root.join("a/other"));
-        },
-    },
-    Scenario {
-        name: "new_hard_link",
-        before: usual,
-        after: |root| {
-            fs::hard_link(root.join("a/file"), root.join("b/second")).expect("link");
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "links_in_three_directories",
-        before: usual,
-        after: |root| {
-            fs::hard_link(root.join("a/file"), root.join("a/deep/third")).expect("link");
-            fs::hard_link(root.join("a/file"), root.join("fourth")).expect("link");
-            fs::remove_file(root.join("b/link")).expect("unlink");
-            fsync(&root.join("fourth"));
-        },
-    },
-    Scenario {
-        name: "hundreds_of_links",
-        before: usual,
-        after: |root| {
-            for number in 0..600 {
-                fs::hard_link(root.join("a/file"), root.join(format!("a/deep/link number {number}"))).expect("link");
-            }
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "attributes_set_and_removed",
-        before: usual,
-        after: |root| {
-            xattr(&root.join("a/file"), "user.new", &[7; 300]);
-            rustix::fs::removexattr(root.join("a/file"), "user.gone").expect("removexattr");
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "attributes_of_a_directory",
-        before: usual,
-        after: |root| {
-            xattr(&root.join("a"), "user.dir", b"yes");
-            fsync(&root.join("a"));
-        },
-    },
-    Scenario {
-        name: "mode_owner_and_times",
-        before: usual,
-        after: |root| {
-            let path = root.join("a/file");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o4711)).expect("chmod");
-            std::os::unix::fs::chown(&path, Some(7), Some(8)).expect("chown");
-            let file = File::open(&path).expect("open");
-            file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(99)).expect("utimens");
-            fsync(&path);
-        },
-    },
-    Scenario {
-        name: "new_directory_with_files",
-        before: usual,
-        after: |root| {
-            fs::create_dir_all(root.join("a/n1/n2")).expect("mkdir");
-            write(&root.join("a/n1/n2/x"), 0, b'x', 5000);
-            write(&root.join("a/n1/y"), 0, b'y', 5000);
-            fsync(&root.join("a/n1/n2/x"));
-        },
-    },
-    Scenario {
-        name: "directory_synced_with_new_files",
-        before: usual,
-        after: |root| {
-            for number in 0..50 {
-                write(&root.join(format!("a/new{number}")), 0, b'n', number * 300);
-            }
-            fsync(&root.join("a"));
-        },
-    },
-    Scenario {
-        name: "directory_renamed_and_synced",
-        before: usual,
-        after: |root| {
-            rename(&root.join("a/deep"), &root.join("b/deep"));
-            write(&root.join("b/deep/in"), 0, b'i', 5000);
-            fsync(&root.join("b/deep/in"));
-            fsync(&root.join("b"));
-        },
-    },
-    Scenario {
-        name: "directory_emptied_and_removed",
-        before: |root| {
-            usual(root);
-            write(&root.join("a/deep/x"), 0, b'x', 100);
-        },
-        after: |root| {
-            fs::remove_file(root.join("a/deep/x")).expect("unlink");
-            fs::remove_dir(root.join("a/deep")).expect("rmdir");
-            fsync(&root.join("a"));
-        },
-    },
-    Scenario {
-        name: "directory_removed_and_made_again",
-        before: |root| {
-            usual(root);
-            write(&root.join("a/deep/x"), 0, b'x', 100);
-        },
-        after: |root| {
-            fs::remove_dir_all(root.join("a/deep")).expect("remove");
-            fs::create_dir(root.join("a/deep")).expect("mkdir");
-            write(&root.join("a/deep/y"), 0, b'y', 100);
-            fsync(&root.join("a/deep/y"));
-        },
-    },
-    Scenario {
-        name: "file_without_a_name_linked_in",
-        before: usual,
-        after: |root| {
-            let flags = OFlags::TMPFILE | OFlags::RDWR;
-            let file = rustix::fs::open(root.join("a"), flags, Mode::from_raw_mode(0o644)).expect("O_TMPFILE");
-            let file = File::from(file);
-            file.write_all_at(&[b't'; 9000], 0).expect("write");
-            let proc = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-            rustix::fs::linkat(CWD, proc, CWD, root.join("a/from-tmp"), AtFlags::SYMLINK_FOLLOW).expect("linkat");
-            file.sync_all().expect("fsync");
-        },
-    },
-    Scenario {
-        name: "symbolic_link_in_a_synced_directory",
-        before: usual,
-        after: |root| {
-            symlink("over/there", root.join("a/symlink")).expect("symlink");
-            fsync(&root.join("a"));
-        },
-    },
-    Scenario {
-        name: "special_files_in_a_synced_directory",
-        before: usual,
-        after: |root| {
-            for (name, kind) in [("fifo", "p"), ("null", "c")] {
-                let device: &[&str] = if kind == "c" { &["1", "3"] } else { &[] };
-                let path = root.join("a").join(name);
-                let path = path.to_str().expect("UTF-8");
-                run_program("mknod", &[&[path, kind], device].concat()).ok();
-            }
-            fsync(&root.join("a"));
-        },
-    },
-    Scenario {
-        name: "two_files_swap_names",
-        before: usual,
-        after: |root| {
-            rename(&root.join("a/file"), &root.join("a/tmp"));
-            rename(&root.join("a/other"), &root.join("a/file"));
-            rename(&root.join("a/tmp"), &root.join("a/other"));
-            fsync(&root.join("a/file"));
-        },
-    },
-    Scenario {
-        name: "names_with_one_hash",
-        before: usual,
-        after: |root| {
-            // Their CRC32C is the same, so they share a DIR_ITEM.
-            for name in ["5c2f7d5a", "hash-aaaa"] {
-                write(&root.join("a").join(name), 0, b'h', 50);
-            }
-            fs::remove_file(root.join("a/5c2f7d5a")).expect("unlink");
-            fsync(&root.join("a"));
-        },
-    },
-    Scenario {
-        name: "in_a_subvolume",
-        before: |root| {
-            owner(root).create_subvolume(&root.join("sub"));
-            usual(&root.join("sub"));
-        },
-        after: |root| {
-            write(&root.join("sub/a/file"), 5000, b'v', 50_000);
-            write(&root.join("sub/b/new"), 0, b'w', 5000);
-            fsync(&root.join("sub/a/file"));
-            fsync(&root.join("sub/b/new"));
-        },
-    },
-    Scenario {
-        name: "in_two_subvolumes",
-        before: |root| {
-            for name in ["one", "two"] {
-                owner(root).create_subvolume(&root.join(name));
-                usual(&root.join(name));
-            }
-        },
-        after: |root| {
-            for name in ["one", "two"] {
-                rename(&root.join(name).join("a/file"), &root.join(name).join("b/moved"));
-                fsync(&root.join(name).join("b/moved"));
-            }
-        },
-    },
-    Scenario {
-        name: "in_a_file_that_a_snapshot_shares",
-        before: |root| {
-            usual(root);
-            owner(root).snapshot(root, &root.join("snap"));
-        },
-        after: |root| {
-            write(&root.join("a/file"), 4096, b'S', 8192);
-            write(&root.join("snap/a/file"), 40_960, b'T', 8192);
-            fsync(&root.join("a/file"));
-            fsync(&root.join("snap/a/file"));
-        },
-    },
-    Scenario {
-        name: "cloned_extents",
-        before: usual,
-        after: |root| {
-            let (from, to) = (root.join("a/file"), root.join("a/clone"));
-            let how = if owner(root).is_butterfs() { "--reflink=auto" } else { "--reflink=always" };
-            run_program("cp", &[how.as_ref(), from.as_os_str(), to.as_os_str()]).ok();
-            fsync(&to);
-        },
-    },
-    Scenario {
-        name: "many_extents",
-        before: nothing,
-        after: |root| {
-            for number in (0..2000).rev() {
-                write(&root.join("holes"), number * 8192, number as u8, 4096);
-            }
-            fsync(&root.join("holes"));
-        },
-    },
-    Scenario {
-        name: "no_checksums",
-        before: |root| {
-            File::create(root.join("nocow")).expect("create");
-            run_program("chattr", &["+C".as_ref(), root.join("nocow").as_os_str()]).ok();
-        },
-        after: |root| {
-            write(&root.join("nocow"), 0, b'c', 100_000);
-            fsync(&root.join("nocow"));
-        },
-    },
-];
 
 /// Runs scenarios on filesystems of this kind.
 fn replay(shape: &str, mkfs: &[&str], options: &str, scenarios: impl Iterator<Item = &'static Scenario>) {
@@ -508,9 +36,9 @@ fn replay(shape: &str, mkfs: &[&str], options: &str, scenarios: impl Iterator<It
         (scenario.before)(&mnt);
         mounted.sync();
         (scenario.after)(&mnt);
-        for copy in [&theirs, &ours, &read] {
-            run_program("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]).ok();
-        }
+        SYNCED.take();
+        GONE.take();
+        copy(&image, &[&theirs, &ours, &read]);
         mounted.unmount();
         let log = oracle::superblock(&ours).remove("log_root").expect("dump-super names log_root");
         with_log += usize::from(log != "0");
@@ -540,6 +68,31 @@ fn replay(shape: &str, mkfs: &[&str], options: &str, scenarios: impl Iterator<It
     assert!(with_log > 0, "no scenario left a log: the test proves nothing");
 }
 
+/// The parts of an entry that a sync promises. Of the directories that it did not promise, sizes differ.
+type Seen = (char, u32, (u32, u32), u64, BTreeMap<Vec<u8>, Vec<u8>>, Option<u64>);
+
+fn seen(entry: &Entry) -> Seen {
+    let size = if entry.kind == 'd' { 0 } else { entry.size };
+    (entry.kind, entry.mode, entry.owner, size, entry.xattrs.clone(), entry.hash)
+}
+
+fn copy(image: &Path, copies: &[&Path]) {
+    for copy in copies {
+        run_program("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]).ok();
+    }
+}
+
+/// Everything can be removed: no name is left that leads nowhere, no directory that is not empty.
+fn remove_all(mounted: &Mounted) {
+    for entry in fs::read_dir(mounted.path()).expect("read_dir") {
+        let path = entry.expect("an entry").path();
+        match fs::symlink_metadata(&path).expect("lstat") {
+            found if !found.is_dir() => fs::remove_file(&path).expect("unlink"),
+            _ => fs::remove_dir_all(&path).expect("remove"),
+        }
+    }
+}
+
 /// Runs scenarios on our own mount, cuts the power, and has the kernel and us replay what we logged.
 fn crossed(shape: &str, mkfs: &[&str], scenarios: impl Iterator<Item = &'static Scenario>) {
     let Some(work) = setup(shape) else { return };
@@ -553,13 +106,13 @@ fn crossed(shape: &str, mkfs: &[&str], scenarios: impl Iterator<Item = &'static 
         (scenario.before)(&mnt);
         mounted.sync();
         SYNCED.take();
+        GONE.take();
         (scenario.after)(&mnt);
-        for copy in [&theirs, &ours] {
-            run_program("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]).ok();
-        }
+        copy(&image, &[&theirs, &ours]);
         let live = tree(&mnt);
         mounted.unmount();
         with_log += usize::from(oracle::superblock(&ours)["log_root"] != "0");
+        oracle::assert_clean(&ours);
 
         let mut trees = Vec::new();
         for (mounter, copy) in [(kernel(), &theirs), (subject(), &ours)] {
@@ -569,21 +122,72 @@ fn crossed(shape: &str, mkfs: &[&str], scenarios: impl Iterator<Item = &'static 
             oracle::assert_clean(copy);
         }
         trees[1].assert_same(&trees[0], NEAR, &format!("{shape}, {name}: our replay of our log | the kernel's"));
-        for path in SYNCED.take() {
-            let path = path.strip_prefix(&mnt).expect("below the mount point");
+        let inside = |path: PathBuf| path.strip_prefix(&mnt).expect("below the mount point").to_owned();
+        for path in SYNCED.take().into_iter().map(inside) {
             // Renamed since: then only what came after counts.
-            let Some(wanted) = live.entries.get(path) else { continue };
-            let seen = |entry: &Entry| {
-                let size = if entry.kind == 'd' { 0 } else { entry.size };
-                (entry.kind, entry.mode, entry.owner, size, entry.mtime, entry.xattrs.clone(), entry.hash)
-            };
-            let found = trees[0].entries.get(path).map(seen);
-            assert_eq!(found, Some(seen(wanted)), "{shape}, {name}: {}", path.display());
+            let Some(wanted) = live.entries.get(&path) else { continue };
+            let found = trees[0].entries.get(&path).map(|entry| (seen(entry), entry.mtime));
+            assert_eq!(found, Some((seen(wanted), wanted.mtime)), "{shape}, {name}: {}", path.display());
+        }
+        for path in GONE.take().into_iter().map(inside) {
+            assert!(!trees[0].entries.contains_key(&path), "{shape}, {name}: {} is still there", path.display());
+        }
+        for copy in [&theirs, &ours] {
+            let mounted = kernel().mount(copy, &mnt, "noatime");
+            remove_all(&mounted);
+            mounted.unmount();
+            oracle::assert_clean(copy);
         }
     }
     println!("{with_log} scenarios left a log");
     if subject().is_butterfs() {
         assert!(with_log > 5, "only {with_log} scenarios left a log");
+    }
+}
+
+/// What is there after `scenario` on the mounter's own mount: when the power was cut, and after its replay.
+fn cut(mounter: &Mounter, scenario: &Scenario, image: &Path, mnt: &Path) -> (Tree, Tree) {
+    mounter.mkfs(image, 300 * MIB, &["-f"]);
+    let mounted = mounter.mount(image, mnt, "commit=300,noatime");
+    (scenario.before)(mnt);
+    mounted.sync();
+    (scenario.after)(mnt);
+    let left = image.with_extension("cut");
+    copy(image, &[&left]);
+    let live = tree(mnt);
+    mounted.unmount();
+    let mounted = mounter.mount(&left, mnt, "noatime");
+    let replayed = tree(mnt);
+    mounted.unmount();
+    (live, replayed)
+}
+
+/// What the kernel makes durable in a scenario, we do too; and what we leave besides is old, new, or a new file that is
+/// still empty.
+fn no_less(shape: &str, scenarios: impl Iterator<Item = &'static Scenario>) {
+    let Some(work) = setup(shape) else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    for scenario in scenarios {
+        let (live, theirs) = cut(&kernel(), scenario, &image, &mnt);
+        let (our_live, ours) = cut(&subject(), scenario, &image, &mnt);
+        SYNCED.take();
+        GONE.take();
+        let paths: BTreeSet<&PathBuf> =
+            [&live, &theirs, &our_live, &ours].into_iter().flat_map(|tree| tree.entries.keys()).collect();
+        for path in paths {
+            let at = |tree: &Tree| tree.entries.get(path).map(seen);
+            let what = format!("{shape}, {}: {}", scenario.name, path.display());
+            assert_eq!(at(&our_live), at(&live), "{what}: before the cut");
+            let (live, theirs, ours) = (at(&live), at(&theirs), at(&ours));
+            if theirs == live {
+                assert_eq!(ours, live, "{what}: the kernel keeps it");
+            }
+            let is_new_and_empty = ours.as_ref().is_some_and(|(kind, _, _, size, _, _)| *kind == 'f' && *size == 0);
+            assert!(
+                ours == live || ours == theirs || is_new_and_empty,
+                "{what}: {ours:?}, not {live:?} nor {theirs:?}"
+            );
+        }
     }
 }
 
@@ -595,6 +199,42 @@ fn the_kernel_replays_what_we_log() {
 #[test]
 fn the_kernel_replays_what_we_log_with_small_nodes_and_holes() {
     crossed("ours_small", &["-n", "4096", "-O", "^no-holes", "--csum", "sha256"], SCENARIOS.iter());
+}
+
+#[test]
+fn the_kernel_replays_what_we_log_in_fstests() {
+    crossed("ours_fstests", &[], fstests::SCENARIOS.iter());
+}
+
+#[test]
+fn the_kernel_replays_what_we_log_in_fstests_with_small_nodes_and_holes() {
+    let mkfs = ["-n", "4096", "-O", "^no-holes", "--csum", "sha256"];
+    crossed("ours_fstests_small", &mkfs, fstests::SCENARIOS.iter());
+}
+
+#[test]
+fn the_kernel_replays_what_we_log_at_its_limits() {
+    crossed("ours_limits", &[], near_misses::SCENARIOS.iter());
+}
+
+#[test]
+fn what_the_kernel_keeps_we_keep() {
+    no_less("kept", SCENARIOS.iter());
+}
+
+#[test]
+fn what_the_kernel_keeps_in_fstests_we_keep() {
+    no_less("kept_fstests", fstests::SCENARIOS.iter().chain(near_misses::SCENARIOS));
+}
+
+#[test]
+fn the_kernels_logs_of_fstests() {
+    replay("theirs_fstests", &[], "commit=300,noatime", fstests::SCENARIOS.iter());
+}
+
+#[test]
+fn the_kernels_logs_at_their_limits() {
+    replay("theirs_limits", &[], "commit=300,noatime", near_misses::SCENARIOS.iter());
 }
 
 fn tree(mnt: &Path) -> Tree {

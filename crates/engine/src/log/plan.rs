@@ -59,6 +59,7 @@ pub fn make(tx: &Transaction, id: InodeId) -> Result<Loggable<Plan>> {
     };
     closure.add_inode(id.ino)?;
     closure.follow(id.ino)?;
+    closure.follow_dirs_that_lost(id.ino)?;
     if let Err(why) = closure.close()? {
         return Ok(Err(why));
     }
@@ -159,6 +160,15 @@ impl Closure<'_> {
     fn lost_a_name(&self, ino: Ino) -> bool {
         let is_lost = |key| self.names.get(key).and_then(|change| change.lost).is_some_and(|lost| lost.to == Some(ino));
         self.names.of_inode(ino).any(is_lost)
+    }
+
+    /// An inode that lost a name brings along all of the directories that are concerned, as in the kernel.
+    fn follow_dirs_that_lost(&mut self, ino: Ino) -> Result<()> {
+        if self.lost_a_name(ino) {
+            let keys: Vec<EntryKey> = self.names.of_inode(ino).collect();
+            keys.iter().try_for_each(|(dir, _)| self.follow(*dir))?;
+        }
+        Ok(())
     }
 
     /// A synced directory's entries, and those of new directories in it.
