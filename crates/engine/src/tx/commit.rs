@@ -113,6 +113,7 @@ impl Transaction {
 
     /// The frozen generation is durable: its blocks are clean, its freed space is free.
     pub(super) fn finish(&mut self, frozen: Frozen) {
+        self.committed = frozen.superblock.generation();
         self.frozen.clear();
         for (at, block) in frozen.blocks {
             self.cache.insert(at, block);

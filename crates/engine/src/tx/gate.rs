@@ -6,15 +6,16 @@
 //!   cause is kept.
 //!
 //! # Locking
-//! Rank: inode < range < gate. One commit at a time (`committing`); the trees are held alone for a
+//! Rank: inode < range < gate. One commit or write of the log at a time (`turns`); the trees are held alone for a
 //! change or for the short parts of a commit, never while its blocks are written.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use butterfs_format::Logical;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_volume::Volume;
 
+use super::turn::Turns;
 use super::{LogTicket, Transaction, WhyCommit};
 use crate::error::{Error, Result};
 use crate::space::Totals;
@@ -103,7 +104,7 @@ fn metadata_for(bytes: u64) -> u64 {
 pub struct Gate {
     volume: Arc<Volume>,
     trees: Arc<Trees>,
-    committing: Mutex<()>,
+    turns: Turns,
     read_only: bool,
     cache_bytes: usize,
     stopped: OnceLock<String>,
@@ -119,7 +120,7 @@ impl Gate {
     pub(super) fn around(volume: Arc<Volume>, tx: Transaction, settings: GateSettings) -> Self {
         let trees = Arc::new(Trees { tx: RwLock::new(tx) });
         let GateSettings { read_only, cache_bytes } = settings;
-        Self { volume, trees, committing: Mutex::new(()), read_only, cache_bytes, stopped: OnceLock::new() }
+        Self { volume, trees, turns: Turns::default(), read_only, cache_bytes, stopped: OnceLock::new() }
     }
 
     /// The devices.
@@ -204,7 +205,7 @@ impl Gate {
     /// Makes everything changed so far durable. Data in memory is the caller's business.
     pub fn commit(&self) -> Result<()> {
         self.check_writable()?;
-        let _one_at_a_time = self.lock_commit();
+        let _turn = self.turns.take();
         self.commit_entered(self.trees.write())
     }
 
@@ -254,7 +255,7 @@ impl Gate {
 
     /// Makes durable what was logged up to a moment. Calls at the same time share one write.
     pub fn sync_log(&self, ticket: LogTicket) -> Result<()> {
-        let _one_at_a_time = self.lock_commit();
+        let Some(_turn) = self.turns.take_unless(|| self.trees.read().is_log_durable(ticket)) else { return Ok(()) };
         self.check_writable()?;
         let mut tx = self.trees.write();
         if tx.is_log_durable(ticket) {
@@ -279,7 +280,7 @@ impl Gate {
         self.check_writable()?;
         // Makes room, by a commit of its own if it must.
         drop(self.enter(|tx| tx.ensure_metadata(need))?);
-        let _one_at_a_time = self.lock_commit();
+        let _turn = self.turns.take();
         let mut tx = self.trees.write();
         tx.ensure_metadata(need)?;
         let changes = tx.changes;
@@ -290,10 +291,6 @@ impl Gate {
             return Err(error);
         }
         self.commit_entered(tx)
-    }
-
-    fn lock_commit(&self) -> MutexGuard<'_, ()> {
-        self.committing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Freezes with the trees held alone, and writes with nothing held but the turn to commit.

@@ -338,10 +338,9 @@ impl Transaction {
         LogTicket { generation: self.generation, number: self.log.begun + 1 }
     }
 
-    /// Whether what was logged by then is durable; the turn to commit must be held.
+    /// Whether what was logged by then is durable.
     pub(super) fn is_log_durable(&self, ticket: LogTicket) -> bool {
-        // A transaction that is not the running one any more was committed.
-        ticket.generation != self.generation || self.log.done >= ticket.number
+        ticket.generation <= self.committed || ticket.generation == self.generation && self.log.done >= ticket.number
     }
 
     /// Hands out what of the log is not durable.

@@ -26,6 +26,7 @@ mod roots;
 mod seal;
 mod snapshot;
 mod transaction;
+mod turn;
 mod why_commit;
 
 pub use crate::space::Totals;

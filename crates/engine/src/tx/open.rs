@@ -20,6 +20,7 @@ impl Transaction {
             geometry: volume.geometry(),
             chunk_tree_uuid: volume.chunk_tree_uuid(),
             generation: superblock.generation().next(),
+            committed: superblock.generation(),
             superblock,
             dirty: HashMap::new(),
             frozen: HashMap::new(),

@@ -32,6 +32,8 @@ pub struct Transaction {
     /// The superblock of the last commit that was begun.
     pub(super) superblock: Superblock,
     pub(super) generation: Generation,
+    /// The last one that is durable.
+    pub(super) committed: Generation,
     /// Blocks of this generation.
     pub(super) dirty: HashMap<Logical, Arc<TreeBlock>>,
     /// Blocks of the generation that is being written.
