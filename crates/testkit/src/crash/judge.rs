@@ -6,11 +6,14 @@
 //!    its content; of a file with changes that were not synced, each byte is from some version since it was last
 //!    durable, or zero.
 //! 4. Whatever fsync or sync told to be durable is there, under each name that did not change since (or, where a
-//!    directory above was renamed and not synced, in its old place).
+//!    directory above was renamed and not synced, in its old place). A name that a synced file or directory had lost
+//!    by then is not there, unless it came back.
 //! 5. After an open for writing (which replays logs) 3 and 4 still hold; it can be written, cleaned and
 //!    committed, and is clean again.
 //!
 //! With a log tree, files and names may each be newer than the commit, up to the moment of the cut; 4 says what must be.
+
+mod gone;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -333,7 +336,7 @@ impl<'a> Commit<'a> {
     fn compare(&self, filesystem: &Filesystem) -> std::result::Result<(), String> {
         let found = read_all(filesystem).map_err(|error| format!("cannot be read: {error}"))?;
         let matched = if self.has_log { self.matches_with_log(&found) } else { self.matches_commit(&found) };
-        matched.and_then(|()| self.keeps_promises(&found)).map_err(|why| {
+        matched.and_then(|()| self.keeps_promises(&found)).and_then(|()| self.keeps_removals(&found)).map_err(|why| {
             let step = &self.history.steps[self.step];
             let begun = &self.history.steps[self.begun].what;
             format!("commit of step {} ({}), cut in step {} ({begun}): {why}", self.step, step.what, self.begun)
