@@ -16,7 +16,7 @@ pub struct Options {
     pub subvolume: SubvolumeChoice,
     /// What `subvolid=` says besides `subvol=`: both must mean the same.
     pub subvolume_id: Option<TreeId>,
-    /// `norecovery`.
+    /// `nologreplay`, `rescue=nologreplay`, `norecovery`.
     pub log_tree: LogTree,
     /// `treelog`, `notreelog`.
     pub fsync: Fsync,
@@ -175,7 +175,7 @@ impl Options {
             self.subvolume = SubvolumeChoice::Id(id);
         }
         if self.log_tree == LogTree::Ignore && self.access == Access::ReadWrite {
-            return Err("norecovery is for reading only; add ro".into());
+            return Err("nologreplay (or norecovery) is for reading only; add ro".into());
         }
         Ok(self)
     }
@@ -241,6 +241,11 @@ mod tests {
         assert!(parse("ro,compress=zstd").unwrap_err().contains("'compress=zstd'"));
         assert!(parse("commit=0").is_err());
         assert!(parse("norecovery").is_err());
+        for word in ["nologreplay", "rescue=nologreplay", "norecovery"] {
+            assert!(parse(word).unwrap_err().contains("ro"), "{word}");
+            assert!(parse(&format!("{word},rw")).is_err(), "{word}");
+            assert_eq!(parse(&format!("ro,{word}")).unwrap().log_tree, LogTree::Ignore, "{word}");
+        }
         assert!(Options::parse(&["fancy".into()], Unknown::Ignore).is_ok());
     }
 

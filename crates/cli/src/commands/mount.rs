@@ -39,7 +39,8 @@ const MOST_THREADS: usize = 8;
   max_inline=BYTES       keep files up to this size in metadata (2048)
   user_subvol_rm_allowed let owners delete subvolumes
   notreelog              commit on every fsync, without a log tree
-  norecovery             with ro: ignore a log tree that was not replayed
+  nologreplay            with ro: ignore a log tree that was not replayed
+                         (also: rescue=nologreplay, norecovery)
   allow_other            let other users in (always, for root)
   relatime, noatime, strictatime, nodiratime, nosuid, nodev, noexec and their
                          opposites, as mount(8)
