@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use butterfs_volume::BlockDevice;
 
+use crate::filter::{Filter, Filtered};
+
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -116,8 +118,10 @@ pub struct Counts {
 const SECTOR: u64 = 512;
 
 /// A device over another that fails by a rule.
-pub struct FaultDevice {
-    inner: Arc<dyn BlockDevice>,
+pub type FaultDevice = Filtered<Faults>;
+
+/// Counts requests and lets some of them fail.
+pub struct Faults {
     rule: Option<Rule>,
     reads: AtomicU64,
     writes: AtomicU64,
@@ -132,9 +136,11 @@ impl FaultDevice {
     pub fn new(inner: Arc<dyn BlockDevice>, rule: Option<Rule>) -> Self {
         let zero = AtomicU64::default;
         let (reads, writes, flushes, struck) = (zero(), zero(), zero(), zero());
-        Self { inner, rule, reads, writes, flushes, struck, before: Mutex::default() }
+        Self::over(inner, Faults { rule, reads, writes, flushes, struck, before: Mutex::default() })
     }
+}
 
+impl Faults {
     /// How many requests there were.
     pub fn counts(&self) -> Counts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -168,14 +174,14 @@ impl FaultDevice {
         struck.then_some(rule.fault)
     }
 
-    fn remember(&self, offset: u64, len: usize) {
+    fn remember(&self, inner: &dyn BlockDevice, offset: u64, len: usize) {
         if self.rule.is_none_or(|rule| rule.fault != Fault::Stale) {
             return;
         }
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         for at in (offset / SECTOR..(offset + len as u64).div_ceil(SECTOR)).map(|sector| sector * SECTOR) {
             let mut old = vec![0; SECTOR as usize];
-            if self.inner.read_at(at, &mut old).is_ok() {
+            if inner.read_at(at, &mut old).is_ok() {
                 before.insert(at, old);
             }
         }
@@ -198,15 +204,15 @@ fn flip(bytes: &mut [u8]) {
     }
 }
 
-impl BlockDevice for FaultDevice {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+impl Filter for Faults {
+    fn read_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let fault = self.strike(Request::Read);
         if let Some(Fault::Error(errno) | Fault::Short(errno)) = fault {
             let half = buf.len() / 2;
-            self.inner.read_at(offset, &mut buf[..half])?;
+            inner.read_at(offset, &mut buf[..half])?;
             return Err(io::Error::from_raw_os_error(errno));
         }
-        self.inner.read_at(offset, buf)?;
+        inner.read_at(offset, buf)?;
         match fault {
             Some(Fault::FlipOnRead) => flip(buf),
             Some(Fault::Stale) => self.make_stale(offset, buf),
@@ -215,49 +221,37 @@ impl BlockDevice for FaultDevice {
         Ok(())
     }
 
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+    fn write_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &[u8]) -> io::Result<()> {
         let fault = self.strike(Request::Write);
-        self.remember(offset, buf.len());
+        self.remember(inner, offset, buf.len());
         let half = &buf[..buf.len() / 2];
         match fault {
             Some(Fault::Error(errno)) => Err(io::Error::from_raw_os_error(errno)),
             Some(Fault::Short(errno)) => {
-                self.inner.write_at(offset, half)?;
+                inner.write_at(offset, half)?;
                 Err(io::Error::from_raw_os_error(errno))
             }
-            Some(Fault::Torn) => self.inner.write_at(offset, half),
+            Some(Fault::Torn) => inner.write_at(offset, half),
             Some(Fault::Lost) => Ok(()),
             Some(Fault::Misdirected(by)) => {
-                let last = self.len().saturating_sub(buf.len() as u64);
-                self.inner.write_at((offset + by).min(last), buf)
+                let last = inner.len().saturating_sub(buf.len() as u64);
+                inner.write_at((offset + by).min(last), buf)
             }
             Some(Fault::FlipOnWrite) => {
                 let mut wrong = buf.to_vec();
                 flip(&mut wrong);
-                self.inner.write_at(offset, &wrong)
+                inner.write_at(offset, &wrong)
             }
-            Some(Fault::Stale | Fault::FlipOnRead) | None => self.inner.write_at(offset, buf),
+            Some(Fault::Stale | Fault::FlipOnRead) | None => inner.write_at(offset, buf),
         }
     }
 
-    fn flush(&self) -> io::Result<()> {
+    fn flush(&self, inner: &dyn BlockDevice) -> io::Result<()> {
         match self.strike(Request::Flush) {
             Some(Fault::Error(errno) | Fault::Short(errno)) => Err(io::Error::from_raw_os_error(errno)),
             Some(Fault::Lost) => Ok(()),
-            _ => self.inner.flush(),
+            _ => inner.flush(),
         }
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.inner.discard(offset, len)
-    }
-
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
-
-    fn name(&self) -> String {
-        self.inner.name()
     }
 }
 

@@ -8,6 +8,7 @@ pub mod command;
 pub mod crash;
 pub mod daemon;
 pub mod fault;
+pub mod filter;
 pub mod mounter;
 pub mod operations;
 pub mod oracle;

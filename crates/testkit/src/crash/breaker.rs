@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_volume::BlockDevice;
 
+use crate::filter::{Filter, Filtered};
+
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breach {
@@ -27,8 +29,10 @@ impl Breach {
 }
 
 /// A device over another that breaks its promise.
-pub struct BrokenDevice {
-    inner: Arc<dyn BlockDevice>,
+pub type BrokenDevice = Filtered<Breaker>;
+
+/// Breaks the promise of a device.
+pub struct Breaker {
     breach: Breach,
     after_superblock: AtomicBool,
     state: Mutex<State>,
@@ -43,22 +47,24 @@ struct State {
 impl BrokenDevice {
     /// Breaks a device.
     pub fn new(inner: Arc<dyn BlockDevice>, breach: Breach) -> Self {
-        Self { inner, breach, after_superblock: AtomicBool::new(false), state: Mutex::default() }
+        Self::over(inner, Breaker { breach, after_superblock: AtomicBool::new(false), state: Mutex::default() })
     }
+}
 
+impl Breaker {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn release(&self) -> io::Result<()> {
+    fn release(&self, inner: &dyn BlockDevice) -> io::Result<()> {
         let held = std::mem::take(&mut self.state().held);
-        held.iter().try_for_each(|(offset, bytes)| self.inner.write_at(*offset, bytes))
+        held.iter().try_for_each(|(offset, bytes)| inner.write_at(*offset, bytes))
     }
 }
 
-impl BlockDevice for BrokenDevice {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.inner.read_at(offset, buf)?;
+impl Filter for Breaker {
+    fn read_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        inner.read_at(offset, buf)?;
         for (at, bytes) in &self.state().held {
             let (from, to) = (offset.max(*at), (offset + buf.len() as u64).min(at + bytes.len() as u64));
             if from < to {
@@ -69,7 +75,7 @@ impl BlockDevice for BrokenDevice {
         Ok(())
     }
 
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+    fn write_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &[u8]) -> io::Result<()> {
         let superblock = SUPERBLOCK_OFFSETS.contains(&offset);
         self.after_superblock.store(superblock, Ordering::Relaxed);
         self.state().writes += 1;
@@ -79,33 +85,21 @@ impl BlockDevice for BrokenDevice {
                 Ok(())
             }
             Breach::LosesWrites if !superblock && self.state().writes.is_multiple_of(8) => Ok(()),
-            _ => self.inner.write_at(offset, buf),
+            _ => inner.write_at(offset, buf),
         }
     }
 
-    fn flush(&self) -> io::Result<()> {
+    fn flush(&self, inner: &dyn BlockDevice) -> io::Result<()> {
         let after = self.after_superblock.load(Ordering::Relaxed);
         match self.breach {
             Breach::FlushBeforeSuperblock if !after => Ok(()),
             Breach::FlushAfterSuperblock if after => Ok(()),
             Breach::SuperblockFirst if !after => Ok(()),
             Breach::SuperblockFirst => {
-                self.release()?;
-                self.inner.flush()
+                self.release(inner)?;
+                inner.flush()
             }
-            _ => self.inner.flush(),
+            _ => inner.flush(),
         }
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.inner.discard(offset, len)
-    }
-
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
-
-    fn name(&self) -> String {
-        self.inner.name()
     }
 }

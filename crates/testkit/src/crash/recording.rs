@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use butterfs_volume::BlockDevice;
 
+use crate::filter::{Filter, Filtered};
+
 /// One thing that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -81,7 +83,7 @@ impl Recorder {
         let mut log = self.log();
         let number = log.devices;
         log.devices += 1;
-        Arc::new(RecordingDevice { recorder: Arc::clone(self), inner, number })
+        Arc::new(Filtered::over(inner, Recording { recorder: Arc::clone(self), number }))
     }
 
     /// Notes what the workload says; gives the number of events up to and with this one.
@@ -134,37 +136,27 @@ impl Recorder {
 }
 
 /// A device that notes all writes, discards and flushes.
-pub struct RecordingDevice {
+pub type RecordingDevice = Filtered<Recording>;
+
+/// Which device of which recorder.
+pub struct Recording {
     recorder: Arc<Recorder>,
-    inner: Arc<dyn BlockDevice>,
     number: usize,
 }
 
-impl BlockDevice for RecordingDevice {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.inner.read_at(offset, buf)
-    }
-
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+impl Filter for Recording {
+    fn write_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &[u8]) -> io::Result<()> {
         let event = Event::Write { device: self.number, offset, bytes: buf.into() };
-        self.recorder.change(event, || self.inner.write_at(offset, buf))
+        self.recorder.change(event, || inner.write_at(offset, buf))
     }
 
-    fn flush(&self) -> io::Result<()> {
-        self.recorder.flush(self.number, || self.inner.flush())
+    fn flush(&self, inner: &dyn BlockDevice) -> io::Result<()> {
+        self.recorder.flush(self.number, || inner.flush())
     }
 
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn discard(&self, inner: &dyn BlockDevice, offset: u64, len: u64) -> io::Result<()> {
         let event = Event::Discard { device: self.number, offset, len };
-        self.recorder.change(event, || self.inner.discard(offset, len))
-    }
-
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
-
-    fn name(&self) -> String {
-        self.inner.name()
+        self.recorder.change(event, || inner.discard(offset, len))
     }
 }
 
