@@ -4,8 +4,6 @@
 //! seed, how many states that workload had, and its number: `--only NAME --seed S --of STATES --state N` builds that
 //! state again, tells what was done up to the cut, and `--save FILE` keeps it as an image.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -13,9 +11,8 @@ use std::time::Instant;
 use butterfs_testkit::crash::campaign::{Campaign, Tally, by_name, campaigns};
 use butterfs_testkit::crash::judge::judge;
 use butterfs_testkit::crash::recording::Event;
-use butterfs_testkit::crash::states::{CrashState, Settings, SuperblockTear};
+use butterfs_testkit::crash::states::{Settings, SuperblockTear};
 use butterfs_testkit::crash::workload::OnError;
-use butterfs_volume::BlockDevice;
 
 const USAGE: &str = "usage: crash [--states N] [--seed S] [--jobs J] [--torn-superblocks] \
                      [--only NAME [--of STATES --state N [--save FILE]]]";
@@ -122,7 +119,7 @@ fn one_state(campaign: &Campaign, number: usize, arguments: &Arguments) -> ExitC
         }
     }
     if let Some(path) = &arguments.save
-        && let Err(error) = save(&state, path)
+        && let Err(error) = state.save(0, path)
     {
         eprintln!("{}: {error}", path.display());
         return ExitCode::from(2);
@@ -137,14 +134,4 @@ fn one_state(campaign: &Campaign, number: usize, arguments: &Arguments) -> ExitC
             ExitCode::FAILURE
         }
     }
-}
-
-fn save(state: &CrashState, path: &PathBuf) -> std::io::Result<()> {
-    let file = File::create(path)?;
-    let device = &state.devices[0];
-    file.set_len(device.len())?;
-    device.written().iter().try_for_each(|(offset, bytes)| {
-        let len = bytes.len().min((device.len() - offset) as usize);
-        file.write_all_at(&bytes[..len], *offset)
-    })
 }

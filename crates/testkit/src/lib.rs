@@ -6,7 +6,9 @@
 
 pub mod command;
 pub mod crash;
+pub mod cuts;
 pub mod daemon;
+pub mod device_files;
 pub mod fault;
 pub mod filter;
 pub mod mounter;
@@ -15,6 +17,7 @@ pub mod oracle;
 pub mod populate;
 pub mod random;
 pub mod report;
+pub mod served;
 pub mod strace;
 pub mod tree_compare;
 pub mod workdir;

@@ -276,14 +276,22 @@ fn hash_files(root: &Path, files: &[PathBuf]) -> Vec<(PathBuf, u64)> {
 ///
 /// A stretch of zeros is only counted, which makes the hash of a sparse file cheap but no less telling.
 pub fn hash_file(path: &Path) -> std::io::Result<u64> {
-    static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOATIME;
-    let mut file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    hash_reader(&mut std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
+/// The same hash of a content in memory.
+pub fn hash_bytes(mut bytes: &[u8]) -> u64 {
+    hash_reader(&mut bytes).expect("memory can be read")
+}
+
+fn hash_reader(reader: &mut impl Read) -> std::io::Result<u64> {
+    static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
     let mut hasher = Xxh64::new(0);
     let mut buffer = vec![0_u8; ZEROS.len()];
     let mut offset = 0_u64;
     loop {
-        let length = read_full(&mut file, &mut buffer)?;
+        let length = read_full(reader, &mut buffer)?;
         if buffer[..length] != ZEROS[..length] {
             hasher.write_u64(offset);
             hasher.write(&buffer[..length]);
@@ -296,10 +304,10 @@ pub fn hash_file(path: &Path) -> std::io::Result<u64> {
     }
 }
 
-fn read_full(file: &mut std::fs::File, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
-        match file.read(&mut buffer[done..])? {
+        match reader.read(&mut buffer[done..])? {
             0 => break,
             read => done += read,
         }

@@ -1,95 +1,17 @@
 //! A workload, the states that cuts leave of it, and the counts.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_volume::{BlockDevice, MemDevice};
 
 use super::history::History;
-use super::judge::{self, Verdict, Violation};
-use super::recording::{Event, Recorder};
-use super::states::{CrashState, Plan, Settings, SuperblockTear};
+use super::judge;
+use super::recording::Recorder;
+use super::states::{Plan, Settings, SuperblockTear};
+pub use super::tally::Tally;
 use super::workload::{self, OnError, Script, Style};
-
-/// What was found.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// Events recorded.
-    pub events: usize,
-    /// Writes among them.
-    pub writes: usize,
-    /// Flushes among them.
-    pub flushes: usize,
-    /// States judged.
-    pub states: usize,
-    /// Of these, from complete lists of small cases.
-    pub exact: usize,
-    /// With a write that is there in part.
-    pub torn: usize,
-    /// Before the end of mkfs, without a filesystem.
-    pub not_made: usize,
-    /// That show the last durable commit.
-    pub last_commit: usize,
-    /// That show a newer one.
-    pub newer: usize,
-    /// With a log tree.
-    pub with_log: usize,
-    /// What was wrong: which state, and why.
-    pub violations: Vec<(String, String)>,
-}
-
-impl Tally {
-    fn count(&mut self, state: &CrashState, result: Result<Verdict, Violation>) {
-        self.states += 1;
-        self.torn += usize::from(state.is_torn());
-        match result {
-            Ok(Verdict::NotMade) => self.not_made += 1,
-            Ok(Verdict::LastCommit) => self.last_commit += 1,
-            Ok(Verdict::Newer) => self.newer += 1,
-            Ok(Verdict::WithLog) => self.with_log += 1,
-            Err(Violation(why)) => self.violations.push((state.to_string(), why)),
-        }
-    }
-
-    /// Adds another's counts.
-    pub fn add(&mut self, other: &Self) {
-        self.events += other.events;
-        self.writes += other.writes;
-        self.flushes += other.flushes;
-        self.states += other.states;
-        self.exact += other.exact;
-        self.torn += other.torn;
-        self.not_made += other.not_made;
-        self.last_commit += other.last_commit;
-        self.newer += other.newer;
-        self.with_log += other.with_log;
-        self.violations.extend(other.violations.iter().cloned());
-    }
-
-    /// The heads of the columns of [`Tally::row`].
-    pub const HEAD: &str = "| workload | writes | flushes | states | exact | torn | no filesystem | last commit | newer | log | violations |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
-
-    /// A row of a Markdown table.
-    pub fn row(&self, name: &str) -> String {
-        let numbers = [
-            self.writes,
-            self.flushes,
-            self.states,
-            self.exact,
-            self.torn,
-            self.not_made,
-            self.last_commit,
-            self.newer,
-            self.with_log,
-            self.violations.len(),
-        ];
-        let cells: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-        format!("| {name} | {} |", cells.join(" | "))
-    }
-}
 
 /// One script with the states to try.
 #[derive(Clone, Copy, Debug)]
@@ -130,35 +52,9 @@ impl Campaign {
 }
 
 impl Recorded {
-    /// Judges all states; what was written in the end comes first, without a cut.
+    /// Judges all states, with so many threads.
     pub fn judge(&self, threads: usize) -> Tally {
-        let mut tally = Tally {
-            events: self.plan.events().len(),
-            writes: self.plan.events().iter().filter(|event| matches!(event, Event::Write { .. })).count(),
-            flushes: self.plan.events().iter().filter(|event| matches!(event, Event::Flush { .. })).count(),
-            exact: self.plan.exact_states(),
-            ..Tally::default()
-        };
-        let whole = self.plan.final_state();
-        tally.count(&whole, judge::judge(&self.history, &whole));
-        let next = AtomicUsize::new(0);
-        let shared = Mutex::new(tally);
-        std::thread::scope(|scope| {
-            for _ in 0..threads.max(1) {
-                scope.spawn(|| {
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        if number >= self.plan.len() {
-                            return;
-                        }
-                        let state = self.plan.state(number);
-                        let result = judge::judge(&self.history, &state);
-                        shared.lock().unwrap_or_else(PoisonError::into_inner).count(&state, result);
-                    }
-                });
-            }
-        });
-        shared.into_inner().unwrap_or_else(PoisonError::into_inner)
+        Tally::of(&self.plan, threads, |state| judge::judge(&self.history, state))
     }
 }
 

@@ -50,7 +50,7 @@ pub struct Violation(pub String);
 /// Which states are looked at through a read-only open as well.
 const READ_ONLY_EVERY: usize = 4;
 
-fn bad<T>(what: &str, why: impl std::fmt::Display) -> std::result::Result<T, Violation> {
+pub(super) fn bad<T>(what: &str, why: impl std::fmt::Display) -> std::result::Result<T, Violation> {
     Err(Violation(format!("{what}: {why}")))
 }
 
@@ -145,7 +145,8 @@ fn forks(devices: &[MemDevice]) -> Vec<Arc<dyn BlockDevice>> {
     shared(devices.iter().map(MemDevice::snapshot).collect())
 }
 
-fn environment() -> CountingEnvironment {
+/// A clock and UUIDs for whoever opens a state.
+pub fn environment() -> CountingEnvironment {
     CountingEnvironment::new(u64::from(u32::MAX) << 20)
 }
 
@@ -189,7 +190,7 @@ fn allowed(report: &Report, strictness: Strictness) -> bool {
 }
 
 /// After a crash one goes on working: write, sync, delete, clean. A full filesystem may refuse what is new.
-fn use_it(filesystem: &Filesystem) -> Result<()> {
+pub fn use_it(filesystem: &Filesystem) -> Result<()> {
     let top = filesystem.root();
     let new = NewInode { kind: NewKind::File, permissions: 0o600, uid: 0, gid: 0 };
     match filesystem.create(Place::new(top, b"after the cut"), &new) {

@@ -5,15 +5,19 @@
 //! * [`states`]: the legal states after a cut.
 //! * [`history`], [`workload`]: seeded operations on the engine, and what the filesystem held after each.
 //! * [`judge`]: what a state must be like.
-//! * [`campaign`]: a workload, its states and the counts.
+//! * [`campaign`]: a workload and its states; [`tally`]: the counts.
+//! * [`contents`], [`kernel`]: states compared with what the kernel's btrfs shows of them; `btrfs check`.
 //! * [`breaker`]: devices that break their promise, to prove that the judge sees it.
 //!
 //! See `docs/crash-testing.md`.
 
 pub mod breaker;
 pub mod campaign;
+pub mod contents;
 pub mod history;
 pub mod judge;
+pub mod kernel;
 pub mod recording;
 pub mod states;
+pub mod tally;
 pub mod workload;

@@ -9,7 +9,10 @@
 //! * State `n` of a plan depends on the recording, the settings and `n` alone: it can be built by itself.
 //! * No state contains a byte that was not issued before the cut, or lacks one that was durable.
 
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
@@ -76,6 +79,24 @@ impl CrashState {
     /// Whether a write is there in part.
     pub fn is_torn(&self) -> bool {
         self.fates.iter().any(|(_, fate)| matches!(fate, Fate::Torn(_)))
+    }
+
+    /// Copies that can be changed without changing the state.
+    pub fn forks(&self) -> Vec<Arc<dyn BlockDevice>> {
+        shared(self.devices.iter().map(MemDevice::snapshot).collect())
+    }
+
+    /// Writes a device to a file, sparse.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn save(&self, device: usize, path: &Path) -> std::io::Result<()> {
+        let (file, device) = (File::create(path)?, &self.devices[device]);
+        file.set_len(device.len())?;
+        device.written().iter().try_for_each(|(offset, bytes)| {
+            let len = bytes.len().min((device.len() - offset) as usize);
+            file.write_all_at(&bytes[..len], *offset)
+        })
     }
 }
 

@@ -1,0 +1,84 @@
+//! Others judge a state: `btrfs check`, and the kernel's own driver, which mounts it and shows what is there.
+//!
+//! # Invariants
+//! * The kernel mounts only what both checkers call clean (a log may wait to be replayed): a damaged filesystem could
+//!   hang it.
+
+use std::sync::Arc;
+
+use butterfs_engine::filesystem::Access;
+use butterfs_volume::{BlockDevice, FileDevice};
+
+use super::contents;
+use super::judge::{Strictness, Violation, bad, check_devices, environment};
+use super::states::{CrashState, Plan};
+use super::workload::open;
+use crate::command::Finished;
+use crate::mounter::Mounter;
+use crate::oracle;
+use crate::tree_compare::{Times, Tree};
+use crate::workdir::WorkDir;
+
+/// A place for images and mounts.
+pub struct KernelJudge {
+    work: WorkDir,
+}
+
+impl Default for KernelJudge {
+    fn default() -> Self {
+        Self { work: WorkDir::new("kernel") }
+    }
+}
+
+impl KernelJudge {
+    /// Judges a state of one device, after the filesystem was made.
+    ///
+    /// # Errors
+    /// What is wrong with it for `btrfs check` or the kernel, or where the kernel shows something else than we do.
+    pub fn judge(&self, state: &CrashState) -> Result<(), Violation> {
+        check_devices(&state.forks(), Strictness::Cut)?;
+        let image = self.work.file("image");
+        state.save(0, &image).or_else(|error| bad("cannot be saved", error))?;
+        clean(&oracle::check(&image), "btrfs check")?;
+        let ours = open(state.forks(), Access::ReadWrite, environment())
+            .and_then(|filesystem| contents::tree(&filesystem))
+            .or_else(|error| bad("does not open for writing", error))?;
+        let mounted = match Mounter::Kernel.try_mount(&image, &self.work.dir("mnt"), "") {
+            Ok(mounted) => mounted,
+            Err(finished) => return bad("the kernel does not mount it", finished),
+        };
+        let theirs = Tree::read(mounted.path());
+        mounted.unmount();
+        let differences = ours.differences(&theirs, Times::Exact);
+        if !differences.is_empty() {
+            return bad("we | the kernel", differences.join("\n"));
+        }
+        clean(&oracle::check(&image), "btrfs check, after the kernel had it")?;
+        let device = FileDevice::open_read_only(&image).or_else(|error| bad("the image does not open", error))?;
+        check_devices(&[Arc::new(device) as Arc<dyn BlockDevice>], Strictness::Clean)
+    }
+
+    /// Judges about `count` states of a plan, those cut after event `made` alone. Gives how many they were, and what was
+    /// wrong.
+    pub fn sample(&self, plan: &Plan, made: usize, count: usize) -> (usize, Vec<(String, Violation)>) {
+        let (mut judged, mut violations) = (0, Vec::new());
+        let step = (plan.len() / count.max(1)).max(1);
+        for number in (0..plan.len()).step_by(step).take(count) {
+            let state = plan.state(number);
+            // A superblock that is half written is no clean filesystem to others.
+            if state.cut < made || check_devices(&state.forks(), Strictness::Cut).is_err() && state.is_torn() {
+                continue;
+            }
+            judged += 1;
+            if let Err(violation) = self.judge(&state) {
+                violations.push((state.to_string(), violation));
+            }
+        }
+        (judged, violations)
+    }
+}
+
+fn clean(finished: &Finished, who: &str) -> Result<(), Violation> {
+    let text = format!("{}{}", finished.stdout, finished.stderr);
+    if finished.status.success() && text.contains("no error found") { Ok(()) } else { bad(who, finished) }
+}

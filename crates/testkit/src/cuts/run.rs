@@ -1,0 +1,204 @@
+//! A program on a mount whose device records; cuts, and what is found after each.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::filesystem::{self, Access, Filesystem};
+use butterfs_engine::mkfs::{self, MakeOptions};
+use butterfs_format::ChecksumType;
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_fuse::adapter::AdapterOptions;
+use butterfs_fuse::mount::MountSource;
+use butterfs_os::loop_device::{LoopAccess, LoopDevice};
+use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
+
+use super::Workload;
+use super::ledger::Ledger;
+use crate::command::run;
+use crate::crash::contents;
+use crate::crash::judge::{Strictness, Verdict, Violation, check_devices, environment, use_it};
+use crate::crash::recording::Recorder;
+use crate::crash::states::{CrashState, Plan, Settings};
+use crate::crash::tally::Tally;
+use crate::crash::workload::{DEVICE_LEN, open};
+use crate::device_files::DeviceFiles;
+use crate::mounter::{create_sparse, is_mounted, wait_until};
+use crate::served::Served;
+use crate::workdir::{WorkDir, loops_below};
+
+/// Who writes what is cut; we read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// Our mount.
+    Butterfs,
+    /// `mkfs.btrfs` and the kernel's btrfs, on a loop device over a file of [`DeviceFiles`].
+    Kernel,
+}
+
+/// How the filesystem is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Format {
+    /// Size of a tree block, in bytes.
+    pub nodesize: u32,
+    /// Checksums.
+    pub csum_type: ChecksumType,
+    /// DUP, or none for single.
+    pub metadata: BlockGroupFlags,
+}
+
+impl Format {
+    /// The n-th of all that are tried.
+    pub fn number(n: usize) -> Self {
+        use ChecksumType::{Blake2b, Crc32c, Sha256, Xxhash64};
+        let metadata = if n.is_multiple_of(2) { BlockGroupFlags::DUP } else { BlockGroupFlags::empty() };
+        let csum_type = [Crc32c, Xxhash64, Sha256, Blake2b][n % 4];
+        Self { nodesize: if n % 3 == 1 { 4096 } else { 16384 }, csum_type, metadata }
+    }
+}
+
+/// A program that was run, ready for cuts.
+pub struct Recorded<'a> {
+    workload: &'a dyn Workload,
+    /// When each turn began and was over.
+    pub ledger: Ledger,
+    /// The states.
+    pub plan: Plan,
+    /// How many events made the filesystem.
+    pub made: usize,
+}
+
+/// Runs a program and plans `states` cuts.
+pub fn record(workload: &dyn Workload, writer: Writer, format: Format, settings: Settings) -> Recorded<'_> {
+    let recorder = Recorder::new();
+    let ledger = Ledger::new(Arc::clone(&recorder), workload.lanes());
+    let device: Arc<dyn BlockDevice> = recorder.device(Arc::new(MemDevice::named("disk", DEVICE_LEN)));
+    let work = WorkDir::new("cuts");
+    let made = match writer {
+        Writer::Butterfs => on_our_mount(workload, &ledger, &recorder, device, format, &work),
+        Writer::Kernel => on_the_kernels(workload, &ledger, &recorder, device, format, &work),
+    };
+    let plan = Plan::new(recorder.events(), vec![MemDevice::named("disk", DEVICE_LEN)], settings);
+    Recorded { workload, ledger, plan, made }
+}
+
+fn on_our_mount(
+    workload: &dyn Workload,
+    ledger: &Ledger,
+    recorder: &Recorder,
+    device: Arc<dyn BlockDevice>,
+    format: Format,
+    work: &WorkDir,
+) -> usize {
+    let mut options = MakeOptions::new(DEVICE_LEN, &SystemEnvironment);
+    (options.nodesize, options.csum_type, options.metadata_profile) =
+        (format.nodesize, format.csum_type, format.metadata);
+    mkfs::make(Arc::clone(&device), &options).expect("a filesystem is made");
+    let made = recorder.mark("mkfs returned");
+    let volume = Volume::open(vec![device], OpenMode::ReadWrite).expect("the device opens");
+    let options = filesystem::OpenOptions { access: Access::ReadWrite, ..Default::default() };
+    let filesystem = Filesystem::open(volume, options, Box::new(SystemEnvironment)).expect("the filesystem opens");
+    let stand_in = work.file("stand-in");
+    create_sparse(&stand_in, DEVICE_LEN);
+    // Often, so that commits meet the program at many moments.
+    let options = AdapterOptions { commit_interval: Duration::from_millis(200), ..AdapterOptions::default() };
+    let served = Served::filesystem(Arc::new(filesystem), &work.dir("mnt"), &stand_in, options);
+    workload.run(served.path(), ledger);
+    served.unmount().expect("everything is durable in the end");
+    made
+}
+
+fn on_the_kernels(
+    workload: &dyn Workload,
+    ledger: &Ledger,
+    recorder: &Recorder,
+    device: Arc<dyn BlockDevice>,
+    format: Format,
+    work: &WorkDir,
+) -> usize {
+    let files =
+        Served::mount(DeviceFiles::new(vec![device]), &MountSource::Named("devices".into()), &work.dir("devices"));
+    let file = OpenOptions::new().read(true).write(true).open(files.path().join(DeviceFiles::name(0)));
+    let attached = LoopDevice::attach(file.expect("the device's file opens"), LoopAccess::ReadWrite, 4096);
+    let loop_device = attached.expect("a loop device is attached");
+    run(Command::new("mkfs.btrfs").args(kernel_options(format)).arg(loop_device.path())).ok();
+    let made = recorder.mark("mkfs returned");
+    let mounted = KernelMount::new(loop_device.path(), work.dir("mnt"));
+    workload.run(&mounted.path, ledger);
+    drop(mounted);
+    drop(loop_device);
+    wait_until("the loop device is let go", || loops_below(work.path()).is_empty());
+    files.unmount().expect("the devices are taken away");
+    made
+}
+
+fn kernel_options(format: Format) -> Vec<String> {
+    let csum = match format.csum_type {
+        ChecksumType::Crc32c => "crc32c",
+        ChecksumType::Xxhash64 => "xxhash",
+        ChecksumType::Sha256 => "sha256",
+        ChecksumType::Blake2b => "blake2",
+    };
+    let profile = if format.metadata == BlockGroupFlags::DUP { "dup" } else { "single" };
+    let nodesize = format.nodesize.to_string();
+    ["-q", "-f", "--csum", csum, "--nodesize", &nodesize, "-m", profile, "-d", "single"].map(str::to_owned).to_vec()
+}
+
+/// A mount by the kernel, unmounted when dropped.
+struct KernelMount {
+    path: PathBuf,
+}
+
+impl KernelMount {
+    fn new(device: &Path, path: PathBuf) -> Self {
+        run(Command::new("mount").args(["-t", "btrfs", "-o", "commit=1"]).arg(device).arg(&path)).ok();
+        Self { path }
+    }
+}
+
+impl Drop for KernelMount {
+    fn drop(&mut self) {
+        for arguments in [&[][..], &["-l"]] {
+            if is_mounted(&self.path) {
+                run(Command::new("umount").args(arguments).arg(&self.path));
+            }
+        }
+    }
+}
+
+impl Recorded<'_> {
+    /// Judges all cuts, with so many threads.
+    pub fn judge(&self, threads: usize) -> Tally {
+        Tally::of(&self.plan, threads, |state| self.judge_one(state))
+    }
+
+    /// Judges a cut: it opens, is clean, holds what was promised, and can be used.
+    pub fn judge_one(&self, state: &CrashState) -> Result<Verdict, Violation> {
+        let bad = |what: &str, why: &dyn std::fmt::Display| Violation(format!("{what}: {why}"));
+        let volume = match Volume::open(state.forks(), OpenMode::ReadOnly) {
+            Ok(volume) => volume,
+            Err(_) if state.cut < self.made => return Ok(Verdict::NotMade),
+            Err(error) => return Err(bad("does not open", &error)),
+        };
+        if state.cut < self.made {
+            return Ok(Verdict::NotMade);
+        }
+        let has_log = volume.superblock().log_root.get() != 0;
+        drop(volume);
+        check_devices(&state.forks(), if state.is_torn() { Strictness::OneCopy } else { Strictness::Cut })?;
+        let devices = state.forks();
+        let filesystem = open(devices.clone(), Access::ReadWrite, environment())
+            .map_err(|error| bad("does not open for writing", &error))?;
+        let files = contents::files(&filesystem).map_err(|error| bad("cannot be read", &error))?;
+        for lane in 0..self.workload.lanes() {
+            self.workload.judge(&files, lane, self.ledger.at(lane, state.cut)).map_err(Violation)?;
+        }
+        use_it(&filesystem).map_err(|error| bad("cannot be used", &error))?;
+        drop(filesystem);
+        check_devices(&devices, Strictness::Clean)?;
+        Ok(if has_log { Verdict::WithLog } else { Verdict::LastCommit })
+    }
+}
