@@ -32,3 +32,7 @@ demo:
 # Judge simulated power cuts: just crash 100000
 crash states="20000" seed="1":
     cargo run --release -p butterfs-testkit --example crash -- --states {{states}} --seed {{seed}}
+
+# Cut the power under SQLite and other programs on a real mount, each so often (as root): just cuts 1000
+cuts count="100" seed="1":
+    cargo run --release -p butterfs-testkit --bin cuts -- --cuts {{count}} --seed {{seed}}

@@ -85,7 +85,7 @@ pub fn judge(history: &History, state: &CrashState) -> std::result::Result<Verdi
     found_commit.compare(&filesystem).map_err(Violation)?;
     use_it(&filesystem).or_else(|error| bad("cannot be used", error))?;
     drop(filesystem);
-    check_devices(&devices, Strictness::Clean)?;
+    check_devices(&devices, Maker::Butterfs, Strictness::Clean)?;
     Ok(found_commit.verdict())
 }
 
@@ -154,6 +154,15 @@ fn open_fork(devices: &[MemDevice], access: Access) -> Result<Filesystem> {
     open(forks(devices), access, environment())
 }
 
+/// Who made the filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maker {
+    /// We.
+    Butterfs,
+    /// `mkfs.btrfs`, which leaves entries of its temporary block groups in the free space tree.
+    Mkfs,
+}
+
 /// What the checker may find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strictness {
@@ -166,22 +175,31 @@ pub enum Strictness {
 }
 
 fn check(devices: &[MemDevice], strictness: Strictness) -> std::result::Result<(), Violation> {
-    check_devices(&forks(devices), strictness)
+    check_devices(&forks(devices), Maker::Butterfs, strictness)
 }
 
 /// Runs the checker over devices that nobody uses.
-pub fn check_devices(devices: &[Arc<dyn BlockDevice>], strictness: Strictness) -> std::result::Result<(), Violation> {
+pub fn check_devices(
+    devices: &[Arc<dyn BlockDevice>],
+    maker: Maker,
+    strictness: Strictness,
+) -> std::result::Result<(), Violation> {
     let volume = Volume::open(devices.to_vec(), OpenMode::ReadOnly).or_else(|e| bad("does not open", e))?;
     let options =
         butterfs_check::Options { data_csums: true, devices: devices.to_vec(), ..butterfs_check::Options::default() };
     let report = butterfs_check::check(&volume, &options);
-    if allowed(&report, strictness) { Ok(()) } else { bad("check is not clean", format!("{strictness:?}\n{report}")) }
+    if allowed(&report, maker, strictness) {
+        Ok(())
+    } else {
+        bad("check is not clean", format!("{strictness:?}\n{report}"))
+    }
 }
 
-fn allowed(report: &Report, strictness: Strictness) -> bool {
+fn allowed(report: &Report, maker: Maker, strictness: Strictness) -> bool {
     report.statistics.suppressed == 0
         && report.findings.iter().all(|finding| match finding.severity {
             Severity::Note => true,
+            Severity::Warning if maker == Maker::Mkfs && finding.kind == Kind::FreeSpace => true,
             Severity::Warning => {
                 strictness != Strictness::Clean && matches!(finding.kind, Kind::SuperblockMirror | Kind::Log)
             }

@@ -10,7 +10,7 @@ use butterfs_engine::filesystem::Access;
 use butterfs_volume::{BlockDevice, FileDevice};
 
 use super::contents;
-use super::judge::{Strictness, Violation, bad, check_devices, environment};
+use super::judge::{Maker, Strictness, Violation, bad, check_devices, environment};
 use super::states::{CrashState, Plan};
 use super::workload::open;
 use crate::command::Finished;
@@ -35,8 +35,8 @@ impl KernelJudge {
     ///
     /// # Errors
     /// What is wrong with it for `btrfs check` or the kernel, or where the kernel shows something else than we do.
-    pub fn judge(&self, state: &CrashState) -> Result<(), Violation> {
-        check_devices(&state.forks(), Strictness::Cut)?;
+    pub fn judge(&self, state: &CrashState, maker: Maker) -> Result<(), Violation> {
+        check_devices(&state.forks(), maker, Strictness::Cut)?;
         let image = self.work.file("image");
         state.save(0, &image).or_else(|error| bad("cannot be saved", error))?;
         clean(&oracle::check(&image), "btrfs check")?;
@@ -55,22 +55,22 @@ impl KernelJudge {
         }
         clean(&oracle::check(&image), "btrfs check, after the kernel had it")?;
         let device = FileDevice::open_read_only(&image).or_else(|error| bad("the image does not open", error))?;
-        check_devices(&[Arc::new(device) as Arc<dyn BlockDevice>], Strictness::Clean)
+        check_devices(&[Arc::new(device) as Arc<dyn BlockDevice>], maker, Strictness::Clean)
     }
 
     /// Judges about `count` states of a plan, those cut after event `made` alone. Gives how many they were, and what was
     /// wrong.
-    pub fn sample(&self, plan: &Plan, made: usize, count: usize) -> (usize, Vec<(String, Violation)>) {
+    pub fn sample(&self, plan: &Plan, made: usize, maker: Maker, count: usize) -> (usize, Vec<(String, Violation)>) {
         let (mut judged, mut violations) = (0, Vec::new());
         let step = (plan.len() / count.max(1)).max(1);
         for number in (0..plan.len()).step_by(step).take(count) {
             let state = plan.state(number);
             // A superblock that is half written is no clean filesystem to others.
-            if state.cut < made || check_devices(&state.forks(), Strictness::Cut).is_err() && state.is_torn() {
+            if state.cut < made || check_devices(&state.forks(), maker, Strictness::Cut).is_err() && state.is_torn() {
                 continue;
             }
             judged += 1;
-            if let Err(violation) = self.judge(&state) {
+            if let Err(violation) = self.judge(&state, maker) {
                 violations.push((state.to_string(), violation));
             }
         }

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use butterfs_fuse::control::{self, Access};
 use rustix::fs::OFlags;
 
-use super::ledger::{Bounds, Ledger};
+use super::ledger::Lane;
+use super::turns::Turns;
 use super::{Files, Workload};
 use crate::random::Random;
 
@@ -212,15 +213,20 @@ fn noise(top: &Path, seed: u64, stop: &AtomicBool) -> io::Result<()> {
     Ok(())
 }
 
-/// A snapshot, and the end of the one before it. Only our mount answers; elsewhere nothing is done.
+/// A snapshot, and the end of the one before it. Only our mount knows these calls; elsewhere nothing is done.
 fn come_and_go(top: &Path) -> io::Result<()> {
     let dir = File::open(top)?;
     let name = std::ffi::OsStr::new("snapshot");
+    let unknown = |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::NOTTY.raw_os_error());
     match control::delete_subvolume(dir.as_fd(), name) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if unknown(&error) => return Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    control::snapshot(dir.as_fd(), dir.as_fd(), name, Access::ReadOnly).map(|_| ())
+    match control::snapshot(dir.as_fd(), dir.as_fd(), name, Access::ReadOnly) {
+        Err(error) if unknown(&error) => Ok(()),
+        other => other.map(|_| ()),
+    }
 }
 
 impl Workload for MixedFiles {
@@ -232,7 +238,7 @@ impl Workload for MixedFiles {
         LANES
     }
 
-    fn run(&self, top: &Path, ledger: &Ledger) {
+    fn work(&self, top: &Path, turns: &Turns) {
         for lane in 0..LANES {
             std::fs::create_dir(top.join(lane.to_string())).expect("a directory is made");
         }
@@ -245,7 +251,7 @@ impl Workload for MixedFiles {
                     let dir = top.join(lane.to_string());
                     for step in steps {
                         let done = |error| panic!("lane {lane}, {:?}: {error}", step.change);
-                        ledger.turn(lane, |_| execute(&step.change, &dir).unwrap_or_else(done));
+                        turns.turn(lane, |_| execute(&step.change, &dir).unwrap_or_else(done));
                     }
                 })
             });
@@ -256,17 +262,19 @@ impl Workload for MixedFiles {
         });
     }
 
-    fn judge(&self, files: &Files, lane: usize, bounds: Bounds) -> Result<(), String> {
-        let (before, after) = (self.contents(lane, bounds.over), self.contents(lane, bounds.begun));
+    fn judge(&self, files: &Files, at: &Lane) -> Result<(), String> {
+        let lane = at.number;
+        let (before, after) = (self.contents(lane, at.over), self.contents(lane, at.begun));
         let prefix = format!("{lane}/");
         let found: BTreeMap<&str, &[u8]> = files
             .iter()
             .filter_map(|(path, bytes)| Some((path.strip_prefix(&prefix)?, bytes.as_slice())))
             .filter(|(name, _)| *name != DRAFT)
             .collect();
-        let under_way = (bounds.begun > bounds.over).then(|| &self.lanes[lane][bounds.over as usize].change);
-        judge_change(&before, &after, &found, under_way)
-            .map_err(|why| format!("lane {lane}, {bounds:?}, under way {under_way:.100?}: {why}"))
+        let under_way = (at.begun > at.over).then(|| &self.lanes[lane][at.over as usize].change);
+        judge_change(&before, &after, &found, under_way).map_err(|why| {
+            format!("lane {lane}, turns {:?}, under way {:.100}: {why}", at.possible(), format!("{under_way:?}"))
+        })
     }
 }
 

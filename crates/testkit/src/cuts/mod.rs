@@ -1,8 +1,11 @@
 //! Programs that rely on fsync, run on a real mount whose device records; then power cuts.
 //!
-//! * [`ledger`]: what a program was promised, and when.
+//! * [`ledger`]: what a program was promised, and when; [`turns`]: how it says so.
 //! * [`records`], [`replace`], [`files`], [`sqlite`]: the programs, and what each must find again.
 //! * [`run`]: a program on a mount of ours or of the kernel, the cuts, the counts.
+//!
+//! A program is a process of its own: one that used a mount which it serves itself could not be ended while it waits for
+//! itself, and would leave a mount behind that nobody serves.
 //!
 //! A program works in turns. When a turn is over, all that it did was made durable by fsync (or what the program takes
 //! for as good). After a cut each turn that was over must be there whole; the one under way may be there, or not, or, of
@@ -19,8 +22,10 @@ pub mod records;
 pub mod replace;
 pub mod run;
 pub mod sqlite;
+pub mod turns;
 
-use ledger::{Bounds, Ledger};
+use ledger::Lane;
+use turns::Turns;
 
 /// The contents of all regular files that were found, by path from the top.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -36,13 +41,13 @@ pub trait Workload: Send + Sync {
     }
 
     /// Works below the directory `top`, turn by turn.
-    fn run(&self, top: &Path, ledger: &Ledger);
+    fn work(&self, top: &Path, turns: &Turns);
 
     /// Whether the files found after a cut are as they must be for one lane.
     ///
     /// # Errors
     /// What is lost, or should not be there.
-    fn judge(&self, files: &Files, lane: usize, bounds: Bounds) -> Result<(), String>;
+    fn judge(&self, files: &Files, lane: &Lane) -> Result<(), String>;
 }
 
 /// All programs, each with so many turns: those that keep databases first.

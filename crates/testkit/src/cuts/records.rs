@@ -8,7 +8,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::ledger::{Bounds, Ledger};
+use super::ledger::Lane;
+use super::turns::Turns;
 use super::{Files, Workload};
 use crate::random::Random;
 
@@ -58,7 +59,7 @@ impl Workload for Records {
         format!("append to a log, {how}")
     }
 
-    fn run(&self, top: &Path, ledger: &Ledger) {
+    fn work(&self, top: &Path, turns: &Turns) {
         let mut options = OpenOptions::new();
         options.append(true).create(true);
         if self.durable == Durable::OpenSync {
@@ -67,7 +68,7 @@ impl Workload for Records {
         let mut file = options.open(top.join(NAME)).expect("the log opens");
         File::open(top).and_then(|dir| dir.sync_all()).expect("the directory is synced");
         for _ in 0..self.turns {
-            ledger.turn(0, |number| {
+            turns.turn(0, |number| {
                 file.write_all(&self.record(number)).expect("a record is written");
                 match self.durable {
                     Durable::Fsync => file.sync_all().expect("fsync"),
@@ -78,17 +79,13 @@ impl Workload for Records {
         }
     }
 
-    fn judge(&self, files: &Files, _: usize, bounds: Bounds) -> Result<(), String> {
+    fn judge(&self, files: &Files, lane: &Lane) -> Result<(), String> {
         let Some(found) = files.get(NAME) else {
-            return if bounds.over == 0 {
-                Ok(())
-            } else {
-                Err(format!("the log is lost, with {} records", bounds.over))
-            };
+            return if lane.over == 0 { Ok(()) } else { Err(format!("the log is lost, with {} records", lane.over)) };
         };
-        let (least, most) = (self.stream(bounds.over), self.stream(bounds.begun));
+        let (least, most) = (self.stream(lane.over), self.stream(lane.begun));
         if found.len() < least.len() {
-            return Err(format!("{} bytes, {} were promised in turn {}", found.len(), least.len(), bounds.over));
+            return Err(format!("{} bytes, {} were promised in turn {}", found.len(), least.len(), lane.over));
         }
         match found.iter().zip(&most).position(|(found, wanted)| found != wanted) {
             _ if found.len() > most.len() => Err(format!("{} bytes, {} were written", found.len(), most.len())),

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use super::ledger::{Bounds, Ledger};
+use super::ledger::Lane;
+use super::turns::Turns;
 use super::{Files, Workload};
 use crate::random::Random;
 
@@ -40,10 +41,10 @@ impl Workload for Replace {
         "replace by rename, fsync".into()
     }
 
-    fn run(&self, top: &Path, ledger: &Ledger) {
+    fn work(&self, top: &Path, turns: &Turns) {
         let dir = File::open(top).expect("the directory opens");
         for _ in 0..self.turns {
-            ledger.turn(0, |number| {
+            turns.turn(0, |number| {
                 self.replace(top, number * 2 - 1).expect("the file is replaced");
                 self.replace(top, number * 2).expect("the file is replaced");
                 dir.sync_all().expect("the directory is synced");
@@ -51,11 +52,11 @@ impl Workload for Replace {
         }
     }
 
-    fn judge(&self, files: &Files, _: usize, bounds: Bounds) -> Result<(), String> {
+    fn judge(&self, files: &Files, lane: &Lane) -> Result<(), String> {
         let Some(found) = files.get(NAME) else {
-            return if bounds.over == 0 { Ok(()) } else { Err(format!("lost, after turn {}", bounds.over)) };
+            return if lane.over == 0 { Ok(()) } else { Err(format!("lost, after turn {}", lane.over)) };
         };
-        let possible = (bounds.over * 2).max(1)..=bounds.begun * 2;
+        let possible = (lane.over * 2).max(1)..=lane.begun * 2;
         if possible.clone().any(|version| self.version(version) == *found) {
             return Ok(());
         }

@@ -1,6 +1,5 @@
 //! A program on a mount whose device records; cuts, and what is found after each.
 
-use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -13,14 +12,15 @@ use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_fuse::adapter::AdapterOptions;
 use butterfs_fuse::mount::MountSource;
-use butterfs_os::loop_device::{LoopAccess, LoopDevice};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
 use super::Workload;
 use super::ledger::Ledger;
+use super::turns::conduct;
 use crate::command::run;
+use crate::crash::campaign::Wrap;
 use crate::crash::contents;
-use crate::crash::judge::{Strictness, Verdict, Violation, check_devices, environment, use_it};
+use crate::crash::judge::{Maker, Strictness, Verdict, Violation, check_devices, environment, use_it};
 use crate::crash::recording::Recorder;
 use crate::crash::states::{CrashState, Plan, Settings};
 use crate::crash::tally::Tally;
@@ -60,9 +60,33 @@ impl Format {
     }
 }
 
+/// Where a program runs.
+#[derive(Clone, Copy)]
+pub struct Setup<'a> {
+    /// The `cuts` command, which runs programs.
+    pub command: &'a Path,
+    /// How many turns.
+    pub turns: u64,
+    /// Of the program's choices.
+    pub seed: u64,
+    /// Who writes.
+    pub writer: Writer,
+    /// How the filesystem is made.
+    pub format: Format,
+    /// What stands between the writer and the device that records.
+    pub wrap: Wrap,
+}
+
+impl Setup<'_> {
+    fn conduct(&self, workload: &dyn Workload, top: &Path, ledger: &Ledger) {
+        conduct(self.command, workload, [self.turns, self.seed], top, ledger);
+    }
+}
+
 /// A program that was run, ready for cuts.
 pub struct Recorded<'a> {
     workload: &'a dyn Workload,
+    setup: Setup<'a>,
     /// When each turn began and was over.
     pub ledger: Ledger,
     /// The states.
@@ -72,67 +96,66 @@ pub struct Recorded<'a> {
 }
 
 /// Runs a program and plans `states` cuts.
-pub fn record(workload: &dyn Workload, writer: Writer, format: Format, settings: Settings) -> Recorded<'_> {
+pub fn record<'a>(workload: &'a dyn Workload, setup: Setup<'a>, settings: Settings) -> Recorded<'a> {
     let recorder = Recorder::new();
     let ledger = Ledger::new(Arc::clone(&recorder), workload.lanes());
-    let device: Arc<dyn BlockDevice> = recorder.device(Arc::new(MemDevice::named("disk", DEVICE_LEN)));
-    let work = WorkDir::new("cuts");
-    let made = match writer {
-        Writer::Butterfs => on_our_mount(workload, &ledger, &recorder, device, format, &work),
-        Writer::Kernel => on_the_kernels(workload, &ledger, &recorder, device, format, &work),
+    let device = (setup.wrap)(recorder.device(Arc::new(MemDevice::named("disk", DEVICE_LEN))));
+    let (work, stage) = (WorkDir::new("cuts"), Stage { workload, setup, ledger: &ledger, recorder: &recorder });
+    let made = match setup.writer {
+        Writer::Butterfs => stage.on_our_mount(device, &work),
+        Writer::Kernel => stage.on_the_kernels(device, &work),
     };
     let plan = Plan::new(recorder.events(), vec![MemDevice::named("disk", DEVICE_LEN)], settings);
-    Recorded { workload, ledger, plan, made }
+    Recorded { workload, setup, ledger, plan, made }
 }
 
-fn on_our_mount(
-    workload: &dyn Workload,
-    ledger: &Ledger,
-    recorder: &Recorder,
-    device: Arc<dyn BlockDevice>,
-    format: Format,
-    work: &WorkDir,
-) -> usize {
-    let mut options = MakeOptions::new(DEVICE_LEN, &SystemEnvironment);
-    (options.nodesize, options.csum_type, options.metadata_profile) =
-        (format.nodesize, format.csum_type, format.metadata);
-    mkfs::make(Arc::clone(&device), &options).expect("a filesystem is made");
-    let made = recorder.mark("mkfs returned");
-    let volume = Volume::open(vec![device], OpenMode::ReadWrite).expect("the device opens");
-    let options = filesystem::OpenOptions { access: Access::ReadWrite, ..Default::default() };
-    let filesystem = Filesystem::open(volume, options, Box::new(SystemEnvironment)).expect("the filesystem opens");
-    let stand_in = work.file("stand-in");
-    create_sparse(&stand_in, DEVICE_LEN);
-    // Often, so that commits meet the program at many moments.
-    let options = AdapterOptions { commit_interval: Duration::from_millis(200), ..AdapterOptions::default() };
-    let served = Served::filesystem(Arc::new(filesystem), &work.dir("mnt"), &stand_in, options);
-    workload.run(served.path(), ledger);
-    served.unmount().expect("everything is durable in the end");
-    made
+/// A program that is about to run.
+struct Stage<'a> {
+    workload: &'a dyn Workload,
+    setup: Setup<'a>,
+    ledger: &'a Ledger,
+    recorder: &'a Recorder,
 }
 
-fn on_the_kernels(
-    workload: &dyn Workload,
-    ledger: &Ledger,
-    recorder: &Recorder,
-    device: Arc<dyn BlockDevice>,
-    format: Format,
-    work: &WorkDir,
-) -> usize {
-    let files =
-        Served::mount(DeviceFiles::new(vec![device]), &MountSource::Named("devices".into()), &work.dir("devices"));
-    let file = OpenOptions::new().read(true).write(true).open(files.path().join(DeviceFiles::name(0)));
-    let attached = LoopDevice::attach(file.expect("the device's file opens"), LoopAccess::ReadWrite, 4096);
-    let loop_device = attached.expect("a loop device is attached");
-    run(Command::new("mkfs.btrfs").args(kernel_options(format)).arg(loop_device.path())).ok();
-    let made = recorder.mark("mkfs returned");
-    let mounted = KernelMount::new(loop_device.path(), work.dir("mnt"));
-    workload.run(&mounted.path, ledger);
-    drop(mounted);
-    drop(loop_device);
-    wait_until("the loop device is let go", || loops_below(work.path()).is_empty());
-    files.unmount().expect("the devices are taken away");
-    made
+impl Stage<'_> {
+    /// Gives how many events made the filesystem.
+    fn on_our_mount(&self, device: Arc<dyn BlockDevice>, work: &WorkDir) -> usize {
+        let mut options = MakeOptions::new(DEVICE_LEN, &SystemEnvironment);
+        let Format { nodesize, csum_type, metadata } = self.setup.format;
+        (options.nodesize, options.csum_type, options.metadata_profile) = (nodesize, csum_type, metadata);
+        mkfs::make(Arc::clone(&device), &options).expect("a filesystem is made");
+        let made = self.recorder.mark("mkfs returned");
+        let volume = Volume::open(vec![device], OpenMode::ReadWrite).expect("the device opens");
+        let options = filesystem::OpenOptions { access: Access::ReadWrite, ..Default::default() };
+        let filesystem = Filesystem::open(volume, options, Box::new(SystemEnvironment)).expect("the filesystem opens");
+        let stand_in = work.file("stand-in");
+        create_sparse(&stand_in, DEVICE_LEN);
+        // Often, so that commits meet the program at many moments.
+        let options = AdapterOptions { commit_interval: Duration::from_millis(200), ..AdapterOptions::default() };
+        let served = Served::filesystem(Arc::new(filesystem), &work.dir("mnt"), &stand_in, options);
+        self.setup.conduct(self.workload, served.path(), self.ledger);
+        if let Err(error) = served.unmount() {
+            // With a device that breaks its promise this may be.
+            println!("{}: at the end: {error}", self.workload.name());
+        }
+        made
+    }
+
+    /// Gives how many events made the filesystem.
+    fn on_the_kernels(&self, device: Arc<dyn BlockDevice>, work: &WorkDir) -> usize {
+        let source = MountSource::Named("devices".into());
+        let files = Served::mount(DeviceFiles::new(vec![device]), &source, &work.dir("devices"));
+        let attached = Loop::new(&files.path().join(DeviceFiles::name(0)));
+        run(Command::new("mkfs.btrfs").args(kernel_options(self.setup.format)).arg(&attached.path)).ok();
+        let made = self.recorder.mark("mkfs returned");
+        let mounted = KernelMount::new(&attached.path, work.dir("mnt"));
+        self.setup.conduct(self.workload, &mounted.path, self.ledger);
+        drop(mounted);
+        drop(attached);
+        wait_until("the loop device is let go", || loops_below(work.path()).is_empty());
+        files.unmount().expect("the devices are taken away");
+        made
+    }
 }
 
 fn kernel_options(format: Format) -> Vec<String> {
@@ -145,6 +168,25 @@ fn kernel_options(format: Format) -> Vec<String> {
     let profile = if format.metadata == BlockGroupFlags::DUP { "dup" } else { "single" };
     let nodesize = format.nodesize.to_string();
     ["-q", "-f", "--csum", csum, "--nodesize", &nodesize, "-m", profile, "-d", "single"].map(str::to_owned).to_vec()
+}
+
+/// A loop device over a file that this process serves. It holds no descriptor of it: that would keep the process from
+/// ending, were it killed.
+struct Loop {
+    path: PathBuf,
+}
+
+impl Loop {
+    fn new(file: &Path) -> Self {
+        let attached = run(Command::new("losetup").args(["--find", "--show"]).arg(file)).ok();
+        Self { path: attached.stdout.trim().into() }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        run(Command::new("losetup").arg("-d").arg(&self.path));
+    }
 }
 
 /// A mount by the kernel, unmounted when dropped.
@@ -175,6 +217,14 @@ impl Recorded<'_> {
         Tally::of(&self.plan, threads, |state| self.judge_one(state))
     }
 
+    /// Who made the filesystem.
+    pub fn maker(&self) -> Maker {
+        match self.setup.writer {
+            Writer::Butterfs => Maker::Butterfs,
+            Writer::Kernel => Maker::Mkfs,
+        }
+    }
+
     /// Judges a cut: it opens, is clean, holds what was promised, and can be used.
     pub fn judge_one(&self, state: &CrashState) -> Result<Verdict, Violation> {
         let bad = |what: &str, why: &dyn std::fmt::Display| Violation(format!("{what}: {why}"));
@@ -188,17 +238,21 @@ impl Recorded<'_> {
         }
         let has_log = volume.superblock().log_root.get() != 0;
         drop(volume);
-        check_devices(&state.forks(), if state.is_torn() { Strictness::OneCopy } else { Strictness::Cut })?;
+        check_devices(
+            &state.forks(),
+            self.maker(),
+            if state.is_torn() { Strictness::OneCopy } else { Strictness::Cut },
+        )?;
         let devices = state.forks();
         let filesystem = open(devices.clone(), Access::ReadWrite, environment())
             .map_err(|error| bad("does not open for writing", &error))?;
         let files = contents::files(&filesystem).map_err(|error| bad("cannot be read", &error))?;
         for lane in 0..self.workload.lanes() {
-            self.workload.judge(&files, lane, self.ledger.at(lane, state.cut)).map_err(Violation)?;
+            self.workload.judge(&files, &self.ledger.at(lane, state.cut)).map_err(Violation)?;
         }
         use_it(&filesystem).map_err(|error| bad("cannot be used", &error))?;
         drop(filesystem);
-        check_devices(&devices, Strictness::Clean)?;
+        check_devices(&devices, self.maker(), Strictness::Clean)?;
         Ok(if has_log { Verdict::WithLog } else { Verdict::LastCommit })
     }
 }

@@ -1,4 +1,4 @@
-"""SQLite under test. "write" changes a database in turns: it says "begin" and "over DIGEST", and goes on when it is
+"""SQLite under test. "write" changes a database in turns: it says "begin 0" and "over 0 DIGEST", and goes on when it is
 answered. "judge" reads paths of databases and says what is in each."""
 
 import hashlib
@@ -47,7 +47,7 @@ def one_turn(db, turn, chance):
 
 def write(path, journal, synchronous, turns, seed):
     chance = random.Random(int(seed))
-    tell("begin")
+    tell("begin 0")
     db = sqlite3.connect(path, isolation_level=None)
     # Few pages in memory: large transactions spill into the file before they are committed.
     for setting in ("cache_size = 20", f"journal_mode = {journal}", f"synchronous = {synchronous}",
@@ -55,13 +55,13 @@ def write(path, journal, synchronous, turns, seed):
         db.execute(f"pragma {setting}")
     for turn in range(1, int(turns) + 1):
         if turn > 1:
-            tell("begin")
+            tell("begin 0")
         db.execute("begin immediate")
         if turn == 1:
             first_turn(db)
         one_turn(db, turn, chance)
         db.execute("commit")
-        tell("over " + digest(db))
+        tell("over 0 " + digest(db))
     # Not closed: the last write-ahead log stays.
     os._exit(0)
 

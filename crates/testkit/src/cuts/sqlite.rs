@@ -4,12 +4,12 @@
 //! A turn is a transaction. What is found after a cut is what a whole number of transactions left, none of those
 //! missing whose commit had returned.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
-use super::ledger::{Bounds, Ledger};
+use super::ledger::Lane;
+use super::turns::{Speaker, Turns};
 use super::{Files, Workload};
 use crate::workdir::WorkDir;
 
@@ -42,67 +42,32 @@ pub struct Sqlite {
     mode: Mode,
     turns: u64,
     seed: u64,
-    /// What was in the database after each turn, from none on.
-    digests: Mutex<Vec<String>>,
-    judge: Mutex<Judge>,
+    /// Started when it is first asked.
+    judge: Mutex<Option<Judge>>,
 }
 
 impl Sqlite {
     /// So many transactions.
     pub fn new(mode: Mode, turns: u64, seed: u64) -> Self {
-        Self { mode, turns, seed, digests: Mutex::new(vec!["empty".into()]), judge: Mutex::new(Judge::start()) }
-    }
-
-    fn digests(&self) -> MutexGuard<'_, Vec<String>> {
-        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { mode, turns, seed, judge: Mutex::default() }
     }
 }
 
-/// A Python process, killed when dropped.
-struct Python {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Python {
-    fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new("python3");
-        command.args(["-c", SCRIPT]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("python3 is needed: {error}"));
-        let input = child.stdin.take().expect("the input is a pipe");
-        let output = BufReader::new(child.stdout.take().expect("the output is a pipe"));
-        Self { child, input, output }
-    }
-
-    /// The next line; none at the end.
-    fn hear(&mut self) -> Option<String> {
-        let mut line = String::new();
-        let count = self.output.read_line(&mut line).expect("Python is heard");
-        (count > 0).then(|| line.trim_end().to_owned())
-    }
-
-    fn tell(&mut self, line: &str) {
-        writeln!(self.input, "{line}").and_then(|()| self.input.flush()).expect("Python hears");
-    }
-}
-
-impl Drop for Python {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn python(arguments: &[&str]) -> Command {
+    let mut command = Command::new("python3");
+    command.args(["-c", SCRIPT]).args(arguments);
+    command
 }
 
 /// Looks into databases.
 struct Judge {
-    python: Python,
+    python: Speaker,
     work: WorkDir,
 }
 
 impl Judge {
     fn start() -> Self {
-        Self { python: Python::start(&["judge"]), work: WorkDir::new("sqlite") }
+        Self { python: Speaker::start(&mut python(&["judge"])), work: WorkDir::new("sqlite") }
     }
 
     /// What is in a database.
@@ -126,34 +91,30 @@ impl Workload for Sqlite {
         format!("SQLite, {}, {}", self.mode.journal, self.mode.synchronous)
     }
 
-    fn run(&self, top: &Path, ledger: &Ledger) {
+    /// Python speaks for this process.
+    fn work(&self, top: &Path, _: &Turns) {
         let path = top.join(NAME);
-        let (turns, seed) = (self.turns.to_string(), self.seed.to_string());
         let path = path.to_str().expect("the path of a mount is text");
-        let mut python = Python::start(&["write", path, self.mode.journal, self.mode.synchronous, &turns, &seed]);
-        while let Some(line) = python.hear() {
-            match line.split_once(' ') {
-                None => _ = ledger.begin(0),
-                Some((_, digest)) => {
-                    ledger.over(0);
-                    self.digests().push(digest.to_owned());
-                }
-            }
-            python.tell("");
-        }
-        let status = python.child.wait().expect("Python ends");
+        let (turns, seed) = (self.turns.to_string(), self.seed.to_string());
+        let mut command = python(&["write", path, self.mode.journal, self.mode.synchronous, &turns, &seed]);
+        let status = command.status().unwrap_or_else(|error| panic!("python3 is needed: {error}"));
         assert!(status.success(), "{}: {status}", self.name());
-        assert_eq!(self.digests().len() as u64, self.turns + 1, "{}", self.name());
     }
 
-    fn judge(&self, files: &Files, _: usize, bounds: Bounds) -> Result<(), String> {
-        let found = self.judge.lock().unwrap_or_else(PoisonError::into_inner).look(files);
-        let digests = self.digests();
-        let possible = bounds.over.saturating_sub(self.mode.may_lose)..=bounds.begun;
-        if possible.clone().any(|turn| digests.get(turn as usize) == Some(&found)) {
+    /// The notes say what was in the database after each turn; before the first there was nothing.
+    fn judge(&self, files: &Files, lane: &Lane) -> Result<(), String> {
+        let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = judge.get_or_insert_with(Judge::start).look(files);
+        drop(judge);
+        let digest = |turn: u64| match turn.checked_sub(1) {
+            None => Some("empty"),
+            Some(index) => lane.notes.get(index as usize).map(String::as_str),
+        };
+        let possible = lane.over.saturating_sub(self.mode.may_lose)..=lane.begun;
+        if possible.clone().any(|turn| digest(turn) == Some(&found)) {
             return Ok(());
         }
-        match digests.iter().position(|digest| *digest == found) {
+        match (0..=lane.notes.len() as u64).find(|turn| digest(*turn) == Some(&found)) {
             Some(turn) => Err(format!("the database is that of turn {turn}, {possible:?} are possible")),
             None => Err(format!("the database is that of no turn ({possible:?} are possible): {found}")),
         }

@@ -1,16 +1,19 @@
 //! Power cuts under programs that rely on fsync (SQLite, logs, files that are replaced), on a real mount; as root:
-//! `cargo run --release -p butterfs-testkit --example cuts -- --cuts 1000`.
+//! `just cuts 1000`.
 //!
 //! Prints counts for each program; exits with 1 if something that was promised was lost. `--writer kernel` lets the
 //! kernel's btrfs write, and us read; `--kernel N` has N cuts of each program judged by `btrfs check` and the kernel too.
+//! `work` runs one program: the command starts itself so.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use butterfs_testkit::crash::kernel::KernelJudge;
 use butterfs_testkit::crash::states::Settings;
 use butterfs_testkit::crash::tally::Tally;
-use butterfs_testkit::cuts::run::{Format, Writer, record};
+use butterfs_testkit::cuts::run::{Format, Setup, Writer, record};
+use butterfs_testkit::cuts::turns::Turns;
 use butterfs_testkit::cuts::{Workload, all};
 
 const USAGE: &str =
@@ -27,10 +30,31 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match parse(std::env::args().skip(1)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [work, name, turns, seed, top] = words.as_slice()
+        && work == "work"
+        && let (Ok(turns), Ok(seed)) = (turns.parse(), seed.parse())
+    {
+        return work_here(name, turns, seed, Path::new(top));
+    }
+    match parse(words.into_iter()) {
         Ok(arguments) => run(&arguments),
         Err(problem) => {
             eprintln!("{problem}\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs a program in this process.
+fn work_here(name: &str, turns: u64, seed: u64, top: &Path) -> ExitCode {
+    match all(turns, seed).iter().find(|workload| workload.name() == name) {
+        Some(workload) => {
+            workload.work(top, &Turns::new(workload.lanes()));
+            ExitCode::SUCCESS
+        }
+        None => {
+            eprintln!("{name}: no such program");
             ExitCode::from(2)
         }
     }
@@ -81,10 +105,14 @@ fn run(arguments: &Arguments) -> ExitCode {
 fn one(number: usize, workload: &dyn Workload, kernel: Option<&KernelJudge>, arguments: &Arguments) -> Tally {
     let settings = Settings::new(arguments.seed, arguments.cuts);
     let format = Format::number(number + arguments.seed as usize);
-    let recorded = record(workload, arguments.writer, format, settings);
+    let command: PathBuf = std::env::current_exe().expect("a process knows its program");
+    let Arguments { writer, turns, seed, .. } = *arguments;
+    let setup = Setup { command: &command, turns, seed, writer, format, wrap: |device| device };
+    let recorded = record(workload, setup, settings);
     let mut tally = recorded.judge(arguments.jobs);
-    let (judged, others) =
-        kernel.map(|kernel| kernel.sample(&recorded.plan, recorded.made, arguments.kernel)).unwrap_or_default();
+    let sample =
+        |kernel: &KernelJudge| kernel.sample(&recorded.plan, recorded.made, recorded.maker(), arguments.kernel);
+    let (judged, others) = kernel.map(sample).unwrap_or_default();
     tally.violations.extend(others.into_iter().map(|(state, violation)| (state, violation.0)));
     for (state, why) in tally.violations.iter().take(5) {
         println!("VIOLATION {}, {format:?}: {state}\n  {}", workload.name(), why.replace('\n', "\n  "));
