@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use butterfs_format::superblock::RootBackup;
-use butterfs_format::{Logical, Superblock, TreeBlock, TreeId};
+use butterfs_format::{Generation, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
 
 use super::Transaction;
@@ -129,7 +129,7 @@ impl Frozen {
     /// Writes the generation and makes it durable.
     pub(super) fn write(&self, volume: &Volume) -> Result<()> {
         volume.check_unchanged()?;
-        write_blocks(&self.blocks, volume)?;
+        write_blocks(&self.blocks, Generation(self.superblock.generation.get()), volume)?;
         volume.flush()?;
         volume.write_superblocks(&self.superblock)?;
         volume.flush()?;

@@ -391,7 +391,8 @@ impl FrozenLog {
     /// Blocks, flush, superblocks, flush.
     pub(super) fn write(&self, volume: &Volume) -> Result<()> {
         volume.check_unchanged()?;
-        write_blocks(&self.blocks, volume)?;
+        // A log is of the generation after that of its superblock.
+        write_blocks(&self.blocks, Generation(self.superblock.generation.get()).next(), volume)?;
         volume.flush()?;
         volume.write_log_superblock(&self.superblock)?;
         volume.flush()?;
