@@ -8,16 +8,18 @@
 use std::sync::Arc;
 
 use butterfs_engine::dir::Place;
-use butterfs_engine::filesystem::{Filesystem, Flow, NewInode, NewKind};
+use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind};
+use butterfs_engine::mkfs::{MakeOptions, make};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_testkit::crash::judge::{Violation, judge, tells_no_lies};
 use butterfs_testkit::crash::recording::Recorder;
 use butterfs_testkit::crash::states::{CrashState, Fate};
-use butterfs_testkit::crash::workload::{self, OnError, Outcome, Script, Style};
+use butterfs_testkit::crash::workload::{self, CountingEnvironment, DEVICE_LEN, OnError, Outcome, Script, Style};
 use butterfs_testkit::fault::errno::EIO;
-use butterfs_testkit::fault::{Counts, Fault, FaultDevice, Request, Rule};
+use butterfs_testkit::fault::{Counts, Fault, FaultDevice, Lasting, Request, Rule};
 use butterfs_volume::{BlockDevice, MemDevice};
 
 const SCRIPTS: [Script; 3] = [
@@ -235,4 +237,43 @@ fn one_bad_copy_of_metadata_is_as_good_as_none() {
     }
     println!("{healed} runs did not notice, {data} were told of damaged data");
     assert!(healed > data);
+}
+
+/// Data that the device does not give back is EIO with the device's name, not corruption; a tree block likewise.
+#[test]
+fn a_read_that_fails_names_the_device() {
+    let image = Arc::new(MemDevice::named("disk", DEVICE_LEN));
+    let mut options = MakeOptions::new(DEVICE_LEN, &SystemEnvironment);
+    options.metadata_profile = BlockGroupFlags::empty();
+    make(Arc::clone(&image) as _, &options).unwrap();
+    let opened = |rule| {
+        let device = Arc::new(FaultDevice::new(Arc::clone(&image) as _, rule));
+        workload::open(vec![Arc::clone(&device) as _], Access::ReadWrite, CountingEnvironment::new(1))
+            .map(|filesystem| (filesystem, device))
+    };
+    let (filesystem, _) = opened(None).unwrap();
+    let new = NewInode { kind: NewKind::File, permissions: 0o600, uid: 0, gid: 0 };
+    let id = filesystem.create(Place::new(filesystem.root(), b"file"), &new).unwrap();
+    filesystem.write(id, 0, &[7; 100_000]).unwrap();
+    filesystem.sync().unwrap();
+    drop(filesystem);
+    let (filesystem, device) = opened(None).unwrap();
+    filesystem.attributes(id).unwrap();
+    let to_open = device.counts().reads;
+    let read = |filesystem: &Filesystem| filesystem.read(id, 0, &mut [0; 4096]).map(|_| ());
+    read(&filesystem).unwrap();
+    let all = device.counts().reads;
+    assert!(all > to_open, "data is read from the device");
+    drop(filesystem);
+    // From every read on, all fail: to open, to find the file, to read it.
+    for at in 0..all {
+        let rule = Rule { lasting: Lasting::Forever, ..Rule::error(Request::Read, at) };
+        let told = opened(Some(rule)).and_then(|(filesystem, _)| read(&filesystem));
+        match told.expect_err("nothing can be read") {
+            Error::Volume(butterfs_volume::Error::Device { name, source, .. }) => {
+                assert_eq!((name.as_str(), source.raw_os_error()), ("disk", Some(EIO)), "read {at}");
+            }
+            other => panic!("read {at} of {all}: {other}"),
+        }
+    }
 }

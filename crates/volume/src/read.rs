@@ -18,11 +18,20 @@ use crate::error::{Error, Result};
 use crate::map::{Piece, touches_superblock};
 use crate::volume::Volume;
 
+/// Why a copy of a sector is of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum BadCopy {
+    /// The device failed.
+    Unread(String),
+    /// The checksum does not match.
+    Wrong,
+}
+
 impl Volume {
     /// Reads and checks a tree block. Copies are tried in turn; bad ones are repaired.
     ///
     /// # Errors
-    /// [`Error::NoCopy`] with what is wrong with each copy.
+    /// [`Error::NoCopy`] with what is wrong with each copy; [`Error::Device`] if none could be read at all.
     pub fn read_block(&self, expected: &Expected) -> Result<TreeBlock> {
         let mut problems = Vec::new();
         for copy in 0..self.copies(expected.bytenr)? {
@@ -32,8 +41,13 @@ impl Volume {
                     self.repair(expected.bytenr, block.bytes(), &bad);
                     return Ok(block);
                 }
-                Err(error) => problems.push((copy, error.to_string())),
+                Err(error) => problems.push((copy, error)),
             }
+        }
+        if problems.iter().all(|(_, error)| matches!(error, Error::Device { .. }))
+            && let Some((_, error)) = problems.pop()
+        {
+            return Err(error);
         }
         let problems = problems.into_iter().map(|(copy, problem)| {
             let place = self.place(expected.bytenr, copy);
@@ -100,7 +114,8 @@ impl Volume {
     ///
     /// # Errors
     /// If a sector has no good copy: [`Error::Corruption`] with its logical address and, for each
-    /// copy, device, physical offset and problem.
+    /// copy, device, physical offset and problem. [`Error::Device`] if no copy of it could be read: it
+    /// is the device that failed, and what is on it may well be good.
     pub fn read_verified(
         &self,
         logical: Logical,
@@ -117,43 +132,55 @@ impl Volume {
         }
         for (index, bytes) in buf.chunks_mut(sector).enumerate() {
             let (from, to) = (index * sector, index * sector + bytes.len());
-            let unread = failures.iter().find(|(range, _)| range.start < to && from < range.end);
+            let unread = failures.iter().position(|(range, _)| range.start < to && from < range.end);
             if unread.is_none() && good(index, bytes) {
                 continue;
             }
-            let problem = unread.map(|(_, error)| error.to_string());
-            self.heal_sector(Logical(logical.0 + from as u64), bytes, problem, &|bytes| good(index, bytes))?;
+            let at = Logical(logical.0 + from as u64);
+            let first = unread.map_or(BadCopy::Wrong, |unread| BadCopy::Unread(failures[unread].1.to_string()));
+            if let Err(problems) = self.heal_sector(at, bytes, first, &|bytes| good(index, bytes))? {
+                return Err(match unread {
+                    Some(unread) if !problems.contains(&BadCopy::Wrong) => failures.swap_remove(unread).1,
+                    _ => self.no_good_sector(at, &problems),
+                });
+            }
         }
         Ok(())
     }
 
-    /// Reads a sector whose copy 0 is bad from another copy, and repairs what is bad. `problem` is
-    /// why copy 0 could not be read, if so.
+    /// Reads a sector whose copy 0 is bad from another copy, and repairs what is bad. `first` is what is
+    /// wrong with copy 0. Gives what is wrong with each copy, if none is good.
     fn heal_sector(
         &self,
         logical: Logical,
         sector: &mut [u8],
-        problem: Option<String>,
+        first: BadCopy,
         good: &dyn Fn(&[u8]) -> bool,
-    ) -> Result<()> {
-        let mismatch = || "checksum does not match".to_owned();
-        let mut problems = vec![problem.unwrap_or_else(mismatch)];
+    ) -> Result<std::result::Result<(), Vec<BadCopy>>> {
+        let mut problems = vec![first];
         for copy in 1..self.copies(logical)? {
             match self.read_copy(logical, sector, copy) {
                 Ok(()) if good(sector) => {
                     self.repair(logical, sector, &(0..copy).collect::<Vec<_>>());
-                    return Ok(());
+                    return Ok(Ok(()));
                 }
-                Ok(()) => problems.push(mismatch()),
-                Err(error) => problems.push(error.to_string()),
+                Ok(()) => problems.push(BadCopy::Wrong),
+                Err(error) => problems.push(BadCopy::Unread(error.to_string())),
             }
         }
-        let text = problems.into_iter().enumerate().map(|(copy, problem)| {
+        Ok(Err(problems))
+    }
+
+    fn no_good_sector(&self, logical: Logical, problems: &[BadCopy]) -> Error {
+        let text = problems.iter().enumerate().map(|(copy, problem)| {
             let place = self.place(logical, copy);
-            format!("{place}: {problem}")
+            match problem {
+                BadCopy::Unread(error) => format!("{place}: {error}"),
+                BadCopy::Wrong => format!("{place}: checksum does not match"),
+            }
         });
         let text = text.collect::<Vec<_>>().join("; ");
-        Err(Corruption::new(format!("data at logical {logical}"), text).into())
+        Corruption::new(format!("data at logical {logical}"), text).into()
     }
 
     /// Where a copy lies, for messages.

@@ -282,3 +282,71 @@ fn a_new_filesystem_starts_without_chunks() {
     again.read(Logical(DATA), &mut buf).unwrap();
     assert_eq!(buf, [1; 4096]);
 }
+
+/// A device whose reads fail, at some offsets.
+struct Unreadable {
+    inner: Arc<dyn BlockDevice>,
+    offsets: Vec<std::ops::Range<u64>>,
+}
+
+impl BlockDevice for Unreadable {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let end = offset + buf.len() as u64;
+        match self.offsets.iter().any(|bad| bad.start < end && offset < bad.end) {
+            true => Err(io::Error::from_raw_os_error(5)),
+            false => self.inner.read_at(offset, buf),
+        }
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.inner.write_at(offset, buf)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.inner.flush()
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.inner.discard(offset, len)
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+}
+
+/// Where no copy can be read it is the device that failed, and the error names it; where one can be read and is wrong,
+/// the disk lies.
+#[test]
+fn a_device_that_cannot_be_read_is_no_corruption() {
+    let want = pattern(4 * 4096);
+    let read = |offsets: &[u64], wrong: &[u64]| {
+        let devices = Image::dup().build();
+        open(&devices, OpenMode::ReadWrite).unwrap().write(Logical(DATA), &want).unwrap();
+        for place in wrong {
+            devices[0].write_at(place + 4096, &[0xaa; 9]).unwrap();
+        }
+        let offsets = offsets.iter().map(|offset| *offset..offset + (1 << 20)).collect();
+        let broken = Arc::new(Unreadable { inner: devices[0].clone(), offsets });
+        let volume = Volume::open(vec![broken], OpenMode::ReadOnly);
+        let mut buf = vec![0; want.len()];
+        let good = |index: usize, bytes: &[u8]| bytes == &want[index * 4096..][..4096];
+        let data = volume.and_then(|volume| volume.read_verified(Logical(DATA), &mut buf, &good));
+        data.map(|()| assert!(buf == want))
+    };
+    let (first, second) = (80 << 20, 96 << 20);
+    read(&[first], &[]).unwrap();
+    read(&[first], &[first]).unwrap();
+    for device in [read(&[first, second], &[]), read(&[16 << 20, 32 << 20], &[])] {
+        let error = device.unwrap_err();
+        assert!(matches!(&error, Error::Device { source, .. } if source.raw_os_error() == Some(5)), "{error:?}");
+        assert!(error.to_string().contains("disk1"), "{error}");
+    }
+    for lie in [read(&[second], &[first]), read(&[first], &[second]), read(&[], &[first, second])] {
+        assert!(matches!(lie, Err(Error::Corruption(_))), "{lie:?}");
+    }
+}

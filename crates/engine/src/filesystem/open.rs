@@ -132,13 +132,15 @@ impl Filesystem {
     }
 }
 
-/// The disk lies, and it is the log that does.
+/// The disk lies, and it is the log that does. (A device that fails does not lie.)
 fn in_log(error: Error) -> Error {
     match error {
         Error::Corruption(Corruption { place, problem }) => {
             Corruption::new(format!("log tree, {place}"), problem).into()
         }
-        Error::Volume(error) => Corruption::new("log tree", error.to_string()).into(),
+        Error::Volume(error @ butterfs_volume::Error::NoCopy { .. }) => {
+            Corruption::new("log tree", error.to_string()).into()
+        }
         other => other,
     }
 }
