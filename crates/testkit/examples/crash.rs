@@ -2,19 +2,21 @@
 //!
 //! Prints counts for each workload; exits with 1 if a state was not as it must be. A violation names its workload, its
 //! seed, how many states that workload had, and its number: `--only NAME --seed S --of STATES --state N` builds that
-//! state again, tells what was done up to the cut, and `--save FILE` keeps it as an image.
+//! state again, tells what was done up to the cut, and `--save FILE` keeps it as an image. `--kernel N` has N states of
+//! each workload judged by `btrfs check` and the kernel too (as root).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use butterfs_testkit::crash::campaign::{Campaign, Tally, by_name, campaigns};
-use butterfs_testkit::crash::judge::judge;
+use butterfs_testkit::crash::judge::{Maker, judge};
+use butterfs_testkit::crash::kernel::KernelJudge;
 use butterfs_testkit::crash::recording::Event;
 use butterfs_testkit::crash::states::{Settings, SuperblockTear};
 use butterfs_testkit::crash::workload::OnError;
 
-const USAGE: &str = "usage: crash [--states N] [--seed S] [--jobs J] [--torn-superblocks] \
+const USAGE: &str = "usage: crash [--states N] [--seed S] [--jobs J] [--torn-superblocks] [--kernel N] \
                      [--only NAME [--of STATES --state N [--save FILE]]]";
 
 struct Arguments {
@@ -26,6 +28,7 @@ struct Arguments {
     of: Option<usize>,
     state: Option<usize>,
     save: Option<PathBuf>,
+    kernel: usize,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         of: None,
         state: None,
         save: None,
+        kernel: 0,
     };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
@@ -81,6 +85,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--only" => arguments.only = Some(value()?),
             "--of" => arguments.of = Some(number(value()?)? as usize),
             "--state" => arguments.state = Some(number(value()?)? as usize),
+            "--kernel" => arguments.kernel = number(value()?)? as usize,
             "--save" => arguments.save = Some(value()?.into()),
             _ => return Err(format!("{word}: not known")),
         }
@@ -90,8 +95,16 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
 
 fn run(campaigns: &[Campaign], arguments: &Arguments) -> ExitCode {
     let (start, mut tallies) = (Instant::now(), Vec::new());
+    let (kernel, mut by_kernel) = ((arguments.kernel > 0).then(KernelJudge::default), 0);
     for campaign in campaigns {
-        let tally = campaign.run(arguments.jobs);
+        let recorded = campaign.record(|device| device, OnError::Panic);
+        let mut tally = recorded.judge(arguments.jobs);
+        if let Some(kernel) = &kernel {
+            let (plan, made) = (&recorded.plan, recorded.history.made);
+            let (judged, others) = kernel.sample(plan, made, Maker::Butterfs, arguments.kernel);
+            by_kernel += judged;
+            tally.violations.extend(others.into_iter().map(|(state, violation)| (state, violation.0)));
+        }
         let (name, Settings { seed, states, .. }) = (campaign.script.name, campaign.settings);
         for (state, why) in tally.violations.iter().take(5) {
             println!("VIOLATION {name}, seed {seed}, of {states}: {state}\n  {}", why.replace('\n', "\n  "));
@@ -105,7 +118,11 @@ fn run(campaigns: &[Campaign], arguments: &Arguments) -> ExitCode {
         all.add(&tally);
     }
     println!("{}", all.row("all"));
-    println!("\nseed {}, {:.0} seconds", arguments.seed, start.elapsed().as_secs_f64());
+    println!(
+        "\nseed {}, {by_kernel} states judged by the kernel too, {:.0} seconds",
+        arguments.seed,
+        start.elapsed().as_secs_f64()
+    );
     if all.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_volume::{BlockDevice, MemDevice};
 
-use super::recording::Event;
+use super::recording::{Event, Recorder};
 use crate::random::Random;
 
 /// How superblock copies can be torn. They are the only blocks that are overwritten in place.
@@ -146,6 +146,21 @@ impl Plan {
         let mut plan = Self { events, durable_at, checkpoints, exact: Vec::new(), settings };
         plan.exact = plan.exact_choices();
         plan
+    }
+
+    /// Runs any workload on devices that hold `bases`, and plans states of what it did. The recorder takes its marks.
+    pub fn of(
+        bases: Vec<MemDevice>,
+        settings: Settings,
+        work: impl FnOnce(&[Arc<dyn BlockDevice>], &Arc<Recorder>),
+    ) -> Self {
+        let recorder = Recorder::new();
+        let record = |base: &MemDevice| {
+            recorder.device(Arc::new(base.snapshot()) as Arc<dyn BlockDevice>) as Arc<dyn BlockDevice>
+        };
+        let devices: Vec<_> = bases.iter().map(record).collect();
+        work(&devices, &recorder);
+        Self::new(recorder.events(), bases, settings)
     }
 
     /// How many states there are.
@@ -390,7 +405,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::crash::recording::Recorder;
 
     fn byte(image: &MemDevice, offset: u64) -> u8 {
         let mut byte = [0];
