@@ -4,6 +4,7 @@
 //! * The kernel mounts only what both checkers call clean (a log may wait to be replayed): a damaged filesystem could
 //!   hang it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ use super::contents;
 use super::judge::{Maker, Strictness, Violation, bad, check_devices, environment};
 use super::states::{CrashState, Plan};
 use super::workload::open;
-use crate::command::Finished;
+use crate::command::{Finished, run_program};
 use crate::mounter::Mounter;
 use crate::oracle;
 use crate::tree_compare::{Time, Times, Tree};
@@ -40,7 +41,7 @@ impl KernelJudge {
         check_devices(&state.forks(), maker, Strictness::Cut)?;
         let image = self.work.file("image");
         state.save(0, &image).or_else(|error| bad("cannot be saved", error))?;
-        clean(&oracle::check(&image), "btrfs check")?;
+        btrfs_check(&image, "btrfs check")?;
         let ours = open(state.forks(), Access::ReadWrite, environment())
             .and_then(|filesystem| contents::tree(&filesystem))
             .or_else(|error| bad("does not open for writing", error))?;
@@ -56,7 +57,7 @@ impl KernelJudge {
         if !differences.is_empty() {
             return bad("we | the kernel", differences.join("\n"));
         }
-        clean(&oracle::check(&image), "btrfs check, after the kernel had it")?;
+        btrfs_check(&image, "btrfs check, after the kernel had it")?;
         let device = FileDevice::open_read_only(&image).or_else(|error| bad("the image does not open", error))?;
         check_devices(&[Arc::new(device) as Arc<dyn BlockDevice>], maker, Strictness::Clean)
     }
@@ -97,7 +98,29 @@ fn forget_replay_times(theirs: &mut Tree, ours: &Tree, mounted: SystemTime) {
     }
 }
 
-fn clean(finished: &Finished, who: &str) -> Result<(), Violation> {
-    let text = format!("{}{}", finished.stdout, finished.stderr);
-    if finished.status.success() && text.contains("no error found") { Ok(()) } else { bad(who, finished) }
+/// `btrfs check`, which must find nothing.
+///
+/// Its usual mode counts an inode without names as an error that it does not name, when its record stayed unfinished
+/// (seen where snapshots share leaves); its other mode reads the same trees without that. So where no error is named,
+/// the other mode decides.
+fn btrfs_check(image: &Path, who: &str) -> Result<(), Violation> {
+    let usual = oracle::check(image);
+    if is_clean(&usual) {
+        return Ok(());
+    }
+    let named: Vec<String> =
+        oracle::complaints(&usual).into_iter().filter(|line| !UNNAMED.iter().any(|text| line.contains(text))).collect();
+    if named.is_empty() {
+        let arguments = ["check".as_ref(), "--mode=lowmem".as_ref(), "--check-data-csum".as_ref(), image.as_os_str()];
+        let other = run_program("btrfs", &arguments);
+        return if is_clean(&other) { Ok(()) } else { bad(who, other) };
+    }
+    bad(who, usual)
+}
+
+/// What `btrfs check` says where it names no error.
+const UNNAMED: [&str; 2] = ["ERROR: errors found in fs roots", "error(s) found"];
+
+fn is_clean(finished: &Finished) -> bool {
+    finished.status.success() && format!("{}{}", finished.stdout, finished.stderr).contains("no error found")
 }
