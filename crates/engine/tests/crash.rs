@@ -7,13 +7,15 @@
 use std::sync::Arc;
 
 use butterfs_engine::dir::Place;
-use butterfs_engine::filesystem::{Access, NewInode, NewKind};
+use butterfs_engine::filesystem::{Access, NewInode, NewKind, NewSubvolume};
 use butterfs_engine::mkfs::{MakeOptions, make};
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_testkit::crash::breaker::{Breach, BrokenDevice};
 use butterfs_testkit::crash::campaign::{Campaign, Tally, Wrap, campaigns};
+use butterfs_testkit::crash::contents::files;
+use butterfs_testkit::crash::judge::{Maker, Strictness, check_devices, use_it};
 use butterfs_testkit::crash::recording::Event;
-use butterfs_testkit::crash::states::{Settings, SuperblockTear};
+use butterfs_testkit::crash::states::{Plan, Settings, SuperblockTear};
 use butterfs_testkit::crash::workload::{CountingEnvironment, DEVICE_LEN, OnError, Style, open};
 use butterfs_volume::{BlockDevice, MemDevice};
 
@@ -151,6 +153,63 @@ fn describe(event: &Event) -> String {
 
 fn crc(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |sum: u64, byte| sum.rotate_left(5) ^ u64::from(*byte).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// Any work on devices can be cut: here what a tool does that deletes a subvolume and removes what it held.
+#[test]
+fn a_subvolume_that_is_deleted_is_there_or_gone() {
+    const FILES: usize = 150;
+    let image = Arc::new(MemDevice::named("disk", DEVICE_LEN));
+    let open = |device: &Arc<dyn BlockDevice>, clock| {
+        open(vec![Arc::clone(device)], Access::ReadWrite, CountingEnvironment::new(clock)).unwrap()
+    };
+    let device: Arc<dyn BlockDevice> = Arc::clone(&image) as _;
+    let environment = CountingEnvironment::new(1);
+    let mut options = MakeOptions::new(DEVICE_LEN, &environment);
+    options.nodesize = 4096;
+    make(Arc::clone(&device), &options).unwrap();
+    let filesystem = open(&device, 1000);
+    let new = NewSubvolume { permissions: 0o755, uid: 0, gid: 0 };
+    let place = Place::new(filesystem.root(), b"volume");
+    filesystem.create_subvolume(place, &new).unwrap();
+    let top = filesystem.lookup(place).unwrap();
+    let new = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
+    for name in 0..FILES {
+        let id = filesystem.create(Place::new(top, format!("file {name}").as_bytes()), &new).unwrap();
+        filesystem.write(id, 0, &[name as u8; 5000]).unwrap();
+    }
+    filesystem.sync().unwrap();
+    drop(filesystem);
+    let plan =
+        Plan::of(vec![image.snapshot()], Settings::new(number("BUTTERFS_CRASH_SEED", 1), 200), |devices, recorder| {
+            let filesystem = open(&devices[0], 2000);
+            filesystem.delete_subvolume(Place::new(filesystem.root(), b"volume")).unwrap();
+            while filesystem.clean_once(5).unwrap() {
+                filesystem.sync().unwrap();
+            }
+            filesystem.sync().unwrap();
+            recorder.mark("deleted");
+        });
+    let (mut there, mut gone) = (0, 0);
+    for state in (0..plan.len()).map(|n| plan.state(n)) {
+        let allowed = if state.is_torn() { Strictness::OneCopy } else { Strictness::Cut };
+        let clean = |devices: &[Arc<dyn BlockDevice>], allowed| {
+            check_devices(devices, Maker::Butterfs, allowed).unwrap_or_else(|why| panic!("{state}: {why:?}"));
+        };
+        clean(&state.forks(), allowed);
+        let devices = state.forks();
+        let filesystem = open(&devices[0], 3000);
+        match files(&filesystem).unwrap().len() {
+            FILES => there += 1,
+            0 => gone += 1,
+            some => panic!("{state}: {some} files of {FILES}"),
+        }
+        use_it(&filesystem).unwrap();
+        drop(filesystem);
+        clean(&devices, Strictness::Clean);
+    }
+    println!("{there} times it was there, {gone} times gone");
+    assert!(there > 0 && gone > 0);
 }
 
 fn violations_with(wrap: Wrap) -> Vec<(String, String)> {

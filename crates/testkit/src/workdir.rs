@@ -84,7 +84,9 @@ fn sweep(base: &Path) {
 
 fn clean(path: &Path) {
     release(path);
-    if let Err(error) = std::fs::remove_dir_all(path)
+    // A daemon's log may lie beside the directory.
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    if let Err(error) = removed
         && error.kind() != std::io::ErrorKind::NotFound
     {
         eprintln!("cannot remove {}: {error}", path.display());
