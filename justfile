@@ -36,3 +36,7 @@ crash states="20000" seed="1":
 # Cut the power under SQLite and other programs on a real mount, each so often (as root): just cuts 1000
 cuts count="100" seed="1":
     cargo run --release -p butterfs-testkit --bin cuts -- --cuts {{count}} --seed {{seed}}
+
+# Nearly full filesystems under load, for long: just stress 2000
+stress percent="1000":
+    BUTTERFS_TEST_SCALE={{percent}} cargo nextest run --release -p butterfs-engine --test full --no-capture

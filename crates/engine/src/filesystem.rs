@@ -25,13 +25,14 @@ mod tests;
 mod xattrs;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use butterfs_format::TreeId;
 use butterfs_format::items::Timespec;
 
 use crate::dir::entry;
 use crate::error::{Error, Result};
+use crate::file::DirtyBudget;
 use crate::inode::cache::InodeCache;
 use crate::inode::{Drafts, InodeId, InodeRef, InodeState, Locked, Shared, item};
 use crate::subvolume::Subvolumes;
@@ -54,6 +55,10 @@ pub struct Filesystem {
     subvolumes: Subvolumes,
     /// Inodes with data or items that the trees do not have yet.
     dirty: Mutex<BTreeMap<InodeId, InodeRef>>,
+    /// Bytes that are dirty in all of them together.
+    budget: Arc<DirtyBudget>,
+    /// Held by the one writer who makes room in the budget.
+    throttled: Mutex<()>,
     root: InodeId,
     access: Access,
     access_times: AccessTimes,
@@ -108,13 +113,15 @@ impl Filesystem {
         &self,
         inodes: &[InodeRef],
         need: Need,
-        work: impl FnOnce(&mut Transaction, &mut Drafts) -> Result<R>,
+        work: impl Fn(&mut Transaction, &mut Drafts) -> Result<R>,
     ) -> Result<R> {
-        let mut locked = Locked::new(inodes)?;
-        let mut drafts = locked.drafts();
-        let result = self.shared.gate.change(need, |tx| work(tx, &mut drafts))?;
-        locked.store(&drafts);
-        Ok(result)
+        self.with_room(|| {
+            let mut locked = Locked::new(inodes)?;
+            let mut drafts = locked.drafts();
+            let result = self.shared.gate.change(need, |tx| work(tx, &mut drafts))?;
+            locked.store(&drafts);
+            Ok(result)
+        })
     }
 
     /// A directory as an operation on its names needs it.

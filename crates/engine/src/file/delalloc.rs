@@ -147,30 +147,32 @@ impl FileData {
         self.release(landed.values().map(|run| run.len() as u64).sum());
     }
 
-    /// `bytes` of the promise were allocated.
-    pub(super) fn spend(&self, bytes: u64) {
-        self.use_promise(|promised, _| promised.min(bytes));
+    /// Space was allocated for `bytes` that were promised; what their metadata was promised stays.
+    pub(super) fn spend_data(&self, bytes: u64) {
+        self.use_promise(|promise, _| promise.spend_data(bytes));
+    }
+
+    /// Whether metadata was promised for keeping the bytes inline.
+    pub(super) fn may_be_inline(&self) -> bool {
+        lock(&self.inner).promise.as_ref().is_some_and(DataReservation::has_inline)
     }
 
     /// Bytes left memory: the budget has room again, and what is promised beyond the rest goes.
     fn release(&self, bytes: u64) {
         lock(&self.inner).held -= bytes;
         self.budget.subtract(bytes);
-        self.use_promise(u64::saturating_sub);
+        self.use_promise(DataReservation::shrink);
     }
 
-    /// Spends what `part` says of the bytes promised and held; a promise of nothing goes.
-    fn use_promise(&self, part: impl FnOnce(u64, u64) -> u64) {
+    /// Changes the promise, given the bytes held; a promise of nothing goes.
+    fn use_promise(&self, change: impl FnOnce(&mut DataReservation, u64)) {
         let (promise, held) = {
             let mut inner = lock(&self.inner);
             (inner.promise.take(), inner.held)
         };
         let Some(mut promise) = promise else { return };
-        let spent = part(promise.bytes(), held);
-        if spent > 0 {
-            promise.spend(spent);
-        }
-        if promise.bytes() > 0 {
+        change(&mut promise, held);
+        if !promise.is_empty() {
             lock(&self.inner).keep(promise);
         }
     }

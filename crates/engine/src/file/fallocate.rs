@@ -13,14 +13,14 @@ use butterfs_format::Logical;
 use butterfs_format::items::InodeFlags;
 
 use super::extents::{DataExtent, HoleStyle, MAX_EXTENT, MappedKind, drop_some, fill_gaps, map, replace};
-use super::sectors::{ceil, cover, floor, inner, len, lock, lock_alone, sector_size};
+use super::sectors::{ceil, cover, floor, inner, len, lock, lock_alone, require_alive, sector_size};
 use super::truncate::{ITEMS_PER_CHANGE, dirty_inline};
 use super::update::{Progress, count, update_file};
 use super::write::{MAX_FILE_SIZE, read_sector, retry_after_writeback, touch, write_locked};
 use super::writeback::writeback;
 use crate::error::{Error, Result};
 use crate::inode::{Inode, Shared};
-use crate::tx::{DataReservation, Need, Transaction};
+use crate::tx::{DataReservation, Need, Transaction, Wanted};
 
 /// One change makes so many preallocated extents at most.
 const EXTENTS_PER_CHANGE: usize = 16;
@@ -44,6 +44,7 @@ pub fn preallocate(shared: &Shared, inode: &Inode, range: Range<u64>, mode: Size
     retry_after_writeback(shared, inode, || {
         let _settle = inode.data.settle();
         let _range = lock_alone(&inode.range);
+        require_alive(inode)?;
         let size = lock(&inode.state).item.size.get();
         let new_size = if mode == SizeMode::Extend { size.max(range.end) } else { size };
         preallocate_locked(shared, inode, &cover(&range, sector_size(shared)), new_size)
@@ -61,7 +62,8 @@ fn check(shared: &Shared, range: &Range<u64>) -> Result<()> {
 fn preallocate_locked(shared: &Shared, inode: &Inode, sectors: &Range<u64>, new_size: u64) -> Result<()> {
     let mut holes = shared.gate.view(|tx| holes(tx, inode, sectors))?;
     let total: u64 = holes.iter().map(len).sum();
-    let mut promise = if total > 0 { Some(shared.gate.reserve_data(total)?) } else { None };
+    let mut promise =
+        if total > 0 { Some(shared.gate.reserve_data(Wanted { data: total, ..Wanted::default() })?) } else { None };
     dirty_inline(shared, inode, new_size)?;
     // Taken from the end, each hole from its start.
     holes.reverse();
@@ -102,7 +104,7 @@ fn preallocate_step(
         Ok((Progress::default(), if got > 0 { Ok(got) } else { error.map_or(Ok(0), Err) }))
     });
     match result {
-        Ok(Ok(got)) => promise.spend(got.min(promise.bytes())),
+        Ok(Ok(got)) => promise.shrink(promise.bytes().saturating_sub(got)),
         Ok(Err(error)) | Err(error) => {
             *holes = before;
             return Err(error);
@@ -138,6 +140,7 @@ pub fn punch_hole(shared: &Shared, inode: &Inode, range: Range<u64>) -> Result<(
     retry_after_writeback(shared, inode, || {
         let _settle = inode.data.settle();
         let _range = lock_alone(&inode.range);
+        require_alive(inode)?;
         let (size, sector) = (lock(&inode.state).item.size.get(), sector_size(shared));
         if is_hole(shared, inode, &cover(&range, sector))? {
             return Ok(());
@@ -177,7 +180,7 @@ fn punch_locked(shared: &Shared, inode: &Inode, range: Range<u64>, size: u64) ->
 fn punch_step(shared: &Shared, inode: &Inode, range: Range<u64>) -> Result<Option<Range<u64>>> {
     let (style, sector) = (HoleStyle::of(shared), sector_size(shared));
     update_file(shared, inode, Need::Deletion, |tx, id, item| {
-        let dropped = drop_some(tx, id, range.clone(), ITEMS_PER_CHANGE)?;
+        let dropped = drop_some(tx, id, range.clone(), tx.affordable(ITEMS_PER_CHANGE))?;
         let from = dropped.unfinished.unwrap_or(range.start).max(range.start);
         let until = range.end.min(ceil(item.size.get(), sector)).max(from);
         fill_gaps(tx, id, from..until, style)?;

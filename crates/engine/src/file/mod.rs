@@ -19,6 +19,7 @@
 
 pub mod budget;
 pub mod delalloc;
+pub mod delete;
 pub mod extents;
 pub mod fallocate;
 pub mod read;
@@ -35,6 +36,7 @@ mod update;
 
 pub use budget::DirtyBudget;
 pub use delalloc::FileData;
+pub use delete::wait_for_users;
 pub use extents::{Dropped, HoleStyle, MappedExtent, MappedKind, delete_all_extents, drop_range, map, truncate_items};
 pub use fallocate::{SizeMode, preallocate, punch_hole, zero_range};
 pub use read::read;

@@ -19,12 +19,17 @@ use crate::error::Result;
 use crate::inode::{Inode, InodeId, Shared};
 use crate::tx::{Need, Transaction};
 
+/// One piece replaces so many extents at most.
+const DROPS_PER_PIECE: usize = 64;
+
 /// A range of the file and where its bytes are to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub file: Range<u64>,
     pub at: Logical,
     pub home: Home,
+    /// How many references its way into the tree makes and drops.
+    pub refs: usize,
 }
 
 /// What space a piece goes to.
@@ -35,10 +40,6 @@ pub(super) enum Home {
     /// A part of a preallocated extent of the file.
     Prealloc,
 }
-
-/// How a change is announced whose metadata was promised together with the data: the gate cannot
-/// be handed that promise yet, and must not refuse what was promised.
-pub(super) const PROMISED: Need = Need::Deletion;
 
 /// Finds space for ranges (whole sectors, lowest first); gives pieces, lowest first.
 pub(super) fn place(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<Vec<Piece>> {
@@ -68,7 +69,7 @@ fn preallocated(tx: &Transaction, id: InodeId, ranges: &[Range<u64>]) -> Result<
             if may_overwrite(tx, id, &item)? {
                 let file = intersect(&(item.start..item.end(sector)), range);
                 let at = extent.part(file.start - item.start, len(&file)).address()?;
-                pieces.push(Piece { file, at, home: Home::Prealloc });
+                pieces.push(Piece { file, at, home: Home::Prealloc, refs: 2 });
             }
         }
     }
@@ -112,7 +113,7 @@ fn allocate(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<Vec
         return Ok(Vec::new());
     }
     // The inner result is not the change's: space that was not found changed nothing.
-    let pieces = shared.gate.change(PROMISED, |tx| {
+    let pieces = shared.gate.change(Need::Promised, |tx| {
         let mut pieces = Vec::new();
         let result = ranges.iter().try_for_each(|range| allocate_range(tx, range, &mut pieces));
         if result.is_err() {
@@ -120,7 +121,7 @@ fn allocate(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<Vec
         }
         Ok(result.map(|()| pieces))
     })??;
-    inode.data.spend(pieces.iter().map(|piece| len(&piece.file)).sum());
+    inode.data.spend_data(pieces.iter().map(|piece| len(&piece.file)).sum());
     Ok(pieces)
 }
 
@@ -128,15 +129,55 @@ fn allocate_range(tx: &mut Transaction, range: &Range<u64>, pieces: &mut Vec<Pie
     let mut start = range.start;
     while start < range.end {
         let (at, got) = tx.allocate_data((range.end - start).min(MAX_EXTENT))?;
-        pieces.push(Piece { file: start..start + got, at, home: Home::New });
+        pieces.push(Piece { file: start..start + got, at, home: Home::New, refs: 1 });
         start += got;
     }
     Ok(())
 }
 
+/// Cuts pieces that would replace more extents than one change may drop: each part becomes an extent
+/// of its own.
+pub(super) fn cut(shared: &Shared, inode: &Inode, pieces: Vec<Piece>) -> Result<Vec<Piece>> {
+    shared.gate.view(|tx| {
+        let most = tx.affordable(DROPS_PER_PIECE);
+        let mut parts = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match piece.home {
+                Home::Prealloc => parts.push(piece),
+                Home::New => cut_at(&starts_in(tx, inode.id, &piece.file)?, piece, most, &mut parts),
+            }
+        }
+        Ok(parts)
+    })
+}
+
+/// Where the items begin that overlap a range, the first perhaps in front of it.
+fn starts_in(tx: &Transaction, id: InodeId, range: &Range<u64>) -> Result<Vec<u64>> {
+    let mut starts = Vec::new();
+    scan(tx, id, range, |item| {
+        starts.push(item.start);
+        ControlFlow::Continue(())
+    })?;
+    Ok(starts)
+}
+
+fn cut_at(starts: &[u64], piece: Piece, most: usize, parts: &mut Vec<Piece>) {
+    let Piece { file, at, home, .. } = piece;
+    let mut from = file.start;
+    for (index, group) in starts.chunks(most).enumerate() {
+        let next = starts.get((index + 1) * most).copied().unwrap_or(file.end);
+        let part = from..next;
+        parts.push(Piece { at: Logical(at.0 + (from - file.start)), file: part, home, refs: 1 + group.len() });
+        from = next;
+    }
+    if starts.is_empty() {
+        parts.push(Piece { file, at, home, refs: 1 });
+    }
+}
+
 /// Returns the space of pieces that will not become extents.
 pub(super) fn give_back(shared: &Shared, pieces: &[Piece]) -> Result<()> {
-    shared.gate.change(PROMISED, |tx| {
+    shared.gate.change(Need::Promised, |tx| {
         pieces
             .iter()
             .filter(|piece| piece.home == Home::New)
@@ -150,8 +191,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_piece_over_many_extents_is_cut() {
+        let piece = || Piece { file: 8..40, at: Logical(1000), home: Home::New, refs: 1 };
+        let mut parts = Vec::new();
+        cut_at(&[4, 12, 16, 20, 32], piece(), 2, &mut parts);
+        let found: Vec<_> = parts.iter().map(|part| (part.file.clone(), part.at.0, part.refs)).collect();
+        assert_eq!(found, [(8..16, 1000, 3), (16..32, 1008, 3), (32..40, 1024, 2)]);
+        parts.clear();
+        cut_at(&[], piece(), 2, &mut parts);
+        assert_eq!(parts, [piece()]);
+    }
+
+    #[test]
     fn what_has_no_preallocated_space_is_left_over() {
-        let piece = |file| Piece { file, at: Logical(0), home: Home::Prealloc };
+        let piece = |file| Piece { file, at: Logical(0), home: Home::Prealloc, refs: 1 };
         let pieces = [piece(0..4), piece(8..12), piece(20..24)];
         assert_eq!(without(&[0..16, 20..24, 30..32], &pieces), [4..8, 12..16, 30..32]);
     }

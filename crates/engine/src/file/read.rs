@@ -16,7 +16,7 @@ use butterfs_format::{Corruption, Logical};
 
 use super::compressed::{Last, on_disk, unpack, unpack_inline};
 use super::extents::{DataExtent, InlineExtent, MappedExtent, MappedKind, corrupt, map};
-use super::sectors::{cover, intersect, len, lock, lock_shared, sector_size};
+use super::sectors::{cover, intersect, len, lock, lock_shared, require_alive, sector_size};
 use crate::dir::path;
 use crate::error::{Error, Result};
 use crate::inode::{Inode, InodeId, Shared};
@@ -25,6 +25,7 @@ use crate::tx::Transaction;
 /// Reads into `buf` from `offset` on; gives how many bytes, fewer only at the file's end.
 pub fn read(shared: &Shared, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize> {
     let _range = lock_shared(&inode.range);
+    require_alive(inode)?;
     read_locked(shared, inode, offset, buf)
 }
 

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::inode::Shared;
+use crate::error::{Error, Result};
+use crate::inode::{Inode, Shared};
 
 /// The sector size, in bytes.
 pub(super) fn sector_size(shared: &Shared) -> u64 {
@@ -45,6 +46,12 @@ pub(super) fn len(range: &Range<u64>) -> u64 {
 /// Locks; a panic elsewhere while it was held does not matter here.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fails for an inode that was deleted for good. To be asked with `Inode::range` held: who deletes takes
+/// that after the mark is set, and before anything goes.
+pub(super) fn require_alive(inode: &Inode) -> Result<()> {
+    if lock(&inode.state).gone { Err(Error::NotFound) } else { Ok(()) }
 }
 
 /// Locks for many.

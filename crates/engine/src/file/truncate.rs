@@ -12,7 +12,7 @@
 use butterfs_format::items::Compression;
 
 use super::extents::{InlineExtent, Stored, item_below, truncate_items};
-use super::sectors::{ceil, floor, lock, lock_alone, sector_size};
+use super::sectors::{ceil, floor, lock, lock_alone, require_alive, sector_size};
 use super::update::{Progress, count, update_file};
 use super::write::{MAX_FILE_SIZE, inline_sector, promise, read_sector, retry_after_writeback, touch};
 use crate::error::{Error, Result};
@@ -31,6 +31,7 @@ pub fn set_size(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {
     retry_after_writeback(shared, inode, || {
         let _settle = inode.data.settle();
         let _range = lock_alone(&inode.range);
+        require_alive(inode)?;
         let size = lock(&inode.state).item.size.get();
         if new_size < size { shrink(shared, inode, new_size) } else { grow(shared, inode, new_size) }
     })
@@ -64,7 +65,7 @@ fn shrink(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {
 /// One bounded change; says whether it was the last one.
 fn shrink_step(shared: &Shared, inode: &Inode, new_size: u64) -> Result<bool> {
     update_file(shared, inode, Need::Deletion, |tx, id, item| {
-        let dropped = truncate_items(tx, id, new_size, ITEMS_PER_CHANGE)?;
+        let dropped = truncate_items(tx, id, new_size, tx.affordable(ITEMS_PER_CHANGE))?;
         count(item, (0, dropped.bytes));
         item.size = new_size.into();
         touch(shared, item);

@@ -65,7 +65,7 @@ pub(super) fn settle_item(shared: &Shared, inode: &Inode) -> Result<()> {
     if !lags || inode.data.is_dirty() {
         return Ok(());
     }
-    update_file(shared, inode, super::place::PROMISED, |_, _, _| Ok((Progress::default(), ())))
+    update_file(shared, inode, Need::Promised, |_, _, _| Ok((Progress::default(), ())))
 }
 
 fn size_on_disk(old: u64, size: u64, progress: &Progress, first_dirty: Option<u64>) -> u64 {

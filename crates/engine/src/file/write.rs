@@ -16,11 +16,11 @@ use butterfs_format::items::{InodeFlags, InodeItem};
 use super::extents::{Stored, item_below, scan};
 use super::place::may_overwrite;
 use super::read::read_locked;
-use super::sectors::{cover, floor, intersect, len, lock, lock_alone, sector_size};
-use super::writeback::writeback;
+use super::sectors::{cover, floor, intersect, len, lock, lock_alone, require_alive, sector_size};
+use super::writeback::{inline_limit, writeback};
 use crate::error::{Error, Result};
 use crate::inode::{Inode, InodeState, Shared};
-use crate::tx::DataReservation;
+use crate::tx::{DataReservation, Wanted};
 
 /// No file is longer, as in Linux.
 pub const MAX_FILE_SIZE: u64 = i64::MAX as u64;
@@ -38,6 +38,7 @@ pub fn write(shared: &Shared, inode: &Inode, offset: u64, bytes: &[u8]) -> Resul
     }
     retry_after_writeback(shared, inode, || {
         let _range = lock_alone(&inode.range);
+        require_alive(inode)?;
         write_locked(shared, inode, offset, bytes)?;
         wrote(shared, &mut lock(&inode.state), offset + bytes.len() as u64);
         Ok(())
@@ -140,9 +141,19 @@ pub(super) fn promise(shared: &Shared, inode: &Inode, fresh: &[Range<u64>]) -> R
     if bytes == 0 {
         return Ok(None);
     }
-    match shared.gate.reserve_data(bytes) {
+    // A file of one sector may go into the tree; where there is no room for that, it gets an extent.
+    let is_small = fresh.first().is_some_and(|part| part.start == 0) && bytes == sector_size(shared);
+    let inline = if is_small { inline_limit(shared).min(bytes) } else { 0 };
+    let reserve = |inline| shared.gate.reserve_data(Wanted { data: bytes, inline, in_place: 0 });
+    let promise = match reserve(inline) {
+        Err(Error::NoSpace) if inline > 0 => reserve(0),
+        result => result,
+    };
+    match promise {
         Ok(promise) => Ok(Some(promise)),
-        Err(Error::NoSpace) if all_preallocated(shared, inode, fresh)? => Ok(None),
+        Err(Error::NoSpace) if all_preallocated(shared, inode, fresh)? => {
+            shared.gate.reserve_data(Wanted { in_place: bytes, ..Wanted::default() }).map(Some)
+        }
         Err(error) => Err(error),
     }
 }

@@ -17,15 +17,17 @@ use butterfs_format::validate::Geometry;
 
 use super::delalloc::{FileData, TakenRun};
 use super::extents::{self, DataExtent, Stored};
-use super::place::{Home, PROMISED, Piece, give_back, place};
+use super::place::{Home, Piece, cut, give_back, place};
 use super::sectors::{intersect, len, lock, lock_alone, lock_shared, sector_size};
 use super::update::{Progress, count, settle_item, update_file};
 use crate::error::{Error, Result};
 use crate::inode::{Inode, InodeId, Shared};
-use crate::tx::Transaction;
+use crate::tx::{Need, Transaction};
 
 /// One change of the trees puts in so many extents at most.
 const PIECES_PER_CHANGE: usize = 32;
+/// And one piece makes so many references in most cases.
+const REFS_PER_PIECE: usize = 4;
 
 /// Writes dirty bytes back and puts them into the tree; with `range`, only those up to its end.
 /// (What lies before it goes too: the size on disk can then follow.)
@@ -80,7 +82,7 @@ fn write_out(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result<()> {
     if let Some(bytes) = inline_candidate(shared, inode, runs)? {
         return store_inline(shared, inode, &bytes);
     }
-    let pieces = place(shared, inode, &joined(runs))?;
+    let pieces = cut(shared, inode, place(shared, inode, &joined(runs))?)?;
     let mut rest = &pieces[..];
     while !rest.is_empty() {
         let (now, later) = rest.split_at(rest.len().min(PIECES_PER_CHANGE));
@@ -121,7 +123,12 @@ fn write_pieces(
     let sums: Vec<_> =
         slices.iter().map(|parts| if wants_sums { checksums(&geometry, parts) } else { Vec::new() }).collect();
     volume.write_batch(&slices.concat())?;
-    enter(shared, inode, pieces, &sums, waiting)
+    let (mut pieces, mut sums) = (pieces, &sums[..]);
+    while !pieces.is_empty() {
+        let entered = enter(shared, inode, pieces, sums, waiting)?;
+        (pieces, sums) = (&pieces[entered..], &sums[entered..]);
+    }
+    Ok(())
 }
 
 /// A piece's bytes with their addresses; runs are whole sectors, so these are too.
@@ -141,19 +148,38 @@ fn checksums(geometry: &Geometry, slices: &[(Logical, &[u8])]) -> Vec<Checksum> 
     sectors.map(|sector| geometry.csum_type.compute(sector)).collect()
 }
 
-/// Puts written pieces into the tree, as one change.
-fn enter(shared: &Shared, inode: &Inode, pieces: &[Piece], sums: &[Vec<Checksum>], waiting: Option<u64>) -> Result<()> {
-    let written = pieces.last().map_or(0, |piece| piece.file.end);
+/// Puts written pieces into the tree, as one change; as many as there is metadata for now, and at
+/// least one. Gives how many.
+fn enter(
+    shared: &Shared,
+    inode: &Inode,
+    pieces: &[Piece],
+    sums: &[Vec<Checksum>],
+    waiting: Option<u64>,
+) -> Result<usize> {
     let _range = lock_alone(&inode.range);
-    update_file(shared, inode, PROMISED, |tx, id, item| {
-        for (piece, sums) in pieces.iter().zip(sums) {
+    update_file(shared, inode, Need::Promised, |tx, id, item| {
+        let count = fitting(pieces, tx.affordable(PIECES_PER_CHANGE * REFS_PER_PIECE));
+        for (piece, sums) in pieces[..count].iter().zip(sums) {
             enter_piece(tx, id, item, piece)?;
             if !sums.is_empty() {
                 tx.insert_checksums(piece.at, sums)?;
             }
         }
-        Ok((Progress { written, waiting, dropped_to: None }, ()))
+        let written = pieces[count - 1].file.end;
+        let waiting = pieces.get(count).map(|piece| piece.file.start).or(waiting);
+        Ok((Progress { written, waiting, dropped_to: None }, count))
     })
+}
+
+/// How many pieces make no more than so many references; at least one.
+fn fitting(pieces: &[Piece], refs: usize) -> usize {
+    let mut sum = 0;
+    let count = pieces.iter().take_while(|piece| {
+        sum += piece.refs;
+        sum <= refs
+    });
+    count.count().max(1)
 }
 
 fn enter_piece(tx: &mut Transaction, id: InodeId, item: &mut InodeItem, piece: &Piece) -> Result<()> {
@@ -174,7 +200,7 @@ fn inline_candidate(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result
     let [run] = runs else { return Ok(None) };
     let sector = sector_size(shared);
     let fits = size > 0 && size < sector && size <= inline_limit(shared);
-    if !fits || run.start != 0 || run.bytes.len() as u64 != sector {
+    if !fits || run.start != 0 || run.bytes.len() as u64 != sector || !inode.data.may_be_inline() {
         return Ok(None);
     }
     let alone = shared.gate.view(|tx| {
@@ -191,7 +217,7 @@ fn inline_candidate(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result
 }
 
 /// The user's limit, or what a leaf can hold.
-fn inline_limit(shared: &Shared) -> u64 {
+pub(super) fn inline_limit(shared: &Shared) -> u64 {
     const LEAF_AND_ITEM_HEADERS: u64 = 101 + 25 + butterfs_format::items::FILE_EXTENT_INLINE_HEADER as u64;
     let nodesize = u64::from(shared.gate.volume().geometry().nodesize);
     shared.options.max_inline.min(nodesize - LEAF_AND_ITEM_HEADERS)
@@ -200,7 +226,7 @@ fn inline_limit(shared: &Shared) -> u64 {
 fn store_inline(shared: &Shared, inode: &Inode, bytes: &[u8]) -> Result<()> {
     let sector = sector_size(shared);
     let _range = lock_alone(&inode.range);
-    update_file(shared, inode, PROMISED, |tx, id, item| {
+    update_file(shared, inode, Need::Promised, |tx, id, item| {
         if grew(item, bytes, &inode.data) {
             return Ok((Progress::default(), ()));
         }
@@ -238,7 +264,7 @@ mod tests {
     #[test]
     fn a_piece_finds_its_bytes_in_several_runs() {
         let runs = [run(0, 8192, 1), run(8192, 4096, 2), run(16384, 4096, 3)];
-        let piece = Piece { file: 4096..12288, at: Logical(1 << 20), home: Home::New };
+        let piece = Piece { file: 4096..12288, at: Logical(1 << 20), home: Home::New, refs: 1 };
         let found = slices_of(&runs, &piece);
         let wanted = [(Logical(1 << 20), &[1u8; 4096][..]), (Logical((1 << 20) + 4096), &[2u8; 4096][..])];
         assert_eq!(found, wanted);

@@ -17,6 +17,7 @@ impl Filesystem {
 
     /// Writes bytes into memory; they reach the devices at the latest with [`Filesystem::sync`].
     pub fn write(&self, id: InodeId, offset: u64, bytes: &[u8]) -> Result<usize> {
+        self.throttle(bytes.len() as u64)?;
         self.on_file(id, |inode| file::write(&self.shared, inode, offset, bytes))
     }
 
@@ -27,17 +28,17 @@ impl Filesystem {
 
     /// Allocates space that reads as zeros until it is written.
     pub fn preallocate(&self, id: InodeId, range: Range<u64>, mode: SizeMode) -> Result<()> {
-        self.on_file(id, |inode| file::preallocate(&self.shared, inode, range, mode))
+        self.on_file(id, |inode| file::preallocate(&self.shared, inode, range.clone(), mode))
     }
 
     /// Makes a range a hole.
     pub fn punch_hole(&self, id: InodeId, range: Range<u64>) -> Result<()> {
-        self.on_file(id, |inode| file::punch_hole(&self.shared, inode, range))
+        self.on_file(id, |inode| file::punch_hole(&self.shared, inode, range.clone()))
     }
 
     /// Makes a range read as zeros, with space allocated.
     pub fn zero_range(&self, id: InodeId, range: Range<u64>, mode: SizeMode) -> Result<()> {
-        self.on_file(id, |inode| file::zero_range(&self.shared, inode, range, mode))
+        self.on_file(id, |inode| file::zero_range(&self.shared, inode, range.clone(), mode))
     }
 
     /// The next data or hole at or after an offset; `None` past the end.
@@ -46,10 +47,10 @@ impl Filesystem {
     }
 
     /// Runs an operation of the file layer that changes a file's data, and notes the file as dirty.
-    pub fn on_file<R>(&self, id: InodeId, work: impl FnOnce(&InodeRef) -> Result<R>) -> Result<R> {
+    pub fn on_file<R>(&self, id: InodeId, work: impl Fn(&InodeRef) -> Result<R>) -> Result<R> {
         let inode = self.file(id)?;
         self.shared.gate.view(|tx| item::require_changeable(tx, id.tree))?;
-        let result = work(&inode);
+        let result = self.with_room(|| work(&inode));
         // After the work, and if it failed too: a sync that runs at the same time may miss it, a
         // later one may not.
         let dirty = lock(&inode.state).dirty || inode.data.is_dirty();
@@ -57,6 +58,38 @@ impl Filesystem {
             lock(&self.dirty).insert(id, inode);
         }
         result
+    }
+
+    /// Does something that may lack space, and once more when all that is promised to data in memory
+    /// was used: that is less than was promised. No lock may be held.
+    pub(super) fn with_room<R>(&self, mut work: impl FnMut() -> Result<R>) -> Result<R> {
+        match work() {
+            Err(Error::NoSpace) if self.budget.bytes() > 0 => {
+                // Whose data is lost hears of it from its own fsync.
+                let _ = self.write_back(|_| true);
+                work()
+            }
+            result => result,
+        }
+    }
+
+    /// Before `bytes` more become dirty: has so much of what is dirty written back, whosever it is, that
+    /// memory stays within its budget. Who writes faster than the devices waits here.
+    fn throttle(&self, bytes: u64) -> Result<()> {
+        let full = || self.budget.bytes().saturating_add(bytes) > self.shared.options.dirty_limit;
+        if !full() {
+            return Ok(());
+        }
+        let _one_at_a_time = lock(&self.throttled);
+        while full() {
+            self.shared.gate.check_writable()?;
+            let held = |inode: &InodeRef| inode.data.is_dirty();
+            let Some(inode) = lock(&self.dirty).values().find(|inode| held(inode)).map(InodeRef::clone) else { break };
+            // An error is the other file's.
+            let _ = file::writeback(&self.shared, &inode, None);
+            self.forget_if_clean(&inode);
+        }
+        Ok(())
     }
 
     fn file(&self, id: InodeId) -> Result<InodeRef> {

@@ -52,7 +52,7 @@ impl Filesystem {
             state.gone = true;
             state.dirty = false;
         }
-        inode.data.forget();
+        file::wait_for_users(inode);
         lock(&self.dirty).remove(&inode.id);
         // A subvolume that is itself deleted takes its inodes along.
         if self.shared.gate.view(|tx| Ok(tx.root_item(inode.id.tree)?.refs.get()))? > 0 {
@@ -63,7 +63,8 @@ impl Filesystem {
     }
 
     fn delete_items(&self, id: InodeId) -> Result<()> {
-        while !self.shared.gate.change(Need::Deletion, |tx| file::delete_all_extents(tx, id, EXTENTS))? {}
+        while !self.shared.gate.change(Need::Deletion, |tx| file::delete_all_extents(tx, id, tx.affordable(EXTENTS)))? {
+        }
         while self.shared.gate.change(Need::Deletion, |tx| orphan::delete_step(tx, id))? == Progress::More {}
         Ok(())
     }

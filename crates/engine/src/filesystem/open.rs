@@ -104,13 +104,16 @@ impl Filesystem {
         }
         let root = InodeId::top_of(gate.view(|tx| choose(tx, &options.subvolume))?);
         let budget = Arc::new(DirtyBudget::default());
-        let new_data = Box::new(move || FileData::new(Arc::clone(&budget)));
+        let counted = Arc::clone(&budget);
+        let new_data = Box::new(move || FileData::new(Arc::clone(&counted)));
         let chosen = Options { max_inline: options.max_inline, dirty_limit: options.dirty_limit };
         let filesystem = Self {
             shared: Shared { gate, environment, options: chosen, features: sb.incompat() },
             inodes: InodeCache::new(options.cached_inodes, new_data),
             subvolumes: Subvolumes::default(),
             dirty: Mutex::new(BTreeMap::new()),
+            budget,
+            throttled: Mutex::new(()),
             root,
             access: options.access,
             access_times: options.access_times,

@@ -68,6 +68,10 @@ impl Filesystem {
         place.check()?;
         super::require_subvolume(source)?;
         self.clean_up_subvolume(source)?;
+        self.with_room(|| self.snapshot_once(source, place, access))
+    }
+
+    fn snapshot_once(&self, source: TreeId, place: Place<'_>, access: Access) -> Result<TreeId> {
         self.write_back_subvolume(source)?;
         let (now, uuid) = (self.now(), self.shared.environment.new_uuid());
         let inodes = [self.dir(place.dir)?];
@@ -95,7 +99,7 @@ impl Filesystem {
     pub(super) fn remove_subvolume_entry(&self, place: Place<'_>, content: Content) -> Result<Attempt<()>> {
         let now = self.now();
         let dir = self.dir(place.dir)?;
-        let attempt = self.change(&[dir], Need::Deletion, |tx, drafts| {
+        let attempt = self.change(&[dir], Need::Promised, |tx, drafts| {
             require_changeable_dir(tx, drafts, place.dir)?;
             let found = link::find(tx, &place)?.ok_or(Error::NotFound)?;
             let Target::Subvolume(tree) = found.entry.target else {
@@ -135,7 +139,12 @@ impl Filesystem {
 
     /// All subvolumes that can be reached.
     pub fn subvolumes(&self) -> Result<Vec<SubvolumeInfo>> {
-        self.shared.gate.view(list::all)
+        self.subvolume_page(0, usize::MAX)
+    }
+
+    /// Up to `most` of them, by number, those above `after`.
+    pub fn subvolume_page(&self, after: u64, most: usize) -> Result<Vec<SubvolumeInfo>> {
+        self.shared.gate.view(|tx| list::page(tx, after, most))
     }
 
     /// One subvolume.
@@ -196,10 +205,12 @@ impl Filesystem {
         }
     }
 
-    fn drop_step(&self, tree: TreeId, limit: usize) -> Result<()> {
-        let finished = self.shared.gate.change(Need::Deletion, |tx| {
+    pub(super) fn drop_step(&self, tree: TreeId, limit: usize) -> Result<()> {
+        let finished = self.shared.gate.change(Need::Promised, |tx| {
             match tx.root_item(tree) {
-                Ok(_) => tx.drop_subvolume_step(tree, limit),
+                // Not what it was when it was looked for.
+                Ok(item) if item.refs.get() > 0 => Ok(false),
+                Ok(_) => tx.drop_subvolume_step(tree, tx.affordable(limit)),
                 // The tree went in an earlier transaction, its orphan item did not.
                 Err(Error::NotFound) => orphan::remove_subvolume(tx, tree).map(|()| true),
                 Err(error) => Err(error),

@@ -34,6 +34,11 @@ impl Filesystem {
         written
     }
 
+    /// Bytes of files that are in memory and not on a device yet.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.budget.bytes()
+    }
+
     /// Makes one inode durable.
     pub fn fsync(&self, id: InodeId) -> Result<()> {
         if id.is_placeholder() || self.access == Access::ReadOnly {
@@ -86,7 +91,7 @@ impl Filesystem {
     /// Writes chosen dirty inodes back, all of them even if one fails; gives the first error.
     ///
     /// They stay in the list meanwhile, so that who comes later waits for those that are under way.
-    fn write_back(&self, chosen: impl Fn(InodeId) -> bool) -> Result<()> {
+    pub(super) fn write_back(&self, chosen: impl Fn(InodeId) -> bool) -> Result<()> {
         let mut first = Ok(());
         for inode in self.dirty_inodes(chosen) {
             let result = file::writeback(&self.shared, &inode, None).and_then(|()| self.write_back_item(&inode));
@@ -116,7 +121,7 @@ impl Filesystem {
             return Ok(());
         }
         let mut item = state.item;
-        match self.shared.gate.change(Need::Deletion, |tx| item::write_inode_item(tx, inode.id, &mut item)) {
+        match self.shared.gate.change(Need::Promised, |tx| item::write_inode_item(tx, inode.id, &mut item)) {
             Ok(()) => (state.item, state.dirty) = (item, false),
             Err(Error::NotFound) => {}
             Err(error) => return Err(error),

@@ -390,3 +390,51 @@ fn threads_rename_in_circles_without_deadlock() -> Result<()> {
     judge(&device, fs);
     Ok(())
 }
+
+/// Caches, the cleaner and users of a mount may still know the subvolume that had the number.
+#[test]
+fn numbers_of_subvolumes_are_not_given_twice() {
+    let device = device();
+    let fs = open(&device);
+    let first = fs.create_subvolume(top(b"a"), &SUBVOLUME).unwrap();
+    fs.delete_subvolume(top(b"a")).unwrap();
+    while fs.clean_once(100).unwrap() {}
+    fs.sync().unwrap();
+    let second = fs.snapshot(TreeId::FS, top(b"b"), Access::ReadWrite).unwrap();
+    assert!(second.0 > first.0, "{second} was {first} before");
+    judge(&device, fs);
+}
+
+/// A cleaner that found a dead subvolume, and is late, leaves alone what lives.
+#[test]
+fn a_late_cleaner_drops_nothing_that_lives() {
+    let device = device();
+    let fs = open(&device);
+    let tree = fs.create_subvolume(top(b"a"), &SUBVOLUME).unwrap();
+    fs.create(Place::new(InodeId::top_of(tree), b"file"), &FILE).unwrap();
+    fs.drop_step(tree, 100).unwrap();
+    assert_eq!(names(&fs, InodeId::top_of(tree)).len(), 1);
+    judge(&device, fs);
+}
+
+#[test]
+fn subvolumes_are_listed_in_pages() {
+    let device = device();
+    let fs = open(&device);
+    for number in 0..7 {
+        fs.create_subvolume(top(format!("s{number}").as_bytes()), &SUBVOLUME).unwrap();
+    }
+    let all = fs.subvolumes().unwrap();
+    assert_eq!(all.len(), 8);
+    let (mut paged, mut after) = (Vec::new(), 0);
+    while let Some(last) = paged.last().map_or(Some(after), |info: &crate::subvolume::SubvolumeInfo| Some(info.id.0)) {
+        after = last;
+        let page = fs.subvolume_page(after, 3).unwrap();
+        assert!(page.len() <= 3);
+        if page.is_empty() {
+            break;
+        }
+        paged.extend(page);
+    }
+    assert_eq!(paged, all);
+}

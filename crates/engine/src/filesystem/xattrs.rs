@@ -38,7 +38,7 @@ impl Filesystem {
         self.change_xattrs(id, Need::Deletion, |tx| xattr::remove(tx, id, name))
     }
 
-    fn change_xattrs(&self, id: InodeId, need: Need, work: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<()> {
+    fn change_xattrs(&self, id: InodeId, need: Need, work: impl Fn(&mut Transaction) -> Result<()>) -> Result<()> {
         if id.is_placeholder() {
             return Err(Error::NotPermitted("a subvolume that is not in this snapshot cannot be changed here"));
         }

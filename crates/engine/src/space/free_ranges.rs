@@ -94,7 +94,16 @@ impl FreeRanges {
         Some(start)
     }
 
+    /// Where the first range begins that has `len` bytes; nothing is taken.
+    pub fn first_fit(&self, len: u64) -> Option<u64> {
+        if self.longest() < len {
+            return None;
+        }
+        self.by_start.iter().find(|(_, l)| **l >= len).map(|(s, _)| *s)
+    }
+
     /// Takes `len` bytes from the first range that has them.
+    #[cfg(test)]
     pub fn allocate_first(&mut self, len: u64) -> Option<u64> {
         self.allocate_near(0, len)
     }

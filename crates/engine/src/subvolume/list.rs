@@ -34,12 +34,17 @@ pub struct SubvolumeInfo {
     pub flags: RootFlags,
 }
 
-/// All subvolumes that can be reached, the top level first.
-pub fn all(tx: &Transaction) -> Result<Vec<SubvolumeInfo>> {
-    let mut found = vec![];
-    found.extend(info(tx, TreeId::FS)?);
-    let mut next = FIRST_FREE_OBJECTID;
-    while let Some(tree) = first_root_from(tx, next)? {
+/// Up to `most` subvolumes that can be reached, by number, those above `after` (the top level is the
+/// first of all).
+pub fn page(tx: &Transaction, after: u64, most: usize) -> Result<Vec<SubvolumeInfo>> {
+    let mut found = Vec::new();
+    if after < TreeId::FS.0 {
+        found.extend(info(tx, TreeId::FS)?);
+    }
+    let mut next = FIRST_FREE_OBJECTID.max(after.saturating_add(1));
+    while found.len() < most
+        && let Some(tree) = first_root_from(tx, next)?
+    {
         found.extend(info(tx, tree)?);
         next = tree.0 + 1;
     }

@@ -15,6 +15,7 @@ use butterfs_format::{Corruption, Generation, Ino, ItemType, Key, Logical, TreeB
 
 use super::Transaction;
 use super::delayed::{ExtentKind, NewExtent};
+use super::roots::Blocks;
 use crate::error::{Error, Result};
 use crate::tree::{ChildPtr, TreeReader, TreeRoot, TreeWriter};
 
@@ -92,6 +93,7 @@ impl TreeWriter for Transaction {
 
     fn allocate(&mut self, tree: TreeId, level: u8, first_key: Key) -> Result<Logical> {
         let bytenr = self.allocate_block(tree, level, first_key)?;
+        self.count_block(tree, Blocks::More);
         let new = NewBlock {
             bytenr,
             generation: self.generation,
@@ -107,6 +109,7 @@ impl TreeWriter for Transaction {
     fn free(&mut self, tree: TreeId, at: Logical) -> Result<()> {
         let level = self.writable(at).level();
         self.dirty.remove(&at);
+        self.count_block(tree, Blocks::Less);
         self.change_block_ref(at, level, BackRef::TreeBlock { root: tree }, -1);
         Ok(())
     }

@@ -6,6 +6,8 @@
 //! * Device space of a removed group held no extent since the last commit, so it may be used again
 //!   at once.
 
+use std::ops::Range;
+
 use butterfs_format::ids::objectid;
 use butterfs_format::items::{BlockGroupFlags, Chunk, ChunkHeader, DevExtent, DevItem, STRIPE_LEN, Stripe};
 use butterfs_format::key::DiskKey;
@@ -85,23 +87,30 @@ impl Transaction {
     }
 
     /// Finds room on the device: where each stripe begins, and how long they are.
-    fn place_chunk(&self, device: &DevItem, flags: BlockGroupFlags, copies: u64) -> Result<(Vec<u64>, u64)> {
-        let mut free = self.free_device_space(device)?;
-        let limit = self.chunk_size_limit(flags.kind(), copies);
-        let whole = free.allocate_first(limit * copies);
-        if let Some(start) = whole {
+    fn place_chunk(&mut self, device: &DevItem, flags: BlockGroupFlags, copies: u64) -> Result<(Vec<u64>, u64)> {
+        let (limit, nodesize) = (self.chunk_size_limit(flags.kind(), copies), u64::from(self.geometry.nodesize));
+        let free = self.device_space(device)?;
+        if let Some(start) = free.first_fit(limit * copies) {
             return Ok(((0..copies).map(|n| start + n * limit).collect(), limit));
         }
         let len = free.longest() / copies / STRIPE_LEN * STRIPE_LEN;
-        if len < MIB.max(16 * u64::from(self.geometry.nodesize)).min(limit) {
+        if len < MIB.max(16 * nodesize).min(limit) {
             return Err(Error::NoSpace);
         }
-        let start = free.allocate_first(len * copies).ok_or(Error::NoSpace)?;
+        let start = free.first_fit(len * copies).ok_or(Error::NoSpace)?;
         Ok(((0..copies).map(|n| start + n * len).collect(), len))
     }
 
-    /// The holes between device extents.
-    fn free_device_space(&self, device: &DevItem) -> Result<FreeRanges> {
+    /// The holes between device extents; read once, then kept.
+    fn device_space(&mut self, device: &DevItem) -> Result<&FreeRanges> {
+        let found = match self.device_space.take() {
+            Some(found) => found,
+            None => self.read_device_space(device)?,
+        };
+        Ok(self.device_space.insert(found))
+    }
+
+    fn read_device_space(&self, device: &DevItem) -> Result<FreeRanges> {
         let mut free = FreeRanges::default();
         let end = device.total_bytes.get() / STRIPE_LEN * STRIPE_LEN;
         free.add(RESERVED_START, end.saturating_sub(RESERVED_START));
@@ -121,10 +130,13 @@ impl Transaction {
 
     /// Enters a chunk with stripes on the first device everywhere it must be known.
     pub(super) fn make_chunk(&mut self, flags: BlockGroupFlags, offsets: &[u64], len: u64) -> Result<()> {
-        // The last commit does not know it.
-        self.refuse_log(WhyCommit::NewChunk);
         let start = Logical(self.next_chunk_start());
         let chunk = self.describe_chunk(flags, offsets, len);
+        if flags.contains(BlockGroupFlags::SYSTEM) && self.system_array_entry(start, &chunk).is_none() {
+            return Err(Error::NoSpace);
+        }
+        // The last commit does not know it.
+        self.refuse_log(WhyCommit::NewChunk);
         self.changes += 1;
         self.volume.add_chunk(start, chunk.clone())?;
         let mut group = self.block_group(start, &chunk, 0);
@@ -178,9 +190,15 @@ impl Transaction {
                         chunk_tree_uuid: self.chunk_tree_uuid,
                     };
                     self.insert(TreeId::DEV, &key, extent.as_bytes())?;
+                    if let Some(space) = &mut self.device_space {
+                        space.remove(stripe.offset.get(), chunk.length());
+                    }
                 }
                 DeviceSpace::Return => {
                     self.remove(TreeId::DEV, &key)?;
+                    if let Some(space) = &mut self.device_space {
+                        space.add(stripe.offset.get(), chunk.length());
+                    }
                 }
             }
         }
@@ -203,15 +221,18 @@ impl Transaction {
     }
 
     pub(super) fn add_to_system_array(&mut self, start: Logical, chunk: &Chunk) -> Result<()> {
+        let (place, entry) = self.system_array_entry(start, chunk).ok_or(Error::NoSpace)?;
+        self.superblock.sys_chunk_array_size = (place.end as u32).into();
+        self.superblock.sys_chunk_array[place].copy_from_slice(&entry);
+        Ok(())
+    }
+
+    /// A chunk's place in the superblock's array, and what goes there; `None` if it is full.
+    fn system_array_entry(&self, start: Logical, chunk: &Chunk) -> Option<(Range<usize>, Vec<u8>)> {
         let used = self.superblock.sys_chunk_array_size.get() as usize;
         let entry = [DiskKey::from(chunk_key(start)).as_bytes(), &chunk.pack()].concat();
-        let end = used + entry.len();
-        if end > SYS_CHUNK_ARRAY_SIZE {
-            return Err(Error::NoSpace);
-        }
-        self.superblock.sys_chunk_array[used..end].copy_from_slice(&entry);
-        self.superblock.sys_chunk_array_size = (end as u32).into();
-        Ok(())
+        let place = used..used + entry.len();
+        (place.end <= SYS_CHUNK_ARRAY_SIZE).then_some((place, entry))
     }
 
     /// Writes the array anew from the system chunks there are.
@@ -317,8 +338,10 @@ mod tests {
         gate.change(Need::Items(8 * CHUNKS as u32), |tx| {
             let first = tx.space.iter().find(|g| g.flags.kind() == BlockGroupFlags::SYSTEM).unwrap().start;
             tx.load_free_ranges(first)?;
-            let free = tx.space.containing_mut(first).and_then(|g| g.free.as_mut()).unwrap();
-            free.allocate_first(free.longest() - 30 * NODE).unwrap();
+            tx.space.change(first, |group| {
+                let free = group.free.as_mut().unwrap();
+                free.allocate_first(free.longest() - 30 * NODE).unwrap();
+            });
             for number in 0..CHUNKS {
                 tx.ensure_system_space()?;
                 tx.make_chunk(BlockGroupFlags::DATA, &[GIB + number * LEN], LEN)?;

@@ -11,93 +11,42 @@
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use butterfs_format::Logical;
-use butterfs_format::items::BlockGroupFlags;
 use butterfs_volume::Volume;
 
+use super::promises::{DataReservation, Need, SpaceUsage, Wanted};
 use super::turn::Turns;
 use super::{LogTicket, Transaction, WhyCommit};
 use crate::error::{Error, Result};
-use crate::space::Totals;
+
+/// However small the cache is, so many bytes of changed tree blocks may be in memory.
+const DIRTY_BYTES_LEAST: u64 = 32 << 20;
 
 /// How the gate works.
 #[derive(Clone, Copy, Debug)]
 pub struct GateSettings {
     /// Nothing is ever written.
     pub read_only: bool,
-    /// Budget for clean tree blocks in memory, in bytes.
+    /// Budget for clean tree blocks in memory, in bytes; with as many changed ones a change commits.
     pub cache_bytes: usize,
-}
-
-/// How much metadata a change may need in the worst case; promised before the first change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// Up to so many items are put in or changed; fails with [`Error::NoSpace`].
-    Items(u32),
-    /// Space is given back in the end, or data that was promised is written: may use the reserve.
-    Deletion,
 }
 
 /// What was logged, or why it has to be committed.
 pub type Loggable<T = ()> = std::result::Result<T, WhyCommit>;
 
-/// Space promised to data that is still in memory; given back when dropped, or spent.
-pub struct DataReservation {
-    gate: Arc<Trees>,
-    data: u64,
-    metadata: u64,
-}
-
 /// What reservations and the gate share.
-struct Trees {
+pub(super) struct Trees {
     tx: RwLock<Transaction>,
 }
 
 impl Trees {
     // A panic inside a change poisons the lock; the gate is stopped then, and readers may go on.
-    fn read(&self) -> RwLockReadGuard<'_, Transaction> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Transaction> {
         self.tx.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Transaction> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Transaction> {
         self.tx.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl DataReservation {
-    /// Bytes still promised.
-    pub fn bytes(&self) -> u64 {
-        self.data
-    }
-
-    /// Takes part of the promise away, because it was allocated (or is no longer needed).
-    pub fn spend(&mut self, bytes: u64) {
-        let part = bytes.min(self.data);
-        let metadata = if part == self.data { self.metadata } else { metadata_for(part).min(self.metadata) };
-        self.data -= part;
-        self.metadata -= metadata;
-        self.gate.write().unpromise(part, metadata);
-    }
-
-    /// Joins two promises.
-    pub fn merge(&mut self, mut other: DataReservation) {
-        self.data += std::mem::take(&mut other.data);
-        self.metadata += std::mem::take(&mut other.metadata);
-    }
-}
-
-impl Drop for DataReservation {
-    fn drop(&mut self) {
-        if self.data > 0 || self.metadata > 0 {
-            self.gate.write().unpromise(self.data, self.metadata);
-        }
-    }
-}
-
-/// Bytes of metadata that stay taken, at worst, by data of this size: for each sector a file
-/// extent, an extent item and a checksum, in leaves that are half full.
-fn metadata_for(bytes: u64) -> u64 {
-    bytes / 4096 * 512
 }
 
 /// The gate to the running transaction.
@@ -107,6 +56,8 @@ pub struct Gate {
     turns: Turns,
     read_only: bool,
     cache_bytes: usize,
+    /// Changed tree blocks in memory beyond which a change commits.
+    dirty_bytes: u64,
     stopped: OnceLock<String>,
 }
 
@@ -120,7 +71,8 @@ impl Gate {
     pub(super) fn around(volume: Arc<Volume>, tx: Transaction, settings: GateSettings) -> Self {
         let trees = Arc::new(Trees { tx: RwLock::new(tx) });
         let GateSettings { read_only, cache_bytes } = settings;
-        Self { volume, trees, turns: Turns::default(), read_only, cache_bytes, stopped: OnceLock::new() }
+        let dirty_bytes = (cache_bytes as u64).max(DIRTY_BYTES_LEAST);
+        Self { volume, trees, turns: Turns::default(), read_only, cache_bytes, dirty_bytes, stopped: OnceLock::new() }
     }
 
     /// The devices.
@@ -149,6 +101,12 @@ impl Gate {
         {
             self.abort(&format!("a change failed half-way: {error}"));
         }
+        // Changed blocks stay in memory until the commit.
+        let many = tx.dirty_bytes() > self.dirty_bytes;
+        drop(tx);
+        if many && result.is_ok() {
+            self.commit()?;
+        }
         result
     }
 
@@ -175,17 +133,14 @@ impl Gate {
         ready(&mut tx).map(|()| tx)
     }
 
-    /// Promises space for `bytes` of data (rounded up to sectors) that will be written later,
-    /// together with the metadata that it will need.
-    pub fn reserve_data(&self, bytes: u64) -> Result<DataReservation> {
+    /// Promises space for data that will be written later, together with the metadata that it will
+    /// need.
+    pub fn reserve_data(&self, wanted: Wanted) -> Result<DataReservation> {
         self.check_writable()?;
-        let mut tx = self.enter(|tx| tx.ensure_data(bytes, metadata_for(bytes)))?;
-        let data = bytes.next_multiple_of(tx.sectorsize());
-        let metadata = metadata_for(data);
-        tx.promised.data += data;
-        tx.promised.metadata += metadata;
+        let mut tx = self.enter(|tx| tx.ensure_data(&wanted))?;
+        tx.promise(&wanted);
         drop(tx);
-        Ok(DataReservation { gate: self.trees.clone(), data, metadata })
+        Ok(DataReservation::new(self.trees.clone(), &wanted))
     }
 
     /// Replays a log before anybody else looks at the trees: as a commit of its own, or, if nothing may
@@ -330,105 +285,5 @@ impl Gate {
             None if self.read_only => Err(Error::ReadOnly),
             None => Ok(()),
         }
-    }
-}
-
-/// How the devices' space is given out, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SpaceUsage {
-    /// Size of all devices.
-    pub total: u64,
-    /// Bytes of devices that are in no chunk.
-    pub unallocated: u64,
-    /// Data block groups.
-    pub data: Totals,
-    /// Metadata block groups.
-    pub metadata: Totals,
-    /// System block groups.
-    pub system: Totals,
-    /// How many copies of metadata and of system blocks there are.
-    pub metadata_copies: u64,
-    /// Space of `data` that is promised to data in memory.
-    pub promised: u64,
-    /// Metadata kept back so that deletions and commits always find room.
-    pub reserve: u64,
-}
-
-/// Promises of space.
-impl Transaction {
-    fn space_usage(&self) -> SpaceUsage {
-        let total = self.devices.iter().map(|d| d.total_bytes.get()).sum();
-        let allocated: u64 = self.devices.iter().map(|d| d.bytes_used.get()).sum();
-        let metadata_chunk = self.space.iter().find(|g| g.flags.kind() == BlockGroupFlags::METADATA);
-        let copies = metadata_chunk.and_then(|g| self.volume.copies(Logical(g.start)).ok()).unwrap_or(1);
-        SpaceUsage {
-            total,
-            unallocated: total.saturating_sub(allocated),
-            data: self.space.totals(BlockGroupFlags::DATA),
-            metadata: self.space.totals(BlockGroupFlags::METADATA),
-            system: self.space.totals(BlockGroupFlags::SYSTEM),
-            metadata_copies: copies as u64,
-            promised: self.promised.data,
-            reserve: self.global_reserve(),
-        }
-    }
-
-    fn unpromise(&mut self, data: u64, metadata: u64) {
-        self.promised.data = self.promised.data.saturating_sub(data);
-        self.promised.metadata = self.promised.metadata.saturating_sub(metadata);
-    }
-
-    fn node_bytes(&self, blocks: u64) -> u64 {
-        blocks * u64::from(self.geometry.nodesize)
-    }
-
-    /// Kept back so that deletions and commits always find room.
-    fn global_reserve(&self) -> u64 {
-        let total = self.space.totals(BlockGroupFlags::METADATA).total;
-        (total / 8).clamp(self.node_bytes(64).min(total / 4), 64 << 20)
-    }
-
-    /// What settling the pending references may take: for each a leaf of the extent tree and one
-    /// of the free space tree, with some nodes above; and the roots of all trees.
-    fn settle_need(&self) -> u64 {
-        self.node_bytes(48 + 3 * self.refs.len() as u64)
-    }
-
-    /// Metadata that must stay available whatever is removed.
-    pub(super) fn metadata_floor(&self) -> u64 {
-        self.promised.metadata + self.global_reserve() + self.settle_need()
-    }
-
-    /// How many pending references make it time to settle them.
-    fn many_refs(&self) -> usize {
-        let available = self.space.totals(BlockGroupFlags::METADATA).available;
-        ((available / self.node_bytes(16)) as usize).clamp(64, 4096)
-    }
-
-    fn settle_if_many(&mut self) -> Result<()> {
-        if self.refs.len() > self.many_refs() { self.run_delayed_refs() } else { Ok(()) }
-    }
-
-    /// Makes sure that a change finds its metadata: by a new chunk if there is too little.
-    pub(super) fn ensure_metadata(&mut self, need: Need) -> Result<()> {
-        let wanted = match need {
-            // Each item can cost a copied path of tree blocks and a split.
-            Need::Items(items) => self.metadata_floor() + self.node_bytes(8 * u64::from(items.min(64))),
-            Need::Deletion => self.settle_need() + self.node_bytes(32),
-        };
-        self.ensure(BlockGroupFlags::METADATA, wanted)
-    }
-
-    fn ensure_data(&mut self, bytes: u64, metadata: u64) -> Result<()> {
-        let floor = self.metadata_floor() + metadata + self.node_bytes(16);
-        self.ensure(BlockGroupFlags::METADATA, floor)?;
-        self.ensure(BlockGroupFlags::DATA, self.promised.data + bytes.next_multiple_of(self.sectorsize()))
-    }
-
-    fn ensure(&mut self, kind: BlockGroupFlags, wanted: u64) -> Result<()> {
-        while self.space.totals(kind).available < wanted {
-            self.allocate_chunk(kind)?;
-        }
-        Ok(())
     }
 }

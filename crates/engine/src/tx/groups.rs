@@ -47,7 +47,7 @@ impl Transaction {
     /// Called before the first change of the group's free space, so that what is read is what the
     /// last commit left.
     pub(super) fn load_free_ranges(&mut self, start: u64) -> Result<()> {
-        let Some(group) = self.space.get_mut(start) else {
+        let Some(group) = self.space.get(start) else {
             return Err(Corruption::new(format!("address {start}"), "no block group begins there").into());
         };
         if group.free.is_some() {
@@ -65,9 +65,7 @@ impl Transaction {
             let problem = format!("{} bytes are free by its free space, {expected} by its item", free.total());
             return Err(Corruption::new(format!("block group {start}"), problem).into());
         }
-        if let Some(group) = self.space.get_mut(start) {
-            group.free = Some(free);
-        }
+        self.space.change(start, |group| group.free = Some(free));
         Ok(())
     }
 
@@ -102,22 +100,21 @@ impl Transaction {
         Ok(free)
     }
 
-    /// The starts of the groups of one kind, those with free space.
-    fn groups_with_room(&self, kind: BlockGroupFlags) -> Vec<u64> {
-        self.space.iter().filter(|g| g.flags.kind() == kind && g.available() > 0).map(|g| g.start).collect()
-    }
-
     /// Takes space for one tree block.
     pub(super) fn take_block_space(&mut self, kind: BlockGroupFlags) -> Result<Logical> {
         let len = u64::from(self.geometry.nodesize);
-        for start in self.groups_with_room(kind) {
+        let mut from = 0;
+        while let Some(start) = self.space.next_roomy(kind, from) {
             self.load_free_ranges(start)?;
-            let Some(group) = self.space.get_mut(start) else { continue };
-            let hint = group.hint;
-            if let Some(at) = group.free.as_mut().and_then(|free| free.allocate_near(hint, len)) {
+            let taken = self.space.change(start, |group| {
+                let at = group.free.as_mut()?.allocate_near(group.hint, len)?;
                 group.hint = at + len;
-                return Ok(Logical(at));
+                Some(Logical(at))
+            });
+            if let Some(at) = taken.flatten() {
+                return Ok(at);
             }
+            from = start + 1;
         }
         Err(Error::NoSpace)
     }
@@ -130,19 +127,21 @@ impl Transaction {
     pub fn allocate_data(&mut self, want: u64) -> Result<(Logical, u64)> {
         let want = want.next_multiple_of(self.sectorsize());
         let mut best: Option<(u64, u64)> = None;
-        for start in self.groups_with_room(BlockGroupFlags::DATA) {
+        let mut from = 0;
+        while let Some(start) = self.space.next_roomy(BlockGroupFlags::DATA, from) {
             self.load_free_ranges(start)?;
-            let longest = self.space.get_mut(start).and_then(|g| g.free.as_ref()).map_or(0, FreeRanges::longest);
+            let longest = self.space.get(start).and_then(|g| g.free.as_ref()).map_or(0, FreeRanges::longest);
             if best.is_none_or(|(_, len)| longest > len) {
                 best = Some((start, longest));
             }
             if longest >= want {
                 break;
             }
+            from = start + 1;
         }
         let (start, _) = best.filter(|(_, len)| *len > 0).ok_or(Error::NoSpace)?;
-        let free = self.space.get_mut(start).and_then(|g| g.free.as_mut());
-        let (at, len) = free.and_then(|free| free.allocate_best(want)).ok_or(Error::NoSpace)?;
+        let taken = self.space.change(start, |group| group.free.as_mut()?.allocate_best(want));
+        let (at, len) = taken.flatten().ok_or(Error::NoSpace)?;
         Ok((Logical(at), len))
     }
 
@@ -153,9 +152,11 @@ impl Transaction {
 
     /// Space is free at once.
     pub(super) fn release_space(&mut self, at: Logical, len: u64) {
-        if let Some(free) = self.space.containing_mut(at.0).and_then(|g| g.free.as_mut()) {
-            free.add(at.0, len);
-        }
+        self.space.change(at.0, |group| {
+            if let Some(free) = &mut group.free {
+                free.add(at.0, len);
+            }
+        });
     }
 
     /// Space will be free once this transaction is durable.
@@ -183,13 +184,15 @@ impl Transaction {
     }
 
     fn change_used(&mut self, at: Logical, by: i64) -> Result<()> {
-        let group = self.space.containing_mut(at.0).ok_or_else(|| outside(at))?;
-        let (start, used) = (group.start, group.used);
-        group.used = used.checked_add_signed(by).filter(|used| *used <= group.len).ok_or_else(|| {
-            Corruption::new(format!("block group {start}"), format!("{used} bytes used change by {by}"))
-        })?;
-        group.dirty = true;
-        Ok(())
+        let changed = self.space.change(at.0, |group| {
+            let (start, used) = (group.start, group.used);
+            group.used = used.checked_add_signed(by).filter(|used| *used <= group.len).ok_or_else(|| {
+                Corruption::new(format!("block group {start}"), format!("{used} bytes used change by {by}"))
+            })?;
+            group.dirty = true;
+            Ok(())
+        });
+        changed.ok_or_else(|| outside(at))?
     }
 
     /// Writes the items of groups that changed; says whether there were any.
@@ -197,9 +200,7 @@ impl Transaction {
         let dirty: Vec<(u64, u64, BlockGroupFlags, u64)> =
             self.space.iter().filter(|g| g.dirty).map(|g| (g.start, g.len, g.flags, g.used)).collect();
         for (start, len, flags, used) in &dirty {
-            if let Some(group) = self.space.get_mut(*start) {
-                group.dirty = false;
-            }
+            self.space.change(*start, |group| group.dirty = false);
             self.put_block_group_item(*start, *len, *flags, *used)?;
         }
         Ok(!dirty.is_empty())

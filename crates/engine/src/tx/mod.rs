@@ -3,8 +3,9 @@
 //! From the bottom: [`delayed`] gathers reference changes; [`transaction`] is the state, [`blocks`]
 //! its copy on write, [`roots`] and [`groups`] what it knows of trees and space; [`extent_tree`],
 //! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`mod@drop`]
-//! share and unshare whole trees; [`log`] is what fsync writes, with [`names`] that
-//! changed since, and [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`commit`] makes all durable; [`gate`] lets others in.
+//! share and unshare whole trees; [`log`] is what fsync writes, with [`names`] that changed since, and
+//! [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`commit`] makes all durable;
+//! [`promises`] says who may use how much of what is left; [`gate`] lets others in.
 
 mod blocks;
 mod checksums;
@@ -21,6 +22,7 @@ mod make;
 mod make_options;
 mod names;
 mod open;
+mod promises;
 mod replay;
 mod roots;
 mod seal;
@@ -30,10 +32,11 @@ mod turn;
 mod why_commit;
 
 pub use crate::space::Totals;
-pub use gate::{DataReservation, Gate, GateSettings, Loggable, Need, SpaceUsage};
+pub use gate::{Gate, GateSettings, Loggable};
 pub use log::{LogTicket, LogWriter};
 pub use make::make;
 pub use make_options::{MIN_SIZE, MakeOptions};
 pub use names::{EntryKey, Leads, NameChanges};
+pub use promises::{DataReservation, Need, SpaceUsage, Wanted};
 pub use transaction::Transaction;
 pub use why_commit::WhyCommit;

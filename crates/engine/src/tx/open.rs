@@ -32,6 +32,8 @@ impl Transaction {
             pinned: Vec::new(),
             pinned_bytes: 0,
             devices: volume.dev_items(),
+            device_space: None,
+            next_tree: None,
             log: Log::default(),
             changes: 0,
             cache: Arc::new(BlockCache::new(cache_bytes)),

@@ -4,7 +4,7 @@ use butterfs_format::Logical;
 
 use super::Transaction;
 use super::delayed::ExtentKind;
-use super::gate::Need;
+use super::promises::Need;
 use crate::error::Result;
 use crate::tree::TreeRoot;
 
@@ -27,9 +27,11 @@ impl Transaction {
     /// transaction is in memory.
     pub(crate) fn set_aside(&mut self, at: Logical, len: u64) -> Result<()> {
         self.load_free_ranges_around(at)?;
-        if let Some(free) = self.space.containing_mut(at.0).and_then(|group| group.free.as_mut()) {
-            free.remove(at.0, len);
-        }
+        self.space.change(at.0, |group| {
+            if let Some(free) = &mut group.free {
+                free.remove(at.0, len);
+            }
+        });
         Ok(())
     }
 

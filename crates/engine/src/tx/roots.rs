@@ -37,6 +37,13 @@ impl Root {
     }
 }
 
+/// Whether a tree grew or shrank by a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blocks {
+    More,
+    Less,
+}
+
 /// Root tree and chunk tree have no root item: the superblock points to them.
 fn is_in_superblock(tree: TreeId) -> bool {
     tree == TreeId::ROOT || tree == TreeId::CHUNK
@@ -112,6 +119,7 @@ impl Transaction {
     pub(super) fn create_tree(&mut self, tree: TreeId, item: RootItem) -> Result<()> {
         let bytenr = self.allocate(tree, 0, Key::MIN)?;
         let root = TreeRoot { bytenr, level: 0, generation: self.generation };
+        let item = RootItem { bytes_used: u64::from(self.geometry.nodesize).into(), ..item };
         let root = Root { root, item, key_offset: 0, dirty: true };
         self.store_root(tree, root);
         self.write_root(tree, root)
@@ -122,16 +130,44 @@ impl Transaction {
         self.create_tree(tree, item)
     }
 
-    /// The next free subvolume number.
+    /// A number for a new subvolume. As in the kernel, none is given twice while mounted: caches, the
+    /// cleaner and users of the mount may still know the subvolume that had it before.
     pub fn next_tree_id(&mut self) -> Result<TreeId> {
-        let last = Key::new(butterfs_format::ids::LAST_FREE_OBJECTID, ItemType(u8::MAX), u64::MAX);
-        let highest = self.last_not_above(TreeId::ROOT, &last)?.map_or(0, |(key, _)| key.objectid);
-        let next = (highest + 1).max(butterfs_format::ids::FIRST_FREE_OBJECTID);
+        let next = match self.next_tree {
+            Some(next) => next,
+            None => self.highest_tree()? + 1,
+        };
+        let next = next.max(butterfs_format::ids::FIRST_FREE_OBJECTID);
         // Numbers of 2^48 and above would look like quota group levels.
         if next >= 1 << 48 {
             return Err(Error::NoSpace);
         }
+        self.next_tree = Some(next + 1);
         Ok(TreeId(next))
+    }
+
+    fn highest_tree(&self) -> Result<u64> {
+        let last = Key::new(butterfs_format::ids::LAST_FREE_OBJECTID, ItemType(u8::MAX), u64::MAX);
+        Ok(self.last_not_above(TreeId::ROOT, &last)?.map_or(0, |(key, _)| key.objectid))
+    }
+
+    /// A tree has a block more or less: its root item counts them.
+    pub(super) fn count_block(&mut self, tree: TreeId, change: Blocks) {
+        let bytes = u64::from(self.geometry.nodesize);
+        let roots = self.roots.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(root) = roots.get_mut(&tree) else { return };
+        let used = root.item.bytes_used.get();
+        let used = match change {
+            Blocks::More => used.saturating_add(bytes),
+            Blocks::Less => used.saturating_sub(bytes),
+        };
+        root.item.bytes_used = used.into();
+        root.dirty = true;
+    }
+
+    /// Bytes of a tree's blocks, by its root item; none if there is no such tree.
+    pub(super) fn tree_bytes(&self, tree: TreeId) -> u64 {
+        self.load_root(tree).map_or(0, |root| root.item.bytes_used.get())
     }
 
     fn write_root(&mut self, tree: TreeId, root: Root) -> Result<()> {

@@ -20,7 +20,7 @@ use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
 use super::log::Log;
 use super::roots::Root;
 use crate::error::Result;
-use crate::space::{Promised, SpaceMap};
+use crate::space::{FreeRanges, Promised, SpaceMap};
 use crate::tree::{self, Cursor, cache::BlockCache};
 
 /// The running transaction.
@@ -50,6 +50,10 @@ pub struct Transaction {
     pub(super) pinned: Vec<(Logical, u64)>,
     pub(super) pinned_bytes: u64,
     pub(super) devices: Vec<DevItem>,
+    /// Space of the first device that is in no chunk, once somebody asked.
+    pub(super) device_space: Option<FreeRanges>,
+    /// The number of the next subvolume, once one was made.
+    pub(super) next_tree: Option<u64>,
     pub(super) log: Log,
     /// Counts calls that change something.
     pub(super) changes: u64,
@@ -87,6 +91,11 @@ impl Transaction {
         } else {
             TreeId::EXTENT
         }
+    }
+
+    /// Bytes of tree blocks that the next commit writes.
+    pub(super) fn dirty_bytes(&self) -> u64 {
+        self.dirty.len() as u64 * u64::from(self.geometry.nodesize)
     }
 
     pub(super) fn sectorsize(&self) -> u64 {

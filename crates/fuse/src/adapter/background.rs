@@ -3,6 +3,7 @@
 //! # Locking
 //! Work runs without the mutex; that guards only what the threads are told.
 
+use butterfs_engine::Error;
 use butterfs_engine::filesystem::Filesystem;
 use butterfs_engine::inode::lock;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -121,6 +122,11 @@ fn clean(bell: &Bell, fs: &Filesystem) {
                 Ok(true) if bell.is_stopped() => return,
                 Ok(true) => {}
                 Ok(false) => break,
+                // It comes back with what others delete.
+                Err(Error::NoSpace) => {
+                    tracing::warn!("no space to remove a deleted subvolume; trying again later");
+                    break;
+                }
                 Err(error) => {
                     tracing::error!(%error, "removing a deleted subvolume failed");
                     return;

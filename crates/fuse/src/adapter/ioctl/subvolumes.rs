@@ -15,6 +15,8 @@ use butterfs_format::items::{RootFlags, RootItem, Timespec};
 use butterfs_format::{Ino, TreeId};
 use zerocopy::{FromBytes, IntoBytes};
 
+/// No page has room for more records.
+const PAGE_RECORDS: usize = wire::size_of_command(wire::LIST_SUBVOLUMES) / size_of::<SubvolumeRecord>();
 /// Room for the name in `struct btrfs_ioctl_get_subvol_info_args`, its NUL included.
 const INFO_NAME: usize = 256;
 
@@ -152,9 +154,8 @@ impl EngineFrontEnd {
     /// One page of the list of subvolumes.
     pub(super) fn subvolume_page(&self, input: &[u8]) -> Result<Vec<u8>> {
         let (mut header, _) = ListHeader::read_from_prefix(input).map_err(|_| Errno::EINVAL)?;
-        let mut all = self.fs.subvolumes().map_err(|error| Site::new("listing", self.fs.root()).fail(&error))?;
-        all.retain(|info| info.id.0 > header.after.get());
-        all.sort_by_key(|info| info.id);
+        let found = self.fs.subvolume_page(header.after.get(), PAGE_RECORDS);
+        let all = found.map_err(|error| Site::new("listing", self.fs.root()).fail(&error))?;
         let mut page = header.as_bytes().to_vec();
         let mut count = 0;
         for info in &all {

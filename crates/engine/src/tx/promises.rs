@@ -1,0 +1,316 @@
+//! Promises of space: who may use how much of what is left.
+//!
+//! # Why a commit never runs out
+//! A commit copies blocks of the extent tree, the free space tree and the checksum tree, for each
+//! pending reference one leaf of each at most, and all of these trees at most, and the roots. That is
+//! [`Transaction::settle_need`]. Before a change begins, so much is there on top of what the change
+//! itself may copy; where there is less, a commit comes first: it leaves no reference pending, and
+//! gives the space of copied blocks back.
+//!
+//! What must then be there between two commits is kept by four levels, each of which leaves to those
+//! below what they need:
+//! 1. changes that take space ([`Need::Items`]) leave the reserve, which holds the three trees;
+//! 2. changes that give space ([`Need::Deletion`]) may use the reserve, but not what is promised;
+//! 3. what was promised ([`Need::Promised`]) uses its promise;
+//! 4. the commit.
+//!
+//! # Invariants
+//! * `promised` is the sum of all [`DataReservation`]s that live.
+//! * A step of a deletion, or of writeback, is so small that its references fit what is left
+//!   ([`Transaction::affordable`]).
+
+use std::sync::Arc;
+
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_format::{Logical, TreeId};
+
+use super::Transaction;
+use super::gate::Trees;
+use crate::error::Result;
+use crate::space::Totals;
+
+/// Trees that a commit changes, whatever was done.
+const SETTLED: [TreeId; 4] = [TreeId::EXTENT, TreeId::CSUM, TreeId::FREE_SPACE, TreeId::BLOCK_GROUP];
+/// Blocks that every commit may copy: roots, and the paths to them.
+const COMMIT_BLOCKS: u64 = 48;
+/// Blocks that one reference may have copied.
+const BLOCKS_PER_REF: u64 = 3;
+/// Blocks that one small change may copy.
+const CHANGE_BLOCKS: u64 = 32;
+/// References that one small change may make.
+const CHANGE_REFS: u64 = 24;
+/// Blocks that dropping one leaf of a subvolume may have copied.
+const DROP_BLOCKS: u64 = 1024 * BLOCKS_PER_REF;
+/// The reserve is never smaller than so many blocks, nor larger than this many bytes.
+const RESERVE_BLOCKS: u64 = 2 * CHANGE_BLOCKS + 2 * BLOCKS_PER_REF * CHANGE_REFS;
+const RESERVE_MAX: u64 = 512 << 20;
+
+/// Why a change needs metadata, and how much in the worst case; seen to before the change begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Up to so many items are put in or changed; fails with [`crate::Error::NoSpace`].
+    Items(u32),
+    /// Space is given back in the end: may use the reserve, in steps that are
+    /// [affordable](Transaction::affordable).
+    Deletion,
+    /// What was promised to data, or what nobody can be refused any more, is written.
+    Promised,
+}
+
+/// Space that is asked for data in memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Data, in whole sectors.
+    pub data: u64,
+    /// Data that goes into space that the file has already, and takes metadata only.
+    pub in_place: u64,
+    /// Bytes that may go into the tree itself, because a file is small; 0 where none may.
+    pub inline: u64,
+}
+
+impl Wanted {
+    fn metadata(&self) -> u64 {
+        metadata_for(self.data + self.in_place) + metadata_for_inline(self.inline)
+    }
+}
+
+/// Space promised to data that is still in memory; given back when dropped, or spent.
+pub struct DataReservation {
+    gate: Arc<Trees>,
+    data: u64,
+    metadata: u64,
+    inline: u64,
+}
+
+impl DataReservation {
+    pub(super) fn new(gate: Arc<Trees>, wanted: &Wanted) -> Self {
+        let inline = metadata_for_inline(wanted.inline);
+        Self { gate, data: wanted.data, metadata: wanted.metadata() - inline, inline }
+    }
+
+    /// Bytes of data still promised.
+    pub fn bytes(&self) -> u64 {
+        self.data
+    }
+
+    /// Whether the bytes of a small file may go into the tree.
+    pub fn has_inline(&self) -> bool {
+        self.inline > 0
+    }
+
+    /// Whether nothing is promised any more.
+    pub fn is_empty(&self) -> bool {
+        (self.data, self.metadata, self.inline) == (0, 0, 0)
+    }
+
+    /// Data space was allocated. The promise of its metadata stays until that is in the trees.
+    pub fn spend_data(&mut self, bytes: u64) {
+        self.set(self.data - bytes.min(self.data), self.metadata, self.inline);
+    }
+
+    /// No more than `bytes` are still in memory: the promise shrinks to what they need.
+    pub fn shrink(&mut self, bytes: u64) {
+        let inline = if bytes == 0 { 0 } else { self.inline };
+        self.set(self.data.min(bytes), self.metadata.min(metadata_for(bytes)), inline);
+    }
+
+    fn set(&mut self, data: u64, metadata: u64, inline: u64) {
+        let gone = (self.data - data, self.metadata - metadata + self.inline - inline);
+        (self.data, self.metadata, self.inline) = (data, metadata, inline);
+        if gone != (0, 0) {
+            self.gate.write().unpromise(gone.0, gone.1);
+        }
+    }
+
+    /// Joins two promises.
+    pub fn merge(&mut self, mut other: DataReservation) {
+        self.data += std::mem::take(&mut other.data);
+        self.metadata += std::mem::take(&mut other.metadata);
+        self.inline += std::mem::take(&mut other.inline);
+    }
+}
+
+impl Drop for DataReservation {
+    fn drop(&mut self) {
+        self.set(0, 0, 0);
+    }
+}
+
+/// Bytes of metadata that stay taken, at worst, by data of this size: for each sector a file
+/// extent, an extent item, a checksum and a free range, in leaves that are half full.
+fn metadata_for(bytes: u64) -> u64 {
+    bytes / 4096 * 512
+}
+
+/// The same for bytes that go into an item of their own.
+fn metadata_for_inline(bytes: u64) -> u64 {
+    const HEADERS: u64 = 64;
+    if bytes == 0 { 0 } else { 2 * (bytes + HEADERS) }
+}
+
+/// How the devices' space is given out, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceUsage {
+    /// Size of all devices.
+    pub total: u64,
+    /// Bytes of devices that are in no chunk.
+    pub unallocated: u64,
+    /// Data block groups.
+    pub data: Totals,
+    /// Metadata block groups.
+    pub metadata: Totals,
+    /// System block groups.
+    pub system: Totals,
+    /// How many copies of metadata and of system blocks there are.
+    pub metadata_copies: u64,
+    /// Space of `data` that is promised to data in memory.
+    pub promised: u64,
+    /// Space of `metadata` that is promised to data in memory.
+    pub promised_metadata: u64,
+    /// Metadata kept back so that deletions and commits always find room.
+    pub reserve: u64,
+}
+
+impl Transaction {
+    pub(super) fn space_usage(&self) -> SpaceUsage {
+        let total = self.devices.iter().map(|d| d.total_bytes.get()).sum();
+        let allocated: u64 = self.devices.iter().map(|d| d.bytes_used.get()).sum();
+        let metadata_chunk = self.space.iter().find(|g| g.flags.kind() == BlockGroupFlags::METADATA);
+        let copies = metadata_chunk.and_then(|g| self.volume.copies(Logical(g.start)).ok()).unwrap_or(1);
+        SpaceUsage {
+            total,
+            unallocated: total.saturating_sub(allocated),
+            data: self.space.totals(BlockGroupFlags::DATA),
+            metadata: self.space.totals(BlockGroupFlags::METADATA),
+            system: self.space.totals(BlockGroupFlags::SYSTEM),
+            metadata_copies: copies as u64,
+            promised: self.promised.data,
+            promised_metadata: self.promised.metadata,
+            reserve: self.global_reserve(),
+        }
+    }
+
+    pub(super) fn promise(&mut self, wanted: &Wanted) {
+        self.promised.data += wanted.data;
+        self.promised.metadata += wanted.metadata();
+    }
+
+    fn unpromise(&mut self, data: u64, metadata: u64) {
+        self.promised.data = self.promised.data.saturating_sub(data);
+        self.promised.metadata = self.promised.metadata.saturating_sub(metadata);
+    }
+
+    fn node_bytes(&self, blocks: u64) -> u64 {
+        blocks * u64::from(self.geometry.nodesize)
+    }
+
+    /// Kept back so that deletions and commits always find room: all that a commit can copy, as in
+    /// the kernel, and some for what comes before it.
+    fn global_reserve(&self) -> u64 {
+        let total = self.space.totals(BlockGroupFlags::METADATA).total;
+        let trees: u64 = SETTLED.into_iter().map(|tree| self.tree_bytes(tree)).sum();
+        (total / 8).min(64 << 20).max(trees.min(RESERVE_MAX)).max(self.node_bytes(RESERVE_BLOCKS))
+    }
+
+    /// What settling so many pending references may copy.
+    fn settle_need(&self, refs: u64) -> u64 {
+        let used = self.space.totals(BlockGroupFlags::METADATA).used;
+        self.node_bytes(COMMIT_BLOCKS) + self.node_bytes(BLOCKS_PER_REF * refs).min(used)
+    }
+
+    fn pending(&self) -> u64 {
+        self.refs.len() as u64
+    }
+
+    /// Metadata that must stay available whatever is removed.
+    pub(super) fn metadata_floor(&self) -> u64 {
+        self.promised.metadata + self.global_reserve() + self.settle_need(self.pending())
+    }
+
+    /// How many references, of `most` that a step could make, the commit can settle as things are.
+    pub fn affordable(&self, most: usize) -> usize {
+        let available = self.space.totals(BlockGroupFlags::METADATA).available;
+        let rest = available.saturating_sub(self.settle_need(self.pending()) + self.node_bytes(CHANGE_BLOCKS));
+        // What it copies itself, and what its reference may have copied.
+        let each = self.node_bytes(1 + BLOCKS_PER_REF);
+        ((rest / each) as usize).clamp(most.min(8), most)
+    }
+
+    /// How many pending references make it time to settle them.
+    fn many_refs(&self) -> usize {
+        let available = self.space.totals(BlockGroupFlags::METADATA).available;
+        ((available / self.node_bytes(16)) as usize).clamp(64, 4096)
+    }
+
+    pub(super) fn settle_if_many(&mut self) -> Result<()> {
+        if self.refs.len() > self.many_refs() { self.run_delayed_refs() } else { Ok(()) }
+    }
+
+    /// Makes sure that a change finds its metadata: by a new chunk if there is too little.
+    pub(super) fn ensure_metadata(&mut self, need: Need) -> Result<()> {
+        let change = self.settle_need(self.pending() + CHANGE_REFS) + self.node_bytes(CHANGE_BLOCKS);
+        let wanted = match need {
+            // Each item can cost a copied path of tree blocks and a split.
+            Need::Items(items) => self.metadata_floor() + self.node_bytes(8 * u64::from(items.min(64))),
+            // Some of the reserve stays for dropping subvolumes, a leaf with many references at a time.
+            Need::Deletion => {
+                let left =
+                    self.node_bytes(COMMIT_BLOCKS) + (self.global_reserve() / 2).min(self.node_bytes(DROP_BLOCKS));
+                self.promised.metadata + left.max(change + self.node_bytes(CHANGE_BLOCKS))
+            }
+            Need::Promised => change,
+        };
+        self.ensure(BlockGroupFlags::METADATA, wanted)
+    }
+
+    pub(super) fn ensure_data(&mut self, wanted: &Wanted) -> Result<()> {
+        let floor = self.metadata_floor() + wanted.metadata() + self.node_bytes(16);
+        self.ensure(BlockGroupFlags::METADATA, floor)?;
+        self.ensure(BlockGroupFlags::DATA, self.promised.data + wanted.data)
+    }
+
+    fn ensure(&mut self, kind: BlockGroupFlags, wanted: u64) -> Result<()> {
+        while self.space.totals(kind).available < wanted {
+            self.allocate_chunk(kind)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use butterfs_volume::{MemDevice, OpenMode, Volume};
+
+    use super::*;
+    use crate::environment::SystemEnvironment;
+    use crate::mkfs::{self, MakeOptions};
+    use crate::tx::{Gate, GateSettings};
+
+    /// A run of many sectors may become as many extents: that they were allocated does not put them
+    /// into the trees.
+    #[test]
+    fn metadata_stays_promised_until_the_bytes_have_left_memory() {
+        let device = Arc::new(MemDevice::new(256 << 20));
+        mkfs::make(device.clone(), &MakeOptions::new(256 << 20, &SystemEnvironment)).unwrap();
+        let volume = Arc::new(Volume::open(vec![device], OpenMode::ReadWrite).unwrap());
+        let gate = Gate::open(volume, GateSettings { read_only: false, cache_bytes: 1 << 20 }).unwrap();
+        let promised = || (gate.space().promised, gate.space().promised_metadata);
+        let wanted = Wanted { data: 40960, in_place: 0, inline: 0 };
+        let mut promise = gate.reserve_data(wanted).unwrap();
+        promise.merge(gate.reserve_data(Wanted { data: 4096, in_place: 0, inline: 2000 }).unwrap());
+        let inline = metadata_for_inline(2000);
+        assert_eq!(promised(), (45056, 11 * 512 + inline));
+        promise.spend_data(45056);
+        assert_eq!(promised(), (0, 11 * 512 + inline));
+        promise.shrink(8192);
+        assert_eq!(promised(), (0, 2 * 512 + inline));
+        promise.shrink(0);
+        assert!(promise.is_empty());
+        let in_place = gate.reserve_data(Wanted { in_place: 4096, ..Wanted::default() }).unwrap();
+        assert_eq!(promised(), (0, 512));
+        drop(in_place);
+        assert_eq!(promised(), (0, 0));
+    }
+}
