@@ -2,7 +2,7 @@
 
 use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, SubvolumeChoice};
 use butterfs_format::TreeId;
-use butterfs_fuse::adapter::SubvolumeDeletion;
+use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
 
 use crate::size;
@@ -26,6 +26,8 @@ pub struct Options {
     pub max_inline: Option<u64>,
     /// `user_subvol_rm_allowed`.
     pub subvolume_deletion: SubvolumeDeletion,
+    /// `open_files`.
+    pub open_files: OpenFiles,
     /// `noatime`, `relatime`, `strictatime`, `nodiratime`.
     pub access_times: AccessTimes,
     /// Flags to set, in place of the defaults.
@@ -45,6 +47,7 @@ impl Default for Options {
             commit: None,
             max_inline: None,
             subvolume_deletion: SubvolumeDeletion::Privileged,
+            open_files: OpenFiles::Anonymous,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             set: MountFlags::empty(),
             clear: MountFlags::empty(),
@@ -141,6 +144,7 @@ impl Options {
             "nodiratime" => self.access_times.directories = AccessTimeRule::Never,
             "diratime" => self.access_times.directories = self.access_times.files,
             "user_subvol_rm_allowed" => self.subvolume_deletion = SubvolumeDeletion::Owners,
+            "open_files" => self.open_files = OpenFiles::Named,
             "treelog" => self.fsync = Fsync::Log,
             "notreelog" => self.fsync = Fsync::Commit,
             "norecovery" | "nologreplay" | "rescue=nologreplay" => self.log_tree = LogTree::Ignore,

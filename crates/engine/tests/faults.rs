@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind};
+use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind, State};
 use butterfs_engine::mkfs::{MakeOptions, make};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
@@ -78,7 +78,8 @@ fn attempt(script: &Script, rule: Option<Rule>) -> Attempt {
 /// A filesystem that stopped says so to every writer, always with the first cause; readers go on.
 fn after_failure(filesystem: &Filesystem, failure: &Error) {
     let gate = &filesystem.shared().gate;
-    if let Some(cause) = gate.stopped().map(str::to_owned) {
+    if let Some(cause) = gate.stopped().map(|stopped| stopped.cause.clone()) {
+        assert_eq!(filesystem.health().state, State::Error);
         let new = NewInode { kind: NewKind::File, permissions: 0o600, uid: 0, gid: 0 };
         let create = || filesystem.create(Place::new(filesystem.root(), b"too late"), &new).map(|_| ());
         let attempts: [Result<()>; 3] = [filesystem.sync(), create(), filesystem.sync()];
@@ -86,7 +87,7 @@ fn after_failure(filesystem: &Filesystem, failure: &Error) {
             let told = attempt.expect_err("nothing is written after a commit that failed");
             assert!(matches!(&told, Error::Aborted(text) if *text == cause), "{told} is not {cause}, after {failure}");
         }
-        assert_eq!(gate.stopped(), Some(cause.as_str()), "the first cause is kept");
+        assert_eq!(gate.stopped().map(|stopped| &stopped.cause), Some(&cause), "the first cause is kept");
     } else {
         let _it_may_work_again = filesystem.sync();
     }

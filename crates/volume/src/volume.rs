@@ -68,6 +68,11 @@ impl Member {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As [`Member::error`]; the text says what was being done, and where on the device.
+    pub fn error_while(&self, action: impl std::fmt::Display, source: std::io::Error) -> Error {
+        self.error(std::io::Error::new(source.kind(), format!("{action}: {source}")))
+    }
+
     pub fn error(&self, source: std::io::Error) -> Error {
         Error::Device { name: self.device.name(), devid: Some(self.devid), source }
     }

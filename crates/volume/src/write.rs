@@ -19,6 +19,16 @@ use crate::volume::{Member, Seen, Volume};
 /// Writes for one device: physical addresses and bytes.
 type Batch<'a> = Vec<(u64, &'a [u8])>;
 
+/// What a batch writes, for messages.
+fn span(batch: &[(u64, &[u8])]) -> String {
+    let start = batch.first().map_or(0, |(offset, _)| *offset);
+    let end = batch.last().map_or(0, |(offset, bytes)| offset + bytes.len() as u64);
+    match batch.len() {
+        1 => format!("write of {} bytes at offset {start}", end - start),
+        parts => format!("write in {parts} parts from offset {start} to {end}"),
+    }
+}
+
 impl Volume {
     /// Writes to all copies.
     ///
@@ -37,7 +47,7 @@ impl Volume {
         let batches = self.fan_out(writes)?;
         for (member, batch) in self.members.iter().zip(batches) {
             if !batch.is_empty() {
-                member.device.write_batch(&batch).map_err(|source| member.error(source))?;
+                member.device.write_batch(&batch).map_err(|source| member.error_while(span(&batch), source))?;
             }
         }
         Ok(())
@@ -85,7 +95,9 @@ impl Volume {
     /// # Errors
     /// If any device fails; what is durable is then unknown.
     pub fn flush(&self) -> Result<()> {
-        self.members.iter().try_for_each(|member| member.device.flush().map_err(|source| member.error(source)))
+        self.members
+            .iter()
+            .try_for_each(|member| member.device.flush().map_err(|source| member.error_while("flush", source)))
     }
 
     /// Writes the superblock to all its places on all devices, each with the device's own item

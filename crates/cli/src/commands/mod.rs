@@ -3,6 +3,7 @@
 mod check;
 mod mkfs;
 mod mount;
+mod status;
 mod subvolume;
 mod sync;
 mod umount;
@@ -38,6 +39,8 @@ pub enum Command {
     Filesystem(Filesystem),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
+    /// Show how mounted filesystems are, and what went wrong.
+    Status(status::Arguments),
     /// Check an unmounted filesystem. Nothing is written.
     Check(check::Arguments),
 }
@@ -59,6 +62,7 @@ impl Command {
             Self::Subvolume(command) => command.name(),
             Self::Filesystem(Filesystem::Sync(_)) => "filesystem sync",
             Self::Sync(_) => "sync",
+            Self::Status(_) => "status",
             Self::Check(_) => "check",
         }
     }
@@ -71,6 +75,7 @@ impl Command {
             Self::Umount(arguments) => umount::run(&arguments),
             Self::Subvolume(command) => subvolume::run(&command),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
+            Self::Status(arguments) => return status::run(&arguments),
             Self::Check(arguments) => return check::run(&arguments),
         }
         .map(|()| ExitCode::SUCCESS)

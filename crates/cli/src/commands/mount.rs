@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{self, Access, Filesystem, SubvolumeChoice};
-use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd};
+use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError};
 use butterfs_fuse::daemon::{self, Background, Outcome, Ready};
-use butterfs_fuse::mount::{Mount, MountEntry, MountOptions, MountSource, Presence};
+use butterfs_fuse::mount::{Mount, MountEntry, MountOptions, MountPoint, MountSource, Presence};
 use butterfs_fuse::session::{Session, SessionOptions};
 use butterfs_fuse::stop::SignalStop;
 use butterfs_os::signal::TerminationSignals;
@@ -38,6 +38,8 @@ const MOST_THREADS: usize = 8;
   commit=SECONDS         commit at least this often (30)
   max_inline=BYTES       keep files up to this size in metadata (2048)
   user_subvol_rm_allowed let owners delete subvolumes
+  open_files             tell each open file of data that was lost, not each
+                         thread; opening a file costs more
   notreelog              commit on every fsync, without a log tree
   nologreplay            with ro: ignore a log tree that was not replayed
                          (also: rescue=nologreplay, norecovery)
@@ -72,6 +74,8 @@ struct Plan<'a> {
     image: &'a Path,
     directory: &'a Path,
     options: Options,
+    /// As the user gave them.
+    shown_options: String,
     verbose: u8,
     log: Option<File>,
 }
@@ -99,7 +103,8 @@ fn plan(arguments: &Arguments) -> Result<Plan<'_>> {
     let options = Options::parse(&arguments.options, unknown).map_err(|text| Failure::new(exit::USAGE, text))?;
     let log = arguments.log.as_deref().map(open_log).transpose()?;
     let (image, directory) = (arguments.image.as_path(), arguments.directory.as_path());
-    Ok(Plan { image, directory, options, verbose: arguments.verbose, log })
+    let shown_options = arguments.options.join(",");
+    Ok(Plan { image, directory, options, shown_options, verbose: arguments.verbose, log })
 }
 
 fn open_log(path: &Path) -> Result<File> {
@@ -149,7 +154,7 @@ fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> 
     let filesystem = Arc::new(open(plan)?);
     let mount = mount(plan, &target)?;
     let presence = announce(&mount);
-    let front_end = front_end(plan, filesystem);
+    let front_end = front_end(plan, filesystem, &mount);
     let session = Session::new(mount, front_end, session_options());
     let failed = |error: &dyn std::fmt::Display| Failure::at(exit::FAILED, plan.image, error);
     let stop = SignalStop::spawn(signals, session.stop_handle()).map_err(|error| failed(&error))?;
@@ -257,17 +262,42 @@ fn announce(mount: &Mount) -> Option<Presence> {
     }
 }
 
+/// Makes the kernel's side read-only; says whether it is done.
+fn follow_error(point: &MountPoint) -> bool {
+    match point.make_read_only() {
+        // Files are open for writing.
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => false,
+        Err(error) => {
+            tracing::warn!(%error, "the mount could not be made read-only; changes fail all the same");
+            true
+        }
+        Ok(()) => {
+            tracing::warn!("the mount is read-only for the kernel, too");
+            true
+        }
+    }
+}
+
 fn session_options() -> SessionOptions {
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
     SessionOptions { threads, ..Default::default() }
 }
 
 /// What answers the kernel.
-fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>) -> Arc<EngineFrontEnd> {
+fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>, mount: &Mount) -> Arc<EngineFrontEnd> {
     let mut options = AdapterOptions::default();
     if let Some(seconds) = plan.options.commit {
         options.commit_interval = Duration::from_secs(seconds.into());
     }
     options.subvolume_deletion = plan.options.subvolume_deletion;
+    options.open_files = plan.options.open_files;
+    let device = plan.image.canonicalize().unwrap_or_else(|_| plan.image.to_path_buf());
+    options.device = device.to_string_lossy().into_owned();
+    options.shown_options = plan.shown_options.clone();
+    // Only root may do this; for others changes fail in the daemon.
+    if rustix::process::geteuid().is_root() {
+        let point = mount.point();
+        options.on_error = OnError::new(move || follow_error(&point));
+    }
     Arc::new(EngineFrontEnd::new(filesystem, options))
 }

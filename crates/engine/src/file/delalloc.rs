@@ -20,9 +20,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::budget::DirtyBudget;
+use super::errors::WriteErrors;
 use super::runs::Runs;
 use super::sectors::lock;
-use crate::error::{Error, Result};
 use crate::tx::DataReservation;
 
 /// Dirty bytes of one inode.
@@ -30,6 +30,7 @@ use crate::tx::DataReservation;
 pub struct FileData {
     inner: Mutex<Inner>,
     settle: Mutex<()>,
+    errors: WriteErrors,
     budget: Arc<DirtyBudget>,
 }
 
@@ -40,7 +41,6 @@ struct Inner {
     /// Bytes dirty and in flight.
     held: u64,
     promise: Option<DataReservation>,
-    error: Option<Error>,
 }
 
 /// A run that writeback took.
@@ -59,7 +59,7 @@ impl TakenRun {
 impl FileData {
     /// No dirty bytes; those to come are counted in `budget`.
     pub fn new(budget: Arc<DirtyBudget>) -> Self {
-        Self { inner: Mutex::default(), settle: Mutex::default(), budget }
+        Self { inner: Mutex::default(), settle: Mutex::default(), errors: WriteErrors::default(), budget }
     }
 
     /// Whether bytes wait for writeback, or are being written back.
@@ -73,9 +73,9 @@ impl FileData {
         lock(&self.inner).held
     }
 
-    /// The error of an earlier writeback, once.
-    pub fn take_error(&self) -> Result<()> {
-        lock(&self.inner).error.take().map_or(Ok(()), Err)
+    /// The errors of writeback.
+    pub fn errors(&self) -> &WriteErrors {
+        &self.errors
     }
 
     /// Forgets all bytes: the file is being deleted. Waits for a writeback that runs.
@@ -177,11 +177,6 @@ impl FileData {
         }
     }
 
-    /// Keeps the first error for fsync.
-    pub(super) fn set_error(&self, error: Error) {
-        lock(&self.inner).error.get_or_insert(error);
-    }
-
     /// Where the lowest byte lies that is dirty and at or after `offset`, or the start of the run
     /// that covers `offset`.
     pub(super) fn first_dirty_after(&self, offset: u64) -> Option<u64> {
@@ -260,15 +255,6 @@ mod tests {
         assert_eq!((data.clean_parts(0..8192).len(), budget.bytes()), (1, 4096));
         data.forget();
         assert_eq!((data.is_dirty(), budget.bytes()), (false, 0));
-    }
-
-    #[test]
-    fn an_error_is_told_once() {
-        let data = FileData::default();
-        data.set_error(Error::NoSpace);
-        data.set_error(Error::NotFound);
-        assert!(matches!(data.take_error(), Err(Error::NoSpace)));
-        assert!(data.take_error().is_ok());
     }
 
     #[test]

@@ -20,6 +20,7 @@
 pub mod budget;
 pub mod delalloc;
 pub mod delete;
+pub mod errors;
 pub mod extents;
 pub mod fallocate;
 pub mod read;
@@ -37,6 +38,7 @@ mod update;
 pub use budget::DirtyBudget;
 pub use delalloc::FileData;
 pub use delete::wait_for_users;
+pub use errors::{ErrorCursor, WriteErrors};
 pub use extents::{Dropped, HoleStyle, MappedExtent, MappedKind, delete_all_extents, drop_range, map, truncate_items};
 pub use fallocate::{SizeMode, preallocate, punch_hole, zero_range};
 pub use read::read;

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! * An extent enters the tree only after its bytes are written (flushed by the commit).
-//! * An error loses the bytes that were in flight, as in Linux; fsync tells it once.
+//! * An error loses the bytes that were in flight, as in Linux; fsync tells each open file once.
 //!
 //! # Locking
 //! `FileData::settle` is held from end to end, `Inode::range` shared while runs are taken and alone
@@ -16,11 +16,12 @@ use butterfs_format::items::{InodeFlags, InodeItem};
 use butterfs_format::validate::Geometry;
 
 use super::delalloc::{FileData, TakenRun};
+use super::errors::ErrorCursor;
 use super::extents::{self, DataExtent, Stored};
 use super::place::{Home, Piece, cut, give_back, place};
 use super::sectors::{intersect, len, lock, lock_alone, lock_shared, sector_size};
 use super::update::{Progress, count, settle_item, update_file};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::inode::{Inode, InodeId, Shared};
 use crate::tx::{Need, Transaction};
 
@@ -33,7 +34,7 @@ const REFS_PER_PIECE: usize = 4;
 /// (What lies before it goes too: the size on disk can then follow.)
 ///
 /// # Errors
-/// The error is also kept for the next [`sync_data`], if that is not the caller.
+/// The error is also kept for [`sync_data`], of each open file.
 pub fn writeback(shared: &Shared, inode: &Inode, range: Option<Range<u64>>) -> Result<()> {
     let _settle = inode.data.settle();
     let runs = {
@@ -49,33 +50,18 @@ pub fn writeback(shared: &Shared, inode: &Inode, range: Option<Range<u64>>) -> R
     if let Err(error) = &result {
         let (tree, ino) = (inode.id.tree, inode.id.ino);
         tracing::error!("writeback of subvolume {tree} inode {ino} failed, its new data is lost: {error}");
-        inode.data.set_error(twin(error));
+        inode.data.errors().note(error);
+        shared.errors.note(error);
     }
     result
 }
 
-/// What fsync does for data: writes back, and tells of any writeback's error since the last time.
-pub fn sync_data(shared: &Shared, inode: &Inode, range: Option<Range<u64>>) -> Result<()> {
-    let result = writeback(shared, inode, range);
-    let kept = inode.data.take_error();
+/// What fsync does for data: writes back, and tells of any error since this open file was last told.
+pub fn sync_data(shared: &Shared, inode: &Inode, cursor: &mut ErrorCursor) -> Result<()> {
+    let result = writeback(shared, inode, None);
+    // What failed just now is kept, too, and with this it is told.
+    let kept = inode.data.errors().tell(cursor);
     result.and(kept)
-}
-
-/// An error like this one, to be told later.
-fn twin(error: &Error) -> Error {
-    match error {
-        Error::NoSpace => Error::NoSpace,
-        Error::NotFound => Error::NotFound,
-        Error::ReadOnly => Error::ReadOnly,
-        Error::Aborted(cause) => Error::Aborted(cause.clone()),
-        Error::Corruption(corruption) => Error::Corruption(corruption.clone()),
-        Error::Unsupported(what) => Error::Unsupported(what.clone()),
-        other => Error::Volume(butterfs_volume::Error::Device {
-            name: "earlier writeback".into(),
-            devid: None,
-            source: std::io::Error::other(other.to_string()),
-        }),
-    }
 }
 
 fn write_out(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result<()> {

@@ -13,7 +13,7 @@ use super::{AccessTimeRule, AccessTimes, Filesystem, features};
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
-use crate::file::{DirtyBudget, FileData};
+use crate::file::{DirtyBudget, FileData, WriteErrors};
 use crate::inode::cache::InodeCache;
 use crate::inode::{InodeId, Options, Shared, scan};
 use crate::replay;
@@ -95,7 +95,8 @@ impl Filesystem {
         let sb = volume.superblock();
         features::check(&sb, options.access)?;
         let settings = GateSettings { read_only: options.access == Access::ReadOnly, cache_bytes: options.cache_bytes };
-        let gate = Gate::open(Arc::new(volume), settings)?;
+        let environment: Arc<dyn Environment> = environment.into();
+        let gate = Gate::open(Arc::new(volume), settings)?.with_clock(Arc::clone(&environment));
         if sb.log_root.get() != 0 {
             replay(&gate, &options)?;
         }
@@ -108,7 +109,13 @@ impl Filesystem {
         let new_data = Box::new(move || FileData::new(Arc::clone(&counted)));
         let chosen = Options { max_inline: options.max_inline, dirty_limit: options.dirty_limit };
         let filesystem = Self {
-            shared: Shared { gate, environment, options: chosen, features: sb.incompat() },
+            shared: Shared {
+                gate,
+                environment,
+                options: chosen,
+                features: sb.incompat(),
+                errors: WriteErrors::default(),
+            },
             inodes: InodeCache::new(options.cached_inodes, new_data),
             subvolumes: Subvolumes::default(),
             dirty: Mutex::new(BTreeMap::new()),

@@ -7,7 +7,7 @@ use butterfs_format::TreeId;
 
 use super::{Access, Filesystem, Fsync};
 use crate::error::{Error, Result};
-use crate::file;
+use crate::file::{self, ErrorCursor};
 use crate::inode::{InodeId, InodeRef, item, lock};
 use crate::log;
 use crate::tx::{LogTicket, Loggable, Need, WhyCommit};
@@ -39,15 +39,46 @@ impl Filesystem {
         self.budget.bytes()
     }
 
-    /// Makes one inode durable.
+    /// [`Filesystem::sync`] for a caller who is told of everything that was lost since he was last told,
+    /// whoever's it was.
+    pub fn sync_told(&self, cursor: &mut ErrorCursor) -> Result<()> {
+        let result = self.sync();
+        let kept = self.shared.errors.tell(cursor);
+        result.and(kept)
+    }
+
+    /// Makes one inode durable, for a caller who is its only user: tells what its writeback lost since
+    /// the last time.
     pub fn fsync(&self, id: InodeId) -> Result<()> {
         if id.is_placeholder() || self.access == Access::ReadOnly {
             return Ok(());
         }
         let inode = self.inode(id)?;
-        file::sync_data(&self.shared, &inode, None)?;
-        self.write_back_item(&inode)?;
-        self.forget_if_clean(&inode);
+        let mut cursor = inode.data.errors().sample();
+        self.fsync_inode(&inode, &mut cursor)
+    }
+
+    /// The cursor of a file that is opened now, for [`Filesystem::fsync_open`].
+    pub fn error_cursor(&self, id: InodeId) -> Result<ErrorCursor> {
+        if id.is_placeholder() {
+            return Ok(ErrorCursor::default());
+        }
+        Ok(self.inode(id)?.data.errors().sample())
+    }
+
+    /// Makes one inode durable for an open file, and tells what was lost since this open file was told.
+    pub fn fsync_open(&self, id: InodeId, cursor: &mut ErrorCursor) -> Result<()> {
+        if id.is_placeholder() || self.access == Access::ReadOnly {
+            return Ok(());
+        }
+        self.fsync_inode(&self.inode(id)?, cursor)
+    }
+
+    fn fsync_inode(&self, inode: &InodeRef, cursor: &mut ErrorCursor) -> Result<()> {
+        let id = inode.id;
+        file::sync_data(&self.shared, inode, cursor)?;
+        self.write_back_item(inode)?;
+        self.forget_if_clean(inode);
         match self.log_inode(id)? {
             Ok(ticket) => self.shared.gate.sync_log(ticket),
             Err(why) => {

@@ -26,7 +26,7 @@ use butterfs_format::{Corruption, Key, TreeId};
 
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::file::FileData;
+use crate::file::{FileData, WriteErrors};
 use crate::tx::Gate;
 
 pub use crate::id::InodeId;
@@ -37,11 +37,13 @@ pub struct Shared {
     /// The way to trees and devices.
     pub gate: Gate,
     /// Clock and random numbers.
-    pub environment: Box<dyn Environment>,
+    pub environment: Arc<dyn Environment>,
     /// What the user chose.
     pub options: Options,
     /// The features of this filesystem.
     pub features: Incompat,
+    /// Errors of writeback, of all files together.
+    pub errors: WriteErrors,
 }
 
 /// What the user chose at open.

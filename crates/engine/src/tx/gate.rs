@@ -9,13 +9,16 @@
 //! Rank: inode < range < gate. One commit or write of the log at a time (`turns`); the trees are held alone for a
 //! change or for the short parts of a commit, never while its blocks are written.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use butterfs_format::items::Timespec;
 use butterfs_volume::Volume;
 
 use super::promises::{DataReservation, Need, SpaceUsage, Wanted};
+use super::stopped::{Listeners, Stopped};
 use super::turn::Turns;
 use super::{LogTicket, Transaction, WhyCommit};
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 
 /// However small the cache is, so many bytes of changed tree blocks may be in memory.
@@ -58,7 +61,12 @@ pub struct Gate {
     cache_bytes: usize,
     /// Changed tree blocks in memory beyond which a change commits.
     dirty_bytes: u64,
-    stopped: OnceLock<String>,
+    stopped: OnceLock<Stopped>,
+    listeners: Listeners,
+    /// Tells when things happened.
+    clock: Option<Arc<dyn Environment>>,
+    /// When this mount committed last.
+    committed: Mutex<Option<Timespec>>,
 }
 
 impl Gate {
@@ -72,7 +80,27 @@ impl Gate {
         let trees = Arc::new(Trees { tx: RwLock::new(tx) });
         let GateSettings { read_only, cache_bytes } = settings;
         let dirty_bytes = (cache_bytes as u64).max(DIRTY_BYTES_LEAST);
-        Self { volume, trees, turns: Turns::default(), read_only, cache_bytes, dirty_bytes, stopped: OnceLock::new() }
+        Self {
+            volume,
+            trees,
+            turns: Turns::default(),
+            read_only,
+            cache_bytes,
+            dirty_bytes,
+            stopped: OnceLock::new(),
+            listeners: Listeners::default(),
+            clock: None,
+            committed: Mutex::default(),
+        }
+    }
+
+    /// A gate that can tell when things happened.
+    pub fn with_clock(self, clock: Arc<dyn Environment>) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
+    fn now(&self) -> Timespec {
+        self.clock.as_ref().map_or(Timespec::default(), |clock| clock.now())
     }
 
     /// The devices.
@@ -258,6 +286,7 @@ impl Gate {
         drop(tx);
         frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("commit failed: {error}")))?;
         self.trees.write().finish(frozen);
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.as_ref().map(|clock| clock.now());
         Ok(())
     }
 
@@ -268,20 +297,35 @@ impl Gate {
 
     /// Stops all writing for good, because of `cause`; the first one is kept.
     pub fn abort(&self, cause: &str) {
-        if self.stopped.set(cause.to_owned()).is_ok() {
+        // The running transaction's number without its lock, which may be held here.
+        let generation = self.volume.superblock().generation().next();
+        let stopped = Stopped { cause: cause.to_owned(), at: self.now(), generation };
+        if self.stopped.set(stopped).is_ok() {
             tracing::error!("the filesystem is read-only from now on: {cause}");
+            self.listeners.tell();
         }
     }
 
+    /// Has `listener` called once, when writing is stopped; it must not wait for anything. Whoever comes
+    /// too late has to ask [`Gate::stopped`] after this.
+    pub fn on_stop(&self, listener: impl Fn() + Send + Sync + 'static) {
+        self.listeners.add(Box::new(listener));
+    }
+
     /// Why writing was stopped, if it was.
-    pub fn stopped(&self) -> Option<&str> {
-        self.stopped.get().map(String::as_str)
+    pub fn stopped(&self) -> Option<&Stopped> {
+        self.stopped.get()
+    }
+
+    /// When this mount committed last, if it did and has a clock.
+    pub fn last_commit_time(&self) -> Option<Timespec> {
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fails if the filesystem is read-only or was stopped.
     pub fn check_writable(&self) -> Result<()> {
         match self.stopped.get() {
-            Some(cause) => Err(Error::Aborted(cause.clone())),
+            Some(stopped) => Err(Error::Aborted(stopped.cause.clone())),
             None if self.read_only => Err(Error::ReadOnly),
             None => Ok(()),
         }

@@ -194,8 +194,8 @@ mod tests {
             .unwrap();
             let told = filesystem.sync().unwrap_err();
             assert!(matches!(told, Error::Corruption(_)), "byte {byte}: {told}");
-            let cause = gate.stopped().unwrap().to_owned();
-            assert!(matches!(filesystem.sync(), Err(Error::Aborted(text)) if text == cause));
+            let cause = gate.stopped().unwrap().cause.clone();
+            assert!(matches!(filesystem.sync(), Err(Error::Aborted(stopped)) if stopped == cause));
             drop(filesystem);
 
             let volume = Volume::open(vec![Arc::clone(&device) as Arc<dyn BlockDevice>], OpenMode::ReadOnly).unwrap();

@@ -1,4 +1,5 @@
-//! The threads of a mount: one commits now and then, one removes what deleted subvolumes held.
+//! The threads of a mount: one commits now and then, one removes what deleted subvolumes held, one waits for
+//! the error that ends all writing.
 //!
 //! # Locking
 //! Work runs without the mutex; that guards only what the threads are told.
@@ -10,6 +11,28 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// How soon it is tried again to make the kernel's side read-only, while files are open for writing.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
+/// Until something happens.
+const LONG: Duration = Duration::from_secs(1 << 20);
+
+/// What is done when an error ended all writing, until it says that it is done.
+#[derive(Clone, Default)]
+pub struct OnError(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl OnError {
+    /// Calls `act`, from a thread of its own, until it gives true.
+    pub fn new(act: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(act)))
+    }
+}
+
+impl std::fmt::Debug for OnError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "OnError(..)" } else { "OnError" })
+    }
+}
+
 /// Tree blocks that the cleaner takes in one step.
 const CLEAN_STEP: usize = 64;
 /// How soon the cleaner looks again at subvolumes that are still in use.
@@ -19,6 +42,8 @@ const CLEAN_AGAIN: Duration = Duration::from_secs(10);
 struct Told {
     stop: bool,
     clean: bool,
+    /// The filesystem became read-only.
+    failed: bool,
 }
 
 #[derive(Default)]
@@ -37,7 +62,14 @@ pub(super) struct Background {
 
 impl Background {
     /// Starts the threads.
-    pub fn start(&self, fs: &Arc<Filesystem>, commit_interval: Duration) -> std::io::Result<()> {
+    pub fn start(&self, fs: &Arc<Filesystem>, commit_interval: Duration, on_error: &OnError) -> std::io::Result<()> {
+        let bell = Arc::clone(&self.bell);
+        fs.shared().gate.on_stop(move || {
+            lock(&bell.told).failed = true;
+            bell.ring.notify_all();
+        });
+        let (bell, on_error) = (Arc::clone(&self.bell), on_error.clone());
+        self.spawn("on-error", move || follow_error(&bell, &on_error))?;
         let (bell, with, failure) = (Arc::clone(&self.bell), Arc::clone(fs), Arc::clone(&self.failure));
         self.spawn("commit", move || commit_now_and_then(&bell, &with, commit_interval, &failure))?;
         let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
@@ -111,6 +143,19 @@ fn commit_now_and_then(bell: &Bell, fs: &Filesystem, interval: Duration, failure
             if fs.shared().gate.stopped().is_some() {
                 return;
             }
+        }
+    }
+}
+
+/// Waits for an error that ends all writing, and has the kernel's side follow.
+fn follow_error(bell: &Bell, on_error: &OnError) {
+    let Some(act) = &on_error.0 else { return };
+    while bell.wait(LONG, |told| told.failed) {
+        if lock(&bell.told).failed && act() {
+            return;
+        }
+        if !bell.wait(FOLLOW_AGAIN, |_| false) {
+            return;
         }
     }
 }

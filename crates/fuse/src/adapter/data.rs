@@ -2,7 +2,7 @@
 
 use super::rights::{Deed, require_unprotected};
 use super::{EngineFrontEnd, Site};
-use crate::types::{Fallocate, FilePos, Seek, Statfs, WriteMode};
+use crate::types::{Caller, Fallocate, FileHandle, FilePos, Seek, Statfs, WriteMode};
 use crate::{Errno, ReadSink, Result};
 use butterfs_engine::file::{self, SizeMode};
 use butterfs_engine::inode::InodeId;
@@ -35,7 +35,7 @@ impl EngineFrontEnd {
         Ok(())
     }
 
-    pub(super) fn do_write(&self, at: &FilePos, data: &[u8], mode: WriteMode) -> Result<usize> {
+    pub(super) fn do_write(&self, caller: &Caller, at: &FilePos, data: &[u8], mode: WriteMode) -> Result<usize> {
         let id = self.id(at.node)?;
         let site = Site::new("write", id);
         let found = self.attributes(site)?;
@@ -49,13 +49,14 @@ impl EngineFrontEnd {
         }
         let written = self.fs.write(id, at.offset, data).map_err(|error| site.fail(&error))?;
         if mode.flags & (O_SYNC | O_DSYNC) != 0 && !mode.writeback {
-            self.do_fsync(id)?;
+            self.do_fsync(caller, id, at.handle)?;
         }
         Ok(written)
     }
 
-    pub(super) fn do_fsync(&self, id: InodeId) -> Result<()> {
-        self.fs.fsync(id).map_err(|error| Site::new("fsync", id).fail(&error))
+    pub(super) fn do_fsync(&self, caller: &Caller, id: InodeId, handle: FileHandle) -> Result<()> {
+        let result = self.handles.with(id, handle, caller, |cursor| self.fs.fsync_open(id, cursor));
+        result.map_err(|error| Site::new("fsync", id).fail(&error))
     }
 
     pub(super) fn do_fallocate(&self, id: InodeId, wanted: Fallocate) -> Result<()> {

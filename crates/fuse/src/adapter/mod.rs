@@ -15,6 +15,7 @@ mod background;
 mod change;
 mod create;
 mod data;
+mod handles;
 mod ioctl;
 mod list;
 mod names;
@@ -29,13 +30,17 @@ use attr::Numbers;
 use background::Background;
 use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
+use butterfs_engine::file::ErrorCursor;
 use butterfs_engine::filesystem::{Access, Attributes, Filesystem};
 use butterfs_engine::inode::{InodeId, lock};
+use handles::Handles;
 use nodes::Nodes;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use attr::SubvolumeIno;
+pub use background::OnError;
+pub use handles::OpenFiles;
 
 /// Who may delete subvolumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -58,6 +63,14 @@ pub struct AdapterOptions {
     pub commit_interval: Duration,
     /// Who may delete subvolumes.
     pub subvolume_deletion: SubvolumeDeletion,
+    /// The image or device, for [`crate::control::status`].
+    pub device: String,
+    /// The options that the user gave, for the same.
+    pub shown_options: String,
+    /// What makes the kernel's side read-only after an error that ends all writing.
+    pub on_error: OnError,
+    /// Whether the kernel tells of opened files.
+    pub open_files: OpenFiles,
 }
 
 impl Default for AdapterOptions {
@@ -67,6 +80,10 @@ impl Default for AdapterOptions {
             subvolume_ino: SubvolumeIno::Unique,
             commit_interval: Duration::from_secs(30),
             subvolume_deletion: SubvolumeDeletion::Privileged,
+            device: String::new(),
+            shown_options: String::new(),
+            on_error: OnError::default(),
+            open_files: OpenFiles::Anonymous,
         }
     }
 }
@@ -75,6 +92,9 @@ impl Default for AdapterOptions {
 pub struct EngineFrontEnd {
     fs: Arc<Filesystem>,
     nodes: Nodes,
+    handles: Handles,
+    /// What callers of syncfs were told.
+    synced: Mutex<ErrorCursor>,
     numbers: Numbers,
     options: AdapterOptions,
     notifier: Mutex<Notifier>,
@@ -115,6 +135,8 @@ impl EngineFrontEnd {
         let root = fs.root();
         Self {
             nodes: Nodes::new(root),
+            handles: Handles::default(),
+            synced: Mutex::default(),
             numbers: Numbers { mounted: root.tree, tops: options.subvolume_ino },
             options,
             notifier: Mutex::new(Notifier::disconnected()),
@@ -181,6 +203,14 @@ impl EngineFrontEnd {
         }
     }
 
+    /// The open file that a node becomes.
+    fn opened(&self, node: Option<NodeId>) -> Result<Opened> {
+        let (OpenFiles::Named, Some(node)) = (self.options.open_files, node) else { return Ok(Opened::stateless()) };
+        let id = self.id(node)?;
+        let cursor = self.fs.error_cursor(id).map_err(|error| Site::new("open", id).fail(&error))?;
+        Ok(Opened { handle: self.handles.open(cursor), ..Opened::stateless() })
+    }
+
     fn notifier(&self) -> Notifier {
         lock(&self.notifier).clone()
     }
@@ -190,7 +220,7 @@ impl FrontEnd for EngineFrontEnd {
     fn init(&self, _: Negotiated, notifier: Notifier) -> Result<()> {
         *lock(&self.notifier) = notifier;
         if self.fs.access() == Access::ReadWrite {
-            self.background.start(&self.fs, self.options.commit_interval)?;
+            self.background.start(&self.fs, self.options.commit_interval, &self.options.on_error)?;
         }
         Ok(())
     }
@@ -213,6 +243,7 @@ impl FrontEnd for EngineFrontEnd {
 
     fn forget(&self, node: NodeId, lookups: u64) {
         if let Some((id, holds)) = self.nodes.forget(node, lookups) {
+            self.handles.forget(id);
             self.release_holds(id, holds);
         }
     }
@@ -273,32 +304,51 @@ impl FrontEnd for EngineFrontEnd {
         new: &NewNode,
         _: OpenMode,
     ) -> Result<(Entry, Opened)> {
-        Ok((self.make(caller, &self.place(parent, name)?, new)?, Opened::stateless()))
+        let made = self.make(caller, &self.place(parent, name)?, new)?;
+        let opened = self.opened(made.node)?;
+        Ok((made, opened))
     }
 
     fn tmpfile(&self, caller: &Caller, parent: NodeId, new: &NewNode, _: OpenMode) -> Result<(Entry, Opened)> {
-        Ok((self.make_unnamed(caller, self.id(parent)?, new)?, Opened::stateless()))
+        let made = self.make_unnamed(caller, self.id(parent)?, new)?;
+        let opened = self.opened(made.node)?;
+        Ok((made, opened))
+    }
+
+    fn open(&self, _: &Caller, node: NodeId, _: OpenMode) -> Result<Opened> {
+        match self.options.open_files {
+            OpenFiles::Anonymous => Err(Errno::ENOSYS),
+            OpenFiles::Named => self.opened(Some(node)),
+        }
+    }
+
+    fn release(&self, _: NodeId, handle: FileHandle) -> Result<()> {
+        self.handles.close(handle);
+        Ok(())
     }
 
     fn read(&self, _: &Caller, at: FilePos, out: &mut ReadSink<'_>) -> Result<()> {
         self.do_read(self.id(at.node)?, at.offset, out)
     }
 
-    fn write(&self, _: &Caller, at: FilePos, data: &[u8], mode: WriteMode) -> Result<usize> {
-        self.do_write(&at, data, mode)
+    fn write(&self, caller: &Caller, at: FilePos, data: &[u8], mode: WriteMode) -> Result<usize> {
+        self.do_write(caller, &at, data, mode)
     }
 
-    fn fsync(&self, _: &Caller, node: NodeId, _: FileHandle, _: SyncScope) -> Result<()> {
-        self.do_fsync(self.id(node)?)
+    fn fsync(&self, caller: &Caller, node: NodeId, handle: FileHandle, _: SyncScope) -> Result<()> {
+        self.do_fsync(caller, self.id(node)?, handle)
     }
 
-    fn fsyncdir(&self, _: &Caller, node: NodeId, _: FileHandle, _: SyncScope) -> Result<()> {
-        self.do_fsync(self.id(node)?)
+    fn fsyncdir(&self, caller: &Caller, node: NodeId, handle: FileHandle, _: SyncScope) -> Result<()> {
+        self.do_fsync(caller, self.id(node)?, handle)
     }
 
     fn syncfs(&self, _: &Caller, node: NodeId) -> Result<()> {
         let id = self.id(node)?;
-        self.fs.sync().map_err(|error| Site::new("syncfs", id).fail(&error))
+        let mut cursor = *lock(&self.synced);
+        let result = self.fs.sync_told(&mut cursor);
+        *lock(&self.synced) = cursor;
+        result.map_err(|error| Site::new("syncfs", id).fail(&error))
     }
 
     fn fallocate(&self, _: &Caller, node: NodeId, _: FileHandle, range: Fallocate) -> Result<()> {

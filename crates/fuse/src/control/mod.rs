@@ -2,7 +2,10 @@
 //!
 //! [`create_subvolume`], [`delete_subvolume`] and [`sync`] work on the kernel's Btrfs too.
 
+pub(crate) mod status;
 pub(crate) mod wire;
+
+pub use status::{MountFailure, MountState, MountStatus, status};
 
 use butterfs_os::flat_ioctl::flat_ioctl;
 use rustix::fs::{AtFlags, statat};

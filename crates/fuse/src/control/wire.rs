@@ -29,6 +29,9 @@ pub const SNAPSHOT: u32 = 0xd000_bf01;
 /// Butterfs: lists subvolumes, with [`ListHeader`] and [`SubvolumeRecord`]s.
 pub const LIST_SUBVOLUMES: u32 = 0xf000_bf02;
 
+/// Butterfs: how the mount is, with [`StatusRecord`] and four texts behind it.
+pub const STATUS: u32 = 0xe000_bf03;
+
 /// How long the argument of a command is.
 pub const fn size_of_command(command: u32) -> usize {
     (command >> 16 & 0x3fff) as usize
@@ -97,6 +100,34 @@ pub struct SubvolumeRecord {
     pub received_uuid: [u8; 16],
     /// Bytes of its path from the top level, which follows.
     pub path_len: U16,
+}
+
+/// How a mount is. Behind it are its texts, in this order: cause, lost write, device, options.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct StatusRecord {
+    /// 0: read-write; 1: read-only; 2: read-only because of an error.
+    pub state: U32,
+    /// The process that serves the mount.
+    pub pid: U32,
+    /// When the error came: seconds, and nanoseconds.
+    pub error_sec: U64,
+    /// See `error_sec`.
+    pub error_nsec: U32,
+    /// The transaction that failed.
+    pub error_generation: U64,
+    /// How often file data was lost.
+    pub lost_writes: U64,
+    /// The last durable transaction.
+    pub committed: U64,
+    /// When it became durable, 0 if before this mount.
+    pub committed_sec: U64,
+    /// See `committed_sec`.
+    pub committed_nsec: U32,
+    /// Bytes of files in memory only.
+    pub dirty_bytes: U64,
+    /// Lengths of the texts.
+    pub texts: [U16; 4],
 }
 
 /// The name in a field that ends with a NUL; `None` without one.

@@ -26,8 +26,10 @@ pub use presence::{Presence, Watch};
 pub use unmount::{Busy, Unmounted, unmount};
 
 use butterfs_os::loop_device::LoopDevice;
-use rustix::fs::{Mode, OFlags, openat};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags, openat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags as SystemFlags, fsconfig_create, fsmount, fsopen,
+};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -130,6 +132,30 @@ impl MountPoint {
             Some(device) => tuning.apply(device),
             None => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    /// Makes the mount read-only for the kernel too, if it is still ours: changes then fail before they
+    /// reach anybody, and `statfs` says so. Needs root.
+    ///
+    /// # Errors
+    /// `EBUSY` as long as files are open for writing.
+    pub fn make_read_only(&self) -> io::Result<()> {
+        let now = mountinfo::find(&self.path)?;
+        if now.map(|now| now.id) != self.entry.as_ref().map(|ours| ours.id) {
+            return Ok(());
+        }
+        let has = rustix::fs::statvfs(&self.path)?.f_flag;
+        let kept = [
+            (StatVfsMountFlags::NOSUID, SystemFlags::NOSUID),
+            (StatVfsMountFlags::NODEV, SystemFlags::NODEV),
+            (StatVfsMountFlags::NOEXEC, SystemFlags::NOEXEC),
+            (StatVfsMountFlags::NOATIME, SystemFlags::NOATIME),
+            (StatVfsMountFlags::NODIRATIME, SystemFlags::NODIRATIME),
+            (StatVfsMountFlags::RELATIME, SystemFlags::RELATIME),
+        ];
+        let flags = kept.into_iter().filter(|(is, _)| has.contains(*is)).map(|(_, flag)| flag);
+        let flags = flags.fold(SystemFlags::BIND | SystemFlags::RDONLY, |all, flag| all | flag);
+        Ok(rustix::mount::mount_remount(&self.path, flags, "")?)
     }
 
     /// Has the kernel write back what it caches, if the mount is still in the tree.

@@ -27,6 +27,15 @@ impl MountEntry {
     }
 }
 
+impl MountEntry {
+    /// All mounts that Butterfs serves.
+    pub fn of_butterfs() -> io::Result<Vec<Self>> {
+        let text = std::fs::read("/proc/self/mountinfo")?;
+        let entries = text.split(|&byte| byte == b'\n').filter_map(parse);
+        Ok(entries.filter(|entry| entry.kind.ends_with(".butterfs")).collect())
+    }
+}
+
 /// The topmost mount at a path.
 pub(super) fn find(target: &Path) -> io::Result<Option<MountEntry>> {
     let text = std::fs::read("/proc/self/mountinfo")?;

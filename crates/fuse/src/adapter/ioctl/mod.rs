@@ -2,6 +2,7 @@
 //! kernel has too.
 
 mod flags;
+mod status;
 mod subvolumes;
 
 use super::{EngineFrontEnd, Site};
@@ -49,6 +50,7 @@ impl EngineFrontEnd {
             wire::SUBVOL_GETFLAGS => reply(self.subvolume_flags(id)?.to_ne_bytes()),
             wire::SUBVOL_SETFLAGS => self.set_subvolume_flags(caller, id, number(call.input, 0)?),
             wire::GET_SUBVOL_INFO => reply(self.subvolume_info(id)?),
+            wire::STATUS => reply(self.status()),
             wire::LIST_SUBVOLUMES => {
                 self.require_privileged(caller)?;
                 reply(self.subvolume_page(call.input)?)
