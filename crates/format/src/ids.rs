@@ -138,6 +138,12 @@ pub mod objectid {
     pub const FREE_SPACE: u64 = (-11i64) as u64;
     /// Inode number cache, removed from the kernel long ago.
     pub const FREE_INO: u64 = (-12i64) as u64;
+    /// Statistics of devices, in persistent items.
+    pub const DEV_STATS: u64 = 0;
+    /// A tree that is being relocated.
+    pub const TREE_RELOC: u64 = (-8i64) as u64;
+    /// A change of the checksum algorithm under way.
+    pub const CSUM_CHANGE: u64 = (-13i64) as u64;
     /// An interrupted balance.
     pub const BALANCE: u64 = (-4i64) as u64;
 }

@@ -1,11 +1,11 @@
-//! Keys and item types.
+//! Keys and item types; [`crate::print`] prints them.
 
 use std::fmt;
 
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::ids::{FIRST_FREE_OBJECTID, objectid};
+use crate::ids::FIRST_FREE_OBJECTID;
 
 /// The kind of an item: the middle part of a key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +52,8 @@ item_types! {
     DIR_INDEX = 96, "DIR_INDEX";
     /// [`crate::items::FileExtent`].
     EXTENT_DATA = 108, "EXTENT_DATA";
+    /// Data checksums, before 2008.
+    CSUM_ITEM = 120, "CSUM_ITEM";
     /// Data checksums.
     EXTENT_CSUM = 128, "EXTENT_CSUM";
     /// [`crate::items::RootItem`].
@@ -70,6 +72,8 @@ item_types! {
     TREE_BLOCK_REF = 176, "TREE_BLOCK_REF";
     /// A data extent referred to by a file.
     EXTENT_DATA_REF = 178, "EXTENT_DATA_REF";
+    /// A back reference, before 2009.
+    EXTENT_REF_V0 = 180, "EXTENT_REF_V0";
     /// A tree block referred to by a parent block.
     SHARED_BLOCK_REF = 182, "SHARED_BLOCK_REF";
     /// A data extent referred to by a leaf.
@@ -120,16 +124,6 @@ impl ItemType {
 impl fmt::Debug for ItemType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for ItemType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name() {
-            Some(name) => f.write_str(name),
-            None if self.0 == 0 => f.write_str("UNTYPED"),
-            None => write!(f, "UNKNOWN.{}", self.0),
-        }
     }
 }
 
@@ -188,61 +182,6 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Prints `(256 INODE_ITEM 0)`, with the names that dump-tree gives to special object ids.
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(")?;
-        write_objectid(f, self.objectid, self.item_type)?;
-        write!(f, " {} ", self.item_type)?;
-        match self.item_type {
-            ItemType::UUID_SUBVOL | ItemType::UUID_RECEIVED_SUBVOL | ItemType::QGROUP_RELATION => {
-                write!(f, "0x{:016x}", self.offset)?;
-            }
-            _ if self.offset == u64::MAX => f.write_str("-1")?,
-            ItemType::ROOT_ITEM => write_objectid(f, self.offset, ItemType::ROOT_ITEM)?,
-            _ => write!(f, "{}", self.offset)?,
-        }
-        f.write_str(")")
-    }
-}
-
-fn write_objectid(f: &mut fmt::Formatter<'_>, objectid: u64, item_type: ItemType) -> fmt::Result {
-    match item_type {
-        ItemType::PERSISTENT_ITEM if objectid == 0 => return f.write_str("DEV_STATS"),
-        ItemType::DEV_EXTENT | ItemType::QGROUP_RELATION => return write!(f, "{objectid}"),
-        ItemType::UUID_SUBVOL | ItemType::UUID_RECEIVED_SUBVOL => return write!(f, "0x{objectid:016x}"),
-        ItemType::DEV_ITEM if objectid == objectid::DEV_ITEMS => return f.write_str("DEV_ITEMS"),
-        ItemType::CHUNK_ITEM if objectid == objectid::FIRST_CHUNK_TREE => return f.write_str("FIRST_CHUNK_TREE"),
-        _ => {}
-    }
-    match objectid as i64 {
-        1 => f.write_str("ROOT_TREE"),
-        2 => f.write_str("EXTENT_TREE"),
-        3 => f.write_str("CHUNK_TREE"),
-        4 => f.write_str("DEV_TREE"),
-        5 => f.write_str("FS_TREE"),
-        6 => f.write_str("ROOT_TREE_DIR"),
-        7 => f.write_str("CSUM_TREE"),
-        8 => f.write_str("QUOTA_TREE"),
-        9 => f.write_str("UUID_TREE"),
-        10 => f.write_str("FREE_SPACE_TREE"),
-        11 => f.write_str("BLOCK_GROUP_TREE"),
-        12 => f.write_str("RAID_STRIPE_TREE"),
-        -4 => f.write_str("BALANCE"),
-        -5 => f.write_str("ORPHAN"),
-        -6 => f.write_str("TREE_LOG"),
-        -7 => f.write_str("TREE_LOG_FIXUP"),
-        -8 => f.write_str("TREE_RELOC"),
-        -9 => f.write_str("DATA_RELOC_TREE"),
-        -10 => f.write_str("EXTENT_CSUM"),
-        -11 => f.write_str("FREE_SPACE"),
-        -12 => f.write_str("FREE_INO"),
-        -255 => f.write_str("MULTIPLE"),
-        -1 => f.write_str("-1"),
-        _ => write!(f, "{objectid}"),
-    }
-}
-
 /// A key as 17 bytes on disk.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -276,14 +215,6 @@ pub const fn is_user_objectid(objectid: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn prints_as_dump_tree_does() {
-        assert_eq!(Key::new(256, ItemType::INODE_ITEM, 0).to_string(), "(256 INODE_ITEM 0)");
-        assert_eq!(Key::new(5, ItemType::ROOT_ITEM, 0).to_string(), "(FS_TREE ROOT_ITEM 0)");
-        assert_eq!(Key::new(1, ItemType::DEV_ITEM, 1).to_string(), "(DEV_ITEMS DEV_ITEM 1)");
-        assert_eq!(Key::new(u64::MAX - 4, ItemType::ORPHAN_ITEM, 257).to_string(), "(ORPHAN ORPHAN_ITEM 257)");
-    }
 
     #[test]
     fn next_and_previous_carry_over_fields() {

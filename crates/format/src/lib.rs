@@ -8,6 +8,7 @@
 //! * [`superblock`]: the superblock, its mirrors and feature bits.
 //! * [`block`]: tree blocks: header, leaf and node views, and edits of one block.
 //! * [`items`]: the items found in leaves.
+//! * [`print`]: structures as text, as btrfs-progs prints them.
 //! * [`validate`]: the checks a tree block must pass before it is used or written.
 //! * [`checksum`], [`hash`]: the checksums and name hashes of the format.
 //! * [`compression`]: from compressed extents to the bytes of files.
@@ -20,6 +21,7 @@ pub mod hash;
 pub mod ids;
 pub mod items;
 pub mod key;
+pub mod print;
 pub mod superblock;
 pub mod validate;
 

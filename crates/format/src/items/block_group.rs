@@ -77,16 +77,7 @@ impl BlockGroupFlags {
 /// Prints `METADATA|DUP` as dump-tree does; the single profile is not named.
 impl std::fmt::Display for BlockGroupFlags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        bitflags::parser::to_writer(self, &mut Tight(f))
-    }
-}
-
-/// Takes the blanks out of what bitflags prints.
-struct Tight<'a, 'b>(&'a mut std::fmt::Formatter<'b>);
-
-impl std::fmt::Write for Tight<'_, '_> {
-    fn write_str(&mut self, s: &str) -> std::fmt::Result {
-        s.split(' ').try_for_each(|part| self.0.write_str(part))
+        crate::print::block_group_flags(self.bits()).fmt(f)
     }
 }
 
