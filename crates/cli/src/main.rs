@@ -4,6 +4,7 @@
 //! Errors are printed here and nowhere else: one line that says what is wrong and what to do.
 
 mod commands;
+mod degraded;
 mod exit;
 mod failure;
 mod invocation;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => {
             let name = cli.command.name();
-            cli.command.run().unwrap_or_else(|failure| failure.print(name))
+            cli.command.run(cli.format).unwrap_or_else(|failure| failure.print(name))
         }
         Err(error) => failure::usage(&error, &arguments),
     }

@@ -140,6 +140,10 @@ pub mod objectid {
     pub const FREE_INO: u64 = (-12i64) as u64;
     /// Statistics of devices, in persistent items.
     pub const DEV_STATS: u64 = 0;
+    /// Fixups of a log tree, in memory only.
+    pub const TREE_LOG_FIXUP: u64 = (-7i64) as u64;
+    /// Several objects at once, where one is wanted.
+    pub const MULTIPLE: u64 = (-255i64) as u64;
     /// A tree that is being relocated.
     pub const TREE_RELOC: u64 = (-8i64) as u64;
     /// A change of the checksum algorithm under way.

@@ -247,6 +247,11 @@ impl Superblock {
         Ok(sb)
     }
 
+    /// The bytes as they are, for looking at: nothing is checked. `None` if there are too few.
+    pub fn unchecked(bytes: &[u8]) -> Option<Self> {
+        Self::read_from_prefix(bytes).ok().map(|(superblock, _)| superblock)
+    }
+
     fn check_fields(&self, offset: u64) -> std::result::Result<(), String> {
         let size_ok = |size: u32| size.is_power_of_two() && (4096..=65536).contains(&size);
         let require = |ok: bool, problem: String| if ok { Ok(()) } else { Err(problem) };
@@ -311,6 +316,11 @@ impl Superblock {
     pub fn label(&self) -> &[u8] {
         let end = self.label.iter().position(|b| *b == 0).unwrap_or(self.label.len());
         &self.label[..end]
+    }
+
+    /// The bytes as they are.
+    pub fn to_raw_bytes(&self) -> Vec<u8> {
+        self.as_bytes().to_vec()
     }
 
     /// The bytes for the copy at `offset`, with its address and checksum set.

@@ -1,4 +1,4 @@
-//! The few places that need `unsafe`: raw ioctls, fork, signal masks.
+//! The few places that need `unsafe`: raw ioctls, fork, signal masks, local time.
 //!
 //! Each function here is a safe wrapper around one system call that rustix does not offer
 //! safely. Nothing here knows what a filesystem is. Each `unsafe` block says why it is sound.
@@ -9,3 +9,4 @@ pub mod fuse_device;
 pub mod loop_device;
 pub mod process;
 pub mod signal;
+pub mod time;

@@ -7,20 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use butterfs_check::{
-    Finding, Options, Place, Progress, Report, absent_device, backup_roots, check, open_failure, superblock_copy,
-    with_superblock,
+    Finding, Options, Place, Progress, Report, backup_roots, check, open_failure, superblock_copy, with_superblock,
 };
+use butterfs_format::Superblock;
 use butterfs_format::validate::Expected;
-use butterfs_format::{Corruption, DevId, Superblock};
-use butterfs_volume::{BlockDevice, Error, FileDevice, OpenMode, Volume};
+use butterfs_volume::{BlockDevice, Error, FileDevice, Volume};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
+use super::Format;
+use crate::degraded::{Devices, Opened, open_degraded};
 use crate::failure::{self, Result};
 use crate::{exit, output};
 
 /// What `check` is told.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// An image file or a block device, not mounted; of a filesystem on several devices, all of them.
     #[arg(required = true)]
@@ -44,29 +45,13 @@ pub struct Arguments {
     #[arg(long)]
     readonly: bool,
     /// How to print: for people or for programs.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum)]
+    format: Option<Format>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
-}
-
-type Devices = Vec<Arc<dyn BlockDevice>>;
-
-/// A volume, and which of its devices are missing.
-struct Opened {
-    volume: Volume,
-    absent: Vec<DevId>,
-}
-
-/// More missing devices than anybody has.
-const MAX_ABSENT: usize = 64;
-
-/// Runs the command.
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+/// Runs the command; `before` is the format that was given before it.
+pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
+    let arguments = &Arguments { format: arguments.format.or(Some(before)), ..arguments.clone() };
     let devices = open_devices(&arguments.images)?;
     let Opened { volume, absent } = match open_volume(arguments, &devices) {
         Ok(opened) => opened,
@@ -104,28 +89,6 @@ fn open_volume(arguments: &Arguments, devices: &Devices) -> butterfs_volume::Res
         return open_backup(devices);
     }
     open_degraded(devices.clone())
-}
-
-/// Opens without devices that are missing.
-fn open_degraded(mut devices: Devices) -> butterfs_volume::Result<Opened> {
-    let mut absent = Vec::new();
-    loop {
-        let (devid, uuid) = match Volume::open(devices.clone(), OpenMode::ReadOnly) {
-            Ok(volume) => return Ok(Opened { volume, absent }),
-            Err(Error::MissingDevice { devid, uuid }) if absent.len() < MAX_ABSENT => (devid, uuid),
-            Err(error) => return Err(error),
-        };
-        let (Some(device), Ok(own)) = (devices.first(), uuid.parse::<uuid::Uuid>()) else {
-            return Err(Error::MissingDevice { devid, uuid });
-        };
-        let superblock = superblock_copy(&**device, 0)?;
-        if superblock.dev_item.devid.get() == devid.0 {
-            let problem = format!("device {devid} has UUID {own} in the chunk tree, another in its superblock");
-            return Err(Corruption::new(device.name(), problem).into());
-        }
-        devices.push(absent_device(&superblock, devid, own.into_bytes()));
-        absent.push(devid);
-    }
 }
 
 /// Opens with the newest backup whose root tree can be read; if there is none, as usual.
@@ -188,7 +151,7 @@ fn progress_bar(arguments: &Arguments) -> Option<ProgressBar> {
 }
 
 fn print_head(arguments: &Arguments, volume: &Volume) {
-    if arguments.format == Format::Text {
+    if arguments.format == Some(Format::Text) {
         output::line(format!("Checking {} (read-only: nothing is written)", first_image(arguments).display()));
         output::line(format!("UUID: {}", uuid::Uuid::from_bytes(volume.superblock().fsid)));
     }
@@ -196,8 +159,8 @@ fn print_head(arguments: &Arguments, volume: &Volume) {
 
 fn print(arguments: &Arguments, volume: Option<&Volume>, report: &Report) -> ExitCode {
     match arguments.format {
-        Format::Json => output::line(report_json(arguments, volume, report)),
-        Format::Text => print_text(arguments, report),
+        Some(Format::Json) => output::line(report_json(arguments, volume, report)),
+        _ => print_text(arguments, report),
     }
     ExitCode::from(if report.is_clean() { 0 } else { exit::FOUND })
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod check;
+mod inspect;
 mod mkfs;
 mod mount;
 mod status;
@@ -12,14 +13,27 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::failure::Result;
+use crate::exit;
+use crate::failure::{Failure, Result};
 
 /// Btrfs in user space: make, mount, check.
 #[derive(Debug, Parser)]
 #[command(name = "butterfs", version, about, arg_required_else_help = true)]
 pub struct Cli {
+    /// How to print: for people or for programs; for commands that know both.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<Format>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// What to do.
@@ -43,6 +57,9 @@ pub enum Command {
     Status(status::Arguments),
     /// Check an unmounted filesystem. Nothing is written.
     Check(check::Arguments),
+    /// Look at the structures of an unmounted filesystem. Nothing is written.
+    #[command(subcommand, visible_alias = "inspect")]
+    InspectInternal(inspect::Command),
 }
 
 /// Work on a mounted filesystem as a whole.
@@ -64,19 +81,25 @@ impl Command {
             Self::Sync(_) => "sync",
             Self::Status(_) => "status",
             Self::Check(_) => "check",
+            Self::InspectInternal(command) => command.name(),
         }
     }
 
-    /// Does it.
-    pub fn run(self) -> Result<ExitCode> {
+    /// Does it; `format` is what was given before the command.
+    pub fn run(self, format: Option<Format>) -> Result<ExitCode> {
+        let format = format.unwrap_or(Format::Text);
+        if format == Format::Json && !matches!(self, Self::InspectInternal(_) | Self::Check(_)) {
+            return Err(Failure::new(exit::USAGE, "there is no JSON output of this command; leave --format out"));
+        }
         match self {
             Self::Mkfs(arguments) => mkfs::run(&arguments),
             Self::Mount(arguments) => return mount::run(&arguments),
             Self::Umount(arguments) => umount::run(&arguments),
             Self::Subvolume(command) => subvolume::run(&command),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
-            Self::Status(arguments) => return status::run(&arguments),
-            Self::Check(arguments) => return check::run(&arguments),
+            Self::Status(arguments) => return status::run(&arguments, format),
+            Self::Check(arguments) => return check::run(&arguments, format),
+            Self::InspectInternal(command) => return inspect::run(&command, format),
         }
         .map(|()| ExitCode::SUCCESS)
     }

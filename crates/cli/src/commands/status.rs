@@ -10,6 +10,7 @@ use butterfs_fuse::mount::MountEntry;
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
+use super::Format;
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output};
 
@@ -21,25 +22,17 @@ pub struct Arguments {
     /// Any path in a mounted filesystem; without one, all that butterfs has mounted.
     path: Option<PathBuf>,
     /// How to print it.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
+    #[arg(long, value_enum)]
+    format: Option<Format>,
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub fn run(arguments: &Arguments, format: Option<Format>) -> Result<ExitCode> {
     let found = match &arguments.path {
         Some(path) => vec![(path.clone(), read(path)?)],
         None => all()?,
     };
-    match arguments.format {
+    match arguments.format.or(format).unwrap_or(Format::Text) {
         Format::Text => found.iter().for_each(|(path, status)| print(path, status)),
         Format::Json => {
             let all: Vec<Value> = found.iter().map(|(path, status)| to_json(path, status)).collect();

@@ -74,7 +74,7 @@ impl BlockGroupFlags {
     }
 }
 
-/// Prints `METADATA|DUP` as dump-tree does; the single profile is not named.
+/// Prints `METADATA|DUP` or `DATA|single`, as dump-tree does.
 impl std::fmt::Display for BlockGroupFlags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         crate::print::block_group_flags(self.bits()).fmt(f)
@@ -108,6 +108,6 @@ mod tests {
     #[test]
     fn prints_as_dump_tree_does() {
         assert_eq!((BlockGroupFlags::METADATA | BlockGroupFlags::DUP).to_string(), "METADATA|DUP");
-        assert_eq!(BlockGroupFlags::DATA.to_string(), "DATA");
+        assert_eq!(BlockGroupFlags::DATA.to_string(), "DATA|single");
     }
 }

@@ -41,10 +41,11 @@ pub(super) fn temporary(f: &mut Formatter<'_>, fields: Fields<'_>, key: &Key) ->
         objectid::BALANCE => balance(f, fields),
         objectid::CSUM_CHANGE => {
             let known = u16::try_from(offset).ok().and_then(ChecksumType::from_number);
-            Ok(match known {
-                Some(known) => writeln!(f, "\t\ttarget csum type {known} ({offset})")?,
-                None => writeln!(f, "\t\tunknown csum type {offset}")?,
-            })
+            let printed = match known {
+                Some(known) => writeln!(f, "\t\ttarget csum type {known} ({offset})"),
+                None => writeln!(f, "\t\tunknown csum type {offset}"),
+            };
+            Ok(printed?)
         }
         other => Ok(writeln!(f, "\t\tunknown temporary item objectid {other}")?),
     }

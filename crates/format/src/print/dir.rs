@@ -40,11 +40,12 @@ pub(super) fn entries(f: &mut Formatter<'_>, mut fields: Fields<'_>, options: &O
 
 /// The value of an extended attribute; of a long one the front.
 fn value(f: &mut Formatter<'_>, value: &[u8], options: &Options) -> Printed {
-    Ok(match options.names {
-        _ if value.is_empty() => {}
-        Names::Hidden => f.write_str("\t\tdata HIDDEN\n")?,
-        Names::Shown => writeln!(f, "\t\tdata {}", Escaped(&value[..value.len().min(NAME_MAX)]))?,
-    })
+    let printed = match options.names {
+        _ if value.is_empty() => Ok(()),
+        Names::Hidden => f.write_str("\t\tdata HIDDEN\n"),
+        Names::Shown => writeln!(f, "\t\tdata {}", Escaped(&value[..value.len().min(NAME_MAX)])),
+    };
+    Ok(printed?)
 }
 
 pub(super) fn log(f: &mut Formatter<'_>, mut fields: Fields<'_>) -> Printed {

@@ -70,23 +70,22 @@ pub fn inode_flags(bits: u64) -> Flags {
     Flags(parts)
 }
 
-/// Type and profile of a chunk or block group; the single profile is not named.
+/// Type and profile of a chunk or block group.
 pub fn block_group_flags(bits: u64) -> Flags {
     use BlockGroupFlags as F;
     const TYPES: [(u64, &str); 3] =
         [(F::DATA.bits(), "DATA"), (F::METADATA.bits(), "METADATA"), (F::SYSTEM.bits(), "SYSTEM")];
     let mut parts = known(bits, &TYPES);
-    let profile = profile_name(bits).map(Part::Known);
     // The bar before the profile is there even when no type is.
-    if profile.is_some() && parts.is_empty() {
+    if parts.is_empty() {
         parts.push(Part::Known(""));
     }
-    parts.extend(profile);
+    parts.push(Part::Known(profile_name(bits)));
     Flags(parts)
 }
 
-/// The profile in capitals; of several the one that progs takes.
-pub fn profile_name(bits: u64) -> Option<&'static str> {
+/// The profile, in capitals but for the single one; of several that which progs takes.
+pub fn profile_name(bits: u64) -> &'static str {
     use BlockGroupFlags as F;
     const PROFILES: [(BlockGroupFlags, &str); 8] = [
         (F::RAID10, "RAID10"),
@@ -98,7 +97,7 @@ pub fn profile_name(bits: u64) -> Option<&'static str> {
         (F::RAID5, "RAID5"),
         (F::RAID6, "RAID6"),
     ];
-    PROFILES.into_iter().find(|(profile, _)| bits & profile.bits() != 0).map(|(_, name)| name)
+    PROFILES.into_iter().find(|(profile, _)| bits & profile.bits() != 0).map_or("single", |(_, name)| name)
 }
 
 /// Flags of an extent item.

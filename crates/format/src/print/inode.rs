@@ -50,8 +50,9 @@ pub(super) fn inode_extref(f: &mut Formatter<'_>, mut fields: Fields<'_>, option
 /// `name: NAME`; of a name that is too long, what a name can have.
 pub(super) fn name(f: &mut Formatter<'_>, fields: &mut Fields<'_>, len: u16, options: &Options) -> Printed {
     let name = fields.up_to(usize::from(len));
-    Ok(match options.names {
-        Names::Hidden => writeln!(f, "name: HIDDEN")?,
-        Names::Shown => writeln!(f, "name: {}", Escaped(&name[..name.len().min(NAME_MAX)]))?,
-    })
+    let printed = match options.names {
+        Names::Hidden => writeln!(f, "name: HIDDEN"),
+        Names::Shown => writeln!(f, "name: {}", Escaped(&name[..name.len().min(NAME_MAX)])),
+    };
+    Ok(printed?)
 }

@@ -30,11 +30,11 @@ mod time;
 pub use block::{BlockText, leaf_free_space};
 pub use flags::{
     block_group_flags, compat_ro_flag_names, extent_flags, header_flags, incompat_flag_names, inode_flags,
-    qgroup_status_flags, super_flag_names,
+    profile_name, qgroup_status_flags, super_flag_names,
 };
 pub use item::ItemText;
 pub use key::{KeyText, ObjectId};
-pub use name::{Escaped, Printable, UuidText};
+pub use name::{Escaped, Hex, Printable, UuidText};
 pub use superblock::{SuperblockText, SystemChunks, system_chunks};
 pub use time::LocalTime;
 

@@ -72,7 +72,7 @@ impl Display for UuidText<'_> {
 }
 
 /// Bytes in hexadecimal.
-pub(super) struct Hex<'a>(pub &'a [u8]);
+pub struct Hex<'a>(pub &'a [u8]);
 
 impl Display for Hex<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

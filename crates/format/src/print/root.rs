@@ -47,10 +47,11 @@ pub(super) fn root_ref(f: &mut Formatter<'_>, mut fields: Fields<'_>, tag: &str,
     let (dirid, sequence, len) = (fields.u64()?, fields.u64()?, fields.u16()?);
     write!(f, "\t\troot {tag} key dirid {dirid} sequence {sequence} name ")?;
     let name = fields.up_to(usize::from(len));
-    Ok(match options.names {
-        Names::Hidden => f.write_str("HIDDEN\n")?,
-        Names::Shown => writeln!(f, "{}", Plain(name))?,
-    })
+    let printed = match options.names {
+        Names::Hidden => f.write_str("HIDDEN\n"),
+        Names::Shown => writeln!(f, "{}", Plain(name)),
+    };
+    Ok(printed?)
 }
 
 pub(super) fn uuid(f: &mut Formatter<'_>, data: &[u8]) -> Printed {

@@ -93,7 +93,7 @@ fn short_items_are_told_of() {
 fn hidden_names_are_nowhere() {
     let options = Options { names: Names::Hidden, ..options() };
     let secret = b"secret";
-    let mut entry = vec![0; 30];
+    let mut entry = [0; 30];
     entry[25] = 6; // length of the value
     entry[27] = 6; // length of the name
     entry[29] = 1;
