@@ -23,6 +23,7 @@ pub fn read(arguments: Vec<OsString>) -> Invocation {
         "fsck.btrfs" | "fsck.butterfs" => run("check", rest()),
         "mount.butterfs" | "mount.fuse.butterfs" | "mount.fuseblk.butterfs" => mount_helper(rest()),
         "umount.butterfs" | "umount.fuse.butterfs" | "umount.fuseblk.butterfs" => umount_helper(rest()),
+        // `btrfs` too: its groups of commands are ours.
         _ => Invocation::Run(arguments),
     }
 }
@@ -112,6 +113,7 @@ mod tests {
         expect("mkfs.btrfs -V", "butterfs --version");
         expect("fsck.btrfs a", "butterfs check a");
         assert_eq!(read_text("/sbin/fsck.btrfs -a /dev/sda1"), Invocation::Nothing);
+        expect("/usr/bin/btrfs inspect-internal dump-super a", "/usr/bin/btrfs inspect-internal dump-super a");
         expect("/bin/butterfs mount -f a b", "/bin/butterfs mount -f a b");
     }
 }

@@ -18,7 +18,7 @@ use crate::failure::{Failure, Result};
 
 /// Btrfs in user space: make, mount, check.
 #[derive(Debug, Parser)]
-#[command(name = "butterfs", version, about, arg_required_else_help = true)]
+#[command(name = "butterfs", version, about, arg_required_else_help = true, infer_subcommands = true)]
 pub struct Cli {
     /// How to print: for people or for programs; for commands that know both.
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -58,7 +58,7 @@ pub enum Command {
     /// Check an unmounted filesystem. Nothing is written.
     Check(check::Arguments),
     /// Look at the structures of an unmounted filesystem. Nothing is written.
-    #[command(subcommand, visible_alias = "inspect")]
+    #[command(subcommand, visible_alias = "inspect", infer_subcommands = true)]
     InspectInternal(inspect::Command),
 }
 

@@ -230,11 +230,6 @@ impl Stats {
         }
         let tick = self.total_seeks() / FEWEST;
         let digits = self.longest_seek.to_string().len();
-        let mut bar = |from: u64, to: u64, count: u64| {
-            let ticks = "#".repeat((count / tick) as usize);
-            let ticks = if ticks.is_empty() { "|" } else { &ticks };
-            writeln!(out, "\t\t{from:digits$} - {to:digits$}: {count:digits$} {ticks}")
-        };
         let mut group: Option<(u64, u64, u64)> = None;
         let mut lines = vec![];
         for (distance, count) in &self.seeks {
@@ -250,7 +245,12 @@ impl Stats {
             }
         }
         lines.extend(group);
-        Ok(()).and_then(|()| lines.into_iter().try_for_each(|(from, to, count)| bar(from, to, count)))
+        writeln!(out, "\tSeek histogram")?;
+        lines.into_iter().try_for_each(|(from, to, count)| {
+            let ticks = "#".repeat((count / tick) as usize);
+            let ticks = if ticks.is_empty() { "|" } else { &ticks };
+            writeln!(out, "\t\t{from:digits$} - {to:digits$}: {count:digits$} {ticks}")
+        })
     }
 
     fn json(&self, id: TreeId) -> Value {

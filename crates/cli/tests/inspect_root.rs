@@ -1,0 +1,639 @@
+//! `inspect-internal` beside btrfs-progs: the same text, line by line, of what the kernel wrote.
+
+mod common;
+
+use butterfs_format::hash::name_hash;
+use butterfs_testkit::command::{Finished, run, run_program};
+use butterfs_testkit::populate::{self, Plan};
+use butterfs_testkit::report::scaled;
+use common::{GIB, MIB, kernel, setup};
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const OURS: &str = env!("CARGO_BIN_EXE_butterfs");
+
+/// The ways to dump trees that are compared.
+const DUMPS: [&[&str]; 12] = [
+    &[],
+    &["--dfs", "--csum-headers", "--csum-items"],
+    &["-e"],
+    &["-d"],
+    &["-u"],
+    &["-r"],
+    &["-R"],
+    &["-d", "-r"],
+    &["-t", "fs", "--csum-items"],
+    &["-t", "root"],
+    &["-t", "CHUNK_TREE", "--dfs"],
+    &["-t", "7", "--csum-headers"],
+];
+
+fn inspect(program: &str, arguments: &[&str], images: &[&Path]) -> Finished {
+    run(Command::new(program).arg("inspect-internal").args(arguments).args(images).env("TZ", "Asia/Kathmandu"))
+}
+
+/// The text without what only btrfs-progs says: the version.
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| !line.starts_with("btrfs-progs v") && !line.starts_with("butterfs v")).collect()
+}
+
+#[track_caller]
+fn assert_same(arguments: &[&str], images: &[&Path]) -> String {
+    let theirs = inspect("btrfs", arguments, images).ok();
+    let ours = inspect(OURS, arguments, images).ok();
+    let (expected, found) = (lines(&theirs.stdout), lines(&ours.stdout));
+    for (number, (theirs, ours)) in expected.iter().zip(&found).enumerate() {
+        assert_eq!(ours, theirs, "line {number} of {arguments:?}");
+    }
+    assert_eq!(found.len(), expected.len(), "number of lines of {arguments:?}");
+    assert_eq!(ours.stderr, "", "a good image is not complained of: {arguments:?}");
+    ours.stdout
+}
+
+/// Compares all dumps; `features` are words that must occur, so that the image is one of those meant.
+#[track_caller]
+fn assert_dumps_same(images: &[&Path], features: &[&str]) {
+    assert_same(&["dump-super", "-f", "-a"], &images[..1]);
+    assert_same(&["dump-super"], images);
+    let text = DUMPS.map(|options| assert_same(&[&["dump-tree"], options].concat(), images));
+    let full = inspect(OURS, &["dump-super"], &images[..1]).stdout + &text[0];
+    for feature in features {
+        assert!(full.contains(feature), "the image has no {feature}");
+    }
+    let json = inspect(OURS, &["dump-tree", "--csum-items", "--format", "json"], images).ok().stdout;
+    assert_json_agrees(&json, &text[0]);
+}
+
+/// The JSON has the blocks and items that the text has, and nothing that could not be understood.
+#[track_caller]
+fn assert_json_agrees(json: &str, text: &str) {
+    let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    assert_eq!(value["__header"]["version"], "1");
+    let blocks = value["inspect-dump-tree"].as_array().expect("a list");
+    let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    let words = text.lines().filter(|line| line.contains(" items ") && line.contains(" free space ")).count();
+    assert_eq!(blocks.len(), words);
+    let items = blocks.iter().filter_map(|block| block["items"].as_array()).map(Vec::len).sum::<usize>();
+    assert_eq!(items, count("\titem "));
+    let pointers = blocks.iter().filter_map(|block| block["pointers"].as_array()).map(Vec::len).sum::<usize>();
+    assert_eq!(pointers, count("\tkey ("));
+    assert!(!json.contains("\"problem\""), "an item was not understood");
+}
+
+/// Makes a filesystem, lets `fill` work on it, and compares.
+fn compare(name: &str, mkfs: &[&str], options: &str, fill: fn(&Path), features: &[&str]) {
+    let Some(work) = setup(name) else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 700 * MIB, mkfs);
+    let mounted = kernel().mount(&image, &mnt, options);
+    fill(&mnt);
+    mounted.unmount();
+    assert_dumps_same(&[&image], features);
+}
+
+fn write(path: &Path, bytes: usize) {
+    let data: Vec<u8> = (0..bytes).map(|at| (at / 7 * 31 % 251) as u8).collect();
+    std::fs::write(path, data).expect("write");
+}
+
+fn call(program: &str, arguments: &[&OsStr]) {
+    run_program(program, arguments).ok();
+}
+
+/// Files of every kind, and a few with what makes items unusual.
+fn everything(mnt: &Path) {
+    populate::tree(&mnt.join(""), Plan { seed: 7, files: scaled(300), huge: 1, devices: true });
+    odd_names(&mnt.join("odd"));
+    many_links(&mnt.join("links"));
+    colliding_names(&mnt.join("colliding"));
+    attributes(&mnt.join("attributes"));
+    extents(&mnt.join("extents"));
+}
+
+fn odd_names(dir: &Path) {
+    std::fs::create_dir(dir).expect("mkdir");
+    let names: [&[u8]; 6] =
+        [b"a b", b"line\nfeed\ttab", b"back\\slash", "\u{e9}\u{1f98b}".as_bytes(), b"\xff\x01\x1b\x7f", &[b'x'; 255]];
+    for name in names {
+        write(&dir.join(OsStr::from_bytes(name)), 10);
+    }
+}
+
+/// More names than INODE_REF items of one leaf can hold: INODE_EXTREF.
+fn many_links(dir: &Path) {
+    std::fs::create_dir(dir).expect("mkdir");
+    let first = dir.join("first");
+    write(&first, 5000);
+    for number in 0..400 {
+        std::fs::hard_link(&first, dir.join(format!("{number:0>200}"))).expect("link");
+    }
+}
+
+/// Two names with one hash share a DIR_ITEM.
+fn colliding_names(dir: &Path) {
+    std::fs::create_dir(dir).expect("mkdir");
+    let mut seen: HashMap<u64, String> = HashMap::new();
+    let pair = (0..).find_map(|number: u64| {
+        let name = format!("name{}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let other = seen.insert(name_hash(name.as_bytes()), name.clone())?;
+        Some([name, other])
+    });
+    for name in pair.expect("hashes of 32 bits collide") {
+        write(&dir.join(name), 1);
+    }
+}
+
+fn attributes(dir: &Path) {
+    std::fs::create_dir(dir).expect("mkdir");
+    let file = dir.join("file");
+    write(&file, 100);
+    call(
+        "setfattr",
+        &["-n", "user.text", "-v", "a value\\"]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([file.as_os_str()])
+            .collect::<Vec<_>>(),
+    );
+    let long = "v".repeat(1000);
+    call(
+        "setfattr",
+        &["-n", "user.long", "-v", &long].map(OsStr::new).into_iter().chain([file.as_os_str()]).collect::<Vec<_>>(),
+    );
+    call("setfacl", &["-m", "u:1:rwx,g:2:r"].map(OsStr::new).into_iter().chain([file.as_os_str()]).collect::<Vec<_>>());
+    for letters in ["+i", "+a", "+d", "+A", "+S", "+c", "+m"] {
+        let path = dir.join(letters);
+        write(&path, 10);
+        call("chattr", &[OsStr::new(letters), path.as_os_str()]);
+    }
+    let path = dir.join("nocow");
+    File::create(&path).expect("create");
+    call("chattr", &[OsStr::new("+C"), path.as_os_str()]);
+    write(&path, 100_000);
+    // So that the work directory can be removed.
+    for letters in ["+i", "+a"] {
+        call("chattr", &[OsStr::new(&letters.replace('+', "-")), dir.join(letters).as_os_str()]);
+    }
+}
+
+/// Inline, regular, preallocated, partly overwritten, shared, and holes.
+fn extents(dir: &Path) {
+    std::fs::create_dir(dir).expect("mkdir");
+    write(&dir.join("inline"), 1000);
+    write(&dir.join("regular"), 300_000);
+    let prealloc = File::create(dir.join("prealloc")).expect("create");
+    rustix::fs::fallocate(&prealloc, rustix::fs::FallocateFlags::KEEP_SIZE, 0, MIB).expect("fallocate");
+    prealloc.write_all_at(&[1; 8192], 65536).expect("write");
+    let holes = File::create(dir.join("holes")).expect("create");
+    for number in 0..20 {
+        holes.write_all_at(&[2; 4096], number * 3 * 65536).expect("write");
+    }
+    holes.sync_all().expect("sync");
+    call("cp", &["--reflink=always".as_ref(), dir.join("regular").as_os_str(), dir.join("clone").as_os_str()]);
+}
+
+#[test]
+fn a_filesystem_of_all_kinds_is_dumped_as_progs_does() {
+    compare(
+        "inspect_all",
+        &[],
+        "noatime,compress=zstd",
+        everything,
+        &[
+            "INODE_EXTREF",
+            "XATTR_ITEM",
+            "system.posix_acl_access",
+            "type 0 (inline)",
+            "prealloc data",
+            "compression 3 (zstd)",
+            "\\n",
+            "UUID_KEY_SUBVOL",
+            "DEV_STATS",
+            "NODATASUM|NODATACOW",
+            "node ",
+        ],
+    );
+}
+
+#[test]
+fn every_checksum_and_node_size_is_dumped_as_progs_does() {
+    let shapes: [(&str, &[&str], &[&str]); 10] = [
+        ("crc", &["--csum", "crc32c", "-n", "4096"], &["crc32c", "nodesize\t\t4096"]),
+        ("xxhash", &["--csum", "xxhash", "-n", "65536"], &["xxhash64", "nodesize\t\t65536"]),
+        ("sha", &["--csum", "sha256"], &["sha256"]),
+        ("blake", &["--csum", "blake2"], &["blake2b"]),
+        ("mixed", &["--mixed"], &["MIXED_GROUPS", "DATA|METADATA|single"]),
+        ("groups", &["-O", "block-group-tree"], &["block group tree key (BLOCK_GROUP_TREE"]),
+        ("holes", &["-O", "^no-holes"], &["extent data disk byte 0 nr 0"]),
+        ("fat", &["-O", "^skinny-metadata"], &["tree block key ("]),
+        ("dup", &["-d", "dup", "-m", "single"], &["DATA|DUP", "METADATA|single"]),
+        ("label", &["-L", "a label \u{e9}"], &["label\t\t\ta label .."]),
+    ];
+    for (name, mkfs, features) in shapes {
+        println!("mkfs.btrfs {}", mkfs.join(" "));
+        compare(&format!("inspect_{name}"), mkfs, "noatime", everything, features);
+    }
+}
+
+#[test]
+fn the_block_group_tree_can_be_asked_for() {
+    let Some(work) = setup("inspect_group_tree") else { return };
+    let image = work.file("image");
+    kernel().mkfs(&image, 256 * MIB, &["-O", "block-group-tree"]);
+    assert_same(&["dump-tree", "-t", "block-group"], &[&image]);
+    assert_same(&["dump-tree", "-t", "10"], &[&image]);
+}
+
+#[test]
+fn every_compression_is_dumped_as_progs_does() {
+    for (kind, number) in [("zlib", "compression 1 (zlib)"), ("lzo", "compression 2 (lzo)")] {
+        let options = format!("noatime,compress-force={kind}");
+        compare(&format!("inspect_{kind}"), &[], &options, |mnt| extents(&mnt.join("extents")), &[number]);
+    }
+}
+
+fn snapshots(mnt: &Path) {
+    everything(mnt);
+    let kernel = kernel();
+    kernel.create_subvolume(&mnt.join("sub volume"));
+    write(&mnt.join("sub volume/file"), 200_000);
+    kernel.snapshot(&mnt.join("sub volume"), &mnt.join("snapshot"));
+    kernel.snapshot_read_only(mnt, &mnt.join("whole"));
+    write(&mnt.join("snapshot/other"), 3000);
+    std::fs::remove_file(mnt.join("extents/regular")).expect("remove");
+    let id = std::fs::metadata(mnt.join("sub volume")).expect("stat").ino();
+    assert_eq!(id, 256);
+    call("btrfs", &["subvolume".as_ref(), "set-default".as_ref(), mnt.join("sub volume").as_os_str()]);
+    call("btrfs", &["filesystem".as_ref(), "sync".as_ref(), mnt.as_os_str()]);
+}
+
+#[test]
+fn snapshots_are_dumped_as_progs_does() {
+    let features = ["ROOT_BACKREF", "flags 0x1(RDONLY)", "DEFAULT_SUBVOL", "name sub volume"];
+    compare("inspect_snapshots", &[], "noatime", snapshots, &features);
+}
+
+#[test]
+fn quotas_are_dumped_as_progs_does() {
+    fn fill(mnt: &Path) {
+        call("btrfs", &["quota".as_ref(), "enable".as_ref(), mnt.as_os_str()]);
+        snapshots(mnt);
+        let qgroup = |arguments: &[&str]| {
+            let words = ["qgroup"].iter().chain(arguments).map(OsStr::new).chain([mnt.as_os_str()]);
+            call("btrfs", &words.collect::<Vec<_>>());
+        };
+        qgroup(&["create", "1/7"]);
+        qgroup(&["assign", "--no-rescan", "0/256", "1/7"]);
+        qgroup(&["limit", "1G", "1/7"]);
+    }
+    let features = ["1/7 QGROUP_RELATION 0/256", "QGROUP_LIMIT 1/7", "max_referenced 1073741824", "flags ON"];
+    compare("inspect_quotas", &[], "noatime", fill, &features);
+}
+
+#[test]
+fn simple_quotas_are_dumped_as_progs_does() {
+    let features = ["ON|SIMPLE_MODE", "enable_gen", "textent owner root", "SIMPLE_QUOTA"];
+    compare("inspect_squota", &["-O", "squota"], "noatime", everything, &features);
+}
+
+#[test]
+fn the_old_space_cache_is_dumped_as_progs_does() {
+    let features = ["(FREE_SPACE UNTYPED", "cache generation"];
+    compare("inspect_v1", &["-O", "^free-space-tree"], "noatime,space_cache=v1", everything, &features);
+}
+
+#[test]
+fn bitmaps_of_free_space_are_dumped_as_progs_does() {
+    fn fill(mnt: &Path) {
+        for number in 0..1500 {
+            write(&mnt.join(format!("{number}")), 8192);
+        }
+        call("sync", &["-f".as_ref(), mnt.as_os_str()]);
+        for number in (0..1500).step_by(2) {
+            std::fs::remove_file(mnt.join(format!("{number}"))).expect("remove");
+        }
+    }
+    compare("inspect_bitmaps", &[], "noatime", fill, &["FREE_SPACE_BITMAP", "flags 1"]);
+}
+
+/// A log tree, an orphan and a balance under way, caught while the kernel has the filesystem mounted.
+#[test]
+fn what_a_crash_leaves_is_dumped_as_progs_does() {
+    let Some(work) = setup("inspect_crash") else { return };
+    let (image, mnt, copy) = (work.file("image"), work.dir("mnt"), work.file("copy"));
+    kernel().mkfs(&image, GIB, &[]);
+    let mounted = kernel().mount(&image, &mnt, "noatime,commit=300");
+    everything(&mnt);
+    let orphan = File::create(mnt.join("orphan")).expect("create");
+    orphan.write_all_at(&[1; 50_000], 0).expect("write");
+    mounted.sync();
+    std::fs::remove_file(mnt.join("orphan")).expect("remove");
+    mounted.sync();
+    std::fs::create_dir(mnt.join("logged")).expect("mkdir");
+    for number in 0..50 {
+        let file = File::create(mnt.join(format!("logged/{number}"))).expect("create");
+        file.write_all_at(&[number; 10_000], 0).expect("write");
+        file.sync_all().expect("fsync");
+    }
+    std::fs::rename(mnt.join("logged/1"), mnt.join("logged/renamed")).expect("rename");
+    File::open(mnt.join("logged/renamed")).expect("open").sync_all().expect("fsync");
+    std::fs::copy(&image, &copy).expect("copy");
+    let features = ["log root tree", "TREE_LOG ROOT_ITEM", "ORPHAN ORPHAN_ITEM", "DIR_LOG_INDEX"];
+    assert_dumps_same(&[&copy], &features);
+    assert_same(&["dump-tree", "-t", "tree_log"], &[&copy]);
+    drop(orphan);
+    mounted.unmount();
+}
+
+#[test]
+fn a_balance_is_dumped_as_progs_does() {
+    let Some(work) = setup("inspect_balance") else { return };
+    let (image, mnt, copy) = (work.file("image"), work.dir("mnt"), work.file("copy"));
+    kernel().mkfs(&image, 2 * GIB, &[]);
+    let mounted = kernel().mount(&image, &mnt, "noatime");
+    for number in 0..16 {
+        write(&mnt.join(format!("{number}")), 40 << 20);
+    }
+    mounted.sync();
+    let words = ["balance", "start", "--bg", "-dusage=1..100,limit=1..90", "-musage=99"].map(OsStr::new);
+    call("btrfs", &words.into_iter().chain([mnt.as_os_str()]).collect::<Vec<_>>());
+    let caught = (0..200).any(|_| {
+        std::fs::copy(&image, &copy).expect("copy");
+        inspect("btrfs", &["dump-tree", "-t", "root"], &[&copy]).stdout.contains("balance status flags")
+    });
+    let _ = run_program("btrfs", &["balance".as_ref(), "cancel".as_ref(), mnt.as_os_str()]);
+    assert!(caught, "no copy was made while the balance ran");
+    // A copy of a filesystem at work may have blocks of two commits: only whole lines are compared.
+    let root = |program| inspect(program, &["dump-tree", "-t", "root"], &[&copy]).stdout;
+    let (theirs, ours) = (root("btrfs"), root(OURS));
+    let item = |text: &str| {
+        let lines = text.lines().skip_while(|line| !line.contains("temporary item objectid BALANCE"));
+        lines.take(15).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(item(&ours), item(&theirs));
+    assert!(item(&ours).len() == 15 && item(&ours)[3].contains("profiles"), "{:?}", item(&ours));
+    mounted.unmount();
+}
+
+/// Blocks one by one: each that the dump of all has, a few hundred of them.
+#[test]
+fn blocks_are_dumped_one_by_one() {
+    let Some(work) = setup("inspect_blocks") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 700 * MIB, &["-n", "4096"]);
+    let mounted = kernel().mount(&image, &mnt, "noatime");
+    everything(&mnt);
+    mounted.unmount();
+    let all = assert_same(&["dump-tree"], &[&image]);
+    let root = all.lines().find(|line| line.starts_with("node ")).and_then(|line| line.split(' ').nth(1));
+    let root = root.expect("a node").to_owned();
+    assert_same(&["dump-tree", "-b", &root, "--follow"], &[&image]);
+    assert_same(&["dump-tree", "-b", &root, "--follow", "--dfs"], &[&image]);
+    assert_same(&["dump-tree", "-b", &root], &[&image]);
+    let blocks: BTreeSet<&str> = all
+        .lines()
+        .filter(|line| (line.starts_with("leaf ") || line.starts_with("node ")) && line.contains(" items "))
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    let options: Vec<&str> = blocks.iter().take(100).flat_map(|block| ["-b", block]).collect();
+    let text = assert_same(&[&["dump-tree"], &options[..]].concat(), &[&image]);
+    assert!(text.matches(" free space ").count() >= 100);
+}
+
+/// With hidden names the text is progs's, but for names of subvolumes, which progs shows all the same.
+#[test]
+fn names_are_hidden() {
+    let Some(work) = setup("inspect_hidden") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 700 * MIB, &[]);
+    let mounted = kernel().mount(&image, &mnt, "noatime");
+    snapshots(&mnt);
+    mounted.unmount();
+    let theirs = inspect("btrfs", &["dump-tree", "--hide-names"], &[&image]).ok().stdout;
+    let ours = inspect(OURS, &["dump-tree", "--hide-names"], &[&image]).ok().stdout;
+    let hidden = |line: &str| match line.find(" sequence ").filter(|_| line.starts_with("\t\troot ")) {
+        Some(at) => format!("{} name HIDDEN", line[..at + 11 + line[at + 10..].find(' ').unwrap_or(0)].trim_end()),
+        None => line.to_owned(),
+    };
+    let expected: Vec<String> = lines(&theirs).into_iter().map(hidden).collect();
+    assert_eq!(lines(&ours).join("\n"), expected.join("\n"));
+    assert!(!ours.contains("sub volume") && !ours.contains("snapshot\n"));
+    let json = inspect(OURS, &["dump-tree", "--hide-names", "--format", "json"], &[&image]).ok().stdout;
+    assert!(!json.contains("sub volume") && !json.contains("user.text"));
+}
+
+/// Devices of a filesystem with several, as loop devices that go away with the value.
+struct Loops(Vec<PathBuf>);
+
+impl Loops {
+    fn new(images: &[PathBuf]) -> Self {
+        let attach = |image: &PathBuf| {
+            let said = run_program("losetup", &["-f".as_ref(), "--show".as_ref(), image.as_os_str()]).ok().stdout;
+            PathBuf::from(said.trim())
+        };
+        Self(images.iter().map(attach).collect())
+    }
+}
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        for device in &self.0 {
+            let _ = run_program("losetup", &["-d".as_ref(), device.as_os_str()]);
+        }
+    }
+}
+
+#[test]
+fn several_devices_are_dumped_as_progs_does() {
+    for (profile, devices) in [("raid0", 2), ("raid1", 3), ("raid1c3", 3), ("raid1c4", 4), ("raid10", 4)] {
+        let Some(work) = setup(&format!("inspect_{profile}")) else { return };
+        let images: Vec<_> = (0..devices).map(|number| work.file(&format!("image{number}"))).collect();
+        images.iter().for_each(|image| butterfs_testkit::mounter::create_sparse(image, 700 * MIB));
+        let loops = Loops::new(&images);
+        run(Command::new("mkfs.btrfs").args(["-q", "-f", "-d", profile, "-m", profile]).args(&loops.0)).ok();
+        let mnt = work.dir("mnt");
+        let options: Vec<_> = loops.0.iter().map(|device| format!("device={}", device.display())).collect();
+        run(Command::new("mount").arg("-o").arg(options.join(",")).arg(&loops.0[0]).arg(&mnt)).ok();
+        everything(&mnt);
+        run(Command::new("umount").arg(&mnt)).ok();
+        drop(loops);
+        let paths: Vec<&Path> = images.iter().map(PathBuf::as_path).collect();
+        assert_dumps_same(&paths, &[&format!("METADATA|{}", profile.to_uppercase()), "num_devices\t\t"]);
+    }
+}
+
+/// A device is missing: what the others have is printed.
+#[test]
+fn a_missing_device_is_told_of() {
+    let Some(work) = setup("inspect_missing") else { return };
+    let images: Vec<_> = (0..2).map(|number| work.file(&format!("image{number}"))).collect();
+    images.iter().for_each(|image| butterfs_testkit::mounter::create_sparse(image, 300 * MIB));
+    run(Command::new("mkfs.btrfs").args(["-q", "-f", "-d", "raid1", "-m", "raid1"]).args(&images)).ok();
+    let whole = inspect(OURS, &["dump-tree"], &[&images[0], &images[1]]).ok();
+    std::fs::remove_file(&images[1]).expect("remove");
+    let half = inspect(OURS, &["dump-tree"], &[&images[0]]).ok();
+    assert_eq!(half.stdout, whole.stdout);
+    assert!(half.stderr.contains("device 2 is missing"), "{half}");
+}
+
+fn without_time(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| !line.contains("Total read time")).collect()
+}
+
+#[test]
+fn statistics_of_trees_are_those_of_progs() {
+    let Some(work) = setup("inspect_stats") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 2 * GIB, &["-n", "4096"]);
+    let mounted = kernel().mount(&image, &mnt, "noatime");
+    for number in 0..4 {
+        populate::tree(&mnt, Plan { seed: number, files: scaled(800), huge: 0, devices: false });
+        mounted.sync();
+    }
+    mounted.unmount();
+    for options in [&["-b"][..], &[], &["--si"], &["--kbytes"], &["-t", "5"], &["-b", "-t", "2"], &["-t", "7"]] {
+        let arguments = [&["tree-stats"], options].concat();
+        let (theirs, ours) = (inspect("btrfs", &arguments, &[&image]).ok(), inspect(OURS, &arguments, &[&image]).ok());
+        assert_eq!(without_time(&ours.stdout), without_time(&theirs.stdout), "{options:?}");
+    }
+    let text = inspect(OURS, &["tree-stats"], &[&image]).stdout;
+    assert!(text.contains("Seek histogram"), "too few seeks to judge: {text}");
+    let missing = inspect(OURS, &["tree-stats", "-t", "999"], &[&image]);
+    assert_eq!(missing.status.code(), Some(1), "{missing}");
+}
+
+/// Paths, inodes, chunks and sizes: the image by us, the mounted filesystem by btrfs-progs.
+#[test]
+fn what_progs_asks_the_kernel_we_find_in_the_image() {
+    let Some(work) = setup("inspect_resolve") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 2 * GIB, &[]);
+    let mounted = kernel().mount(&image, &mnt, "noatime");
+    snapshots(&mnt);
+    mounted.unmount();
+    let mounted = kernel().mount(&image, &mnt, "ro,noatime,subvolid=5");
+    inodes_resolve(&image, &mnt);
+    extents_resolve(&image, &mnt);
+    for id in ["5", "256", "257", "258"] {
+        let theirs = run_program(
+            "btrfs",
+            &["inspect-internal".as_ref(), "subvolid-resolve".as_ref(), OsStr::new(id), mnt.as_os_str()],
+        )
+        .ok();
+        assert_eq!(inspect(OURS, &["subvolid-resolve", id], &[&image]).ok().stdout, theirs.stdout, "{id}");
+    }
+    for path in ["", "odd", "sub volume/file", "snapshot", "whole/extents"] {
+        let theirs = inspect("btrfs", &["rootid"], &[&mnt.join(path)]).ok().stdout;
+        let target = PathBuf::from(format!("{}:{path}", image.display()));
+        assert_eq!(inspect(OURS, &["rootid"], &[&target]).ok().stdout, theirs, "{path}");
+    }
+    assert_eq!(
+        inspect(OURS, &["min-dev-size"], &[&image]).ok().stdout,
+        inspect("btrfs", &["min-dev-size"], &[&mnt]).ok().stdout
+    );
+    for options in
+        [&[][..], &["--raw"], &["--sort", "lstart"], &["--sort", "devid,pstart"], &["--sort", "length,lstart"]]
+    {
+        let arguments = [&["list-chunks"], options].concat();
+        assert_eq!(
+            inspect(OURS, &arguments, &[&image]).ok().stdout,
+            inspect("btrfs", &arguments, &[&mnt]).ok().stdout,
+            "{options:?}"
+        );
+    }
+    mounted.unmount();
+}
+
+fn sorted(text: &str) -> Vec<String> {
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+fn inodes_resolve(image: &Path, mnt: &Path) {
+    let (last, links) = (
+        std::fs::metadata(mnt.join("extents/clone")).expect("stat").ino(),
+        std::fs::metadata(mnt.join("links/first")).expect("stat").ino(),
+    );
+    for ino in (257..last).step_by(29).chain([links]) {
+        let ino = ino.to_string();
+        let theirs = run_program(
+            "btrfs",
+            &["inspect-internal".as_ref(), "inode-resolve".as_ref(), OsStr::new(&ino), mnt.as_os_str()],
+        );
+        let ours = inspect(OURS, &["inode-resolve", &ino], &[image]);
+        assert_eq!(ours.status.success(), theirs.status.success(), "{ours}");
+        // The kernel gives no more than fit into 4 KiB; it puts the mount point before each path.
+        let theirs: BTreeSet<_> =
+            theirs.stdout.lines().map(|line| line.replacen(mnt.to_str().expect("UTF-8"), "", 1)).collect();
+        let ours: BTreeSet<_> = ours.stdout.lines().map(str::to_owned).collect();
+        assert!(theirs.is_subset(&ours), "{ino}: {theirs:?} | {ours:?}");
+        assert!(theirs.len() == ours.len() || ours.len() > 10, "{ino}: {theirs:?} | {ours:?}");
+    }
+    let text = inspect(OURS, &["inode-resolve", &links.to_string()], &[image]).ok().stdout;
+    assert_eq!(text.lines().count(), 401);
+    let target = PathBuf::from(format!("{}:sub volume", image.display()));
+    assert_eq!(inspect(OURS, &["inode-resolve", "257"], &[&target]).ok().stdout, "/sub volume/file\n");
+    let target = PathBuf::from(format!("{}:whole", image.display()));
+    let text = inspect(OURS, &["inode-resolve", &last.to_string()], &[&target]).ok().stdout;
+    assert_eq!(text, "/whole/extents/clone\n");
+}
+
+fn extents_resolve(image: &Path, mnt: &Path) {
+    let text = inspect(OURS, &["dump-tree", "-t", "2"], &[image]).ok().stdout;
+    let data: Vec<(u64, u64)> = text
+        .lines()
+        .filter_map(|line| line.split_once("key (")?.1.split_once(')').map(|(key, _)| key))
+        .filter_map(|key| {
+            let mut words = key.split(' ');
+            let start = words.next()?.parse().ok()?;
+            (words.next()? == "EXTENT_ITEM").then_some(())?;
+            Some((start, words.next()?.parse().ok()?))
+        })
+        .collect();
+    assert!(data.len() > 20, "{} extents", data.len());
+    for (start, length) in data.iter().step_by(3) {
+        for (at, options) in [(*start, &["-P"][..]), (start + length - 4096, &["-P"]), (*start, &["-P", "-o"])] {
+            let at = at.to_string();
+            let arguments = [&["logical-resolve"], options, &[&at]].concat();
+            let theirs = inspect("btrfs", &arguments, &[mnt]);
+            let ours = inspect(OURS, &arguments, &[image]);
+            assert_eq!(sorted(&ours.stdout), sorted(&theirs.stdout), "{at} {options:?}\n{ours}\n{theirs}");
+        }
+    }
+    let shared = std::fs::metadata(mnt.join("extents/clone")).expect("stat").ino();
+    let uses: Vec<_> = data
+        .iter()
+        .filter_map(|(start, _)| {
+            let text = inspect(OURS, &["logical-resolve", &start.to_string()], &[image]).stdout;
+            text.contains("/extents/clone\n").then_some(text)
+        })
+        .collect();
+    assert!(uses.iter().any(|text| text.contains("/whole/extents/regular\n")), "inode {shared}: {uses:?}");
+}
+
+/// Other names of the program, and groups by the front of their names.
+#[test]
+fn the_program_answers_to_the_name_of_btrfs() {
+    let Some(work) = setup("inspect_names") else { return };
+    let (image, link) = (work.file("image"), work.file("btrfs"));
+    kernel().mkfs(&image, 256 * MIB, &[]);
+    std::os::unix::fs::symlink(OURS, &link).expect("symlink");
+    let link = link.to_str().expect("UTF-8");
+    let full = inspect(OURS, &["dump-super"], &[&image]).ok().stdout;
+    for words in [&["inspect-internal", "dump-super"][..], &["inspect", "dump-super"], &["ins", "dump-s"]] {
+        assert_eq!(run(Command::new(link).args(words).arg(&image)).ok().stdout, full, "{words:?}");
+    }
+    run(Command::new(link).arg("check").arg(&image)).ok();
+    let json =
+        run(Command::new(link).args(["--format", "json", "inspect-internal", "dump-super"]).arg(&image)).ok().stdout;
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(value["inspect-dump-super"][0]["magic_match"], true);
+    let refused = run(Command::new(link).args(["--format", "json", "subvolume", "list"]).arg(work.path()));
+    assert_eq!(refused.status.code(), Some(1), "{refused}");
+}
