@@ -78,8 +78,8 @@ impl Extent {
 
     /// An extent whose item cannot be read.
     pub fn opaque(key: &Key, nodesize: u64) -> Self {
-        let item =
-            ExtentItem { refs: 0, generation: 0, flags: ExtentFlags::empty(), block_info: None, inline: Vec::new() };
+        let flags = ExtentFlags::empty();
+        let item = ExtentItem { refs: 0, generation: 0, flags, block_info: None, owner: None, inline: Vec::new() };
         Self { opaque: true, ..Self::new(key, &item, nodesize) }
     }
 

@@ -77,8 +77,14 @@ impl Transaction {
             }
             _ => None,
         };
-        let mut item =
-            ExtentItem { refs: 0, generation: self.generation().0, flags: new.flags, block_info, inline: Vec::new() };
+        let mut item = ExtentItem {
+            refs: 0,
+            generation: self.generation().0,
+            flags: new.flags,
+            block_info,
+            owner: None,
+            inline: Vec::new(),
+        };
         let keyed = self.apply_changes(at, &mut item, head)?;
         tree::insert(self, TreeId::EXTENT, &key, &item.pack())?;
         self.write_keyed(at, keyed)?;

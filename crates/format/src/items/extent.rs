@@ -230,6 +230,8 @@ pub struct ExtentItem {
     pub flags: ExtentFlags,
     /// Present in non-skinny items of tree blocks.
     pub block_info: Option<TreeBlockInfo>,
+    /// With simple quotas, the subvolume that made a data extent; it is no reference.
+    pub owner: Option<TreeId>,
     /// The inline references, in order.
     pub inline: Vec<InlineRef>,
 }
@@ -245,13 +247,19 @@ impl ExtentItem {
             block_info = Some(info);
             rest = after;
         }
+        let mut owner = None;
+        if rest.first() == Some(&ItemType::EXTENT_OWNER_REF.0) {
+            let (root, after) = read_front::<U64>(&rest[1..])?;
+            owner = Some(TreeId(root.get()));
+            rest = after;
+        }
         let mut inline = Vec::new();
         while !rest.is_empty() {
             let (one, after) = InlineRef::parse(rest)?;
             inline.push(one);
             rest = after;
         }
-        Ok(Self { refs: front.refs.get(), generation: front.generation.get(), flags, block_info, inline })
+        Ok(Self { refs: front.refs.get(), generation: front.generation.get(), flags, block_info, owner, inline })
     }
 
     /// The item in its disk form.
@@ -262,6 +270,10 @@ impl ExtentItem {
         if let Some(info) = &self.block_info {
             out.extend_from_slice(info.as_bytes());
         }
+        if let Some(owner) = self.owner {
+            out.push(ItemType::EXTENT_OWNER_REF.0);
+            out.extend_from_slice(&owner.0.to_le_bytes());
+        }
         self.inline.iter().for_each(|r| r.pack(&mut out));
         out
     }
@@ -269,7 +281,8 @@ impl ExtentItem {
     /// How many bytes [`ExtentItem::pack`] gives.
     pub fn packed_size(&self) -> usize {
         let info = self.block_info.map_or(0, |_| size_of::<TreeBlockInfo>());
-        size_of::<Front>() + info + self.inline.iter().map(InlineRef::packed_size).sum::<usize>()
+        let owner = self.owner.map_or(0, |_| 9);
+        size_of::<Front>() + info + owner + self.inline.iter().map(InlineRef::packed_size).sum::<usize>()
     }
 
     /// Finds an inline reference: `Ok(index)`, or `Err(index)` where it would be put.
@@ -296,8 +309,14 @@ mod tests {
         let mut inline = vec![data(5, 1), data(256, 3)];
         inline.sort_by_key(|r| r.back_ref.inline_order());
         inline.push(shared);
-        let item =
-            ExtentItem { refs: 6, generation: 9, flags: ExtentFlags::DATA, block_info: None, inline: inline.clone() };
+        let item = ExtentItem {
+            refs: 6,
+            generation: 9,
+            flags: ExtentFlags::DATA,
+            block_info: None,
+            owner: Some(TreeId(257)),
+            inline: inline.clone(),
+        };
         let key = Key::new(1 << 20, ItemType::EXTENT_ITEM, 4096);
         let bytes = item.pack();
         assert_eq!(bytes.len(), item.packed_size());

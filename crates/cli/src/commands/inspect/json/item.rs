@@ -239,6 +239,7 @@ fn extent(item: &ExtentItem) -> Value {
         "generation": item.generation,
         "flags": extent_flags(item.flags.bits()).to_string(),
         "tree_block": info,
+        "owner": item.owner.map(|owner| owner.0),
         "inline_refs": item.inline.iter().map(back_ref).collect::<Vec<_>>(),
     })
 }
