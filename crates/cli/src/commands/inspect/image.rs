@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use butterfs_check::superblock_copy;
 use butterfs_format::items::RootItem;
 use butterfs_format::print::LocalTime;
 use butterfs_format::validate::{Checksum, Expected, Geometry, check_structure};
@@ -37,7 +38,11 @@ impl Image {
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
         let devices = paths.iter().map(|path| open_device(path)).collect::<Result<Vec<_>>>()?;
+        let bad: Vec<_> = devices.iter().filter_map(|device| superblock_copy(&**device, 0).err()).collect();
         let opened = open_degraded(devices).map_err(|error| failure::volume(exit::USAGE, first, &error))?;
+        for problem in bad {
+            warn(format_args!("{problem}; another copy of the superblock is used"));
+        }
         for devid in &opened.absent {
             warn(format_args!("device {devid} is missing"));
         }
