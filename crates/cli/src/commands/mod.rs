@@ -58,6 +58,10 @@ pub enum Command {
     /// Check an unmounted filesystem. Nothing is written.
     Check(check::Arguments),
     /// Look at the structures of an unmounted filesystem. Nothing is written.
+    ///
+    /// Images and devices are opened for reading only and without a lock: one that is in use can be looked at,
+    /// and may change meanwhile. Of a filesystem on several devices, name all; what lies on missing ones is told
+    /// of on standard error and left out. See docs/inspect.md for how the text differs from that of btrfs-progs.
     #[command(subcommand, visible_alias = "inspect", infer_subcommands = true)]
     InspectInternal(inspect::Command),
 }

@@ -26,13 +26,13 @@ pub struct Arguments {
     format: Option<Format>,
 }
 
-/// Runs the command.
-pub fn run(arguments: &Arguments, format: Option<Format>) -> Result<ExitCode> {
+/// Runs the command; `before` is the format that was given before it.
+pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     let found = match &arguments.path {
         Some(path) => vec![(path.clone(), read(path)?)],
         None => all()?,
     };
-    match arguments.format.or(format).unwrap_or(Format::Text) {
+    match arguments.format.unwrap_or(before) {
         Format::Text => found.iter().for_each(|(path, status)| print(path, status)),
         Format::Json => {
             let all: Vec<Value> = found.iter().map(|(path, status)| to_json(path, status)).collect();

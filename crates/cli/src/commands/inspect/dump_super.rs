@@ -15,8 +15,17 @@ use crate::commands::Format;
 use crate::failure::{Failure, Result, io_text};
 use crate::{exit, output};
 
+const EXAMPLES: &str = "\
+Examples:
+  butterfs inspect-internal dump-super disk.img
+  butterfs inspect-internal dump-super -f -a --format json /dev/sdb
+
+Nothing is checked: a superblock is printed as it is. A copy that the device is too short for is left out.
+The exit status is 1 if there is no superblock, or it cannot be read.";
+
 /// What it is told.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Image files or block devices; each is taken for itself.
     #[arg(required = true)]

@@ -13,8 +13,17 @@ use crate::commands::Format;
 use crate::failure::Result;
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  butterfs inspect-internal inode-resolve 257 disk.img
+  butterfs inspect-internal inode-resolve 257 disk.img:home
+
+Every subvolume has inodes of its own: the path after the colon says which one is meant, without it the top
+one. All names of the inode are printed, from the top of the filesystem.";
+
 /// What it is told.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// The inode's number.
     inode: u64,

@@ -20,8 +20,17 @@ use crate::commands::Format;
 use crate::failure::Result;
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  butterfs inspect-internal list-chunks disk.img
+  butterfs inspect-internal list-chunks --raw --sort usage,length disk.img
+
+A chunk has a line for each stripe: two for a chunk that is kept twice. PNumber and LNumber count the lines of
+a device by physical and by logical address.";
+
 /// What it is told.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     target: Target,

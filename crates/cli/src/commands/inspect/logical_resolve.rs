@@ -20,8 +20,17 @@ use crate::commands::Format;
 use crate::failure::Result;
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  butterfs inspect-internal logical-resolve 13631488 disk.img
+  butterfs inspect-internal logical-resolve -P -o 13631488 disk.img
+
+Files in all subvolumes and snapshots are found. Addresses are those of `dump-tree`, of the kernel's messages
+and of `check`.";
+
 /// What it is told.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// The logical address, in bytes.
     logical: u64,

@@ -25,8 +25,16 @@ use crate::output;
 /// Moving may need another system chunk, which has this size at most.
 const SYSTEM_CHUNK: u64 = 32 << 20;
 
+const EXAMPLES: &str = "\
+Examples:
+  butterfs inspect-internal min-dev-size disk.img
+  butterfs inspect-internal min-dev-size --id 2 disk1.img disk2.img
+
+An estimate that is on the safe side: what lies beyond the size can be moved before it.";
+
 /// What it is told.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     target: Target,

@@ -11,8 +11,15 @@ use crate::commands::Format;
 use crate::failure::Result;
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  butterfs inspect-internal rootid disk.img:home/anna
+
+Symbolic links in the path are not followed.";
+
 /// What it is told.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     target: Target,

@@ -12,8 +12,15 @@ use crate::commands::Format;
 use crate::failure::Result;
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  butterfs inspect-internal subvolid-resolve 256 disk.img
+
+The path is from the top of the filesystem, without a slash before it; for the top itself (5) it is empty.";
+
 /// What it is told.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// The subvolume's id.
     subvolid: u64,

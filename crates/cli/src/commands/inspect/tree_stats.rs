@@ -19,8 +19,17 @@ use crate::commands::Format;
 use crate::failure::Result;
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  butterfs inspect-internal tree-stats disk.img
+  butterfs inspect-internal tree-stats -b -t 256 disk.img
+
+A seek is a step from a block to one that does not follow it on disk; a cluster is a run of blocks that do.
+Inline data is counted in trees of files only, or with -t.";
+
 /// What it is told.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// An image file or a block device; of a filesystem on several devices, all of them.
     #[arg(required = true)]

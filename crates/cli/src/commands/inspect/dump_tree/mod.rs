@@ -19,13 +19,22 @@ use crate::commands::Format;
 use crate::failure::Result;
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  butterfs inspect-internal dump-tree disk.img | less
+  butterfs inspect-internal dump-tree -t extent --dfs disk.img
+  butterfs inspect-internal dump-tree -b 30408704 --follow disk.img
+  butterfs inspect-internal dump-tree --hide-names --format json disk.img
+
+The text is that of btrfs-progs 6.14, but for the first line and what docs/inspect.md says. It holds names of
+files: think of that, or use --hide-names, before you give it to others.
+
+What cannot be read, and items that break the rules of their kind, are told of on standard error. The exit
+status is 0 if the filesystem could be opened, also when some of its blocks could not be read.";
+
 /// What it is told.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "The text is that of btrfs-progs 6.14, but for the first line, and what docs/inspect.md says. It holds \
-                        names of files: think of that, or use --hide-names, before you give it to others. What cannot be \
-                        read is told of on standard error and left out."
-)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// An image file or a block device; of a filesystem on several devices, all of them.
     #[arg(required = true)]
