@@ -1,6 +1,6 @@
 //! `inspect-internal tree-stats`: how large trees are, and how their blocks lie.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -109,6 +109,8 @@ struct Stats {
     lowest: u64,
     highest: u64,
     time: Duration,
+    /// Nodes that were met, so that a damaged tree is not counted for ever.
+    seen: HashSet<u64>,
 }
 
 impl Stats {
@@ -145,7 +147,11 @@ impl Stats {
             if node.level() > 1 || with_inline {
                 match image.block(&at) {
                     Ok(block) if block.is_leaf() => self.leaf(Some(&block), with_inline),
-                    Ok(block) => self.node(image, &block, with_inline),
+                    Ok(block) if self.seen.insert(block.bytenr().0) => self.node(image, &block, with_inline),
+                    Ok(_) => {
+                        image.lose(format_args!("tree block {}: is referred to twice", at.bytenr));
+                        continue;
+                    }
                     Err(problem) => {
                         image.lose(problem);
                         continue;
