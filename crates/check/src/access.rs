@@ -3,12 +3,26 @@
 use butterfs_format::items::{Chunk, DevItem};
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_format::validate::{Checksum, Expected, Geometry, check_structure};
-use butterfs_format::{Key, Logical, Superblock, TreeBlock};
+use butterfs_format::{Corruption, Key, Logical, Superblock, TreeBlock};
 use butterfs_volume::{BlockDevice, Volume};
 
 use crate::Devices;
 use crate::chunks::parse_system_chunks;
 use crate::finding::Place;
+
+/// Why bytes could not be had.
+pub(crate) struct Fault {
+    /// In words.
+    pub problem: String,
+    /// Whether it is only that a device is missing.
+    pub absence: bool,
+}
+
+impl From<butterfs_volume::Error> for Fault {
+    fn from(error: butterfs_volume::Error) -> Self {
+        Self { problem: error.to_string(), absence: error.is_absence() }
+    }
+}
 
 /// The volume and its devices.
 pub(crate) struct Access<'v> {
@@ -26,7 +40,17 @@ impl<'v> Access<'v> {
         &self.superblock
     }
 
-    /// How many copies there are of the byte at an address; none if it is not mapped.
+    /// What is known of tree blocks and sectors.
+    pub fn geometry(&self) -> Geometry {
+        self.volume.geometry()
+    }
+
+    /// Whether a device is that of a seed filesystem.
+    pub fn is_seed(&self, devid: u64) -> bool {
+        self.volume.is_seed(devid.into())
+    }
+
+    /// How many copies, or ways to rebuild it, there are of the byte at an address; none if it is not mapped.
     pub fn copies(&self, at: Logical) -> usize {
         self.volume.copies(at).unwrap_or(0)
     }
@@ -37,23 +61,24 @@ impl<'v> Access<'v> {
         for copy in 0..self.copies(expected.bytenr) {
             match self.block_copy(expected, copy) {
                 Ok(block) => return Ok(block),
-                Err(other) => problem = other,
+                Err(fault) => problem = fault.problem,
             }
         }
         Err(problem)
     }
 
     /// One copy of a block whose structure is right; its items may be wrong.
-    pub fn block_copy(&self, expected: &Expected, copy: usize) -> Result<TreeBlock, String> {
-        let geometry = Geometry::of(&self.superblock);
+    pub fn block_copy(&self, expected: &Expected, copy: usize) -> Result<TreeBlock, Fault> {
+        let geometry = self.geometry();
         let block = TreeBlock::from_bytes(self.read_copy(expected.bytenr, geometry.nodesize as usize, copy)?);
-        check_structure(&block, &geometry, expected, Checksum::Verify).map_err(|e| e.problem)?;
+        let problem = |corruption: Corruption| Fault { problem: corruption.problem, absence: false };
+        check_structure(&block, &geometry, expected, Checksum::Verify).map_err(problem)?;
         Ok(block)
     }
 
-    pub fn read_copy(&self, at: Logical, len: usize, copy: usize) -> Result<Vec<u8>, String> {
+    pub fn read_copy(&self, at: Logical, len: usize, copy: usize) -> Result<Vec<u8>, Fault> {
         let mut bytes = vec![0; len];
-        self.volume.read_copy(at, &mut bytes, copy).map_err(|e| e.to_string())?;
+        self.volume.read_copy(at, &mut bytes, copy)?;
         Ok(bytes)
     }
 

@@ -8,7 +8,6 @@ use butterfs_format::{ItemType, Logical, TreeBlock, TreeId};
 
 use crate::context::Context;
 use crate::finding::{Kind, Place};
-use crate::overlay::is_absence;
 use crate::walk::Visitor;
 
 /// The most data read at once, in bytes.
@@ -149,8 +148,8 @@ fn verify_piece(context: &mut Context<'_>, at: u64, len: u64, sums: &[u8], copy:
     let place = |at: u64| Place::data(at).copy(copy);
     let bytes = match context.access.read_copy(Logical(at), len as usize, copy) {
         Ok(bytes) => bytes,
-        Err(problem) if is_absence(&problem) => return,
-        Err(problem) => return context.error(Kind::DataChecksum, place(at), problem),
+        Err(fault) if fault.absence => return,
+        Err(fault) => return context.error(Kind::DataChecksum, place(at), fault.problem),
     };
     let (csum_type, sectorsize) = (context.geometry().csum_type, context.sectorsize());
     context.report.statistics.verified_bytes += len;

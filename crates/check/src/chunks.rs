@@ -246,7 +246,7 @@ fn device_fields(context: &mut Context<'_>, device: &DevItem, used: u64) {
         context.error(Kind::Device, place.clone(), problem);
     }
     let sectorsize = context.sectorsize();
-    if device.fsid != context.superblock().block_fsid() {
+    if device.fsid != context.superblock().block_fsid() && !context.access.is_seed(device.devid.get()) {
         context.error(Kind::Device, place.clone(), "has the UUID of another filesystem");
     }
     if !device.total_bytes.get().is_multiple_of(sectorsize) {

@@ -52,7 +52,7 @@ impl<'v> Context<'v> {
     }
 
     pub fn geometry(&self) -> Geometry {
-        Geometry::of(self.access.superblock())
+        self.access.geometry()
     }
 
     pub fn sectorsize(&self) -> u64 {

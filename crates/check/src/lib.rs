@@ -54,7 +54,7 @@ use std::sync::Arc;
 
 use butterfs_format::items::RootItem;
 use butterfs_format::superblock::CompatRo;
-use butterfs_format::{DevId, Generation, Key, Logical, TreeBlock, TreeId};
+use butterfs_format::{Generation, Key, Logical, TreeBlock, TreeId};
 use butterfs_volume::{BlockDevice, Volume};
 
 use access::Access;
@@ -65,7 +65,7 @@ use extent_tree::ExtentTree;
 pub use finding::{Counter, Finding, Kind, Place, QuotaGroup, Report, Severity, Statistics};
 use forest::{Forest, tree_root};
 use free_space::FreeSpace;
-pub use overlay::{absent_device, backup_roots, open_failure, superblock_copy, with_superblock};
+pub use overlay::{open_failure, superblock_copy, with_superblock};
 use quota::QuotaTree;
 use subvolume::{Subvolume, SubvolumeEntry};
 use uuid_tree::UuidTree;
@@ -114,15 +114,13 @@ pub struct Options {
     pub max_findings: usize,
     /// The devices, to check each superblock copy; with none the copies are not looked at.
     pub devices: Devices,
-    /// Devices that are missing: the volume has an [`absent_device`] for each.
-    pub absent: Vec<DevId>,
     /// Who wants to know how far it got.
     pub progress: Option<Progress>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { data_csums: false, max_findings: 1000, devices: Devices::new(), absent: Vec::new(), progress: None }
+        Self { data_csums: false, max_findings: 1000, devices: Devices::new(), progress: None }
     }
 }
 
@@ -130,8 +128,8 @@ impl Default for Options {
 pub fn check(volume: &Volume, options: &Options) -> Report {
     let mut context = Context::new(Access::new(volume, &options.devices), options.clone());
     superblocks::check(&mut context);
-    for devid in &options.absent {
-        context.warn(Kind::Device, Place::device(devid.0), "is missing: what it holds was not looked at");
+    for id in volume.missing_devices() {
+        context.warn(Kind::Device, Place::device(id.devid.0), "is missing: what it holds was not looked at");
     }
     Check { context }.run()
 }

@@ -1,12 +1,11 @@
 //! Looking at a filesystem through another superblock than its first: a copy, or the trees of an older
-//! commit; and without a device that is missing. Nothing is written: a device shows other bytes where
-//! its first superblock lies, and one that is missing has nothing else.
+//! commit. Nothing is written: a device shows other bytes where its first superblock lies.
 
 use std::io;
 use std::sync::Arc;
 
+use butterfs_format::Superblock;
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
-use butterfs_format::{DevId, Superblock};
 use butterfs_volume::{BlockDevice, Error};
 
 use crate::finding::{Finding, Kind, Place, Severity};
@@ -52,60 +51,6 @@ impl BlockDevice for WithSuperblock {
     }
 }
 
-/// A device that is missing.
-struct Absent {
-    name: String,
-    bytes: Vec<u8>,
-}
-
-/// What reading from a missing device ends in.
-const ABSENT: &str = "the device is missing";
-
-/// Whether a problem is only that a device is missing.
-pub(crate) fn is_absence(problem: &str) -> bool {
-    problem.contains(ABSENT)
-}
-
-impl BlockDevice for Absent {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        if offset != SUPERBLOCK_OFFSETS[0] || buf.len() != self.bytes.len() {
-            return Err(io::Error::other(ABSENT));
-        }
-        buf.copy_from_slice(&self.bytes);
-        Ok(())
-    }
-
-    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
-        Err(io::Error::other(ABSENT))
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
-        Err(io::Error::other(ABSENT))
-    }
-
-    /// As long as any device may be.
-    fn len(&self) -> u64 {
-        i64::MAX as u64
-    }
-
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-}
-
-/// Stands in for a device of the filesystem that is missing, so that the others can be checked. It is to
-/// be named in [`crate::Options::absent`].
-pub fn absent_device(superblock: &Superblock, devid: DevId, uuid: [u8; 16]) -> Arc<dyn BlockDevice> {
-    let mut own = *superblock;
-    own.dev_item.devid = devid.0.into();
-    own.dev_item.uuid = uuid;
-    Arc::new(Absent { name: format!("device {devid}"), bytes: own.to_bytes_at(SUPERBLOCK_OFFSETS[0]) })
-}
-
 /// The device as if this were its first superblock.
 pub fn with_superblock(device: Arc<dyn BlockDevice>, superblock: &Superblock) -> Arc<dyn BlockDevice> {
     Arc::new(WithSuperblock { device, bytes: superblock.to_bytes_at(SUPERBLOCK_OFFSETS[0]) })
@@ -126,23 +71,6 @@ pub fn superblock_copy(device: &dyn BlockDevice, index: usize) -> butterfs_volum
     let mut bytes = vec![0; SUPERBLOCK_SIZE];
     device.read_at(*offset, &mut bytes).map_err(failed)?;
     Ok(Superblock::parse(&bytes, *offset)?)
-}
-
-/// The superblock as it was at each commit that it keeps a backup of, the newest first.
-pub fn backup_roots(superblock: &Superblock) -> Vec<Superblock> {
-    let mut backups: Vec<_> = superblock.super_roots.iter().filter(|b| b.tree_root.get() != 0).collect();
-    backups.sort_by_key(|backup| std::cmp::Reverse(backup.tree_root_gen.get()));
-    let old = backups.into_iter().map(|backup| {
-        let mut old = *superblock;
-        (old.generation, old.root, old.root_level) = (backup.tree_root_gen, backup.tree_root, backup.tree_root_level);
-        (old.chunk_root, old.chunk_root_level) = (backup.chunk_root, backup.chunk_root_level);
-        old.chunk_root_generation = backup.chunk_root_gen;
-        (old.total_bytes, old.bytes_used, old.num_devices) =
-            (backup.total_bytes, backup.bytes_used, backup.num_devices);
-        old.log_root = 0.into();
-        old
-    });
-    old.collect()
 }
 
 /// The finding that a failure to open amounts to: damage, or `None` if the filesystem is not to blame.

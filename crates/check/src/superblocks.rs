@@ -22,6 +22,7 @@ pub(crate) fn check(context: &mut Context<'_>) {
         match copy {
             Err(problem) if dump => context.note(Kind::Superblock, place, problem),
             Err(problem) => context.error(Kind::Superblock, place, problem),
+            Ok(copy) if context.access.is_seed(copy.dev_item.devid.get()) => {}
             Ok(copy) => compare(context, place, &newest, &copy),
         }
     }
@@ -40,8 +41,9 @@ fn check_features(context: &mut Context<'_>) {
             context.error(Kind::Unsupported, Place::superblock(), format!("{name} cannot be checked yet"));
         }
     }
-    if context.has(Incompat::RAID56) {
-        context.note(Kind::Unsupported, Place::superblock(), "RAID5 and RAID6 parity is not compared with the data");
+    if context.has(Incompat::RAID56) && !context.options.data_csums {
+        let note = "RAID5 and RAID6 parity of data is compared only where its checksums are checked";
+        context.note(Kind::Unsupported, Place::superblock(), note);
     }
     let unknown = context.superblock().incompat_flags.get() & !Incompat::all().bits();
     if unknown != 0 {

@@ -9,9 +9,9 @@ use butterfs_format::validate::Expected;
 use butterfs_format::validate::item::check_item;
 use butterfs_format::{Generation, Key, Logical, TreeBlock, TreeId};
 
+use crate::access::Fault;
 use crate::context::Context;
 use crate::finding::{Kind, Place};
-use crate::overlay::is_absence;
 
 /// Blocks between two reports of progress.
 const TELL_EVERY: u64 = 64;
@@ -153,12 +153,13 @@ impl Walk<'_, '_> {
             match self.context.access.block_copy(expected, copy) {
                 Ok(block) => match &good {
                     Some(other) if other.bytes() != block.bytes() => {
-                        faults.push((copy, "differs from another good copy".to_owned()));
+                        let problem = "differs from another good copy".to_owned();
+                        faults.push((copy, Fault { problem, absence: false }));
                     }
                     Some(_) => {}
                     None => good = Some(block),
                 },
-                Err(problem) => faults.push((copy, problem)),
+                Err(fault) => faults.push((copy, fault)),
             }
         }
         self.context.report.statistics.tree_blocks += 1;
@@ -169,11 +170,11 @@ impl Walk<'_, '_> {
         good
     }
 
-    fn report_copies(&mut self, expected: &Expected, usable: bool, faults: Vec<(usize, String)>) {
+    fn report_copies(&mut self, expected: &Expected, usable: bool, faults: Vec<(usize, Fault)>) {
         let kind = if usable { Kind::TreeBlockCopy } else { Kind::TreeBlock };
-        for (copy, problem) in faults.into_iter().filter(|(_, problem)| !(usable && is_absence(problem))) {
+        for (copy, fault) in faults.into_iter().filter(|(_, fault)| !(usable && fault.absence)) {
             let place = Place::block(self.root.id, expected.bytenr).copy(copy);
-            self.context.error(kind, place, problem);
+            self.context.error(kind, place, fault.problem);
         }
     }
 

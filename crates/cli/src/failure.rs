@@ -97,13 +97,12 @@ pub fn volume(code: u8, path: &Path, error: &butterfs_volume::Error) -> Failure 
         Error::NotBtrfs { .. } => {
             Failure::at(code, path, format!("{error}; name a Btrfs image, or make one with butterfs mkfs"))
         }
-        Error::MissingDevice { devid, uuid } => Failure::at(
+        Error::MissingDevices(_) => Failure::at(
             code,
             path,
-            format!(
-                "device {devid} (uuid {uuid}) of the filesystem is missing; several devices are not supported yet, use the kernel"
-            ),
+            format!("{error}; name all its devices, or a directory to look in, or read without with -o ro,degraded"),
         ),
+        Error::Unsupported(text) if text.contains("; ") => Failure::at(code, path, text),
         Error::Unsupported(text) => Failure::at(code, path, format!("{text}; use the kernel's driver for it")),
         Error::Corruption(_) | Error::NoCopy { .. } => {
             Failure::at(code, path, format!("{error}{}", advice(error, "run butterfs check on it")))

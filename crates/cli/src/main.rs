@@ -4,7 +4,7 @@
 //! Errors are printed here and nowhere else: one line that says what is wrong and what to do.
 
 mod commands;
-mod degraded;
+mod devices;
 mod exit;
 mod failure;
 mod invocation;

@@ -1,9 +1,12 @@
 //! The options behind `-o`. What is not known is refused by name.
 
-use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, SubvolumeChoice};
-use butterfs_format::TreeId;
+use std::path::PathBuf;
+
+use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, Rescue, SubvolumeChoice};
+use butterfs_format::{Generation, TreeId};
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
+use butterfs_volume::Missing;
 
 use crate::size;
 
@@ -18,6 +21,14 @@ pub struct Options {
     pub subvolume_id: Option<TreeId>,
     /// `nologreplay`, `rescue=nologreplay`, `norecovery`.
     pub log_tree: LogTree,
+    /// `device=`.
+    pub devices: Vec<PathBuf>,
+    /// `degraded`.
+    pub missing: Missing,
+    /// `rescue=`.
+    pub rescue: Rescue,
+    /// `generation=`.
+    pub generation: Option<Generation>,
     /// `treelog`, `notreelog`.
     pub fsync: Fsync,
     /// `commit=`, in seconds.
@@ -43,6 +54,10 @@ impl Default for Options {
             subvolume: SubvolumeChoice::Default,
             subvolume_id: None,
             log_tree: LogTree::Replay,
+            devices: Vec::new(),
+            missing: Missing::Refuse,
+            rescue: Rescue::empty(),
+            generation: None,
             fsync: Fsync::Log,
             commit: None,
             max_inline: None,
@@ -147,7 +162,9 @@ impl Options {
             "open_files" => self.open_files = OpenFiles::Named,
             "treelog" => self.fsync = Fsync::Log,
             "notreelog" => self.fsync = Fsync::Commit,
-            "norecovery" | "nologreplay" | "rescue=nologreplay" => self.log_tree = LogTree::Ignore,
+            "norecovery" | "nologreplay" => self.log_tree = LogTree::Ignore,
+            "degraded" => self.missing = Missing::Accept,
+            "usebackuproot" | "recovery" => self.rescue |= Rescue::USE_BACKUP_ROOT,
             _ => return word.split_once('=').and_then(|(name, value)| self.take_value(name, value)),
         }
         Some(Ok(()))
@@ -168,6 +185,12 @@ impl Options {
                 Ok(())
             }
             "subvolid" => number(name, value).map(|id| self.subvolume_id = Some(tree(id))),
+            "device" => {
+                self.devices.push(value.into());
+                Ok(())
+            }
+            "rescue" => Rescue::parse(value).map(|rescue| self.rescue |= rescue),
+            "generation" => number(name, value).map(|number| self.generation = Some(Generation(number))),
             "commit" => seconds(value).map(|seconds| self.commit = Some(seconds)),
             "max_inline" => size::parse(value).map(|bytes| self.max_inline = Some(bytes)),
             _ => return None,
@@ -178,10 +201,19 @@ impl Options {
         if let (SubvolumeChoice::Default, Some(id)) = (&self.subvolume, self.subvolume_id) {
             self.subvolume = SubvolumeChoice::Id(id);
         }
-        if self.log_tree == LogTree::Ignore && self.access == Access::ReadWrite {
-            return Err("nologreplay (or norecovery) is for reading only; add ro".into());
+        if self.rescue.contains(Rescue::NO_LOG_REPLAY) {
+            self.log_tree = LogTree::Ignore;
         }
-        Ok(self)
+        let reading = [
+            ("degraded", self.missing == Missing::Accept),
+            ("rescue", !self.rescue.is_empty()),
+            ("generation", self.generation.is_some()),
+            ("nologreplay (or norecovery)", self.log_tree == LogTree::Ignore),
+        ];
+        match reading.iter().find(|(_, asked)| *asked && self.access == Access::ReadWrite) {
+            Some((name, _)) => Err(format!("{name} is for reading only; add ro")),
+            None => Ok(self),
+        }
     }
 
     /// The default flags with the changes asked for.
@@ -251,6 +283,19 @@ mod tests {
             assert_eq!(parse(&format!("ro,{word}")).unwrap().log_tree, LogTree::Ignore, "{word}");
         }
         assert!(Options::parse(&["fancy".into()], Unknown::Ignore).is_ok());
+    }
+
+    #[test]
+    fn rescue_is_for_reading() {
+        let options = parse("ro,rescue=nologreplay:idatacsums,rescue=usebackuproot").unwrap();
+        assert_eq!(options.rescue, Rescue::NO_LOG_REPLAY | Rescue::IGNORE_DATA_CSUMS | Rescue::USE_BACKUP_ROOT);
+        assert_eq!(options.log_tree, LogTree::Ignore);
+        assert!(parse("ro,rescue=everything").unwrap_err().contains("'everything'"));
+        for option in ["degraded", "rescue=all", "generation=7", "usebackuproot"] {
+            assert!(parse(option).unwrap_err().contains("add ro"), "{option}");
+            assert!(parse(&format!("{option},ro")).is_ok(), "{option}");
+        }
+        assert_eq!(parse("ro,device=/a,device=/b").unwrap().devices, [PathBuf::from("/a"), "/b".into()]);
     }
 
     #[test]

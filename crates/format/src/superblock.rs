@@ -312,6 +312,24 @@ impl Superblock {
         Logical(self.root.get())
     }
 
+    /// The superblock as it was at each commit that it keeps a backup of, the newest first.
+    pub fn backups(&self) -> Vec<Self> {
+        let mut backups: Vec<_> = self.super_roots.iter().filter(|b| b.tree_root.get() != 0).collect();
+        backups.sort_by_key(|backup| std::cmp::Reverse(backup.tree_root_gen.get()));
+        backups.into_iter().map(|backup| self.with_backup(backup)).collect()
+    }
+
+    fn with_backup(&self, backup: &RootBackup) -> Self {
+        let mut old = *self;
+        (old.generation, old.root, old.root_level) = (backup.tree_root_gen, backup.tree_root, backup.tree_root_level);
+        (old.chunk_root, old.chunk_root_level) = (backup.chunk_root, backup.chunk_root_level);
+        old.chunk_root_generation = backup.chunk_root_gen;
+        (old.total_bytes, old.bytes_used, old.num_devices) =
+            (backup.total_bytes, backup.bytes_used, backup.num_devices);
+        old.log_root = 0.into();
+        old
+    }
+
     /// The label without its padding.
     pub fn label(&self) -> &[u8] {
         let end = self.label.iter().position(|b| *b == 0).unwrap_or(self.label.len());

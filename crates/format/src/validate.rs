@@ -23,9 +23,33 @@ pub struct Geometry {
     pub csum_type: ChecksumType,
     /// The UUID that tree blocks carry.
     pub fsid: [u8; 16],
+    /// Those that blocks of seed filesystems carry, which this one grew from.
+    pub seeds: [Option<[u8; 16]>; Self::MAX_SEEDS],
 }
 
 impl Geometry {
+    /// The longest chain of seeds that is understood.
+    pub const MAX_SEEDS: usize = 8;
+
+    /// Makes the UUID of a seed's blocks known; the filesystem's own is known already.
+    ///
+    /// # Errors
+    /// If there are more seeds than are understood.
+    pub fn add_seed(&mut self, fsid: [u8; 16]) -> std::result::Result<(), String> {
+        if self.knows(&fsid) {
+            return Ok(());
+        }
+        let place = self.seeds.iter_mut().find(|seed| seed.is_none());
+        let place = place.ok_or_else(|| format!("more than {} seeds", Self::MAX_SEEDS))?;
+        *place = Some(fsid);
+        Ok(())
+    }
+
+    /// Whether tree blocks may carry this UUID.
+    fn knows(&self, fsid: &[u8; 16]) -> bool {
+        self.fsid == *fsid || self.seeds.iter().flatten().any(|seed| seed == fsid)
+    }
+
     /// The geometry that a superblock describes.
     pub fn of(sb: &crate::Superblock) -> Self {
         Self {
@@ -33,6 +57,7 @@ impl Geometry {
             sectorsize: sb.sectorsize.get(),
             csum_type: sb.checksum_type(),
             fsid: sb.block_fsid(),
+            seeds: [None; Self::MAX_SEEDS],
         }
     }
 }
@@ -107,7 +132,7 @@ fn check_header(block: &TreeBlock, geometry: &Geometry, expected: &Expected, che
         })?;
     }
     require(block.bytenr() == expected.bytenr, || format!("header says address {}", header.bytenr))?;
-    require(header.fsid == geometry.fsid, || "header has another fsid".into())?;
+    require(geometry.knows(&header.fsid), || "header has another fsid".into())?;
     require(header.level < MAX_LEVEL, || format!("level {} is above 7", header.level))?;
     if let Some(level) = expected.level {
         require(header.level == level, || format!("level is {}, parent wants {level}", header.level))?;

@@ -30,14 +30,9 @@ pub enum Error {
     /// A valid filesystem that this program cannot map.
     #[error("{0}")]
     Unsupported(String),
-    /// The filesystem has a device that was not given.
-    #[error("device {devid} (uuid {uuid}) of the filesystem is missing; name all its devices")]
-    MissingDevice {
-        /// The missing device's number.
-        devid: DevId,
-        /// The missing device's own UUID, as text.
-        uuid: String,
-    },
+    /// The filesystem has devices that were not given.
+    #[error("{} of the filesystem {} missing", device_list(.0), if .0.len() == 1 { "is" } else { "are" })]
+    MissingDevices(Vec<DeviceId>),
     /// Someone else uses the device.
     #[error("{0}")]
     Busy(String),
@@ -52,6 +47,48 @@ pub enum Error {
         /// What is wrong with each copy.
         problems: String,
     },
+}
+
+/// Which device of a filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceId {
+    /// Its number in the filesystem.
+    pub devid: DevId,
+    /// Its own UUID.
+    pub uuid: [u8; 16],
+}
+
+impl std::fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (uuid {})", self.devid, uuid_text(&self.uuid))
+    }
+}
+
+/// A UUID as it is usually written.
+pub(crate) fn uuid_text(uuid: &[u8; 16]) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    [&uuid[..4], &uuid[4..6], &uuid[6..8], &uuid[8..10], &uuid[10..]].map(hex).join("-")
+}
+
+/// `device 2 (uuid ...)` or `devices 2 (uuid ...), 3 (uuid ...)`.
+fn device_list(devices: &[DeviceId]) -> String {
+    let names: Vec<_> = devices.iter().map(ToString::to_string).collect();
+    format!("device{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
+}
+
+impl Error {
+    /// Whether it is only that a device is missing.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Device { source, .. } if crate::device::is_absence(source))
+    }
+
+    /// The same again, if it is the failure of a device.
+    pub(crate) fn failure(&self) -> Option<Self> {
+        let Self::Device { name, devid, source } = self else { return None };
+        let again = |number| io::Error::from_raw_os_error(number);
+        let source = source.raw_os_error().map_or_else(|| io::Error::new(source.kind(), source.to_string()), again);
+        Some(Self::Device { name: name.clone(), devid: *devid, source })
+    }
 }
 
 fn devid_suffix(devid: &Option<DevId>) -> String {

@@ -1,20 +1,30 @@
 //! One logical address space over the devices of a Btrfs filesystem.
 //!
 //! * [`device`]: what a device is ([`BlockDevice`]); files and block devices, and memory for tests.
-//! * [`Volume`]: the devices of one filesystem, its chunk map, its superblocks; reads from any copy
-//!   with repair, writes to all copies.
+//! * [`Volume`]: the devices of one filesystem, its chunk map, its superblocks; reads from any copy, or
+//!   rebuilt from parity, with repair; writes to all copies.
+//! * [`scan`]: which devices there are, and which of them a filesystem wants.
 //! * [`Error`]: what can go wrong, and whose fault it is.
 //!
-//! The mapping of logical to physical addresses is in `map`, and nowhere else.
+//! The mapping of logical to physical addresses is in `map` and `profile`, and nowhere else.
 
 pub mod device;
 mod error;
+mod heal;
 mod map;
+mod member;
 mod open;
+mod parity;
+mod profile;
 mod read;
+mod scan;
+mod stats;
+mod superblock;
 mod volume;
 mod write;
 
 pub use device::{BlockDevice, FileDevice, MemDevice};
-pub use error::{Error, Result};
-pub use volume::{OpenMode, Volume};
+pub use error::{DeviceId, Error, Result};
+pub use scan::{ScannedDevice, find_missing, paths_in, scan, system_devices};
+pub use stats::DeviceStats;
+pub use volume::{Missing, OpenMode, OpenOptions, Volume};

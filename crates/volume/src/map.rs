@@ -1,7 +1,4 @@
-//! Where a logical address lies: chunks over devices.
-//!
-//! Every profile without parity is a grid: `columns` stripes of 64 KiB side by side, each kept
-//! `copies` times. Stripe `column * copies + copy` of the chunk holds a column's copy.
+//! Where a logical address lies: chunks over devices, by the grids of [`crate::profile`].
 //!
 //! # Invariants
 //! * Chunks in a [`ChunkMap`] do not overlap.
@@ -12,96 +9,123 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use butterfs_format::items::{BlockGroupFlags, Chunk, STRIPE_LEN};
+use butterfs_format::items::{Chunk, STRIPE_LEN};
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_format::{Corruption, Logical};
 
 use crate::error::{Error, Result};
-
-/// How often each profile stores a byte.
-const COPIES: [(BlockGroupFlags, usize); 7] = [
-    (BlockGroupFlags::empty(), 1),
-    (BlockGroupFlags::RAID0, 1),
-    (BlockGroupFlags::DUP, 2),
-    (BlockGroupFlags::RAID1, 2),
-    (BlockGroupFlags::RAID10, 2),
-    (BlockGroupFlags::RAID1C3, 3),
-    (BlockGroupFlags::RAID1C4, 4),
-];
+use crate::parity;
+use crate::profile::{Grid, Way};
 
 /// A chunk whose devices are known.
 #[derive(Clone, Debug)]
 pub(crate) struct Mapped {
     pub start: Logical,
     pub chunk: Chunk,
-    pub copies: usize,
-    columns: u64,
+    pub grid: Grid,
     /// For each stripe, the place of its device in the volume's list.
     members: Vec<usize>,
+}
+
+/// A place on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub member: usize,
+    pub physical: u64,
 }
 
 /// A part of a request that lies in one piece on one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    pub member: usize,
-    pub physical: u64,
+    pub place: Place,
     pub in_buf: Range<usize>,
 }
 
-/// How a chunk's stripes form a grid: copies and columns.
-fn grid(start: Logical, chunk: &Chunk) -> Result<(usize, u64)> {
-    let flags = chunk.flags();
-    let copies = COPIES.iter().find(|(profile, _)| *profile == flags.profile()).map(|(_, copies)| *copies);
-    let Some(copies) = copies else {
-        return Err(Error::Unsupported(format!(
-            "chunk {start} is {}: RAID5/6 is not supported yet; convert it with the kernel's balance",
-            flags.profile_name()
-        )));
-    };
-    let stripes = chunk.stripes.len();
-    if stripes == 0 || !stripes.is_multiple_of(copies) {
-        let problem = format!("{stripes} stripes for profile {}", flags.profile_name());
-        return Err(Corruption::new(format!("chunk {start}"), problem).into());
+/// Where the bytes of a part of a request come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// They are stored there.
+    Stored(Place),
+    /// They are the sum of what is stored in other places, each times a factor.
+    Rebuilt(Vec<(Place, u8)>),
+}
+
+/// How to read a part of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Read {
+    pub source: Source,
+    pub in_buf: Range<usize>,
+}
+
+impl Read {
+    /// All places that are read for it.
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        let (stored, rebuilt) = match &self.source {
+            Source::Stored(place) => (Some(*place), &[][..]),
+            Source::Rebuilt(terms) => (None, &terms[..]),
+        };
+        stored.into_iter().chain(rebuilt.iter().map(|(place, _)| *place))
     }
-    Ok((copies, (stripes / copies) as u64))
 }
 
-/// How many bytes each stripe of a chunk takes on its device.
-pub(crate) fn stripe_length(start: Logical, chunk: &Chunk) -> Result<u64> {
-    let (_, columns) = grid(start, chunk)?;
-    Ok(length_on_device(chunk.length(), columns))
-}
-
-fn length_on_device(length: u64, columns: u64) -> u64 {
-    if columns == 1 { length } else { length.div_ceil(STRIPE_LEN).div_ceil(columns).saturating_mul(STRIPE_LEN) }
+/// A part of a request that lies in one stripe of a chunk.
+struct Span {
+    row: u64,
+    column: u64,
+    /// Offset within the row's stripe.
+    within: u64,
+    in_buf: Range<usize>,
 }
 
 impl Mapped {
     /// `members` gives the device of each stripe; the caller has checked that stripes lie within.
     pub fn new(start: Logical, chunk: Chunk, members: Vec<usize>) -> Result<Self> {
-        let (copies, columns) = grid(start, &chunk)?;
+        let grid = Grid::of(start, &chunk)?;
         debug_assert_eq!(members.len(), chunk.stripes.len());
-        Ok(Self { start, chunk, copies, columns, members })
+        Ok(Self { start, chunk, grid, members })
     }
 
     fn end(&self) -> u64 {
         self.start.0.saturating_add(self.chunk.length())
     }
 
-    /// The pieces of `copy` of the bytes from `offset` within the chunk on; `in_buf` says where in
+    /// Cuts the bytes from `offset` within the chunk on at the ends of stripes; `in_buf` says where in
     /// the request they are, and how many.
-    fn push_pieces(&self, mut offset: u64, in_buf: Range<usize>, copy: usize, out: &mut Vec<Piece>) {
+    fn spans(&self, mut offset: u64, in_buf: Range<usize>) -> impl Iterator<Item = Span> {
+        let (columns, straight) = (self.grid.columns, self.grid.is_straight());
         let mut at = in_buf.start;
-        while at < in_buf.end {
+        std::iter::from_fn(move || {
+            if at >= in_buf.end {
+                return None;
+            }
             let (number, within) = (offset / STRIPE_LEN, offset % STRIPE_LEN);
-            let stripe = (number % self.columns) as usize * self.copies + copy;
             let left = (in_buf.end - at) as u64;
-            let take = if self.columns == 1 { left } else { left.min(STRIPE_LEN - within) };
-            let physical = self.chunk.stripes[stripe].offset.get() + number / self.columns * STRIPE_LEN + within;
+            let take = if straight { left } else { left.min(STRIPE_LEN - within) };
             let end = at + take as usize;
-            out.push(Piece { member: self.members[stripe], physical, in_buf: at..end });
-            offset += take;
-            at = end;
+            let span = Span { row: number / columns, column: number % columns, within, in_buf: at..end };
+            (offset, at) = (offset + take, end);
+            Some(span)
+        })
+    }
+
+    fn place(&self, stripe: usize, span: &Span) -> Place {
+        let physical = self.chunk.stripes[stripe].offset.get() + span.row * STRIPE_LEN + span.within;
+        Place { member: self.members[stripe], physical }
+    }
+
+    /// Where `copy` of the span is stored.
+    fn stored(&self, span: &Span, copy: usize) -> Place {
+        self.place(self.grid.stored(span.row, span.column, copy), span)
+    }
+
+    fn source(&self, span: &Span, way: usize) -> Source {
+        match self.grid.way(way, span.column) {
+            Way::Stored(copy) => Source::Stored(self.stored(span, copy)),
+            Way::Rebuilt(recipe) => {
+                let terms = parity::terms(recipe, span.column, self.grid.columns).into_iter();
+                let place = |part| self.place(self.grid.part(span.row, part), span);
+                Source::Rebuilt(terms.map(|(part, factor)| (place(part), factor)).collect())
+            }
         }
     }
 
@@ -118,18 +142,19 @@ impl Mapped {
         ranges
     }
 
-    /// The logical 64 KiB pieces of one stripe that touch a physical range.
+    /// The logical 64 KiB pieces of one stripe (with parity: the rows) that touch a physical range.
     fn stripes_over(&self, stripe: usize, physical: Range<u64>) -> Vec<Range<Logical>> {
         let begin = self.chunk.stripes[stripe].offset.get();
-        let end = begin + length_on_device(self.chunk.length(), self.columns);
+        let end = begin + self.grid.stripe_length(self.chunk.length());
         let (from, to) = (physical.start.max(begin), physical.end.min(end));
         if from >= to {
             return Vec::new();
         }
-        let column = (stripe / self.copies) as u64;
+        let columns = self.grid.columns_of(stripe);
+        let width = (columns.end - columns.start).saturating_mul(STRIPE_LEN);
         let rows = (from - begin) / STRIPE_LEN..(to - begin).div_ceil(STRIPE_LEN);
-        let logical = |row: u64| (row * self.columns + column).saturating_mul(STRIPE_LEN);
-        rows.map(|row| (logical(row), logical(row).saturating_add(STRIPE_LEN).min(self.chunk.length())))
+        let logical = |row: u64| (row * self.grid.columns + columns.start).saturating_mul(STRIPE_LEN);
+        rows.map(|row| (logical(row), logical(row).saturating_add(width).min(self.chunk.length())))
             .filter(|(from, to)| from < to)
             .map(|(from, to)| Logical(self.start.0 + from)..Logical(self.start.0 + to))
             .collect()
@@ -172,41 +197,62 @@ impl ChunkMap {
         self.chunks.remove(&start);
     }
 
-    /// The pieces of the range's copy number `copy`.
-    pub fn pieces(&self, logical: Logical, bytes: usize, copy: usize) -> Result<Vec<Piece>> {
-        self.collect(logical, bytes, |mapped| {
-            if copy < mapped.copies {
-                return Ok(copy..copy + 1);
+    /// How to read the range by the way number `way`.
+    pub fn reads(&self, logical: Logical, bytes: usize, way: usize) -> Result<Vec<Read>> {
+        let mut reads = Vec::new();
+        self.each_chunk(logical, bytes, |mapped, offset, in_buf| {
+            let ways = mapped.grid.ways();
+            if way >= ways {
+                let problems = format!("copy {way} was asked for, there are {ways}");
+                return Err(Error::NoCopy { logical, problems });
             }
-            let problems = format!("copy {copy} was asked for, there are {}", mapped.copies);
-            Err(Error::NoCopy { logical, problems })
-        })
+            let read = |span: Span| Read { source: mapped.source(&span, way), in_buf: span.in_buf };
+            reads.extend(mapped.spans(offset, in_buf).map(read));
+            Ok(())
+        })?;
+        Ok(reads)
     }
 
-    /// The pieces of all copies of the range.
-    pub fn all_pieces(&self, logical: Logical, bytes: usize) -> Result<Vec<Piece>> {
-        self.collect(logical, bytes, |mapped| Ok(0..mapped.copies))
+    /// The pieces in which the range is stored as it is, all copies.
+    pub fn stored(&self, logical: Logical, bytes: usize) -> Result<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        self.each_chunk(logical, bytes, |mapped, offset, in_buf| {
+            for copy in 0..mapped.grid.copies() {
+                let piece = |span: Span| Piece { place: mapped.stored(&span, copy), in_buf: span.in_buf };
+                pieces.extend(mapped.spans(offset, in_buf.clone()).map(piece));
+            }
+            Ok(())
+        })?;
+        Ok(pieces)
     }
 
-    fn collect(
+    /// Whether any part of the range has parity.
+    pub fn has_parity(&self, logical: Logical, bytes: usize) -> bool {
+        let mut found = false;
+        let walked = self.each_chunk(logical, bytes, |mapped, _, _| {
+            found |= mapped.grid.has_parity();
+            Ok(())
+        });
+        walked.is_ok() && found
+    }
+
+    /// Cuts a range at the ends of chunks: gives each chunk, the offset in it, and the part of the request.
+    fn each_chunk(
         &self,
         logical: Logical,
         bytes: usize,
-        copies: impl Fn(&Mapped) -> Result<Range<usize>>,
-    ) -> Result<Vec<Piece>> {
-        let mut pieces = Vec::new();
+        mut work: impl FnMut(&Mapped, u64, Range<usize>) -> Result<()>,
+    ) -> Result<()> {
         let mut done = 0usize;
         while done < bytes {
             let at = logical.checked_add(done as u64);
             let mapped = at.and_then(|at| self.find(at)).ok_or_else(|| unmapped(logical, bytes))?;
             let offset = logical.0 + done as u64 - mapped.start.0;
             let take = usize::try_from(mapped.chunk.length() - offset).unwrap_or(usize::MAX).min(bytes - done);
-            for copy in copies(mapped)? {
-                mapped.push_pieces(offset, done..done + take, copy, &mut pieces);
-            }
+            work(mapped, offset, done..done + take)?;
             done += take;
         }
-        Ok(pieces)
+        Ok(())
     }
 }
 
@@ -237,7 +283,7 @@ pub(crate) fn without_superblocks(range: Range<u64>) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use butterfs_format::items::{ChunkHeader, Stripe};
+    use butterfs_format::items::{BlockGroupFlags, ChunkHeader, Stripe};
 
     const KIB64: u64 = 64 << 10;
 
@@ -270,8 +316,12 @@ mod tests {
 
     /// (device, physical, bytes) of each piece of a copy.
     fn places(map: &ChunkMap, offset: u64, bytes: usize, copy: usize) -> Vec<(usize, u64, usize)> {
-        let pieces = map.pieces(Logical((1 << 30) + offset), bytes, copy).unwrap();
-        pieces.into_iter().map(|p| (p.member, p.physical, p.in_buf.len())).collect()
+        let reads = map.reads(Logical((1 << 30) + offset), bytes, copy).unwrap();
+        let place = |read: Read| match read.source {
+            Source::Stored(place) => (place.member, place.physical, read.in_buf.len()),
+            Source::Rebuilt(_) => panic!("copy {copy} is not stored"),
+        };
+        reads.into_iter().map(place).collect()
     }
 
     #[test]
@@ -283,7 +333,7 @@ mod tests {
                 let base = (copy as u64 + 1) << 20;
                 assert_eq!(places(&map, 5000, 200_000, copy), [(copy, base + 5000, 200_000)]);
             }
-            assert!(matches!(map.pieces(Logical(1 << 30), 1, copies), Err(Error::NoCopy { .. })));
+            assert!(matches!(map.reads(Logical(1 << 30), 1, copies), Err(Error::NoCopy { .. })));
         }
     }
 
@@ -308,16 +358,59 @@ mod tests {
                 [(copy, base(c), 65536), (2 + copy, base(2 + c), 65536), (copy, base(c) + KIB64, 65536)]
             );
         }
-        assert_eq!(map.all_pieces(Logical(1 << 30), 4096).unwrap().len(), 2);
+        assert_eq!(map.stored(Logical(1 << 30), 4096).unwrap().len(), 2);
     }
 
+    /// RAID5 over three devices: rows of two data stripes, and parity one device further each row.
     #[test]
-    fn raid5_is_refused_by_name() {
-        let chunk = mapped(BlockGroupFlags::empty(), 1, KIB64).chunk;
-        let mut chunk = Chunk { stripes: vec![chunk.stripes[0]; 3], ..chunk };
-        chunk.header.chunk_type = (BlockGroupFlags::DATA | BlockGroupFlags::RAID5).bits().into();
-        let error = Mapped::new(Logical(0), chunk, vec![0; 3]).unwrap_err();
-        assert!(error.to_string().contains("RAID5/6"), "{error}");
+    fn raid5_rotates() {
+        let map = map(BlockGroupFlags::RAID5, 3);
+        let base = |i: u64| (i + 1) << 20;
+        assert_eq!(
+            places(&map, 4096, 5 * KIB64 as usize, 0),
+            [
+                (0, base(0) + 4096, 61440),
+                (1, base(1), 65536),
+                (1, base(1) + KIB64, 65536),
+                (2, base(2) + KIB64, 65536),
+                (2, base(2) + 2 * KIB64, 65536),
+                (0, base(0) + 2 * KIB64, 4096),
+            ]
+        );
+        let rebuilt = map.reads(Logical((1 << 30) + 2 * KIB64 + 8192), 4096, 1).unwrap();
+        let place = |member: usize| Place { member, physical: base(member as u64) + KIB64 + 8192 };
+        // The first data stripe of row 1 is on device 1; P is on device 0, the other data on device 2.
+        assert_eq!(rebuilt, [Read { source: Source::Rebuilt(vec![(place(0), 1), (place(2), 1)]), in_buf: 0..4096 }]);
+        assert!(map.reads(Logical(1 << 30), 1, 2).is_err());
+    }
+
+    /// With two devices the parity of RAID5 is a mirror, and with three both parities of RAID6 are.
+    #[test]
+    fn one_column_with_parity_is_mirrored() {
+        let base = |i: u64| (i + 1) << 20;
+        for (profile, stripes) in [(BlockGroupFlags::RAID5, 2), (BlockGroupFlags::RAID6, 3)] {
+            let map = map(profile, stripes);
+            assert_eq!(map.find(Logical(1 << 30)).unwrap().grid.ways(), stripes);
+            for way in 1..stripes {
+                let read = map.reads(Logical((1 << 30) + KIB64), 4096, way).unwrap();
+                let member = (1 + way) % stripes;
+                let place = Place { member, physical: base(member as u64) + KIB64 };
+                assert_eq!(read, [Read { source: Source::Rebuilt(vec![(place, 1)]), in_buf: 0..4096 }]);
+            }
+        }
+    }
+
+    /// With parity a whole row is kept clear of a superblock on any of its devices.
+    #[test]
+    fn superblocks_take_rows_of_raid5() {
+        let chunk = mapped(BlockGroupFlags::RAID5, 3, 256 << 20);
+        let ranges = chunk.superblock_ranges();
+        let row = |stripe: u64| ((64 << 20) - ((stripe + 1) << 20)) / KIB64;
+        let range = |stripe: u64| {
+            let start = Logical((1 << 30) + row(stripe) * 2 * KIB64);
+            start..Logical(start.0 + 2 * KIB64)
+        };
+        assert_eq!(ranges, [range(2), range(1), range(0)]);
     }
 
     #[test]
@@ -341,9 +434,9 @@ mod tests {
         next.start = Logical((1 << 30) + 12 * KIB64);
         map.insert(next).unwrap();
         assert_eq!(places(&map, 12 * KIB64 - 10, 30, 0), [(0, (1 << 20) + 12 * KIB64 - 10, 10), (0, 1 << 20, 20)]);
-        assert_eq!(map.all_pieces(Logical((1 << 30) + 12 * KIB64 - 10), 30).unwrap().len(), 3);
+        assert_eq!(map.stored(Logical((1 << 30) + 12 * KIB64 - 10), 30).unwrap().len(), 3);
         for (logical, bytes) in [(u64::MAX, 10), (0, 1), ((1 << 30) + 13 * KIB64 - 1, 2)] {
-            assert!(map.pieces(Logical(logical), bytes, 0).is_err());
+            assert!(map.reads(Logical(logical), bytes, 0).is_err());
         }
     }
 

@@ -10,19 +10,20 @@
 //! * Nothing is written while a volume is being opened.
 
 use std::collections::HashSet;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use butterfs_format::items::{BlockGroupFlags, Chunk, DevItem, read_exact, read_front};
 use butterfs_format::key::{DiskKey, ItemType, Key};
-use butterfs_format::superblock::{Incompat, MAGIC, SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
+use butterfs_format::superblock::{Incompat, SUPER_FLAG_CHANGING_FSID_V2, SUPER_FLAG_SEEDING};
 use butterfs_format::validate::Expected;
 use butterfs_format::{Corruption, DevId, Generation, Logical, Superblock, TreeBlock, TreeId};
 
 use crate::device::BlockDevice;
-use crate::error::{Error, Result};
-use crate::volume::{Member, OpenMode, Seen, Volume, missing};
+use crate::error::{DeviceId, Error, Result, uuid_text};
+use crate::member::{Member, Role};
+use crate::superblock::{self, Found};
+use crate::volume::{Missing, OpenMode, OpenOptions, Volume};
 
 /// More chunks than a filesystem of a pebibyte has.
 const MAX_CHUNKS: usize = 1 << 20;
@@ -30,57 +31,62 @@ const MAX_CHUNKS: usize = 1 << 20;
 const MAX_BLOCKS: usize = 1 << 16;
 /// Devices that a filesystem may have.
 const MAX_DEVICES: usize = 1 << 12;
-/// Where the magic is within a superblock.
-const MAGIC_AT: std::ops::Range<usize> = 64..72;
 
-impl Seen {
-    /// What the bytes at `offset` of a device are.
-    pub(crate) fn of_bytes(bytes: &[u8], offset: u64) -> Self {
-        match Superblock::parse(bytes, offset) {
-            Ok(sb) => Self::Valid { generation: sb.generation.get(), csum: sb.csum },
-            Err(_) => Self::Invalid,
-        }
-    }
-}
-
-impl std::fmt::Display for Seen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("superblock unknown"),
-            Self::Invalid => f.write_str("no valid superblock"),
-            Self::Valid { generation, .. } => write!(f, "generation {generation}"),
-        }
-    }
-}
-
-/// Reads the primary superblock.
-pub(crate) fn look_at_primary(device: &dyn BlockDevice) -> io::Result<Seen> {
-    let offset = SUPERBLOCK_OFFSETS[0];
-    let mut bytes = vec![0; SUPERBLOCK_SIZE];
-    device.read_at(offset, &mut bytes)?;
-    Ok(Seen::of_bytes(&bytes, offset))
-}
-
-/// A device and what its superblocks say.
-struct Found {
-    device: Arc<dyn BlockDevice>,
-    superblock: Superblock,
-    seen: Seen,
-}
-
-pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, mode: OpenMode) -> Result<Volume> {
-    let found = devices.into_iter().map(|device| scan(device, mode)).collect::<Result<Vec<_>>>()?;
-    let Some(newest) = found.iter().map(|f| f.superblock).max_by_key(|sb| sb.generation.get()) else {
+pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) -> Result<Volume> {
+    let mode = options.mode;
+    let found = devices.into_iter().map(|device| superblock::find(device, mode)).collect::<Result<Vec<_>>>()?;
+    let Some(newest) = choose(&found) else {
         return Err(Error::Unsupported("no device was given".into()));
     };
     refuse_features(&newest)?;
     let members = assemble_members(found, &newest)?;
-    let mut volume = Volume::assemble(members, &newest, mode, [0; 16]);
-    add_system_chunks(&volume, &newest)?;
-    let devices = load_chunk_tree(&mut volume, &newest)?;
-    settle_devices(&volume, &newest, &devices)?;
+    let mut volume = Volume::assemble(members, &newest, options, [0; 16]);
+    load(&mut volume, &newest).map_err(|error| blame_missing(&volume, options, error))?;
+    settle_missing(&volume, options)?;
     volume.repairs.store(mode == OpenMode::ReadWrite, Ordering::Relaxed);
     Ok(volume)
+}
+
+/// The superblock to believe: of seed devices and one that grew from them, the latter's; then the newest;
+/// then one where no change of the filesystem's UUID was under way.
+pub(crate) fn choose(found: &[Found]) -> Option<Superblock> {
+    let seeding = |sb: &Superblock| sb.flags.get() & SUPER_FLAG_SEEDING != 0;
+    let changing = |sb: &Superblock| sb.flags.get() & SUPER_FLAG_CHANGING_FSID_V2 != 0;
+    let superblocks = found.iter().map(|f| f.superblock);
+    superblocks.max_by_key(|sb| (!seeding(sb), sb.generation.get(), !changing(sb)))
+}
+
+/// What the superblock leads to: its own chunks, the chunk tree, the devices.
+fn load(volume: &mut Volume, sb: &Superblock) -> Result<()> {
+    add_system_chunks(volume, sb)?;
+    let devices = load_chunk_tree(volume, sb)?;
+    settle_devices(volume, sb, &devices)
+}
+
+/// What cannot be read without a missing device is that device's fault.
+fn blame_missing(volume: &Volume, options: &OpenOptions, error: Error) -> Error {
+    let missing = volume.missing_devices();
+    let unreadable = matches!(error, Error::NoCopy { .. } | Error::Device { .. });
+    if unreadable && !missing.is_empty() && options.missing == Missing::Refuse {
+        return Error::MissingDevices(missing);
+    }
+    error
+}
+
+fn settle_missing(volume: &Volume, options: &OpenOptions) -> Result<()> {
+    let missing = volume.missing_devices();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if options.missing == Missing::Refuse {
+        return Err(Error::MissingDevices(missing));
+    }
+    let problem = Error::MissingDevices(missing);
+    if options.mode == OpenMode::ReadWrite {
+        return Err(Error::NotWritable(format!("{problem}; without it the filesystem can be opened read-only")));
+    }
+    tracing::warn!("{problem}; what other devices make up for can be read");
+    Ok(())
 }
 
 /// Features that put bytes elsewhere than the chunks say.
@@ -93,95 +99,46 @@ fn refuse_features(sb: &Superblock) -> Result<()> {
     Ok(())
 }
 
-/// One superblock place of a device.
-enum Copy {
-    /// The device ends before, or could not be read.
-    Unread(Option<io::Error>),
-    /// Other bytes.
-    Foreign,
-    /// A superblock that breaks a rule.
-    Bad(Corruption),
-    Good(Box<Superblock>),
-}
-
-fn read_superblock(device: &dyn BlockDevice, offset: u64) -> Copy {
-    if offset + SUPERBLOCK_SIZE as u64 > device.len() {
-        return Copy::Unread(None);
-    }
-    let mut bytes = vec![0; SUPERBLOCK_SIZE];
-    if let Err(error) = device.read_at(offset, &mut bytes) {
-        return Copy::Unread(Some(error));
-    }
-    if bytes[MAGIC_AT] != MAGIC {
-        return Copy::Foreign;
-    }
-    match Superblock::parse(&bytes, offset) {
-        Ok(sb) => Copy::Good(Box::new(sb)),
-        Err(corruption) => Copy::Bad(corruption),
-    }
-}
-
-/// Finds the superblock to use. A good primary is always it, as for the kernel: a newer copy
-/// elsewhere may be what is left of an older filesystem.
-fn scan(device: Arc<dyn BlockDevice>, mode: OpenMode) -> Result<Found> {
-    let primary = read_superblock(&*device, SUPERBLOCK_OFFSETS[0]);
-    if let Copy::Good(sb) = primary {
-        let seen = Seen::Valid { generation: sb.generation.get(), csum: sb.csum };
-        return Ok(Found { device, superblock: *sb, seen });
-    }
-    let others = SUPERBLOCK_OFFSETS[1..].iter().filter_map(|offset| match read_superblock(&*device, *offset) {
-        Copy::Good(sb) => Some(*sb),
-        _ => None,
-    });
-    let Some(superblock) = others.max_by_key(|sb| sb.generation.get()) else {
-        return Err(no_superblock(&*device, primary));
-    };
-    if mode == OpenMode::ReadWrite && matches!(primary, Copy::Foreign) {
-        return Err(Error::NotWritable(format!(
-            "{}: there is no Btrfs superblock at 64 KiB, only a copy further on (was the device wiped or reused?); \
-             open it read-only, or restore the superblock first",
-            device.name()
-        )));
-    }
-    tracing::warn!(
-        device = device.name(),
-        offset = superblock.bytenr.get(),
-        "primary superblock is bad; using another copy"
-    );
-    Ok(Found { device, superblock, seen: Seen::Invalid })
-}
-
-fn no_superblock(device: &dyn BlockDevice, primary: Copy) -> Error {
-    let name = device.name();
-    match primary {
-        Copy::Unread(Some(source)) => Error::Device { name, devid: None, source },
-        Copy::Bad(Corruption { place, problem }) => Corruption::new(format!("{name}: {place}"), problem).into(),
-        _ => Error::NotBtrfs { name },
-    }
-}
-
 fn assemble_members(found: Vec<Found>, newest: &Superblock) -> Result<Vec<Member>> {
     let mut members: Vec<Member> = Vec::with_capacity(found.len());
     for Found { device, superblock: sb, seen } in found {
-        let (name, devid) = (device.name(), DevId(sb.dev_item.devid.get()));
-        if sb.fsid != newest.fsid || sb.block_fsid() != newest.block_fsid() {
-            return Err(Error::Unsupported(format!(
-                "{name}: belongs to another filesystem (seed devices are not supported yet); name only devices of one"
-            )));
-        }
-        if let Some(twin) = members.iter().find(|member| member.devid == devid) {
-            let twin = twin.device.name();
+        let (name, role) = (device.name(), role(&sb, newest));
+        let Some(role) = role else { return Err(stranger(&name)) };
+        let member = Member::new(device, sb.dev_item, role, seen);
+        let same = |other: &&Member| {
+            let same_number = other.devid() == member.devid() && other.item().fsid == sb.dev_item.fsid;
+            other.id.uuid == member.id.uuid || same_number
+        };
+        if let Some(twin) = members.iter().find(same) {
+            let (twin, devid) = (twin.device.name(), member.devid());
             return Err(Error::Unsupported(format!(
                 "{name} and {twin} are both device {devid}; name only one of them"
             )));
         }
-        if sb.generation != newest.generation {
+        if role == Role::Behind {
             tracing::warn!(device = name, generation = sb.generation.get(), "device is behind the others");
         }
-        check_length(&*device, &sb.dev_item)?;
-        members.push(Member::new(device, sb.dev_item, seen));
+        check_length(&*member.device, &sb.dev_item)?;
+        members.push(member);
     }
     Ok(members)
+}
+
+/// What a device with this superblock is to the filesystem; `None` if it is a stranger.
+pub(crate) fn role(sb: &Superblock, newest: &Superblock) -> Option<Role> {
+    if sb.block_fsid() != newest.block_fsid() {
+        return (sb.flags.get() & SUPER_FLAG_SEEDING != 0).then_some(Role::Seed);
+    }
+    // While the UUID that users see is changed, devices differ in it.
+    let changing = (sb.flags.get() | newest.flags.get()) & SUPER_FLAG_CHANGING_FSID_V2 != 0;
+    if sb.fsid != newest.fsid && !changing {
+        return None;
+    }
+    Some(if sb.generation == newest.generation { Role::Current } else { Role::Behind })
+}
+
+fn stranger(name: &str) -> Error {
+    Error::Unsupported(format!("{name}: belongs to another filesystem; name only devices of one"))
 }
 
 fn check_length(device: &dyn BlockDevice, item: &DevItem) -> Result<()> {
@@ -194,7 +151,7 @@ fn check_length(device: &dyn BlockDevice, item: &DevItem) -> Result<()> {
 }
 
 /// The chunks that the superblock itself holds, which lead to the chunk tree.
-fn add_system_chunks(volume: &Volume, sb: &Superblock) -> Result<()> {
+fn add_system_chunks(volume: &mut Volume, sb: &Superblock) -> Result<()> {
     let corrupt = |at: usize, problem: String| Corruption::new(format!("sys_chunk_array offset {at}"), problem);
     let array = sb.sys_chunk_array.get(..sb.sys_chunk_array_size.get() as usize);
     let array = array.ok_or_else(|| corrupt(0, format!("size {} is above 2048", sb.sys_chunk_array_size)))?;
@@ -207,7 +164,7 @@ fn add_system_chunks(volume: &Volume, sb: &Superblock) -> Result<()> {
         if !system {
             return Err(corrupt(at, format!("{key} is not a system chunk")).into());
         }
-        volume.add_chunk(Logical(key.offset), chunk)?;
+        add_chunk(volume, Logical(key.offset), chunk)?;
         at += size_of::<DiskKey>() + size;
     }
     Ok(())
@@ -252,13 +209,17 @@ fn push_children(block: &TreeBlock, stack: &mut Vec<Expected>) {
     }
 }
 
-fn load_leaf(volume: &Volume, block: &TreeBlock, devices: &mut Vec<DevItem>) -> Result<()> {
+fn load_leaf(volume: &mut Volume, block: &TreeBlock, devices: &mut Vec<DevItem>) -> Result<()> {
     for slot in 0..block.len() {
         let (key, data) = (block.key(slot), block.data(slot));
         let corrupt =
             |problem: String| Corruption::new(format!("tree block {} slot {slot} key {key}", block.bytenr()), problem);
         match key.item_type {
-            ItemType::DEV_ITEM => devices.push(read_exact(data).map_err(corrupt)?),
+            ItemType::DEV_ITEM => {
+                let item: DevItem = read_exact(data).map_err(corrupt)?;
+                volume.know_seed(item.fsid)?;
+                devices.push(item);
+            }
             ItemType::CHUNK_ITEM => {
                 let (chunk, _) = Chunk::parse(data).map_err(corrupt)?;
                 add_tree_chunk(volume, Logical(key.offset), chunk)?;
@@ -273,9 +234,9 @@ fn load_leaf(volume: &Volume, block: &TreeBlock, devices: &mut Vec<DevItem>) -> 
 }
 
 /// System chunks are known from the superblock already, and must be the same here.
-fn add_tree_chunk(volume: &Volume, logical: Logical, chunk: Chunk) -> Result<()> {
+fn add_tree_chunk(volume: &mut Volume, logical: Logical, chunk: Chunk) -> Result<()> {
     let known = volume.chunk_containing(logical).filter(|(start, _)| *start == logical);
-    let Some((_, known)) = known else { return volume.add_chunk(logical, chunk) };
+    let Some((_, known)) = known else { return add_chunk(volume, logical, chunk) };
     let same = known.header.length == chunk.header.length
         && known.header.chunk_type == chunk.header.chunk_type
         && known.stripes == chunk.stripes;
@@ -285,30 +246,53 @@ fn add_tree_chunk(volume: &Volume, logical: Logical, chunk: Chunk) -> Result<()>
     Err(Corruption::new(format!("chunk {logical}"), "differs between the superblock and the chunk tree").into())
 }
 
+/// Makes a chunk known, and the devices it lies on: those that were not given are missing.
+fn add_chunk(volume: &mut Volume, logical: Logical, chunk: Chunk) -> Result<()> {
+    for stripe in &chunk.stripes {
+        let id = DeviceId { devid: DevId(stripe.devid.get()), uuid: stripe.dev_uuid };
+        volume.know_device(id)?;
+    }
+    volume.add_chunk(logical, chunk)
+}
+
 /// Compares the devices that the chunk tree knows with those that were given.
-fn settle_devices(volume: &Volume, sb: &Superblock, devices: &[DevItem]) -> Result<()> {
+fn settle_devices(volume: &mut Volume, sb: &Superblock, devices: &[DevItem]) -> Result<()> {
     for item in devices {
-        let found = volume.member(DevId(item.devid.get()));
-        let Some(index) = found.filter(|index| volume.members[*index].item().uuid == item.uuid) else {
-            return Err(missing(item.devid.get(), item.uuid));
-        };
-        check_length(&*volume.members[index].device, item)?;
-        volume.members[index].set_item(*item);
-    }
-    for member in &volume.members {
-        if !devices.iter().any(|item| DevId(item.devid.get()) == member.devid) {
-            let problem = format!("device {} is not in the chunk tree", member.devid);
-            return Err(Corruption::new(member.device.name(), problem).into());
+        let id = DeviceId { devid: DevId(item.devid.get()), uuid: item.uuid };
+        let index = volume.know_device(id)?;
+        let member = &volume.members[index];
+        if member.role != Role::Missing {
+            check_length(&*member.device, item)?;
         }
+        member.set_item(*item);
     }
+    volume.members.iter().try_for_each(|member| require_item(member, devices))?;
     check_stripes_within(volume)?;
     check_totals(volume, sb, devices)
+}
+
+/// Every device has an item in the chunk tree.
+fn require_item(member: &Member, devices: &[DevItem]) -> Result<()> {
+    let DeviceId { devid, uuid } = member.id;
+    let same_number = devices.iter().find(|item| DevId(item.devid.get()) == devid);
+    if same_number.is_some_and(|item| item.uuid == uuid) {
+        return Ok(());
+    }
+    let problem = match (member.role, same_number) {
+        (Role::Seed, _) => return Err(stranger(&member.device.name())),
+        (Role::Current | Role::Behind, Some(item)) => {
+            let own = uuid_text(&item.uuid);
+            format!("device {devid} has UUID {own} in the chunk tree, another in its superblock")
+        }
+        _ => format!("device {devid} is not in the chunk tree"),
+    };
+    Err(Corruption::new(member.device.name(), problem).into())
 }
 
 /// Stripes were checked against the devices; now also against what the filesystem says of them.
 fn check_stripes_within(volume: &Volume) -> Result<()> {
     for mapped in volume.map().iter() {
-        let length = crate::map::stripe_length(mapped.start, &mapped.chunk)?;
+        let length = mapped.grid.stripe_length(mapped.chunk.length());
         for stripe in &mapped.chunk.stripes {
             let total = volume.member(DevId(stripe.devid.get())).map(|index| volume.members[index].item().total_bytes);
             let end = stripe.offset.get().saturating_add(length);

@@ -1,27 +1,30 @@
 //! The devices of one filesystem as one logical address space.
 //!
 //! # Invariants
-//! * Every stripe of every chunk lies on a known device and within it.
+//! * Every stripe of every chunk lies on a known device and within it; a device that is missing is known.
 //! * The superblock remembered is the one last found on, or written to, the devices.
 //!
 //! # Locking
 //! Device rank, the lowest. The chunk map and the superblock each have a lock that is held for a
-//! look-up or change in memory only. A member's `seen` is held while its superblocks are read or
-//! written, so that a check never meets a half-done update.
+//! look-up or change in memory only; for those of a member see [`crate::member`].
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use butterfs_format::items::{Chunk, DevItem};
 use butterfs_format::key::{ItemType, Key};
-use butterfs_format::validate::Geometry;
 use butterfs_format::validate::item::check_chunk;
+use butterfs_format::validate::{Checksum, Geometry};
 use butterfs_format::{Corruption, DevId, Logical, Superblock, ids::objectid};
+use zerocopy::FromZeros;
 
 use crate::device::BlockDevice;
-use crate::error::{Error, Result};
-use crate::map::{ChunkMap, Mapped, stripe_length, unmapped};
+use crate::error::{DeviceId, Error, Result};
+use crate::map::{ChunkMap, Mapped, unmapped};
+use crate::member::{Member, Role, Seen};
+use crate::profile::Grid;
+use crate::stats::DeviceStats;
 
 /// What a volume is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,56 +35,41 @@ pub enum OpenMode {
     ReadWrite,
 }
 
-/// What was last seen or written where a member's primary superblock is.
+/// What to do about devices that are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
-    /// Nothing was looked at: a filesystem is being made.
-    Unknown,
-    /// There was no valid superblock.
-    Invalid,
-    /// A superblock with this generation and checksum.
-    Valid { generation: u64, csum: [u8; 32] },
+pub enum Missing {
+    /// The filesystem does not open.
+    Refuse,
+    /// What other devices make up for can be read; nothing can be written.
+    Accept,
 }
 
-/// A device and its place in the filesystem.
-pub(crate) struct Member {
-    pub device: Arc<dyn BlockDevice>,
-    pub devid: DevId,
-    pub item: RwLock<DevItem>,
-    pub seen: Mutex<Seen>,
+/// How a volume is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOptions {
+    /// What for.
+    pub mode: OpenMode,
+    /// What to do about devices that are missing.
+    pub missing: Missing,
+    /// Whether a tree block may be used whose copies all have a wrong checksum, if all else is right.
+    pub block_checksums: Checksum,
 }
 
-impl Member {
-    pub fn new(device: Arc<dyn BlockDevice>, item: DevItem, seen: Seen) -> Self {
-        Self { device, devid: DevId(item.devid.get()), item: RwLock::new(item), seen: Mutex::new(seen) }
-    }
-
-    pub fn item(&self) -> DevItem {
-        *self.item.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn set_item(&self, item: DevItem) {
-        *self.item.write().unwrap_or_else(PoisonError::into_inner) = item;
-    }
-
-    pub fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// As [`Member::error`]; the text says what was being done, and where on the device.
-    pub fn error_while(&self, action: impl std::fmt::Display, source: std::io::Error) -> Error {
-        self.error(std::io::Error::new(source.kind(), format!("{action}: {source}")))
-    }
-
-    pub fn error(&self, source: std::io::Error) -> Error {
-        Error::Device { name: self.device.name(), devid: Some(self.devid), source }
+impl OpenOptions {
+    /// All devices, and nothing that is not right.
+    pub fn new(mode: OpenMode) -> Self {
+        Self { mode, missing: Missing::Refuse, block_checksums: Checksum::Verify }
     }
 }
+
+/// More devices than a filesystem has, with those that a damaged chunk tree invents.
+const MAX_MEMBERS: usize = 1 << 13;
 
 /// The devices of one filesystem: logical addresses in, bytes out.
 pub struct Volume {
     pub(crate) members: Vec<Member>,
     pub(crate) mode: OpenMode,
+    pub(crate) block_checksums: Checksum,
     pub(crate) repairs: AtomicBool,
     pub(crate) geometry: Geometry,
     pub(crate) chunk_tree_uuid: [u8; 16],
@@ -90,33 +78,109 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Opens a filesystem on its devices, in any order: superblocks, system chunks, chunk tree.
+    /// Opens a filesystem on all its devices, in any order: superblocks, system chunks, chunk tree.
     ///
     /// # Errors
     /// If a device is no part of a filesystem, or of another one, or missing, or too short; if the
-    /// chunks cannot be read, or have a profile that this crate cannot map.
+    /// chunks cannot be read.
     pub fn open(devices: Vec<Arc<dyn BlockDevice>>, mode: OpenMode) -> Result<Self> {
-        crate::open::open(devices, mode)
+        Self::open_with(devices, &OpenOptions::new(mode))
+    }
+
+    /// Opens a filesystem on those of its devices that there are. Seed devices are named with the others.
+    ///
+    /// # Errors
+    /// As [`Volume::open`], but for what `options` allow.
+    pub fn open_with(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) -> Result<Self> {
+        crate::open::open(devices, options)
     }
 
     /// A volume for a filesystem that is being made: one device, no chunks; nothing is read.
     pub fn create(device: Arc<dyn BlockDevice>, superblock: Superblock, chunk_tree_uuid: [u8; 16]) -> Self {
-        let member = Member::new(device, superblock.dev_item, Seen::Unknown);
-        let volume = Self::assemble(vec![member], &superblock, OpenMode::ReadWrite, chunk_tree_uuid);
+        let member = Member::new(device, superblock.dev_item, Role::Current, Seen::Unknown);
+        let options = OpenOptions::new(OpenMode::ReadWrite);
+        let volume = Self::assemble(vec![member], &superblock, &options, chunk_tree_uuid);
         volume.repairs.store(true, Ordering::Relaxed);
         volume
     }
 
-    pub(crate) fn assemble(members: Vec<Member>, sb: &Superblock, mode: OpenMode, chunk_tree_uuid: [u8; 16]) -> Self {
+    pub(crate) fn assemble(
+        members: Vec<Member>,
+        sb: &Superblock,
+        options: &OpenOptions,
+        chunk_tree_uuid: [u8; 16],
+    ) -> Self {
+        let mut geometry = Geometry::of(sb);
+        for member in members.iter().filter(|member| member.role == Role::Seed) {
+            // More seeds than there can be are refused when the devices' items are read.
+            let _ = geometry.add_seed(member.item().fsid);
+        }
         Self {
             members,
-            mode,
+            mode: options.mode,
+            block_checksums: options.block_checksums,
             repairs: AtomicBool::new(false),
-            geometry: Geometry::of(sb),
+            geometry,
             chunk_tree_uuid,
             superblock: RwLock::new(*sb),
             map: RwLock::default(),
         }
+    }
+
+    /// Makes a device known, as missing if it was not given; gives its place in the list.
+    pub(crate) fn know_device(&mut self, id: DeviceId) -> Result<usize> {
+        if let Some(index) = self.members.iter().position(|member| member.id == id) {
+            return Ok(index);
+        }
+        if self.members.len() >= MAX_MEMBERS {
+            return Err(Corruption::new("chunk tree", format!("more than {MAX_MEMBERS} devices")).into());
+        }
+        let mut item = DevItem::new_zeroed();
+        (item.devid, item.uuid) = (id.devid.0.into(), id.uuid);
+        self.members.push(Member::missing(item));
+        Ok(self.members.len() - 1)
+    }
+
+    /// Makes the UUID known that a seed's blocks carry.
+    pub(crate) fn know_seed(&mut self, fsid: [u8; 16]) -> Result<()> {
+        self.geometry.add_seed(fsid).map_err(|problem| Error::Unsupported(format!("the filesystem has {problem}")))
+    }
+
+    /// The devices that are missing.
+    pub fn missing_devices(&self) -> Vec<DeviceId> {
+        self.members.iter().filter(|member| member.role == Role::Missing).map(|member| member.id).collect()
+    }
+
+    /// Whether a device is that of a filesystem that this one grew from.
+    pub fn is_seed(&self, devid: DevId) -> bool {
+        let foreign = |member: &Member| member.role == Role::Missing && member.item().fsid != self.geometry.fsid;
+        self.member(devid).is_some_and(|index| {
+            let member = &self.members[index];
+            member.role == Role::Seed || foreign(member)
+        })
+    }
+
+    /// What went wrong with each device, as far as is known.
+    pub fn device_stats(&self) -> Vec<(DevId, DeviceStats)> {
+        self.members.iter().map(|member| (member.devid(), member.counters.get())).collect()
+    }
+
+    /// Adds what was counted for a device in earlier days.
+    pub fn add_device_stats(&self, devid: DevId, stats: &DeviceStats) {
+        if let Some(index) = self.member(devid) {
+            self.members[index].counters.add(stats);
+        }
+    }
+
+    /// Whether a counter changed since they were last taken.
+    pub fn device_stats_changed(&self) -> bool {
+        self.members.iter().any(|member| member.counters.has_changed())
+    }
+
+    /// The counters of the devices whose counters changed since they were last taken.
+    pub fn take_changed_device_stats(&self) -> Vec<(DevId, DeviceStats)> {
+        let changed = |member: &Member| Some((member.devid(), member.counters.take_changed()?));
+        self.members.iter().filter_map(changed).collect()
     }
 
     /// The superblock as opened, or as last written.
@@ -157,7 +221,7 @@ impl Volume {
     }
 
     pub(crate) fn member(&self, devid: DevId) -> Option<usize> {
-        self.members.iter().position(|member| member.devid == devid)
+        self.members.iter().position(|member| member.devid() == devid)
     }
 
     pub(crate) fn map(&self) -> RwLockReadGuard<'_, ChunkMap> {
@@ -187,12 +251,12 @@ impl Volume {
         let key = Key::new(objectid::FIRST_CHUNK_TREE, ItemType::CHUNK_ITEM, logical.0);
         let corrupt = |problem| Corruption::new(format!("chunk {logical}"), problem);
         check_chunk(&key, &chunk, &self.geometry).map_err(corrupt)?;
-        let length = stripe_length(logical, &chunk)?;
+        let length = Grid::of(logical, &chunk)?.stripe_length(chunk.length());
         let mut members = Vec::with_capacity(chunk.stripes.len());
         for stripe in &chunk.stripes {
-            let found = self.member(DevId(stripe.devid.get()));
-            let Some(index) = found.filter(|index| self.members[*index].item().uuid == stripe.dev_uuid) else {
-                return Err(missing(stripe.devid.get(), stripe.dev_uuid));
+            let id = DeviceId { devid: DevId(stripe.devid.get()), uuid: stripe.dev_uuid };
+            let Some(index) = self.members.iter().position(|member| member.id == id) else {
+                return Err(Error::MissingDevices(vec![id]));
             };
             let device_len = self.members[index].device.len();
             if stripe.offset.get().checked_add(length).is_none_or(|end| end > device_len) {
@@ -212,12 +276,21 @@ impl Volume {
         self.map.write().unwrap_or_else(PoisonError::into_inner).remove(logical);
     }
 
-    /// How many copies there are of the byte at an address.
+    /// How many ways there are to the byte at an address: its copies, and with RAID5 and RAID6 what can
+    /// be rebuilt from parity.
     ///
     /// # Errors
     /// If the address is in no chunk.
     pub fn copies(&self, logical: Logical) -> Result<usize> {
-        self.map().find(logical).map(|mapped| mapped.copies).ok_or_else(|| unmapped(logical, 1))
+        self.map().find(logical).map(|mapped| mapped.grid.ways()).ok_or_else(|| unmapped(logical, 1))
+    }
+
+    /// How often a byte of this address is stored.
+    ///
+    /// # Errors
+    /// If the address is in no chunk.
+    pub fn stored_copies(&self, logical: Logical) -> Result<usize> {
+        self.map().find(logical).map(|mapped| mapped.grid.copies()).ok_or_else(|| unmapped(logical, 1))
     }
 
     /// The parts of the chunk at `chunk` that lie over superblocks, in whole stripes of 64 KiB:
@@ -240,13 +313,4 @@ impl std::fmt::Debug for Volume {
         let names: Vec<_> = self.members.iter().map(|member| member.device.name()).collect();
         f.debug_struct("Volume").field("devices", &names).field("mode", &self.mode).finish_non_exhaustive()
     }
-}
-
-pub(crate) fn missing(devid: u64, uuid: [u8; 16]) -> Error {
-    Error::MissingDevice { devid: DevId(devid), uuid: uuid_text(&uuid) }
-}
-
-fn uuid_text(uuid: &[u8; 16]) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    [&uuid[..4], &uuid[4..6], &uuid[6..8], &uuid[8..10], &uuid[10..]].map(hex).join("-")
 }

@@ -13,21 +13,12 @@ use butterfs_format::{Logical, Superblock};
 
 use crate::error::{Error, Result};
 use crate::map::{touches_superblock, without_superblocks};
-use crate::open::look_at_primary;
-use crate::volume::{Member, Seen, Volume};
+use crate::member::{Member, Seen};
+use crate::superblock::look_at_primary;
+use crate::volume::Volume;
 
 /// Writes for one device: physical addresses and bytes.
 type Batch<'a> = Vec<(u64, &'a [u8])>;
-
-/// What a batch writes, for messages.
-fn span(batch: &[(u64, &[u8])]) -> String {
-    let start = batch.first().map_or(0, |(offset, _)| *offset);
-    let end = batch.last().map_or(0, |(offset, bytes)| offset + bytes.len() as u64);
-    match batch.len() {
-        1 => format!("write of {} bytes at offset {start}", end - start),
-        parts => format!("write in {parts} parts from offset {start} to {end}"),
-    }
-}
 
 impl Volume {
     /// Writes to all copies.
@@ -47,7 +38,7 @@ impl Volume {
         let batches = self.fan_out(writes)?;
         for (member, batch) in self.members.iter().zip(batches) {
             if !batch.is_empty() {
-                member.device.write_batch(&batch).map_err(|source| member.error_while(span(&batch), source))?;
+                member.write_batch(&batch)?;
             }
         }
         Ok(())
@@ -58,13 +49,22 @@ impl Volume {
         let mut batches = vec![Vec::new(); self.members.len()];
         let map = self.map();
         for (logical, buf) in writes {
-            for piece in map.all_pieces(*logical, buf.len())? {
-                if touches_superblock(piece.physical, piece.in_buf.len() as u64) {
-                    let name = self.members[piece.member].device.name();
-                    let text = format!("{name}: a write at logical {logical} would overwrite a superblock");
-                    return Err(Error::NotWritable(text));
+            if map.has_parity(*logical, buf.len()) {
+                return Err(Error::Unsupported(format!("writing to RAID5 and RAID6 (at logical {logical})")));
+            }
+            for piece in map.stored(*logical, buf.len())? {
+                let member = &self.members[piece.place.member];
+                let refuse = |what: &str| {
+                    let text = format!("{}: a write at logical {logical} would {what}", member.device.name());
+                    Err(Error::NotWritable(text))
+                };
+                if touches_superblock(piece.place.physical, piece.in_buf.len() as u64) {
+                    return refuse("overwrite a superblock");
                 }
-                batches[piece.member].push((piece.physical, &buf[piece.in_buf]));
+                if !member.is_written() {
+                    return refuse("change a seed device");
+                }
+                batches[piece.place.member].push((piece.place.physical, &buf[piece.in_buf]));
             }
         }
         drop(map);
@@ -77,12 +77,19 @@ impl Volume {
         if self.is_read_only() {
             return;
         }
-        let pieces = usize::try_from(len).map(|bytes| self.map().all_pieces(logical, bytes));
+        let pieces = usize::try_from(len).map(|bytes| {
+            let map = self.map();
+            // With parity, what is discarded would no longer fit the parity.
+            if map.has_parity(logical, bytes) { Ok(Vec::new()) } else { map.stored(logical, bytes) }
+        });
         let Ok(Ok(pieces)) = pieces else { return };
         for piece in pieces {
-            let member = &self.members[piece.member];
-            let end = piece.physical.saturating_add(piece.in_buf.len() as u64);
-            for part in without_superblocks(piece.physical..end) {
+            let member = &self.members[piece.place.member];
+            if !member.is_written() {
+                continue;
+            }
+            let end = piece.place.physical.saturating_add(piece.in_buf.len() as u64);
+            for part in without_superblocks(piece.place.physical..end) {
                 if let Err(error) = member.device.discard(part.start, part.end - part.start) {
                     tracing::debug!(device = member.device.name(), %error, "discard failed");
                 }
@@ -95,9 +102,7 @@ impl Volume {
     /// # Errors
     /// If any device fails; what is durable is then unknown.
     pub fn flush(&self) -> Result<()> {
-        self.members
-            .iter()
-            .try_for_each(|member| member.device.flush().map_err(|source| member.error_while("flush", source)))
+        self.written().try_for_each(Member::flush)
     }
 
     /// Writes the superblock to all its places on all devices, each with the device's own item
@@ -110,7 +115,7 @@ impl Volume {
         if let Some(index) = self.member(sb.dev_item.devid.get().into()) {
             self.members[index].set_item(sb.dev_item);
         }
-        self.members.iter().try_for_each(|member| write_copies(member, sb))?;
+        self.written().try_for_each(|member| write_copies(member, sb))?;
         *self.superblock.write().unwrap_or_else(std::sync::PoisonError::into_inner) = *sb;
         Ok(())
     }
@@ -125,7 +130,7 @@ impl Volume {
     /// If the volume is read-only or a device fails.
     pub fn write_log_superblock(&self, sb: &Superblock) -> Result<()> {
         self.require_writable()?;
-        self.members.iter().try_for_each(|member| write_copies(member, sb))
+        self.written().try_for_each(|member| write_copies(member, sb))
     }
 
     /// Looks at the primary superblocks again: they must be as they were left.
@@ -133,7 +138,12 @@ impl Volume {
     /// # Errors
     /// [`Error::Busy`] if another system wrote to a device since.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.members.iter().try_for_each(check_member)
+        self.written().try_for_each(check_member)
+    }
+
+    /// The devices that the filesystem writes to.
+    fn written(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.is_written())
     }
 }
 
@@ -142,12 +152,12 @@ fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
     let mut seen = member.seen();
     for (number, offset) in places(member).enumerate() {
         let bytes = copy.to_bytes_at(offset);
-        let result = member.device.write_at(offset, &bytes);
+        let result = member.write_at(offset, &bytes);
         if number == 0 {
             // After a failed write, what is there is anybody's guess.
             *seen = if result.is_ok() { Seen::of_bytes(&bytes, offset) } else { Seen::Unknown };
         }
-        result.map_err(|source| member.error(source))?;
+        result?;
     }
     Ok(())
 }

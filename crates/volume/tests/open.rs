@@ -103,12 +103,6 @@ fn a_stranger_among_the_devices_is_refused() {
 }
 
 #[test]
-fn raid5_is_refused_by_name() {
-    let data = chunk(F::DATA | F::RAID5, CHUNK_LEN, &[(1, 80 << 20), (2, 80 << 20), (3, 80 << 20)]);
-    fails(&Image::with_devices(3, data), "RAID5/6");
-}
-
-#[test]
 fn hostile_system_arrays_are_refused() {
     let mut image = Image::dup();
     image.sys_array.truncate(100);

@@ -7,23 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use butterfs_check::{
-    Finding, Options, Place, Progress, Report, backup_roots, check, open_failure, superblock_copy, with_superblock,
+    Devices, Finding, Options, Place, Progress, Report, check, open_failure, superblock_copy, with_superblock,
 };
 use butterfs_format::Superblock;
 use butterfs_format::validate::Expected;
-use butterfs_volume::{BlockDevice, Error, FileDevice, Volume};
+use butterfs_volume::{BlockDevice, Error, OpenMode, Volume};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::Format;
-use crate::degraded::{Devices, Opened, open_degraded};
+use crate::devices::open_degraded;
 use crate::failure::{self, Result};
-use crate::{exit, output};
+use crate::{devices, exit, output};
 
 /// What `check` is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// An image file or a block device, not mounted; of a filesystem on several devices, all of them.
+    /// An image file or a block device, not mounted; of a filesystem on several devices, all of them, or a
+    /// directory to look for the others in.
     #[arg(required = true)]
     images: Vec<PathBuf>,
     /// Also read all data and compare it with its checksums.
@@ -53,13 +54,13 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     let arguments = &Arguments { format: arguments.format.or(Some(before)), ..arguments.clone() };
     let devices = open_devices(&arguments.images)?;
-    let Opened { volume, absent } = match open_volume(arguments, &devices) {
-        Ok(opened) => opened,
+    let volume = match open_volume(arguments, &devices) {
+        Ok(volume) => volume,
         Err(error) => return unopenable(arguments, &error),
     };
     print_head(arguments, &volume);
     let bar = progress_bar(arguments);
-    let report = check(&volume, &Options { absent, ..options(arguments, devices, bar.as_ref()) });
+    let report = check(&volume, &options(arguments, devices, bar.as_ref()));
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
@@ -71,17 +72,14 @@ fn first_image(arguments: &Arguments) -> &Path {
 }
 
 fn open_devices(images: &[PathBuf]) -> Result<Devices> {
-    let open = |path: &PathBuf| -> Result<Arc<dyn BlockDevice>> {
-        match FileDevice::open_read_only(path) {
-            Ok(device) => Ok(Arc::new(device)),
-            Err(error) => Err(failure::volume(exit::NOT_CHECKED, path, &error)),
-        }
-    };
-    images.iter().map(open).collect()
+    let failed = |path: &Path, error: &Error| failure::volume(exit::NOT_CHECKED, path, error);
+    let paths = devices::resolve(images)
+        .map_err(|error| failed(images.first().map_or(Path::new(""), PathBuf::as_path), &error))?;
+    devices::open(&paths, OpenMode::ReadOnly).map_err(|(path, error)| failed(&path, &error))
 }
 
 /// Opens with the superblock that was asked for.
-fn open_volume(arguments: &Arguments, devices: &Devices) -> butterfs_volume::Result<Opened> {
+fn open_volume(arguments: &Arguments, devices: &Devices) -> butterfs_volume::Result<Volume> {
     if let Some(copy) = arguments.superblock {
         return open_with(devices, |device| superblock_copy(device, copy));
     }
@@ -92,7 +90,7 @@ fn open_volume(arguments: &Arguments, devices: &Devices) -> butterfs_volume::Res
 }
 
 /// Opens with the newest backup whose root tree can be read; if there is none, as usual.
-fn open_backup(devices: &Devices) -> butterfs_volume::Result<Opened> {
+fn open_backup(devices: &Devices) -> butterfs_volume::Result<Volume> {
     let Some(device) = devices.first() else { return open_degraded(Devices::new()) };
     let open = |old: Superblock| {
         let own = |device: &dyn BlockDevice| {
@@ -100,11 +98,11 @@ fn open_backup(devices: &Devices) -> butterfs_volume::Result<Opened> {
             shown.dev_item = superblock_copy(device, 0)?.dev_item;
             Ok(shown)
         };
-        let opened = open_with(devices, own).ok()?;
-        opened.volume.read_block(&Expected::at(old.root())).is_ok().then_some(opened)
+        let volume = open_with(devices, own).ok()?;
+        volume.read_block(&Expected::at(old.root())).is_ok().then_some(volume)
     };
-    match backup_roots(&superblock_copy(&**device, 0)?).into_iter().find_map(open) {
-        Some(opened) => Ok(opened),
+    match superblock_copy(&**device, 0)?.backups().into_iter().find_map(open) {
+        Some(volume) => Ok(volume),
         None => open_degraded(devices.clone()),
     }
 }
@@ -113,7 +111,7 @@ fn open_backup(devices: &Devices) -> butterfs_volume::Result<Opened> {
 fn open_with(
     devices: &Devices,
     superblock: impl Fn(&dyn BlockDevice) -> butterfs_volume::Result<Superblock>,
-) -> butterfs_volume::Result<Opened> {
+) -> butterfs_volume::Result<Volume> {
     let show = |device: &Arc<dyn BlockDevice>| Ok(with_superblock(device.clone(), &superblock(&**device)?));
     let shown = devices.iter().map(show).collect::<butterfs_volume::Result<Devices>>()?;
     open_degraded(shown)

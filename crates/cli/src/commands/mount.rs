@@ -19,19 +19,21 @@ use butterfs_fuse::mount::{Mount, MountEntry, MountOptions, MountPoint, MountSou
 use butterfs_fuse::session::{Session, SessionOptions};
 use butterfs_fuse::stop::SignalStop;
 use butterfs_os::signal::TerminationSignals;
-use butterfs_volume::{FileDevice, OpenMode, Volume};
+use butterfs_volume::{OpenMode, Volume};
 
 use crate::failure::{self, Failure, Result};
 use crate::logging::{self, Destination};
 use crate::mount_options::{Options, Unknown};
-use crate::{exit, run_dir};
+use crate::{devices, exit, run_dir};
 
 /// More workers than this wait for each other.
 const MOST_THREADS: usize = 8;
 
 /// What `mount` is told.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Options for -o:
+#[command(
+    override_usage = "butterfs mount [OPTIONS] <IMAGE>... <DIRECTORY>",
+    after_help = "Options for -o:
   ro, rw                 read only, or read and write (the default)
   subvol=PATH            show this subvolume
   subvolid=N             show the subvolume with this number
@@ -42,16 +44,25 @@ const MOST_THREADS: usize = 8;
                          thread; opening a file costs more
   notreelog              commit on every fsync, without a log tree
   nologreplay            with ro: ignore a log tree that was not replayed
-                         (also: rescue=nologreplay, norecovery)
+                         (also: norecovery)
+  device=PATH            another device of the filesystem, or a directory to
+                         look for its devices in; may be given more than once
+  degraded               with ro: without devices that are missing
+  rescue=WORDS           with ro: words separated by colons, of usebackuproot,
+                         nologreplay, ignorebadroots, ignoredatacsums,
+                         ignoremetacsums, ignoresuperflags, all (but the first)
+  generation=N           with ro: what that commit left, as far as it is there
   allow_other            let other users in (always, for root)
   relatime, noatime, strictatime, nodiratime, nosuid, nodev, noexec and their
                          opposites, as mount(8)
-  plain_fuse             as root: without a loop device; sync does not wait")]
+  plain_fuse             as root: without a loop device; sync does not wait"
+)]
 pub struct Arguments {
-    /// An image file or a block device.
+    /// An image file or a block device; of a filesystem on several devices, any number of them.
     image: PathBuf,
     /// Where to mount it.
-    directory: PathBuf,
+    #[arg(required = true, value_name = "DIRECTORY")]
+    rest: Vec<PathBuf>,
     /// Options, separated by commas.
     #[arg(short, long, value_name = "LIST")]
     options: Vec<String>,
@@ -72,6 +83,8 @@ pub struct Arguments {
 /// What to do, understood.
 struct Plan<'a> {
     image: &'a Path,
+    /// The image, and what else was named.
+    named: Vec<PathBuf>,
     directory: &'a Path,
     options: Options,
     /// As the user gave them.
@@ -102,9 +115,13 @@ fn plan(arguments: &Arguments) -> Result<Plan<'_>> {
     let unknown = if arguments.sloppy { Unknown::Ignore } else { Unknown::Refuse };
     let options = Options::parse(&arguments.options, unknown).map_err(|text| Failure::new(exit::USAGE, text))?;
     let log = arguments.log.as_deref().map(open_log).transpose()?;
-    let (image, directory) = (arguments.image.as_path(), arguments.directory.as_path());
+    let image = arguments.image.as_path();
+    let Some((directory, images)) = arguments.rest.split_last() else {
+        return Err(Failure::new(exit::USAGE, "name a directory to mount on"));
+    };
+    let named = std::iter::once(&arguments.image).chain(images).chain(&options.devices).cloned().collect();
     let shown_options = arguments.options.join(",");
-    Ok(Plan { image, directory, options, shown_options, verbose: arguments.verbose, log })
+    Ok(Plan { image, named, directory, options, shown_options, verbose: arguments.verbose, log })
 }
 
 fn open_log(path: &Path) -> Result<File> {
@@ -194,16 +211,25 @@ fn check_directory(directory: &Path) -> Result<PathBuf> {
 
 /// Opens the filesystem. The device is locked from now on.
 fn open(plan: &Plan<'_>) -> Result<Filesystem> {
-    let failed = |error: butterfs_volume::Error| failure::volume(exit::FAILED, plan.image, &error);
-    let (device, mode) = match plan.options.access {
-        Access::ReadOnly => (FileDevice::open_read_only(plan.image).map_err(failed)?, OpenMode::ReadOnly),
-        Access::ReadWrite => (FileDevice::open_read_write(plan.image).map_err(failed)?, OpenMode::ReadWrite),
+    let failed = |path: &Path, error: butterfs_volume::Error| failure::volume(exit::FAILED, path, &error);
+    let mode = match plan.options.access {
+        Access::ReadOnly => OpenMode::ReadOnly,
+        Access::ReadWrite => OpenMode::ReadWrite,
     };
-    let volume = Volume::open(vec![Arc::new(device)], mode).map_err(failed)?;
+    let paths = devices::resolve(&plan.named).map_err(|error| failed(plan.image, error))?;
+    let devices = devices::open(&paths, mode).map_err(|(path, error)| failed(&path, error))?;
+    let how = butterfs_volume::OpenOptions {
+        mode,
+        missing: plan.options.missing,
+        block_checksums: plan.options.rescue.block_checksums(),
+    };
+    let volume = Volume::open_with(devices, &how).map_err(|error| failed(plan.image, error))?;
     let mut options = filesystem::OpenOptions {
         access: plan.options.access,
         subvolume: plan.options.subvolume.clone(),
         log_tree: plan.options.log_tree,
+        rescue: plan.options.rescue,
+        generation: plan.options.generation,
         fsync: plan.options.fsync,
         access_times: plan.options.access_times,
         ..Default::default()

@@ -19,7 +19,7 @@ use super::extents::{DataExtent, InlineExtent, MappedExtent, MappedKind, corrupt
 use super::sectors::{cover, intersect, len, lock, lock_shared, require_alive, sector_size};
 use crate::dir::path;
 use crate::error::{Error, Result};
-use crate::inode::{Inode, InodeId, Shared};
+use crate::inode::{BadData, Inode, InodeId, Shared};
 use crate::tx::Transaction;
 
 /// Reads into `buf` from `offset` on; gives how many bytes, fewer only at the file's end.
@@ -106,7 +106,14 @@ impl Below<'_> {
         if self.flags.contains(InodeFlags::NODATASUM) {
             return Ok(Source { extent, checksums: None });
         }
-        let found = tx.checksums(at, len)?;
+        let give = self.shared.options.bad_data == BadData::Give;
+        let found = match tx.checksums(at, len) {
+            Err(_) if give => return Ok(Source { extent, checksums: None }),
+            found => found?,
+        };
+        if give && found.contains(&None) {
+            return Ok(Source { extent, checksums: None });
+        }
         let mut checksums = Vec::with_capacity(found.len());
         for (index, checksum) in found.into_iter().enumerate() {
             let missing = || {
@@ -186,7 +193,27 @@ impl Below<'_> {
                 .get(sector)
                 .is_some_and(|sum| csum_type.compute(bytes)[..csum_type.size()] == sum[..csum_type.size()])
         };
-        volume.read_verified(at, target, &good)
+        match volume.read_verified(at, target, &good) {
+            Err(_) if self.shared.options.bad_data == BadData::Give => self.read_as_it_is(at, target, &good),
+            result => result,
+        }
+    }
+
+    /// Reads sectors that are right where there is a copy of which that is true, and others as they are.
+    fn read_as_it_is(
+        &self,
+        at: Logical,
+        target: &mut [u8],
+        good: &dyn Fn(usize, &[u8]) -> bool,
+    ) -> std::result::Result<(), butterfs_volume::Error> {
+        let volume = self.shared.gate.volume();
+        for (number, sector) in target.chunks_mut(self.sector as usize).enumerate() {
+            let at = Logical(at.0 + number as u64 * self.sector);
+            if volume.read_verified(at, sector, &|_, bytes| good(number, bytes)).is_err() {
+                volume.read(at, sector)?;
+            }
+        }
+        Ok(())
     }
 
     /// Says that bytes which are right by their checksum make no sense.

@@ -6,7 +6,8 @@ use butterfs_format::superblock::{
     SUPER_FLAG_METADUMP, SUPER_FLAG_METADUMP_V2, SUPER_FLAG_SEEDING,
 };
 
-use super::open::Access;
+use super::open::{Access, OpenOptions};
+use super::rescue::Rescue;
 use crate::error::{Error, Result};
 
 /// Features that can be written.
@@ -30,19 +31,24 @@ const READABLE: Incompat = WRITABLE
 const WRITABLE_COMPAT_RO: CompatRo =
     CompatRo::FREE_SPACE_TREE.union(CompatRo::FREE_SPACE_TREE_VALID).union(CompatRo::BLOCK_GROUP_TREE);
 
-/// What stands in the way of writing, and the first of them of reading, too.
+/// What stands in the way of writing, and the first of them of reading, too: half of the blocks may be
+/// changed. (Where only the UUID that users see is changed, blocks stay as they are.)
 const FLAGS: [(u64, &str); 6] = [
     (SUPER_FLAG_CHANGING_FSID, "a change of its fsid was interrupted (finish it with btrfstune)"),
-    (SUPER_FLAG_CHANGING_FSID_V2, "a change of its fsid was interrupted (finish it with btrfstune)"),
     (SUPER_FLAG_CHANGING_BG_TREE, "a conversion of its block groups was interrupted (finish it with btrfstune)"),
+    (SUPER_FLAG_CHANGING_FSID_V2, "a change of its fsid was interrupted (finish it with btrfstune; reading only)"),
     (SUPER_FLAG_SEEDING, "it is a seed device (reading only)"),
     (SUPER_FLAG_METADUMP, "it is a metadata dump of btrfs-image, without data (reading only)"),
     (SUPER_FLAG_METADUMP_V2, "it is a metadata dump of btrfs-image, without data (reading only)"),
 ];
-const READING_FLAGS: usize = 3;
+const READING_FLAGS: usize = 2;
 
 /// Fails, by name, if the filesystem cannot be used in this way.
-pub fn check(sb: &Superblock, access: Access) -> Result<()> {
+pub fn check(sb: &Superblock, options: &OpenOptions) -> Result<()> {
+    let access = options.access;
+    if access == Access::ReadWrite && (!options.rescue.is_empty() || options.generation.is_some()) {
+        return Err(Error::Invalid("rescue options and older generations are for reading only"));
+    }
     let known = if access == Access::ReadWrite { WRITABLE } else { READABLE };
     let foreign = sb.incompat().difference(known);
     if !foreign.is_empty() {
@@ -53,11 +59,17 @@ pub fn check(sb: &Superblock, access: Access) -> Result<()> {
     }
     let flags: &[_] = if access == Access::ReadWrite { &FLAGS } else { &FLAGS[..READING_FLAGS] };
     for (flag, problem) in flags {
-        if sb.flags.get() & flag != 0 {
+        if sb.flags.get() & flag != 0 && !options.rescue.contains(Rescue::IGNORE_SUPER_FLAGS) {
             return refuse((*problem).into());
         }
     }
-    if access == Access::ReadWrite { check_compat_ro(sb.compat_ro()) } else { Ok(()) }
+    if access == Access::ReadOnly {
+        return Ok(());
+    }
+    if sb.num_devices.get() > 1 {
+        return refuse("writing to a filesystem on several devices (reading only)".into());
+    }
+    check_compat_ro(sb.compat_ro())
 }
 
 fn check_compat_ro(bits: CompatRo) -> Result<()> {
@@ -97,6 +109,10 @@ mod tests {
         sb
     }
 
+    fn check(sb: &Superblock, access: Access) -> Result<()> {
+        super::check(sb, &OpenOptions { access, ..OpenOptions::default() })
+    }
+
     fn error(sb: &Superblock, access: Access) -> String {
         check(sb, access).unwrap_err().to_string()
     }
@@ -128,5 +144,18 @@ mod tests {
         assert!(check(&sb, Access::ReadOnly).is_ok());
         sb.flags = SUPER_FLAG_CHANGING_BG_TREE.into();
         assert!(error(&sb, Access::ReadOnly).contains("interrupted"));
+        let rescue = OpenOptions { rescue: Rescue::IGNORE_SUPER_FLAGS, ..OpenOptions::default() };
+        assert!(super::check(&sb, &OpenOptions { access: Access::ReadOnly, ..rescue.clone() }).is_ok());
+        assert!(matches!(super::check(&sb, &rescue), Err(Error::Invalid(_))));
+        sb.flags = SUPER_FLAG_CHANGING_FSID_V2.into();
+        assert!(check(&sb, Access::ReadOnly).is_ok());
+    }
+
+    #[test]
+    fn several_devices_are_for_reading() {
+        let mut sb = superblock(WRITABLE, WRITABLE_COMPAT_RO);
+        sb.num_devices = 2.into();
+        assert!(error(&sb, Access::ReadWrite).contains("several devices"));
+        assert!(check(&sb, Access::ReadOnly).is_ok());
     }
 }

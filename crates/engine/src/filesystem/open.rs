@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex};
 use butterfs_format::ids::objectid;
 use butterfs_format::items::FileType;
 use butterfs_format::superblock::CompatRo;
-use butterfs_format::{Corruption, ItemType, Key, TreeId};
+use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
-use super::{AccessTimeRule, AccessTimes, Filesystem, features};
+use super::{AccessTimeRule, AccessTimes, Filesystem, Rescue, features, old_root};
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::file::{DirtyBudget, FileData, WriteErrors};
 use crate::inode::cache::InodeCache;
-use crate::inode::{InodeId, Options, Shared, scan};
+use crate::inode::{BadData, InodeId, Options, Shared, scan};
 use crate::replay;
 pub use crate::subvolume::root::Access;
 use crate::subvolume::{Subvolumes, root};
@@ -59,6 +59,10 @@ pub struct OpenOptions {
     pub subvolume: SubvolumeChoice,
     /// What to do about a log tree.
     pub log_tree: LogTree,
+    /// What may be left aside to read a damaged filesystem.
+    pub rescue: Rescue,
+    /// Which commit is shown, in place of the last one; for reading only.
+    pub generation: Option<Generation>,
     /// How fsync makes an inode durable.
     pub fsync: Fsync,
     /// When reading changes access times.
@@ -79,6 +83,8 @@ impl Default for OpenOptions {
             access: Access::ReadWrite,
             subvolume: SubvolumeChoice::Default,
             log_tree: LogTree::Replay,
+            rescue: Rescue::empty(),
+            generation: None,
             fsync: Fsync::Log,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             max_inline: 2048,
@@ -92,22 +98,30 @@ impl Default for OpenOptions {
 impl Filesystem {
     /// Opens the filesystem of a volume.
     pub fn open(volume: Volume, options: OpenOptions, environment: Box<dyn Environment>) -> Result<Self> {
-        let sb = volume.superblock();
-        features::check(&sb, options.access)?;
+        features::check(&volume.superblock(), &options)?;
         let settings = GateSettings { read_only: options.access == Access::ReadOnly, cache_bytes: options.cache_bytes };
         let environment: Arc<dyn Environment> = environment.into();
-        let gate = Gate::open(Arc::new(volume), settings)?.with_clock(Arc::clone(&environment));
+        let (gate, sb) = old_root::open(&Arc::new(volume), &options, settings)?;
+        let gate = gate.with_clock(Arc::clone(&environment));
         if sb.log_root.get() != 0 {
             replay(&gate, &options)?;
         }
         if options.access == Access::ReadWrite {
             gate.view(|tx| check_trees(tx, sb.compat_ro()))?;
         }
+        match gate.view(Transaction::load_device_stats) {
+            Err(error) if options.access == Access::ReadOnly => tracing::warn!(%error, "device statistics are lost"),
+            result => result?,
+        }
         let root = InodeId::top_of(gate.view(|tx| choose(tx, &options.subvolume))?);
         let budget = Arc::new(DirtyBudget::default());
         let counted = Arc::clone(&budget);
         let new_data = Box::new(move || FileData::new(Arc::clone(&counted)));
-        let chosen = Options { max_inline: options.max_inline, dirty_limit: options.dirty_limit };
+        let chosen = Options {
+            max_inline: options.max_inline,
+            dirty_limit: options.dirty_limit,
+            bad_data: if options.rescue.contains(Rescue::IGNORE_DATA_CSUMS) { BadData::Give } else { BadData::Refuse },
+        };
         let filesystem = Self {
             shared: Shared {
                 gate,
@@ -156,7 +170,8 @@ fn in_log(error: Error) -> Error {
 }
 
 fn replay(gate: &Gate, options: &OpenOptions) -> Result<()> {
-    match (options.log_tree, options.access) {
+    let log_tree = if options.rescue.contains(Rescue::NO_LOG_REPLAY) { LogTree::Ignore } else { options.log_tree };
+    match (log_tree, options.access) {
         (LogTree::Ignore, Access::ReadOnly) => return Ok(()),
         (LogTree::Ignore, Access::ReadWrite) => {
             return Err(Error::Invalid("a log tree can be ignored only where nothing is written"));

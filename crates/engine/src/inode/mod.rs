@@ -53,6 +53,17 @@ pub struct Options {
     pub max_inline: u64,
     /// Dirty data in memory over all files before writers are made to write back, in bytes.
     pub dirty_limit: u64,
+    /// What is done with data that no copy has right.
+    pub bad_data: BadData,
+}
+
+/// What is done with data whose checksum no copy has, or that has none though it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadData {
+    /// It is an error.
+    Refuse,
+    /// It is given out as it is (`rescue=ignoredatacsums`).
+    Give,
 }
 
 /// An inode that somebody uses.

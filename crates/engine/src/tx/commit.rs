@@ -33,13 +33,17 @@ impl Transaction {
     /// Whether there is nothing to commit. Groups that the last commit emptied wait for one more,
     /// since their space is free only after it.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_empty() && self.refs.is_empty() && !self.has_removable_group()
+        self.dirty.is_empty()
+            && self.refs.is_empty()
+            && !self.has_removable_group()
+            && !self.volume.device_stats_changed()
     }
 
     /// Settles everything, hands out the generation's blocks, and opens the next generation.
     pub(super) fn freeze(&mut self) -> Result<Frozen> {
         self.drop_log();
         self.remove_empty_groups()?;
+        self.write_device_stats()?;
         self.settle()?;
         self.update_superblock()?;
         let frozen = Frozen {

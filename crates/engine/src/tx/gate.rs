@@ -11,13 +11,14 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use butterfs_format::Superblock;
 use butterfs_format::items::Timespec;
 use butterfs_volume::Volume;
 
 use super::promises::{DataReservation, Need, SpaceUsage, Wanted};
 use super::stopped::{Listeners, Stopped};
 use super::turn::Turns;
-use super::{LogTicket, Transaction, WhyCommit};
+use super::{BadGroups, LogTicket, Transaction, WhyCommit};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 
@@ -70,9 +71,20 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Opens the filesystem of a volume.
+    /// Opens the filesystem of a volume, as the last commit left it.
     pub fn open(volume: Arc<Volume>, settings: GateSettings) -> Result<Self> {
-        let tx = Transaction::open(volume.clone(), settings.cache_bytes)?;
+        let superblock = volume.superblock();
+        Self::open_at(volume, settings, &superblock, BadGroups::Refuse)
+    }
+
+    /// Opens the filesystem of a volume as this superblock describes it.
+    pub fn open_at(
+        volume: Arc<Volume>,
+        settings: GateSettings,
+        superblock: &Superblock,
+        bad_groups: BadGroups,
+    ) -> Result<Self> {
+        let tx = Transaction::open(volume.clone(), settings.cache_bytes, superblock, bad_groups)?;
         Ok(Self::around(volume, tx, settings))
     }
 
@@ -181,7 +193,8 @@ impl Gate {
         }
         self.commit_entered(tx)?;
         // What was set aside is free again.
-        *self.trees.write() = Transaction::open(self.volume.clone(), self.cache_bytes)?;
+        let (volume, superblock) = (self.volume.clone(), self.volume.superblock());
+        *self.trees.write() = Transaction::open(volume, self.cache_bytes, &superblock, BadGroups::Refuse)?;
         Ok(result)
     }
 

@@ -8,22 +8,43 @@ use super::Transaction;
 use crate::error::{Error, Result};
 use crate::space::{BlockGroup, FreeRanges};
 
+/// What to do about a chunk whose block group cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadGroups {
+    /// The filesystem does not open.
+    Refuse,
+    /// It counts as full: nothing is to be written.
+    TakeAsFull,
+}
+
 impl Transaction {
     /// Reads the block group of every chunk.
-    pub(super) fn load_block_groups(&mut self) -> Result<()> {
+    pub(super) fn load_block_groups(&mut self, bad: BadGroups) -> Result<()> {
         for (start, chunk) in self.volume.chunks() {
-            let key = Key::new(start.0, ItemType::BLOCK_GROUP_ITEM, chunk.length());
-            let tree = self.block_group_tree();
-            let missing = || Corruption::new(format!("chunk {start}"), format!("it has no block group {key}"));
-            let data = self.get(tree, &key)?.ok_or_else(missing)?;
-            let item = BlockGroupItem::read_from_bytes(&data).map_err(|_| missing())?;
-            if item.flags() != chunk.flags() {
-                let problem = format!("block group is {}, chunk is {}", item.flags(), chunk.flags());
-                return Err(Corruption::new(format!("block group {start}"), problem).into());
-            }
-            self.space.add(self.block_group(start, &chunk, item.used.get()));
+            let used = match (self.used_of(start, &chunk), bad) {
+                (Ok(used), _) => used,
+                (Err(error), BadGroups::Refuse) => return Err(error),
+                (Err(error), BadGroups::TakeAsFull) => {
+                    tracing::warn!(%error, "taking a block group as full");
+                    chunk.length()
+                }
+            };
+            self.space.add(self.block_group(start, &chunk, used));
         }
         Ok(())
+    }
+
+    /// How much of a chunk its block group says is used.
+    fn used_of(&self, start: Logical, chunk: &Chunk) -> Result<u64> {
+        let key = Key::new(start.0, ItemType::BLOCK_GROUP_ITEM, chunk.length());
+        let missing = || Corruption::new(format!("chunk {start}"), format!("it has no block group {key}"));
+        let data = self.get(self.block_group_tree(), &key)?.ok_or_else(missing)?;
+        let item = BlockGroupItem::read_from_bytes(&data).map_err(|_| missing())?;
+        if item.flags() != chunk.flags() {
+            let problem = format!("block group is {}, chunk is {}", item.flags(), chunk.flags());
+            return Err(Corruption::new(format!("block group {start}"), problem).into());
+        }
+        Ok(item.used.get())
     }
 
     pub(super) fn block_group(&self, start: Logical, chunk: &Chunk, used: u64) -> BlockGroup {

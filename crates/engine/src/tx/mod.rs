@@ -12,6 +12,7 @@ mod checksums;
 mod chunks;
 mod commit;
 mod delayed;
+mod device_stats;
 mod drop;
 mod extent_tree;
 mod free_space_tree;
@@ -34,6 +35,7 @@ mod why_commit;
 
 pub use crate::space::Totals;
 pub use gate::{Gate, GateSettings, Loggable};
+pub use groups::BadGroups;
 pub use log::{LogTicket, LogWriter};
 pub use make::make;
 pub use make_options::{MIN_SIZE, MakeOptions};

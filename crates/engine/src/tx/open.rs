@@ -6,9 +6,9 @@ use std::sync::{Arc, RwLock};
 use butterfs_format::{Generation, Logical, Superblock, TreeId};
 use butterfs_volume::Volume;
 
-use super::Transaction;
 use super::delayed::DelayedRefs;
 use super::log::Log;
+use super::{BadGroups, Transaction};
 use crate::error::Result;
 use crate::space::{Promised, SpaceMap};
 use crate::tree::cache::BlockCache;
@@ -41,14 +41,20 @@ impl Transaction {
         }
     }
 
-    /// The transaction after the volume's last commit.
-    pub(super) fn open(volume: Arc<Volume>, cache_bytes: usize) -> Result<Self> {
-        let sb = volume.superblock();
-        let mut tx = Self::empty(volume, sb, cache_bytes);
+    /// The transaction after the commit that this superblock is of.
+    pub(super) fn open(
+        volume: Arc<Volume>,
+        cache_bytes: usize,
+        sb: &Superblock,
+        bad_groups: BadGroups,
+    ) -> Result<Self> {
+        let mut tx = Self::empty(volume, *sb, cache_bytes);
         tx.enter_root(TreeId::ROOT, sb.root(), sb.root_level, sb.generation());
-        let chunk_generation = Generation(sb.chunk_root_generation.get());
-        tx.enter_root(TreeId::CHUNK, Logical(sb.chunk_root.get()), sb.chunk_root_level, chunk_generation);
-        tx.load_block_groups()?;
+        // The volume has the chunks of the last commit, whatever the other trees are of.
+        let newest = tx.volume.superblock();
+        let chunk_generation = Generation(newest.chunk_root_generation.get());
+        tx.enter_root(TreeId::CHUNK, Logical(newest.chunk_root.get()), newest.chunk_root_level, chunk_generation);
+        tx.load_block_groups(bad_groups)?;
         Ok(tx)
     }
 }

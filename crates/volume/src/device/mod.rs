@@ -9,11 +9,13 @@
 
 mod file;
 mod memory;
+mod missing;
 
 use std::io;
 
 pub use file::FileDevice;
 pub use memory::MemDevice;
+pub(crate) use missing::{MissingDevice, is_absence};
 
 /// One device of a filesystem.
 pub trait BlockDevice: Send + Sync {

@@ -18,7 +18,7 @@ use butterfs_format::{Generation, ItemType, Key, Logical, Superblock, TreeBlock,
 use butterfs_volume::{BlockDevice, FileDevice, Volume};
 
 use super::report::warn;
-use crate::degraded::open_degraded;
+use crate::devices::open_degraded;
 use crate::exit;
 use crate::failure::{self, Result};
 
@@ -39,16 +39,15 @@ impl Image {
         let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
         let devices = paths.iter().map(|path| open_device(path)).collect::<Result<Vec<_>>>()?;
         let bad: Vec<_> = devices.iter().filter_map(|device| superblock_copy(&**device, 0).err()).collect();
-        let opened = open_degraded(devices).map_err(|error| failure::volume(exit::USAGE, first, &error))?;
+        let volume = open_degraded(devices).map_err(|error| failure::volume(exit::USAGE, first, &error))?;
         for problem in bad {
             warn(format_args!("{problem}; another copy of the superblock is used"));
         }
-        for devid in &opened.absent {
-            warn(format_args!("device {devid} is missing"));
+        for device in volume.missing_devices() {
+            warn(format_args!("device {} is missing", device.devid));
         }
-        let superblock = opened.volume.superblock();
-        let geometry = opened.volume.geometry();
-        Ok(Self { volume: opened.volume, geometry, superblock, lost: Cell::new(0) })
+        let (superblock, geometry) = (volume.superblock(), volume.geometry());
+        Ok(Self { volume, geometry, superblock, lost: Cell::new(0) })
     }
 
     /// The devices.

@@ -41,6 +41,7 @@ impl MemoryTree {
             sectorsize: 4096,
             csum_type: ChecksumType::Crc32c,
             fsid: [7; 16],
+            seeds: Default::default(),
         };
         let expected = Expected {
             bytenr: ptr.bytenr,

@@ -1,0 +1,84 @@
+//! The devices that a command line names: files and block devices, and directories to look in for the
+//! others of the filesystem.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use butterfs_volume::{
+    BlockDevice, Error, FileDevice, Missing, OpenMode, OpenOptions, Result, Volume, find_missing, paths_in,
+    system_devices,
+};
+
+/// All devices that are meant: those named, then what the filesystem has besides them in the directories
+/// named and, if it is on a block device, in the system.
+///
+/// # Errors
+/// If a directory cannot be read, or if it cannot be told which of several copies is meant.
+pub fn resolve(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let (directories, mut paths): (Vec<&PathBuf>, Vec<PathBuf>) = split(named);
+    let mut candidates = Vec::new();
+    for directory in directories {
+        let failed = |source| Error::Device { name: directory.display().to_string(), devid: None, source };
+        candidates.extend(paths_in(directory).map_err(failed)?);
+    }
+    if paths.first().is_some_and(|path| is_block_device(path)) {
+        candidates.extend(system_devices());
+    }
+    if candidates.is_empty() {
+        return Ok(paths);
+    }
+    match find_missing(&paths, candidates) {
+        Ok(found) => paths.extend(found),
+        Err(error @ Error::Unsupported(_)) => return Err(error),
+        // What is wrong with the named ones is told when they are opened.
+        Err(_) => {}
+    }
+    Ok(paths)
+}
+
+/// Directories; and all else, each once. The first is always meant to be a device.
+fn split(named: &[PathBuf]) -> (Vec<&PathBuf>, Vec<PathBuf>) {
+    let (first, others) = named.split_at(named.len().min(1));
+    let (directories, files): (Vec<_>, Vec<_>) = others.iter().partition(|path| path.is_dir());
+    let mut paths: Vec<PathBuf> = first.to_vec();
+    for path in files {
+        let same = |other: &PathBuf| other == path || same_file(other, path);
+        if !paths.iter().any(same) {
+            paths.push(path.clone());
+        }
+    }
+    (directories, paths)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn is_block_device(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.file_type().is_block_device())
+}
+
+/// Opens the devices, and so locks them.
+///
+/// # Errors
+/// The first that fails, with its path.
+pub fn open(paths: &[PathBuf], mode: OpenMode) -> std::result::Result<Vec<Arc<dyn BlockDevice>>, (PathBuf, Error)> {
+    let open = |path: &PathBuf| -> std::result::Result<Arc<dyn BlockDevice>, (PathBuf, Error)> {
+        let device = match mode {
+            OpenMode::ReadOnly => FileDevice::open_read_only(path),
+            OpenMode::ReadWrite => FileDevice::open_read_write(path),
+        };
+        Ok(Arc::new(device.map_err(|error| (path.clone(), error))?))
+    };
+    paths.iter().map(open).collect()
+}
+
+/// Opens a filesystem for reading, without devices that are missing.
+///
+/// # Errors
+/// As [`Volume::open_with`].
+pub fn open_degraded(devices: Vec<Arc<dyn BlockDevice>>) -> Result<Volume> {
+    let accept = OpenOptions { missing: Missing::Accept, ..OpenOptions::new(OpenMode::ReadOnly) };
+    Volume::open_with(devices, &accept)
+}

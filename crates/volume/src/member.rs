@@ -1,0 +1,130 @@
+//! A device and its place in a filesystem.
+//!
+//! # Invariants
+//! * Each request that fails is counted, but for those to a missing device.
+//!
+//! # Locking
+//! `seen` is held while the device's superblocks are read or written, so that a check never meets a
+//! half-done update; `item` for a look only.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use butterfs_format::DevId;
+use butterfs_format::items::DevItem;
+
+use crate::device::{BlockDevice, MissingDevice};
+use crate::error::{DeviceId, Error, Result};
+use crate::stats::{Counters, Fault};
+
+/// What was last seen or written where a member's primary superblock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nothing was looked at: a filesystem is being made, or the device is missing.
+    Unknown,
+    /// There was no valid superblock.
+    Invalid,
+    /// A superblock with this generation and checksum.
+    Valid { generation: u64, csum: [u8; 32] },
+}
+
+/// What a device is to the filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// One of its devices, up to date.
+    Current,
+    /// One of its devices that missed the last commits: what it holds may be old.
+    Behind,
+    /// A device of the filesystem that this one grew from; never written.
+    Seed,
+    /// One that is not there.
+    Missing,
+}
+
+/// A device and its place in the filesystem.
+pub(crate) struct Member {
+    pub device: Arc<dyn BlockDevice>,
+    pub id: DeviceId,
+    pub role: Role,
+    pub item: RwLock<DevItem>,
+    pub seen: Mutex<Seen>,
+    pub counters: Counters,
+}
+
+impl Member {
+    pub fn new(device: Arc<dyn BlockDevice>, item: DevItem, role: Role, seen: Seen) -> Self {
+        let id = DeviceId { devid: DevId(item.devid.get()), uuid: item.uuid };
+        Self { device, id, role, item: RwLock::new(item), seen: Mutex::new(seen), counters: Counters::default() }
+    }
+
+    /// A member for a device that is not there.
+    pub fn missing(item: DevItem) -> Self {
+        let device = MissingDevice { name: format!("device {}", item.devid) };
+        Self::new(Arc::new(device), item, Role::Missing, Seen::Unknown)
+    }
+
+    pub fn devid(&self) -> DevId {
+        self.id.devid
+    }
+
+    pub fn item(&self) -> DevItem {
+        *self.item.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_item(&self, item: DevItem) {
+        *self.item.write().unwrap_or_else(PoisonError::into_inner) = item;
+    }
+
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the filesystem writes to it.
+    pub fn is_written(&self) -> bool {
+        matches!(self.role, Role::Current | Role::Behind)
+    }
+
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.device.read_at(offset, buf).map_err(|source| self.failed(Fault::Read, source))
+    }
+
+    pub fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        self.device.write_at(offset, buf).map_err(|source| self.failed(Fault::Write, source))
+    }
+
+    pub fn write_batch(&self, writes: &[(u64, &[u8])]) -> Result<()> {
+        let failed = |source| self.failed(Fault::Write, while_doing(&span(writes), &source));
+        self.device.write_batch(writes).map_err(failed)
+    }
+
+    pub fn flush(&self) -> Result<()> {
+        self.device.flush().map_err(|source| self.failed(Fault::Flush, while_doing("flush", &source)))
+    }
+
+    fn failed(&self, fault: Fault, source: std::io::Error) -> Error {
+        if self.role != Role::Missing {
+            self.counters.note(fault);
+        }
+        self.error(source)
+    }
+
+    pub fn error(&self, source: std::io::Error) -> Error {
+        // The name of a missing device is its number.
+        let devid = (self.role != Role::Missing).then_some(self.id.devid);
+        Error::Device { name: self.device.name(), devid, source }
+    }
+}
+
+/// The error with what was being done, and where on the device.
+fn while_doing(action: &str, source: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(source.kind(), format!("{action}: {source}"))
+}
+
+/// What a batch writes, for messages.
+fn span(batch: &[(u64, &[u8])]) -> String {
+    let start = batch.first().map_or(0, |(offset, _)| *offset);
+    let end = batch.last().map_or(0, |(offset, bytes)| offset + bytes.len() as u64);
+    match batch.len() {
+        1 => format!("write of {} bytes at offset {start}", end - start),
+        parts => format!("write in {parts} parts from offset {start} to {end}"),
+    }
+}

@@ -1,0 +1,220 @@
+//! RAID5 and RAID6: every loss that they survive, judged by bytes that the test laid out by itself.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::sync::Arc;
+
+use butterfs_format::Logical;
+use butterfs_format::items::BlockGroupFlags as F;
+use butterfs_volume::{BlockDevice, Error, MemDevice, Missing, OpenMode, OpenOptions, Volume};
+use common::*;
+
+const STRIPE: usize = 65536;
+const SECTOR: usize = 4096;
+const ROWS: usize = 9;
+
+/// A filesystem whose data chunk is full of a pattern.
+struct Array {
+    devices: Vec<Arc<MemDevice>>,
+    want: Vec<u8>,
+    columns: usize,
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Twice a byte in the field of the parity.
+fn double(byte: u8) -> u8 {
+    let wide = u16::from(byte) << 1;
+    (if wide > 255 { wide ^ 0x11d } else { wide }) as u8
+}
+
+impl Array {
+    fn new(profile: F, devices: usize) -> Self {
+        let parity = if profile == F::RAID5 { 1 } else { 2 };
+        let columns = devices - parity;
+        let stripes: Vec<_> = (1..=devices as u64).map(|devid| (devid, 80 << 20)).collect();
+        let length = (ROWS * columns * STRIPE) as u64;
+        let devices = Image::with_devices(devices as u64, chunk(F::DATA | profile, length, &stripes)).build();
+        let array = Self { devices, want: pattern(length as usize), columns };
+        for (row, bytes) in array.want.chunks(columns * STRIPE).enumerate() {
+            array.put_row(row, bytes, parity);
+        }
+        array
+    }
+
+    fn put_row(&self, row: usize, bytes: &[u8], parity: usize) {
+        let (mut p, mut q) = (vec![0; STRIPE], vec![0; STRIPE]);
+        for stripe in bytes.chunks(STRIPE).rev() {
+            for at in 0..STRIPE {
+                p[at] ^= stripe[at];
+                q[at] = double(q[at]) ^ stripe[at];
+            }
+        }
+        let parts = bytes.chunks(STRIPE).chain([&p[..], &q[..]]).take(self.columns + parity);
+        for (place, part) in parts.enumerate() {
+            self.device(row, place).write_at(Self::physical(row), part).unwrap();
+        }
+    }
+
+    fn device(&self, row: usize, place: usize) -> &MemDevice {
+        &self.devices[(row + place) % self.devices.len()]
+    }
+
+    fn physical(row: usize) -> u64 {
+        (80 << 20) + (row * STRIPE) as u64
+    }
+
+    /// Opens without some devices.
+    fn open_without(&self, missing: &[usize]) -> Volume {
+        let there = self.devices.iter().enumerate().filter(|(index, _)| !missing.contains(index));
+        let there = there.map(|(_, device)| Arc::clone(device) as Arc<dyn BlockDevice>).collect();
+        let options = OpenOptions { missing: Missing::Accept, ..OpenOptions::new(OpenMode::ReadOnly) };
+        Volume::open_with(there, &options).unwrap()
+    }
+
+    /// What a verified read of everything gives.
+    fn read(&self, volume: &Volume) -> (Vec<u8>, Result<(), Error>) {
+        let mut buf = vec![0; self.want.len()];
+        let good = |index: usize, bytes: &[u8]| bytes == &self.want[index * SECTOR..][..bytes.len()];
+        let result = volume.read_verified(Logical(DATA), &mut buf, &good);
+        (buf, result)
+    }
+
+    #[track_caller]
+    fn assert_reads(&self, volume: &Volume, what: &str) {
+        let (bytes, result) = self.read(volume);
+        result.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(bytes == self.want, "{what}");
+    }
+}
+
+/// Each set of up to `most` of `count` things.
+fn sets(count: usize, most: usize) -> Vec<Vec<usize>> {
+    (0..1usize << count)
+        .map(|bits| (0..count).filter(|index| bits >> index & 1 != 0).collect::<Vec<_>>())
+        .filter(|set| set.len() <= most)
+        .collect()
+}
+
+/// The metadata of these images is on devices 1 and 2, so one of them must stay.
+fn can_open(missing: &[usize]) -> bool {
+    !(missing.contains(&0) && missing.contains(&1))
+}
+
+const SHAPES: [(F, usize, usize); 6] =
+    [(F::RAID5, 2, 1), (F::RAID5, 3, 1), (F::RAID5, 5, 1), (F::RAID6, 3, 2), (F::RAID6, 4, 2), (F::RAID6, 6, 2)];
+
+#[test]
+fn every_survivable_set_of_missing_devices_is_survived() {
+    for (profile, devices, survives) in SHAPES {
+        let array = Array::new(profile, devices);
+        for missing in sets(devices, survives).into_iter().filter(|set| can_open(set)) {
+            let volume = array.open_without(&missing);
+            let what = format!("{profile:?} on {devices} without {missing:?}");
+            array.assert_reads(&volume, &what);
+            // Without checksums, too.
+            let mut buf = vec![0; array.want.len()];
+            volume.read(Logical(DATA), &mut buf).unwrap();
+            assert!(buf == array.want, "{what}");
+        }
+    }
+}
+
+/// One device missing and another bad in places: RAID6 finds out which.
+#[test]
+fn bad_sectors_are_survived_with_a_device_missing() {
+    for devices in [3, 4, 6] {
+        let array = Array::new(F::RAID6, devices);
+        for bad in 0..devices {
+            let copy =
+                Array { devices: array.devices.iter().map(|d| Arc::new(d.snapshot())).collect(), ..clone(&array) };
+            for row in 0..ROWS {
+                let at = Array::physical(row) + (row * 2 * SECTOR) as u64;
+                copy.devices[bad].write_at(at, &[0x55; 2 * SECTOR]).unwrap();
+            }
+            for missing in (0..devices).filter(|other| *other != bad) {
+                copy.assert_reads(&copy.open_without(&[missing]), &format!("{devices}: {bad} bad, {missing} missing"));
+            }
+        }
+    }
+}
+
+fn clone(array: &Array) -> Array {
+    Array { devices: array.devices.clone(), want: array.want.clone(), columns: array.columns }
+}
+
+/// Two bad stripes in each row: only RAID6 gets the data back; RAID5 loses exactly the data in them.
+#[test]
+fn two_bad_devices() {
+    for (profile, devices, survives) in SHAPES {
+        let array = Array::new(profile, devices);
+        let pairs = sets(devices, 2).into_iter().filter(|set| set.len() == 2);
+        for pair in pairs {
+            let copy =
+                Array { devices: array.devices.iter().map(|d| Arc::new(d.snapshot())).collect(), ..clone(&array) };
+            for row in 0..ROWS {
+                for bad in &pair {
+                    copy.devices[*bad].write_at(Array::physical(row) + 8192, &[0x55; SECTOR]).unwrap();
+                }
+            }
+            let (bytes, result) = copy.read(&copy.open_without(&[]));
+            if survives == 2 {
+                result.unwrap();
+                assert!(bytes == copy.want);
+                continue;
+            }
+            let error = result.unwrap_err();
+            assert!(matches!(error, Error::Corruption(_)), "{error}");
+            for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+                let (number, within) = (index * SECTOR / STRIPE, index * SECTOR % STRIPE);
+                let (row, column) = (number / copy.columns, number % copy.columns);
+                let hit = within == 8192 && pair.contains(&((row + column) % devices));
+                // RAID5 on two devices has no other data, and with both bad nothing is left either.
+                assert_eq!(sector == &copy.want[index * SECTOR..][..SECTOR], !hit, "{pair:?} sector {index}");
+            }
+        }
+    }
+}
+
+/// Repair writes the bad sectors and nothing else: devices are as they were before the damage.
+#[test]
+fn bad_sectors_are_repaired_and_parity_is_left_alone() {
+    for (profile, devices, _) in SHAPES {
+        let array = Array::new(profile, devices);
+        let volume = open(&array.devices, OpenMode::ReadWrite).unwrap();
+        let before: Vec<_> = array.devices.iter().map(|d| bytes_at(d, 80 << 20, ROWS * STRIPE)).collect();
+        for row in 0..ROWS {
+            let device = array.device(row, row % array.columns);
+            device.write_at(Array::physical(row) + 3 * SECTOR as u64, &[0xee; 3 * SECTOR]).unwrap();
+        }
+        array.assert_reads(&volume, "damaged");
+        for (device, before) in array.devices.iter().zip(&before) {
+            assert!(bytes_at(device, 80 << 20, ROWS * STRIPE) == *before, "{profile:?} on {devices}");
+        }
+        let counted: u64 = volume.device_stats().iter().map(|(_, stats)| stats.corruption_errors).sum();
+        assert_eq!(counted, 3 * ROWS as u64);
+    }
+}
+
+#[test]
+fn bad_parity_is_not_seen_and_not_written() {
+    let array = Array::new(F::RAID5, 3);
+    let volume = open(&array.devices, OpenMode::ReadWrite).unwrap();
+    array.device(0, 2).write_at(Array::physical(0), &[0; STRIPE]).unwrap();
+    array.assert_reads(&volume, "bad parity");
+    assert_eq!(bytes_at(array.device(0, 2), Array::physical(0), STRIPE), [0; STRIPE]);
+    assert!(matches!(volume.write(Logical(DATA), &[1; SECTOR]), Err(Error::Unsupported(_))));
+    volume.discard(Logical(DATA), STRIPE as u64);
+    array.assert_reads(&volume, "discarded");
+}
