@@ -273,19 +273,15 @@ fn hash_files(root: &Path, files: &[PathBuf]) -> Vec<(PathBuf, u64)> {
 }
 
 /// A hash of a file's content, by reading all of it, holes included; its last access is not changed.
-///
-/// A stretch of zeros is only counted, which makes the hash of a sparse file cheap but no less telling.
 pub fn hash_file(path: &Path) -> std::io::Result<u64> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOATIME;
-    hash_reader(&mut std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?))
+    hash_content(&mut std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
-/// The same hash of a content in memory.
-pub fn hash_bytes(mut bytes: &[u8]) -> u64 {
-    hash_reader(&mut bytes).expect("memory can be read")
-}
-
-fn hash_reader(reader: &mut impl Read) -> std::io::Result<u64> {
+/// The hash that [`hash_file`] gives for this content.
+///
+/// A stretch of zeros is only counted, which makes the hash of a sparse file cheap but no less telling.
+pub fn hash_content(reader: &mut impl Read) -> std::io::Result<u64> {
     static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
     let mut hasher = Xxh64::new(0);
     let mut buffer = vec![0_u8; ZEROS.len()];

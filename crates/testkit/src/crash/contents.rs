@@ -10,7 +10,7 @@ use butterfs_engine::filesystem::{Filesystem, Flow};
 use butterfs_engine::inode::InodeId;
 use butterfs_format::items::{FileType, Timespec};
 
-use crate::tree_compare::{Entry, Time, Tree, hash_bytes};
+use crate::tree_compare::{Entry, Time, Tree, hash_content};
 
 /// Everything below the top directory, with all contents; nested subvolumes too.
 pub fn tree(filesystem: &Filesystem) -> Result<Tree> {
@@ -74,7 +74,7 @@ impl Reader<'_> {
         let hash = match kind {
             'f' => {
                 let bytes = self.content(id, size)?;
-                let hash = hash_bytes(&bytes);
+                let hash = hash_content(&mut bytes.as_slice()).expect("memory can be read");
                 self.files.insert(path.to_string_lossy().into_owned(), bytes);
                 Some(hash)
             }
