@@ -52,10 +52,9 @@ pub fn check(sb: &Superblock, options: &OpenOptions) -> Result<()> {
     let known = if access == Access::ReadWrite { WRITABLE } else { READABLE };
     let foreign = sb.incompat().difference(known);
     if !foreign.is_empty() {
-        return refuse(format!(
-            "incompatible features {}",
-            names(foreign.iter_names(), (foreign - Incompat::all()).bits())
-        ));
+        let names = names(foreign.iter_names(), (foreign - Incompat::all()).bits());
+        let way = if READABLE.contains(foreign) { " (reading only)" } else { "" };
+        return refuse(format!("incompatible features {names}{way}"));
     }
     let flags: &[_] = if access == Access::ReadWrite { &FLAGS } else { &FLAGS[..READING_FLAGS] };
     for (flag, problem) in flags {
@@ -130,6 +129,8 @@ mod tests {
             let text = error(&sb, access);
             assert!(text.contains("ZONED") && text.contains("0x10000000000"), "{text}");
         }
+        let sb = superblock(Incompat::RAID56, CompatRo::empty());
+        assert!(error(&sb, Access::ReadWrite).contains("RAID56 (reading only)"));
         let sb = superblock(Incompat::empty(), CompatRo::VERITY);
         assert!(error(&sb, Access::ReadWrite).contains("VERITY"));
         assert!(check(&sb, Access::ReadOnly).is_ok());
