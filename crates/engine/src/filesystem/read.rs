@@ -40,7 +40,8 @@ impl Filesystem {
 
     /// The target of a symbolic link.
     pub fn read_link(&self, id: InodeId) -> Result<Vec<u8>> {
-        if self.attributes(id)?.file_type != FileType::Symlink {
+        let found = self.attributes(id)?;
+        if found.file_type != FileType::Symlink {
             return Err(Error::Invalid("not a symbolic link"));
         }
         let key = Key::new(id.ino.0, ItemType::EXTENT_DATA, 0);
@@ -48,7 +49,11 @@ impl Filesystem {
         let data = data.ok_or_else(|| corrupt(id.tree, &key, "symbolic link without a target"))?;
         let extent = FileExtent::parse(&data).map_err(|problem| corrupt(id.tree, &key, problem))?;
         match extent.body {
-            FileExtentBody::Inline(target) if extent.compression == Compression::None => Ok(target.to_vec()),
+            // mkfs.btrfs stores a zero behind it that is not part of it.
+            FileExtentBody::Inline(target) if extent.compression == Compression::None => {
+                let len = usize::try_from(found.item.size.get()).unwrap_or(usize::MAX).min(target.len());
+                Ok(target[..len].to_vec())
+            }
             _ => Err(corrupt(id.tree, &key, "target of a symbolic link is not inline")),
         }
     }

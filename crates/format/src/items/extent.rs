@@ -230,7 +230,7 @@ pub struct ExtentItem {
     pub flags: ExtentFlags,
     /// Present in non-skinny items of tree blocks.
     pub block_info: Option<TreeBlockInfo>,
-    /// With simple quotas, the subvolume that made a data extent; it is no reference.
+    /// With simple quotas: the subvolume that the data is charged to, whoever refers to it.
     pub owner: Option<TreeId>,
     /// The inline references, in order.
     pub inline: Vec<InlineRef>,
@@ -247,11 +247,11 @@ impl ExtentItem {
             block_info = Some(info);
             rest = after;
         }
+        // It comes before all references, and is none.
         let mut owner = None;
-        if rest.first() == Some(&ItemType::EXTENT_OWNER_REF.0) {
+        if rest.first() == Some(&ItemType::EXTENT_OWNER_REF.0) && flags.contains(ExtentFlags::DATA) {
             let (root, after) = read_front::<U64>(&rest[1..])?;
-            owner = Some(TreeId(root.get()));
-            rest = after;
+            (owner, rest) = (Some(TreeId(root.get())), after);
         }
         let mut inline = Vec::new();
         while !rest.is_empty() {
@@ -281,7 +281,7 @@ impl ExtentItem {
     /// How many bytes [`ExtentItem::pack`] gives.
     pub fn packed_size(&self) -> usize {
         let info = self.block_info.map_or(0, |_| size_of::<TreeBlockInfo>());
-        let owner = self.owner.map_or(0, |_| 9);
+        let owner = self.owner.map_or(0, |_| 1 + size_of::<U64>());
         size_of::<Front>() + info + owner + self.inline.iter().map(InlineRef::packed_size).sum::<usize>()
     }
 
@@ -309,7 +309,8 @@ mod tests {
         let mut inline = vec![data(5, 1), data(256, 3)];
         inline.sort_by_key(|r| r.back_ref.inline_order());
         inline.push(shared);
-        let item = ExtentItem {
+        let key = Key::new(1 << 20, ItemType::EXTENT_ITEM, 4096);
+        let mut item = ExtentItem {
             refs: 6,
             generation: 9,
             flags: ExtentFlags::DATA,
@@ -317,10 +318,12 @@ mod tests {
             owner: Some(TreeId(257)),
             inline: inline.clone(),
         };
-        let key = Key::new(1 << 20, ItemType::EXTENT_ITEM, 4096);
-        let bytes = item.pack();
-        assert_eq!(bytes.len(), item.packed_size());
-        assert_eq!(ExtentItem::parse(&key, &bytes).unwrap(), item);
+        for owner in [item.owner, None] {
+            item.owner = owner;
+            let bytes = item.pack();
+            assert_eq!(bytes.len(), item.packed_size());
+            assert_eq!(ExtentItem::parse(&key, &bytes).unwrap(), item);
+        }
         assert_eq!(item.find_inline(&shared.back_ref), Ok(2));
         assert_eq!(item.find_inline(&BackRef::SharedData { parent: Logical(1) }), Err(3));
         assert_eq!(item.find_inline(&BackRef::SharedData { parent: Logical(1 << 30) }), Err(2));
