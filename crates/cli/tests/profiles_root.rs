@@ -3,6 +3,7 @@
 
 mod common;
 
+use butterfs_check::check;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions};
 use butterfs_testkit::command::run;
@@ -173,6 +174,10 @@ fn survives(case: &Case) {
     let Some(filled) = Filled::new(case, "noatime,compress=zstd") else { return };
     let whole = filled.overlays();
     filled.assert_reads(without(&whole, &[]), case.name);
+    judge(case, without(&whole, &[]), Verdict::Clean);
+    if case.survives > 0 {
+        judge(case, without(&whole, &[0]), Verdict::Clean);
+    }
     let used: Vec<_> = filled.images.iter().map(|image| used_sectors(image)).collect();
     for set in sets(filled.images.len(), case.survives) {
         filled.assert_reads(without(&whole, &set), &format!("{} without {set:?}", case.name));
@@ -183,6 +188,9 @@ fn survives(case: &Case) {
             assert!(bad > used[*index].len() / 3, "{}: only {bad} sectors are bad", case.name);
         }
         filled.assert_reads(without(&damaged, &[]), &format!("{} with bad sectors on {set:?}", case.name));
+        if set == [0] {
+            judge(case, without(&damaged, &[]), Verdict::Damaged);
+        }
     }
     // One bad, another missing.
     if case.survives == 2 {
@@ -195,6 +203,27 @@ fn survives(case: &Case) {
     if case.survives > 0 {
         repairs(case, &filled, &used);
     }
+}
+
+/// What the checker is to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Clean,
+    Damaged,
+}
+
+/// Checks what the checker says; it compares all copies, and parity. That a device is missing is no error, and
+/// mkfs.btrfs leaves things to warn of.
+#[track_caller]
+fn judge(case: &Case, devices: Devices, wanted: Verdict) {
+    let how = butterfs_volume::OpenOptions {
+        missing: Missing::Accept,
+        ..butterfs_volume::OpenOptions::new(OpenMode::ReadOnly)
+    };
+    let volume = Volume::open_with(devices.clone(), &how).expect("the volume opens");
+    let report = check(&volume, &butterfs_check::Options { data_csums: true, devices, ..Default::default() });
+    let found = if report.is_clean() { Verdict::Clean } else { Verdict::Damaged };
+    assert_eq!(found, wanted, "{}: {report}", case.name);
 }
 
 /// A volume that may be written is repaired by reading: the next reader meets no bad sector.

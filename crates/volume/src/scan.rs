@@ -84,6 +84,9 @@ pub fn system_devices() -> Vec<PathBuf> {
 pub fn find_missing(given: &[PathBuf], candidates: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let own = given.iter().map(|path| look(path)).collect::<Result<Vec<_>>>()?;
     let Some(own) = choose(&own) else { return Ok(Vec::new()) };
+    if missing_of(given.iter())?.is_empty() {
+        return Ok(Vec::new());
+    }
     // A copy of the filesystem with another UUID has devices of the same names.
     let fits = |path: &PathBuf| look(path).is_ok_and(|found| role(&found.superblock, &own).is_some());
     let candidates = scan(candidates.into_iter().filter(fits));
