@@ -3,7 +3,7 @@
 //! * [`device`]: what a device is ([`BlockDevice`]); files and block devices, and memory for tests.
 //! * [`Volume`]: the devices of one filesystem, its chunk map, its superblocks; reads from any copy, or
 //!   rebuilt from parity, with repair; writes to all copies.
-//! * [`scan`]: which devices there are, and which of them a filesystem wants.
+//! * [`scan()`]: which devices there are, and which of them a filesystem wants.
 //! * [`Error`]: what can go wrong, and whose fault it is.
 //!
 //! The mapping of logical to physical addresses is in `map` and `profile`, and nowhere else.
