@@ -387,6 +387,30 @@ fn bad_trees_can_be_ignored() {
     damaged.assert_now(&rescued(sums(), Rescue::all()).expect("opens"), "with all");
 }
 
+/// Leaves of which no copy is good: what they hold is an I/O error, and all else is as it was.
+#[test]
+fn lost_leaves_lose_what_they_hold() {
+    let Some(damaged) = Damaged::new("lost_leaves") else { return };
+    let dump = oracle::dump_tree(&damaged.image, "fs");
+    let mut leaves: Vec<u64> = Vec::new();
+    let mut leaf: Option<u64> = None;
+    for line in dump.lines() {
+        if let Some(rest) = line.strip_prefix("leaf ") {
+            leaf = rest.split_whitespace().next().and_then(|address| address.parse().ok());
+        } else if line.contains("item 0 key (") && !line.contains("item 0 key (256 ") {
+            // Not one that has the top directory, without which there is no mount.
+            leaves.extend(leaf.take());
+        }
+    }
+    assert!(leaves.len() > 10, "only {} leaves", leaves.len());
+    let whole = open(vec![device(&damaged.image)]);
+    for lost in [0, leaves.len() / 2, leaves.len() - 1] {
+        let losses = library_tree::losses(&whole, &open(damaged.with_damage_at(leaves[lost])));
+        assert!(!losses.is_empty(), "nothing is lost with leaf {lost}");
+        assert!(losses.objects.len() < damaged.now.len() / 2, "leaf {lost} loses {}", losses.objects.len());
+    }
+}
+
 /// A tree block of which only the checksum is wrong.
 #[test]
 fn checksums_of_blocks_can_be_ignored() {
