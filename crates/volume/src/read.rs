@@ -142,6 +142,15 @@ impl Volume {
         reads.iter().try_for_each(|read| self.try_read(read, &mut buf[read.in_buf.clone()]))
     }
 
+    /// Tells the devices that a range will be read soon by one way. What is not mapped is left out.
+    pub fn prefetch(&self, logical: Logical, bytes: usize, way: usize) {
+        let reads = self.map().reads(logical, bytes, way).unwrap_or_default();
+        for read in reads {
+            let len = read.in_buf.len() as u64;
+            read.places().for_each(|place| self.members[place.member].device.prefetch(place.physical, len));
+        }
+    }
+
     pub(crate) fn try_read(&self, read: &Read, buf: &mut [u8]) -> Result<()> {
         match &read.source {
             Source::Stored(place) => self.read_place(*place, buf),

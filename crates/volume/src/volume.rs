@@ -238,6 +238,12 @@ impl Volume {
         self.map().find(logical).map(|mapped| (mapped.start, mapped.chunk.clone()))
     }
 
+    /// How many bytes there are from an address to the end of its chunk; none if it is in no chunk.
+    pub fn contiguous(&self, logical: Logical) -> u64 {
+        let end = |mapped: &Arc<Mapped>| mapped.start.0.saturating_add(mapped.chunk.length());
+        self.map().find(logical).map_or(0, |mapped| end(mapped).saturating_sub(logical.0))
+    }
+
     /// Makes a chunk known.
     ///
     /// # Errors

@@ -22,6 +22,9 @@ pub trait BlockDevice: Send + Sync {
     /// Fills `buf` with the bytes at `offset`.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
+    /// Says that a range will be read soon; a device may ignore it.
+    fn prefetch(&self, _offset: u64, _len: u64) {}
+
     /// Writes all of `buf` at `offset`.
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
 
