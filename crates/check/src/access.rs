@@ -11,6 +11,7 @@ use crate::chunks::parse_system_chunks;
 use crate::finding::Place;
 
 /// Why bytes could not be had.
+#[derive(Clone, Debug)]
 pub(crate) struct Fault {
     /// In words.
     pub problem: String,
@@ -18,9 +19,22 @@ pub(crate) struct Fault {
     pub absence: bool,
 }
 
+impl Fault {
+    /// Something is wrong with what is there.
+    pub fn new(problem: impl Into<String>) -> Self {
+        Self { problem: problem.into(), absence: false }
+    }
+}
+
 impl From<butterfs_volume::Error> for Fault {
     fn from(error: butterfs_volume::Error) -> Self {
         Self { problem: error.to_string(), absence: error.is_absence() }
+    }
+}
+
+impl From<Corruption> for Fault {
+    fn from(corruption: Corruption) -> Self {
+        Self::new(corruption.problem)
     }
 }
 
@@ -71,22 +85,61 @@ impl<'v> Access<'v> {
     pub fn block_copy(&self, expected: &Expected, copy: usize) -> Result<TreeBlock, Fault> {
         let geometry = self.geometry();
         let block = TreeBlock::from_bytes(self.read_copy(expected.bytenr, geometry.nodesize as usize, copy)?);
-        let problem = |corruption: Corruption| Fault { problem: corruption.problem, absence: false };
-        check_structure(&block, &geometry, expected, Checksum::Verify).map_err(problem)?;
+        check_structure(&block, &geometry, expected, Checksum::Verify)?;
         Ok(block)
+    }
+
+    /// Another copy of a block; `None` if it is byte for byte as the `good` one.
+    pub fn other_copy(
+        &self,
+        expected: &Expected,
+        copy: usize,
+        good: Option<&TreeBlock>,
+    ) -> Result<Option<TreeBlock>, Fault> {
+        let geometry = self.geometry();
+        let bytes = self.read_copy(expected.bytenr, geometry.nodesize as usize, copy)?;
+        if good.is_some_and(|good| good.bytes() == bytes) {
+            return Ok(None);
+        }
+        let block = TreeBlock::from_bytes(bytes);
+        check_structure(&block, &geometry, expected, Checksum::Verify)?;
+        Ok(Some(block))
+    }
+
+    /// Tells the devices that all copies of a range will be read soon.
+    pub fn prefetch(&self, at: u64, len: u64) {
+        (0..self.copies(Logical(at))).for_each(|copy| self.prefetch_copy(at, len, copy));
+    }
+
+    /// The same for one copy.
+    pub fn prefetch_copy(&self, at: u64, len: u64, copy: usize) {
+        self.volume.prefetch(Logical(at), usize::try_from(len).unwrap_or(usize::MAX), copy);
+    }
+
+    /// Reads one copy of a range.
+    pub fn read_into(&self, at: Logical, buf: &mut [u8], copy: usize) -> Result<(), Fault> {
+        Ok(self.volume.read_copy(at, buf, copy)?)
+    }
+
+    /// The UUID that the chunk tree's root gives the tree.
+    pub fn chunk_tree_uuid(&self) -> [u8; 16] {
+        self.volume.chunk_tree_uuid()
     }
 
     pub fn read_copy(&self, at: Logical, len: usize, copy: usize) -> Result<Vec<u8>, Fault> {
         let mut bytes = vec![0; len];
-        self.volume.read_copy(at, &mut bytes, copy)?;
+        self.read_into(at, &mut bytes, copy)?;
         Ok(bytes)
     }
 
     /// The bytes from an address to the end of its chunk; zero if it is not mapped.
     pub fn contiguous(&self, at: Logical) -> u64 {
-        self.volume
-            .chunk_containing(at)
-            .map_or(0, |(start, chunk)| start.0.saturating_add(chunk.length()).saturating_sub(at.0))
+        self.volume.contiguous(at)
+    }
+
+    /// Where the chunk of an address begins.
+    pub fn chunk_start(&self, at: Logical) -> Option<u64> {
+        self.volume.chunk_containing(at).map(|(start, _)| start.0)
     }
 
     /// The chunks in the superblock's array.

@@ -10,7 +10,7 @@ use butterfs_format::{ItemType, Key, TreeBlock, TreeId};
 use crate::context::Context;
 use crate::device_items;
 use crate::finding::{Kind, Place};
-use crate::walk::Visitor;
+use crate::walk::LeafVisitor;
 
 /// The chunk tree's content.
 #[derive(Default)]
@@ -21,8 +21,8 @@ pub(crate) struct Chunks {
     pub devices: BTreeMap<u64, DevItem>,
 }
 
-impl Visitor for Chunks {
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, _: bool) {
+impl LeafVisitor for Chunks {
+    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock) {
         for slot in 0..leaf.len() {
             let (key, data) = (leaf.key(slot), leaf.data(slot));
             match key.item_type {
@@ -114,8 +114,8 @@ pub(crate) struct DeviceExtents {
     statistics: Vec<(Key, Vec<u8>)>,
 }
 
-impl Visitor for DeviceExtents {
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, _: bool) {
+impl LeafVisitor for DeviceExtents {
+    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock) {
         for slot in 0..leaf.len() {
             let (key, data) = (leaf.key(slot), leaf.data(slot));
             match key.item_type {

@@ -1,50 +1,167 @@
 //! What all checks share: the volume, the report being made, and the blocks seen so far.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroUsize;
 
 use butterfs_format::superblock::{CompatRo, Incompat, SUPER_FLAG_METADUMP, SUPER_FLAG_METADUMP_V2};
 use butterfs_format::validate::Geometry;
 use butterfs_format::{Logical, Superblock, TreeId};
 
 use crate::access::Access;
+use crate::block_set::BlockSet;
 use crate::finding::{Finding, Kind, Place, Report, Severity};
-use crate::references::References;
+use crate::leaves::Header;
+use crate::recent::Recent;
+use crate::references::{Event, root_reference};
+use crate::simple_quota::OwnedBytes;
+use crate::sums::Sums;
+use crate::walk::TreeRoot;
 use crate::{Options, Stage};
+
+/// Blocks between two reports of progress.
+const TELL_EVERY: u64 = 64;
+/// Runs of blocks that lie this close to each other are fetched as one.
+const PREFETCH_GAP: u64 = 64 << 10;
+
+/// Preallocated parts of files with checksums that are looked into.
+const MAX_PREALLOCATED: usize = 10_000;
 
 /// The state of a running check.
 ///
-/// Memory: 8 bytes (and the set's overhead) for each tree block, and what [`References`] holds.
+/// Memory: a bit for each sector of metadata in each [`BlockSet`], the [`Sums`], and a part of
+/// [`Options::memory`] for batches and tables.
 pub(crate) struct Context<'v> {
     pub access: Access<'v>,
     pub options: Options,
     pub report: Report,
-    /// Addresses of tree blocks that were checked.
-    pub seen: HashSet<u64>,
+    /// Tree blocks that were checked.
+    pub seen: BlockSet,
     /// Those of them that no copy could be used of.
     pub bad: HashSet<u64>,
+    /// Blocks that a tree must not use, since another has them.
+    pub refused: HashSet<(TreeId, u64)>,
+    /// Tree blocks by their extent items: all; with more than one reference; with full back references.
+    pub allocated: BlockSet,
+    pub shared: BlockSet,
+    pub full: BlockSet,
+    /// Blocks of which all copies are the same.
+    pub mirrored: BlockSet,
     /// Whether a part of some tree could not be read, so that counts may be short.
     pub incomplete: bool,
-    pub references: References,
-    /// Preallocated parts of files whose range has checksums: where, and the address of the extent. That
-    /// is an error if nobody wrote to the extent.
+    sums: Sums,
+    /// Blocks that the tree in their header has not led to yet: the tree that did, and that in the header.
+    pub unowned: BTreeMap<u64, (TreeId, TreeId)>,
+    /// Roots of trees, as they were met.
+    pub roots: Vec<(TreeId, Logical)>,
+    /// Bytes of blocks by the tree in their header, for simple quotas.
+    pub owned: Option<OwnedBytes>,
+    /// Preallocated parts of files whose range has checksums: where, and the address of the extent.
     pub preallocated_with_sums: Vec<(Place, u64)>,
+    /// Where the trees begin that are looked up in later.
+    pub extent_root: Option<TreeRoot>,
+    pub csum_root: Option<TreeRoot>,
+    pub recent: Recent,
+    threads: usize,
     stage: Stage,
 }
 
 impl<'v> Context<'v> {
     pub fn new(access: Access<'v>, options: Options) -> Self {
-        let references = References::new(u64::from(access.superblock().nodesize.get()));
+        let (sectorsize, nodesize) = (access.superblock().sectorsize.get(), access.superblock().nodesize.get());
+        let set = || BlockSet::new(u64::from(sectorsize));
+        let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             access,
-            options,
             report: Report::default(),
-            seen: HashSet::new(),
+            seen: set(),
             bad: HashSet::new(),
+            refused: HashSet::new(),
+            allocated: set(),
+            shared: set(),
+            full: set(),
+            mirrored: set(),
             incomplete: false,
-            references,
+            sums: Sums::new(),
+            unowned: BTreeMap::new(),
+            roots: Vec::new(),
+            owned: None,
             preallocated_with_sums: Vec::new(),
+            extent_root: None,
+            csum_root: None,
+            recent: Recent::new((options.memory / 16 / u64::from(nodesize.max(4096))).min(4096) as usize),
+            threads: options.threads.map_or_else(all, NonZeroUsize::get),
+            options,
             stage: Stage::Superblocks,
         }
+    }
+
+    /// How many leaves wait to be judged together: a sixteenth of the memory, if they are kept whole.
+    pub fn batch(&self) -> usize {
+        (self.options.memory / 16 / self.nodesize().max(4096)).clamp(8, 2048) as usize
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    pub fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
+    /// Counts what was met in a walk.
+    pub fn event(&self, event: &Event) {
+        self.sums.event(event);
+    }
+
+    /// Counts the reference to a tree's root.
+    pub fn count_root(&mut self, id: TreeId, bytenr: Logical) {
+        self.event(&root_reference(id, bytenr, self.nodesize()));
+        self.roots.push((id, bytenr));
+    }
+
+    /// A pointer that the tree `by` owns leads to a block; with a header, for the first time.
+    pub fn reached(&mut self, root: &TreeRoot, bytenr: Logical, by: Option<TreeId>, header: Option<Header>) {
+        if !root.accounted {
+            return;
+        }
+        if let (Some(header), Some(owned)) = (header, &mut self.owned) {
+            owned.block(header, u64::from(self.access.superblock().nodesize.get()));
+        }
+        if !root.id.is_shareable() {
+            return;
+        }
+        match header {
+            Some(Header { owner, .. }) if by != Some(owner) && !self.full.contains(bytenr.0) => {
+                self.unowned.insert(bytenr.0, (root.id, owner));
+            }
+            Some(_) => {}
+            None => {
+                if self.unowned.get(&bytenr.0).is_some_and(|(_, owner)| by == Some(*owner)) {
+                    self.unowned.remove(&bytenr.0);
+                }
+            }
+        }
+    }
+
+    /// Tells the system which blocks will be read; those whose copies were compared were read just now.
+    pub fn prefetch(&self, blocks: &mut Vec<u64>) {
+        blocks.retain(|bytenr| !self.mirrored.contains(*bytenr));
+        if blocks.len() < 2 {
+            return;
+        }
+        blocks.sort_unstable();
+        let (nodesize, mut run) = (self.nodesize(), None::<(u64, u64)>);
+        for start in blocks.iter().copied() {
+            let end = start.saturating_add(nodesize);
+            run = match run {
+                Some((from, to)) if start.saturating_sub(to) <= PREFETCH_GAP => Some((from, end.max(to))),
+                other => {
+                    other.into_iter().for_each(|(from, to)| self.access.prefetch(from, to - from));
+                    Some((start, end))
+                }
+            };
+        }
+        run.into_iter().for_each(|(from, to)| self.access.prefetch(from, to - from));
     }
 
     pub fn superblock(&self) -> &Superblock {
@@ -77,23 +194,37 @@ impl<'v> Context<'v> {
 
     /// Adds an error.
     pub fn error(&mut self, kind: Kind, place: Place, problem: impl Into<String>) {
-        self.add(Severity::Error, kind, place, problem.into());
+        self.add(Finding { severity: Severity::Error, kind, place, problem: problem.into() });
     }
 
     /// Adds a warning.
     pub fn warn(&mut self, kind: Kind, place: Place, problem: impl Into<String>) {
-        self.add(Severity::Warning, kind, place, problem.into());
+        self.add(Finding { severity: Severity::Warning, kind, place, problem: problem.into() });
     }
 
     /// Adds a note.
     pub fn note(&mut self, kind: Kind, place: Place, problem: impl Into<String>) {
-        self.add(Severity::Note, kind, place, problem.into());
+        self.add(Finding { severity: Severity::Note, kind, place, problem: problem.into() });
     }
 
-    fn add(&mut self, severity: Severity, kind: Kind, place: Place, problem: String) {
-        if self.report.findings.len() < self.options.max_findings {
-            self.report.findings.push(Finding { severity, kind, place, problem });
-        } else if severity == Severity::Error {
+    /// A preallocated part of a file whose range has checksums, of the extent at `bytenr`.
+    pub fn preallocated(&mut self, place: Place, bytenr: u64) {
+        // More can hardly be told of.
+        if self.preallocated_with_sums.len() < MAX_PREALLOCATED {
+            self.preallocated_with_sums.push((place, bytenr));
+        }
+    }
+
+    /// Whether more findings will be kept.
+    pub fn has_room(&self) -> bool {
+        self.report.findings.len() < self.options.max_findings
+    }
+
+    /// Adds a finding.
+    pub fn add(&mut self, finding: Finding) {
+        if self.has_room() {
+            self.report.findings.push(finding);
+        } else if finding.severity == Severity::Error {
             self.report.statistics.suppressed += 1;
         }
     }
@@ -118,6 +249,13 @@ impl<'v> Context<'v> {
     pub fn tell(&self) {
         if let Some(progress) = &self.options.progress {
             progress(self.stage, self.report.statistics.tree_blocks);
+        }
+    }
+
+    /// Tells whoever waits how far it got, once for so many blocks.
+    pub fn tell_now_and_then(&self) {
+        if self.report.statistics.tree_blocks.is_multiple_of(TELL_EVERY) {
+            self.tell();
         }
     }
 

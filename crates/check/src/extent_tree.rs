@@ -1,210 +1,339 @@
-//! The extent tree: extents, their back references, and block groups.
+//! The extent tree: extents and their back references.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use butterfs_format::ids::objectid;
-use butterfs_format::items::{BackRef, BlockGroupFlags, BlockGroupItem, ExtentItem, STRIPE_LEN, read_exact};
-use butterfs_format::superblock::CompatRo;
-use butterfs_format::{ItemType, Key, TreeBlock, TreeId};
+use butterfs_format::items::{BackRef, BlockGroupItem, ExtentItem, InlineRef, STRIPE_LEN, read_exact};
+use butterfs_format::{Generation, ItemType, Key, Logical, TreeBlock, TreeId};
 
+use crate::block_set::BlockSet;
+use crate::checksums::Checksums;
 use crate::chunks::Chunks;
 use crate::context::Context;
-use crate::finding::{Kind, Place};
-use crate::references::{BlockOf, Extent, Fault};
-use crate::walk::Visitor;
+use crate::finding::{Finding, Kind, Place};
+use crate::free_space::Ranges;
+use crate::references::{Extent, Fault, Table, count_block, root_reference};
+use crate::revisit::{self, Revisitor};
+use crate::walk::{Dropped, TreeRoot, Visitor, gone};
 
 /// Block groups by address: length and item.
 pub(crate) type BlockGroups = BTreeMap<u64, (u64, BlockGroupItem)>;
 
-/// What is read from the extent tree, or from the block group tree.
-#[derive(Default)]
-pub(crate) struct ExtentTree {
-    pub extents: Vec<Extent>,
+/// Extents of one fault that are told of; more are as good as these.
+pub(crate) const MAX_TOLD: usize = 10_000;
+
+/// What is gathered from the extent tree, or from the block group tree.
+pub(crate) struct ExtentTree<'a> {
+    sums: &'a Checksums,
     pub block_groups: BlockGroups,
+    /// Bytes of data extents that have checksums.
+    pub with_sums: u64,
+    superblocks: Ranges,
+    /// Places of superblock copies that an extent takes.
+    pub taken: BTreeSet<(u64, u64)>,
+    last: Option<Row>,
 }
 
-impl Visitor for ExtentTree {
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, _: bool) {
+/// An extent item, as far as its neighbours are concerned.
+#[derive(Clone, Copy)]
+struct Row {
+    bytenr: u64,
+    end: u64,
+    data: bool,
+    opaque: bool,
+    full: bool,
+    shared: bool,
+    generation: Generation,
+    /// Whose data it is, where simple quotas are kept.
+    owner: Option<TreeId>,
+}
+
+/// An item of a leaf, in short.
+enum Entry {
+    Extent(Key, Row),
+    /// A back reference with a key of its own, to data or not.
+    Keyed(Key, bool),
+    BlockGroup(Key, BlockGroupItem),
+}
+
+/// What a worker makes of a leaf.
+pub(crate) struct Work {
+    entries: Vec<Entry>,
+    with_sums: u64,
+}
+
+impl Visitor for ExtentTree<'_> {
+    type Work = Work;
+
+    fn prepare(&self, context: &Context<'_>, leaf: TreeBlock, found: &mut Vec<Finding>) -> Work {
+        let mut work = Work { entries: Vec::with_capacity(leaf.len()), with_sums: 0 };
         for slot in 0..leaf.len() {
-            self.item(context, leaf, slot);
+            self.item(context, &leaf, slot, &mut work, found);
+        }
+        work
+    }
+
+    fn absorb(&mut self, context: &mut Context<'_>, work: Work) {
+        self.with_sums = self.with_sums.saturating_add(work.with_sums);
+        for entry in work.entries {
+            match entry {
+                Entry::Extent(key, row) => self.extent(context, &key, row),
+                Entry::Keyed(key, data) => self.keyed(context, &key, data),
+                Entry::BlockGroup(key, item) => {
+                    self.block_groups.insert(key.objectid, (key.offset, item));
+                }
+            }
         }
     }
 }
 
-impl ExtentTree {
-    fn item(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, slot: usize) {
+impl<'a> ExtentTree<'a> {
+    pub fn new(sums: &'a Checksums, chunks: &Chunks) -> Self {
+        Self {
+            sums,
+            block_groups: BlockGroups::new(),
+            with_sums: 0,
+            superblocks: chunks.superblock_ranges(),
+            taken: BTreeSet::new(),
+            last: None,
+        }
+    }
+
+    fn item(&self, context: &Context<'_>, leaf: &TreeBlock, slot: usize, work: &mut Work, found: &mut Vec<Finding>) {
         let (key, data) = (leaf.key(slot), leaf.data(slot));
         match key.item_type {
-            ItemType::EXTENT_ITEM | ItemType::METADATA_ITEM => self.extent(context, &key, data),
+            ItemType::EXTENT_ITEM | ItemType::METADATA_ITEM => self.judge(context, &key, data, work, found),
             ItemType::TREE_BLOCK_REF
             | ItemType::SHARED_BLOCK_REF
             | ItemType::SHARED_DATA_REF
-            | ItemType::EXTENT_DATA_REF => self.keyed(context, &key, data),
+            | ItemType::EXTENT_DATA_REF => {
+                for one in keyed_refs(&key, data) {
+                    context.sums().back_ref(key.objectid, &one.back_ref, one.count);
+                    work.entries.push(Entry::Keyed(key, one.back_ref.is_data()));
+                }
+            }
             ItemType::BLOCK_GROUP_ITEM => {
                 if leaf.owner() != context.block_group_tree() {
                     let problem = format!("the block groups belong to tree {}", context.block_group_tree());
-                    context.error(Kind::BlockGroup, Place::item(leaf.owner(), &key), problem);
+                    found.push(Finding::error(Kind::BlockGroup, Place::item(leaf.owner(), &key), problem));
                 }
                 if let Ok(item) = read_exact::<BlockGroupItem>(data) {
-                    self.block_groups.insert(key.objectid, (key.offset, item));
+                    work.entries.push(Entry::BlockGroup(key, item));
                 }
             }
             _ => {
                 let place = Place::item(leaf.owner(), &key);
-                context.error(Kind::UnknownKey, place, format!("{key} does not belong here"));
+                found.push(Finding::error(Kind::UnknownKey, place, format!("{key} does not belong here")));
             }
         }
     }
 
-    fn extent(&mut self, context: &mut Context<'_>, key: &Key, data: &[u8]) {
-        let Ok(item) = ExtentItem::parse(key, data) else {
-            self.extents.push(Extent::opaque(key, context.nodesize()));
-            return;
-        };
-        let mut extent = Extent::new(key, &item, context.nodesize());
-        item.inline.iter().for_each(|one| extent.found(&one.back_ref, one.count));
-        let place = Place::item(TreeId::EXTENT, key);
-        if item.generation > context.generation() {
-            let problem = format!("generation {} is above the superblock's", item.generation);
-            context.error(Kind::Extent, place.clone(), problem);
+    /// The rules that an extent item keeps on its own.
+    fn judge(&self, context: &Context<'_>, key: &Key, data: &[u8], work: &mut Work, found: &mut Vec<Finding>) {
+        let (extent, inline) = read_extent(key, data, context.nodesize());
+        if extent.opaque {
+            context.sums().upset(extent.bytenr);
+        } else {
+            context.sums().extent(&extent);
+            inline.iter().for_each(|one| context.sums().back_ref(extent.bytenr, &one.back_ref, one.count));
         }
-        if let Some(last) = self.extents.last().filter(|last| last.end() > extent.bytenr) {
-            let problem = format!("overlaps the extent {}, which ends at {}", last.bytenr, last.end());
-            context.error(Kind::Extent, place.clone(), problem);
+        let place = || Place::item(TreeId::EXTENT, key);
+        if extent.generation > context.generation() {
+            let problem = format!("generation {} is above the superblock's", extent.generation);
+            found.push(Finding::error(Kind::Extent, place(), problem));
         }
         let crosses = !extent.is_data() && (extent.bytenr % STRIPE_LEN).saturating_add(extent.len) > STRIPE_LEN;
-        if crosses {
-            context.error(Kind::Extent, place, "a tree block crosses a 64 KiB boundary");
+        if crosses && !extent.opaque {
+            found.push(Finding::error(Kind::Extent, place(), "a tree block crosses a 64 KiB boundary"));
+        }
+        if extent.is_data() {
+            let covered = self.sums.covered(context, extent.bytenr, extent.len);
+            work.with_sums = work.with_sums.saturating_add(covered);
+        }
+        let row = Row {
+            bytenr: extent.bytenr,
+            end: extent.end(),
+            data: extent.is_data(),
+            opaque: extent.opaque,
+            full: extent.is_full_backref(),
+            shared: extent.refs > 1,
+            generation: Generation(extent.generation),
+            owner: extent.owner,
+        };
+        work.entries.push(Entry::Extent(*key, row));
+    }
+
+    /// The rules that an extent keeps with its neighbours.
+    fn extent(&mut self, context: &mut Context<'_>, key: &Key, row: Row) {
+        if let Some(last) = self.last.filter(|last| last.end > row.bytenr && !row.opaque) {
+            let problem = format!("overlaps the extent {}, which ends at {}", last.bytenr, last.end);
+            context.error(Kind::Extent, Place::item(TreeId::EXTENT, key), problem);
+        }
+        self.last = Some(row);
+        let from = self.superblocks.partition_point(|range| range.1 <= row.bytenr);
+        self.taken.extend(self.superblocks.iter().skip(from).take_while(|range| range.0 < row.end));
+        if row.opaque {
+            return;
         }
         context.report.statistics.extents += 1;
-        self.extents.push(extent);
-    }
-
-    fn keyed(&mut self, context: &mut Context<'_>, key: &Key, data: &[u8]) {
-        // Old kernels wrote several data references with one hash into one item.
-        let size = if key.item_type == ItemType::EXTENT_DATA_REF { 28 } else { data.len().max(1) };
-        let parts: Vec<&[u8]> = if data.is_empty() { vec![data] } else { data.chunks(size).collect() };
-        for part in parts {
-            let Ok(one) = BackRef::parse_keyed(key, part) else { continue };
-            match self.extents.last_mut().filter(|e| e.bytenr == key.objectid) {
-                Some(extent) if extent.opaque => {}
-                Some(extent) if extent.is_data() == one.back_ref.is_data() => extent.found(&one.back_ref, one.count),
-                Some(_) => {
-                    context.error(Kind::BackReference, Place::item(TreeId::EXTENT, key), "on the wrong kind of extent");
-                }
-                None => context.error(Kind::BackReference, Place::item(TreeId::EXTENT, key), "there is no such extent"),
+        if let (Some(owner), Some(owned)) = (row.owner, &mut context.owned) {
+            owned.add(owner, row.generation, row.end.saturating_sub(row.bytenr));
+        }
+        if !row.data {
+            context.allocated.insert(row.bytenr);
+            if row.full {
+                context.full.insert(row.bytenr);
+            }
+            if row.shared {
+                context.shared.insert(row.bytenr);
             }
         }
     }
+
+    fn keyed(&mut self, context: &mut Context<'_>, key: &Key, data: bool) {
+        let problem = match self.last.filter(|last| last.bytenr == key.objectid) {
+            Some(last) if last.opaque || last.data == data => return,
+            Some(_) => "on the wrong kind of extent",
+            None => "there is no such extent",
+        };
+        context.error(Kind::BackReference, Place::item(TreeId::EXTENT, key), problem);
+    }
 }
 
-/// Compares each extent with what was met while walking all trees.
-pub(crate) fn check_references(context: &mut Context<'_>) {
-    for Fault { missing, bytenr, problem } in std::mem::take(&mut context.references.faults) {
+/// Reads an EXTENT_ITEM or METADATA_ITEM with its inline references.
+fn read_extent(key: &Key, data: &[u8], nodesize: u64) -> (Extent, Vec<InlineRef>) {
+    let Ok(item) = ExtentItem::parse(key, data) else { return (Extent::opaque(key, nodesize), Vec::new()) };
+    let mut extent = Extent::new(key, &item, nodesize);
+    let of_chunks = BackRef::TreeBlock { root: TreeId::CHUNK };
+    extent.of_chunk_tree = item.inline.iter().any(|one| one.back_ref == of_chunks);
+    (extent, item.inline)
+}
+
+/// The back references in an item of their own.
+fn keyed_refs(key: &Key, data: &[u8]) -> Vec<InlineRef> {
+    // Old kernels wrote several data references with one hash into one item.
+    let size = if key.item_type == ItemType::EXTENT_DATA_REF { 28 } else { data.len().max(1) };
+    let parts: Vec<&[u8]> = if data.is_empty() { vec![data] } else { data.chunks(size).collect() };
+    parts.into_iter().filter_map(|part| BackRef::parse_keyed(key, part).ok()).collect()
+}
+
+/// Shows the extents that begin in a range, in order, each with the back references found so far.
+pub(crate) fn extents_within(context: &Context<'_>, range: Range<u64>, show: &mut dyn FnMut(&Extent)) {
+    let Some(root) = context.extent_root else { return };
+    let at = |bytenr| Key::new(bytenr, ItemType(0), 0);
+    let nodesize = context.nodesize();
+    revisit::items(context, &root, &(at(range.start)..at(range.end)), &mut |key, data| {
+        if matches!(key.item_type, ItemType::EXTENT_ITEM | ItemType::METADATA_ITEM) {
+            show(&read_extent(key, data, nodesize).0);
+        }
+    });
+}
+
+/// Loads the extents from an address on that may be at fault, up to so many; gives where it stopped.
+fn load(context: &Context<'_>, from: u64, most: usize) -> (Vec<Extent>, u64) {
+    let Some(root) = context.extent_root else { return (Vec::new(), u64::MAX) };
+    let (mut extents, mut stop): (Vec<Extent>, u64) = (Vec::new(), u64::MAX);
+    let keys = Key::new(from, ItemType(0), 0)..Key::MAX;
+    let nodesize = context.nodesize();
+    revisit::items(context, &root, &keys, &mut |key, data| {
+        if stop < u64::MAX || !context.sums().is_upset(key.objectid) {
+            return;
+        }
+        match key.item_type {
+            ItemType::EXTENT_ITEM | ItemType::METADATA_ITEM => {
+                if extents.len() >= most && extents.last().is_some_and(|last| last.bytenr < key.objectid) {
+                    stop = key.objectid;
+                    return;
+                }
+                let (mut extent, inline) = read_extent(key, data, nodesize);
+                inline.iter().for_each(|one| extent.found(&one.back_ref, one.count));
+                extents.push(extent);
+            }
+            _ => {
+                if let Some(extent) = extents.last_mut().filter(|e| e.bytenr == key.objectid && !e.opaque) {
+                    let refs = keyed_refs(key, data).into_iter();
+                    let fit = refs.filter(|one| one.back_ref.is_data() == extent.is_data()).collect::<Vec<_>>();
+                    fit.iter().for_each(|one| extent.found(&one.back_ref, one.count));
+                }
+            }
+        }
+    });
+    (extents, stop)
+}
+
+/// Counts references to the extents of a table.
+struct Counting<'a> {
+    table: &'a mut Table,
+    /// Blocks that were counted.
+    counted: BlockSet,
+    dropped: Option<Dropped>,
+}
+
+impl Revisitor for Counting<'_> {
+    fn wants(&mut self, bytenr: u64) -> bool {
+        self.counted.insert(bytenr)
+    }
+
+    fn block(&mut self, context: &mut Context<'_>, block: &TreeBlock) {
+        let full = context.full.contains(block.bytenr().0);
+        let (table, dropped, nodesize) = (&mut *self.table, self.dropped, context.nodesize());
+        let sums = context.sums();
+        count_block(block, full, nodesize, |slot| gone(block, slot, dropped), &mut |event| {
+            if sums.is_upset(event.bytenr()) {
+                table.event(&event);
+            }
+        });
+    }
+}
+
+/// Compares extents with what was met while walking all trees: those whose sums are not zero. As many at a
+/// time as the memory has room for; each time, all trees are walked again.
+pub(crate) fn check_references(context: &mut Context<'_>, roots: &[TreeRoot]) {
+    for (id, bytenr) in std::mem::take(&mut context.roots) {
+        if id != TreeId::TREE_RELOC && context.full.contains(bytenr.0) {
+            let problem = format!("has full back references, but is the root of tree {}", id.0 as i64);
+            context.error(Kind::Extent, Place::extent(bytenr.0), problem);
+        }
+    }
+    let mut from = 0;
+    let most = (context.options.memory / 8 / size_of::<Extent>() as u64).max(64) as usize;
+    while from < u64::MAX && !context.sums().balance() && (from == 0 || context.has_room()) {
+        let (extents, stop) = load(context, from, most);
+        let mut table = Table::new(extents, from..stop);
+        let counted = BlockSet::new(context.sectorsize());
+        let mut counting = Counting { table: &mut table, counted, dropped: None };
+        for root in roots {
+            let event = root_reference(root.id, root.bytenr, context.nodesize());
+            counting.table.event(&event);
+            counting.dropped = root.dropped;
+            revisit::revisit(context, root, &mut counting);
+        }
+        report(context, table);
+        from = stop;
+    }
+}
+
+fn report(context: &mut Context<'_>, table: Table) {
+    let (faults, problems) = table.problems(context.incomplete);
+    let mut problems = problems.into_iter().peekable();
+    for Fault { missing, bytenr, problem } in faults {
+        while let Some((at, problem)) = problems.next_if(|(at, _)| *at < bytenr) {
+            context.error(Kind::BackReference, Place::extent(at), problem);
+        }
         context.error(if missing { Kind::MissingExtent } else { Kind::Extent }, Place::extent(bytenr), problem);
     }
-    let partial = context.incomplete;
-    let problems: Vec<_> = context
-        .references
-        .extents()
-        .iter()
-        .filter_map(|e| e.problem(partial).map(|problem| (e.bytenr, problem)))
-        .take(context.options.max_findings.saturating_add(1))
-        .collect();
-    for (bytenr, problem) in problems {
-        context.error(Kind::BackReference, Place::extent(bytenr), problem);
+    for (at, problem) in problems {
+        context.error(Kind::BackReference, Place::extent(at), problem);
     }
 }
 
-/// Compares block groups with chunks, with the extents in them, and with the superblock.
-pub(crate) fn check_block_groups(context: &mut Context<'_>, groups: &BlockGroups, chunks: &Chunks) {
-    match_chunks(context, groups, chunks);
-    let mut total = 0u64;
-    for (start, (len, item)) in groups {
-        let used = used_within(context, *start, *len, item);
-        total = total.saturating_add(item.used.get());
-        if used != item.used.get() {
-            let problem = format!("used is {}, its extents take {used}", item.used);
-            context.error(Kind::Usage, Place::block_group(*start), problem);
-        }
+/// Each block of a subvolume is referred to by the tree in its header, unless its references name blocks.
+pub(crate) fn check_owners(context: &mut Context<'_>) {
+    if context.incomplete {
+        return;
     }
-    let super_used = context.superblock().bytes_used.get();
-    if super_used != total {
-        context.error(
-            Kind::Usage,
-            Place::superblock(),
-            format!("bytes_used is {super_used}, the block groups use {total}"),
-        );
-    }
-    outside_extents(context, groups);
-    if context.has_ro(CompatRo::BLOCK_GROUP_TREE) && groups.is_empty() {
-        context.error(Kind::BlockGroup, Place::tree(TreeId::BLOCK_GROUP), "there are no block groups");
-    }
-}
-
-fn match_chunks(context: &mut Context<'_>, groups: &BlockGroups, chunks: &Chunks) {
-    for (start, (len, item)) in groups {
-        let place = Place::block_group(*start);
-        match chunks.chunks.get(start) {
-            None => context.error(Kind::BlockGroup, place.clone(), "there is no such chunk"),
-            Some(chunk) => {
-                if chunk.length() != *len {
-                    let problem = format!("{len} bytes long, the chunk {}", chunk.length());
-                    context.error(Kind::BlockGroup, place.clone(), problem);
-                }
-                if chunk.flags() != item.flags() {
-                    let problem = format!("type {}, the chunk's is {}", item.flags(), chunk.flags());
-                    context.error(Kind::BlockGroup, place.clone(), problem);
-                }
-            }
-        }
-        if item.chunk_objectid.get() != objectid::FIRST_CHUNK_TREE {
-            context.error(Kind::BlockGroup, place.clone(), format!("chunk object is {}", item.chunk_objectid));
-        }
-    }
-    for start in chunks.chunks.keys().filter(|start| !groups.contains_key(start)) {
-        context.error(Kind::BlockGroup, Place::chunk(*start), "there is no block group for it");
-    }
-}
-
-/// The bytes that extents take from a block group; each must be of its type and end within.
-fn used_within(context: &mut Context<'_>, start: u64, len: u64, item: &BlockGroupItem) -> u64 {
-    let end = start.saturating_add(len);
-    let extents = context.references.extents();
-    let from = extents.partition_point(|e| e.bytenr < start);
-    let (mut used, mut problems) = (0u64, Vec::new());
-    for extent in extents.iter().skip(from).take_while(|e| e.bytenr < end) {
-        used = used.saturating_add(extent.len);
-        if extent.end() > end {
-            problems.push((extent.bytenr, format!("ends at {}, past its block group's end {end}", extent.end())));
-        }
-        if !fits(extent, item.flags()) {
-            problems.push((extent.bytenr, format!("lies in a block group of type {}", item.flags())));
-        }
-    }
-    for (bytenr, problem) in problems {
-        context.error(Kind::Extent, Place::extent(bytenr), problem);
-    }
-    used
-}
-
-fn fits(extent: &Extent, flags: BlockGroupFlags) -> bool {
-    let want = match (extent.is_data(), extent.walked) {
-        (true, _) => BlockGroupFlags::DATA,
-        (false, Some(BlockOf::ChunkTree)) => BlockGroupFlags::SYSTEM,
-        (false, Some(BlockOf::OtherTree)) => BlockGroupFlags::METADATA,
-        (false, None) => BlockGroupFlags::METADATA | BlockGroupFlags::SYSTEM,
-    };
-    extent.opaque || flags.intersects(want)
-}
-
-fn outside_extents(context: &mut Context<'_>, groups: &BlockGroups) {
-    let outside = |bytenr: u64| {
-        groups.range(..=bytenr).next_back().is_none_or(|(start, (len, _))| start.saturating_add(*len) <= bytenr)
-    };
-    let found: Vec<u64> =
-        context.references.extents().iter().map(|e| e.bytenr).filter(|bytenr| outside(*bytenr)).collect();
-    for bytenr in found {
-        context.error(Kind::Extent, Place::extent(bytenr), "lies in no block group");
+    for (bytenr, (tree, owner)) in std::mem::take(&mut context.unowned) {
+        let problem = format!("the header says tree {}, which does not refer to it", owner.0 as i64);
+        context.error(Kind::BackReference, Place::block(tree, Logical(bytenr)), problem);
     }
 }

@@ -70,6 +70,8 @@ kinds! {
     TreeBlock = "tree-block",
     /// One copy of a tree block is bad.
     TreeBlockCopy = "tree-block-copy",
+    /// The flags in a tree block's header are wrong.
+    BlockFlags = "block-flags",
     /// A tree's structure is wrong: a child outside its parent's range, a block used twice.
     TreeStructure = "tree-structure",
     /// A ROOT_ITEM is wrong.
@@ -122,6 +124,8 @@ kinds! {
     LinkCount = "link-count",
     /// Directory items, indexes and inode references disagree, or one is wrong.
     DirectoryEntry = "directory-entry",
+    /// Directories lie within each other in a circle, out of reach of the root.
+    DirectoryLoop = "directory-loop",
     /// A directory has two entries of one name.
     DuplicateName = "duplicate-name",
     /// An INODE_REF or INODE_EXTREF is wrong.
@@ -326,6 +330,16 @@ pub struct Finding {
     pub place: Place,
     /// Which rule is broken, with the values found.
     pub problem: String,
+}
+
+impl Finding {
+    pub(crate) fn error(kind: Kind, place: Place, problem: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, kind, place, problem: problem.into() }
+    }
+
+    pub(crate) fn warning(kind: Kind, place: Place, problem: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, kind, place, problem: problem.into() }
+    }
 }
 
 impl fmt::Display for Finding {

@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::device_items;
 use crate::finding::{Kind, Place};
 use crate::space_cache::CacheFiles;
-use crate::walk::{Dropped, TreeRoot, Visitor};
+use crate::walk::{Dropped, LeafVisitor, TreeRoot};
 
 /// Type and permissions of the files of the v1 space cache.
 const CACHE_MODE: u32 = 0o100_600;
@@ -35,10 +35,12 @@ pub(crate) struct Forest {
     pub cache: CacheFiles,
     /// All of the root tree could be read.
     pub complete: bool,
+    /// Where the first item of each tree is in `roots`.
+    by_id: HashMap<u64, usize>,
 }
 
-impl Visitor for Forest {
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, _: bool) {
+impl LeafVisitor for Forest {
+    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock) {
         for slot in 0..leaf.len() {
             self.item(context, leaf.key(slot), leaf.data(slot));
         }
@@ -99,7 +101,14 @@ impl Forest {
 
     /// The item of a tree there is at most one of.
     pub fn global(&self, id: TreeId) -> Option<&RootItem> {
-        self.roots.iter().find(|(key, _)| key.objectid == id.0).map(|(_, item)| item)
+        self.by_id.get(&id.0).and_then(|at| self.roots.get(*at)).map(|(_, item)| item)
+    }
+
+    /// To be called once all items are there.
+    pub fn settle(&mut self) {
+        for (at, (key, _)) in self.roots.iter().enumerate() {
+            self.by_id.entry(key.objectid).or_insert(at);
+        }
     }
 }
 
@@ -133,6 +142,11 @@ pub(crate) fn check_roots(context: &mut Context<'_>, forest: &Forest) {
             let problem = format!("generation {} is above the superblock's {generation}", item.generation);
             context.error(Kind::RootItem, place.clone(), problem);
         }
+        if item.last_snapshot.get() > generation.saturating_add(1) {
+            let problem = format!("last_snapshot {} is above the superblock's {generation}", item.last_snapshot);
+            context.error(Kind::RootItem, place.clone(), problem);
+        }
+        check_key(context, key, item);
         if let Some(other) = begins.insert(item.bytenr.get(), key.objectid) {
             context.error(Kind::RootItem, place.clone(), format!("begins in the same block as tree {}", other as i64));
         }
@@ -151,6 +165,35 @@ pub(crate) fn check_roots(context: &mut Context<'_>, forest: &Forest) {
         if forest.global(id).is_none() {
             context.error(Kind::MissingTree, Place::tree(id), format!("there is no tree {}", id.0 as i64));
         }
+    }
+}
+
+/// Kernels look for a tree there is one of at offset 0; and a drop that began has a level.
+fn check_key(context: &mut Context<'_>, key: &Key, item: &RootItem) {
+    let (place, id) = (Place::item(TreeId::ROOT, key), TreeId(key.objectid));
+    let single = !id.is_subvolume() && id != TreeId::TREE_RELOC || id == TreeId::FS;
+    if single && key.offset != 0 {
+        context.error(Kind::RootItem, place.clone(), format!("offset {}, where no kernel looks for it", key.offset));
+    }
+    if id == TreeId::TREE_RELOC && key.offset == 0 {
+        context.error(Kind::RootItem, place.clone(), "a relocation tree of tree 0");
+    }
+    let progress: Key = item.drop_progress.into();
+    if progress.objectid != 0 && item.drop_level == 0 {
+        context.error(Kind::RootItem, place.clone(), "a deletion came as far as level 0, which cannot be");
+    }
+    if id == TreeId::DATA_RELOC {
+        relocation_root(context, &place, item);
+    }
+}
+
+/// The tree for data that is relocated is a subvolume that nobody sees.
+fn relocation_root(context: &mut Context<'_>, place: &Place, item: &RootItem) {
+    if item.root_dirid.get() != 256 {
+        context.error(Kind::RootItem, place.clone(), format!("root directory is {}, want 256", item.root_dirid));
+    }
+    if item.refs.get() != 1 {
+        context.error(Kind::RootItem, place.clone(), format!("{} references, want 1", item.refs));
     }
 }
 

@@ -12,9 +12,9 @@ use butterfs_format::{ItemType, Key, TreeBlock, TreeId};
 
 use crate::chunks::Chunks;
 use crate::context::Context;
-use crate::extent_tree::BlockGroups;
+use crate::extent_tree::{BlockGroups, extents_within};
 use crate::finding::{Kind, Place};
-use crate::walk::Visitor;
+use crate::walk::LeafVisitor;
 
 /// Ranges of logical space, start to end.
 pub(crate) type Ranges = Vec<(u64, u64)>;
@@ -134,8 +134,8 @@ impl<'a> FreeSpace<'a> {
     }
 }
 
-impl Visitor for FreeSpace<'_> {
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, _: bool) {
+impl LeafVisitor for FreeSpace<'_> {
+    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock) {
         for slot in 0..leaf.len() {
             let (key, data) = (leaf.key(slot), leaf.data(slot));
             match key.item_type {
@@ -177,14 +177,13 @@ fn add_bitmap(ranges: &mut Ranges, start: u64, end: u64, bits: &[u8], sectorsize
 
 /// What no extent takes between two addresses.
 pub(crate) fn gaps(context: &Context<'_>, start: u64, end: u64) -> Ranges {
-    let extents = context.references.extents();
     let (mut at, mut free) = (start, Vec::new());
-    for extent in extents.iter().skip(extents.partition_point(|e| e.end() <= start)).take_while(|e| e.bytenr < end) {
+    extents_within(context, start..end, &mut |extent| {
         if extent.bytenr > at {
             free.push((at, extent.bytenr));
         }
         at = at.max(extent.end());
-    }
+    });
     if at < end {
         free.push((at, end));
     }

@@ -1,4 +1,7 @@
 //! One inode: its item and all that hangs on it, in key order, then the rules they keep together.
+//!
+//! The rules are written once, for two kinds of listeners: a checker that tells of each fault, and one
+//! that only wants to know whether there is any ([`Suspicion`]).
 
 use butterfs_format::items::{Compression, FileExtent, FileExtentBody, FileType, InodeFlags, InodeItem};
 use butterfs_format::superblock::Incompat;
@@ -8,8 +11,45 @@ use crate::checksums::Checksums;
 use crate::context::Context;
 use crate::finding::{Kind, Place};
 
+/// What the rules depend on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub sectorsize: u64,
+    pub generation: u64,
+    /// Holes need no items.
+    pub no_holes: bool,
+}
+
+impl Rules {
+    pub fn of(context: &Context<'_>) -> Self {
+        let no_holes = context.has(Incompat::NO_HOLES);
+        Self { sectorsize: context.sectorsize(), generation: context.generation(), no_holes }
+    }
+}
+
+/// Who hears of broken rules.
+pub(crate) trait Listener {
+    fn error(&mut self, kind: Kind, place: Place, problem: String);
+}
+
+impl Listener for Context<'_> {
+    fn error(&mut self, kind: Kind, place: Place, problem: String) {
+        Context::error(self, kind, place, problem);
+    }
+}
+
+/// Whether any rule is broken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Suspicion(pub bool);
+
+impl Listener for Suspicion {
+    fn error(&mut self, _: Kind, _: Place, _: String) {
+        self.0 = true;
+    }
+}
+
 /// What was met of one inode so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Inode {
     pub ino: u64,
     pub item: Option<InodeItem>,
@@ -21,6 +61,8 @@ pub(crate) struct Inode {
     pub items: Entries,
     pub indexes: Entries,
     extents: Extents,
+    /// What was met is not the beginning: the leaf before has more of it.
+    continued: bool,
 }
 
 /// A sum over directory entries.
@@ -32,14 +74,39 @@ pub(crate) struct Entries {
 }
 
 /// What was met of the file extents.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Extents {
     bytes: u64,
     count: u64,
+    /// Where the first begins and the last ends.
+    first: u64,
     end: u64,
     inline: bool,
     /// The first hole without an item.
     gap: Option<(u64, u64)>,
+}
+
+impl Entries {
+    fn join(&mut self, other: &Self) {
+        self.count += other.count;
+        self.name_bytes = self.name_bytes.saturating_add(other.name_bytes);
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+}
+
+impl Extents {
+    /// Takes the extents of the next leaf in; gives whether they may follow.
+    fn join(&mut self, right: &Self) -> bool {
+        let fits = self.count == 0 || right.first >= self.end && !self.inline;
+        let between = (right.first > self.end).then_some((self.end, right.first));
+        self.gap = self.gap.or(between).or(right.gap);
+        self.first = if self.count == 0 { right.first } else { self.first };
+        self.bytes = self.bytes.saturating_add(right.bytes);
+        self.count += right.count;
+        self.end = right.end;
+        self.inline |= right.inline;
+        fits
+    }
 }
 
 impl Inode {
@@ -47,150 +114,188 @@ impl Inode {
         Self { ino, partial, ..Self::default() }
     }
 
-    /// Takes an EXTENT_DATA item in. Without `sums`, checksums are not looked at.
+    /// An inode of which a leaf shows the middle or the end.
+    pub fn continued(ino: u64) -> Self {
+        Self { continued: true, ..Self::new(ino, false) }
+    }
+
+    /// Takes what the next leaf has of the same inode; gives whether the two fit.
+    pub fn join(&mut self, right: &Self) -> bool {
+        let mut fits = right.item.is_none() && right.continued;
+        self.partial |= right.partial;
+        self.names = self.names.saturating_add(right.names);
+        self.items.join(&right.items);
+        self.indexes.join(&right.indexes);
+        match (self.extents.count, right.extents.count) {
+            (_, 0) => {}
+            (0, _) if self.continued => self.extents = right.extents,
+            _ => fits &= self.extents.join(&right.extents),
+        }
+        fits
+    }
+
+    /// Takes an EXTENT_DATA item in; its checksums are another matter.
     pub fn extent(
         &mut self,
-        context: &mut Context<'_>,
+        listener: &mut dyn Listener,
+        rules: &Rules,
         tree: TreeId,
-        sums: Option<&Checksums>,
         key: &Key,
-        data: &[u8],
+        extent: &FileExtent<'_>,
     ) {
-        let Ok(extent) = FileExtent::parse(data) else {
-            self.partial = true;
-            return;
-        };
         let place = || Place::inode(tree, self.ino).file_offset(key.offset);
+        if self.extents.count == 0 {
+            self.extents.first = key.offset;
+            if self.continued {
+                self.extents.end = key.offset;
+            }
+        }
         if self.extents.count > 0 && (key.offset < self.extents.end || self.extents.inline) {
             let problem = format!("overlaps the extent before, which ends at {}", self.extents.end);
             // Old kernels left a regular extent behind an inline one of the first sector.
-            if !self.extents.inline || key.offset < context.sectorsize() {
-                context.error(Kind::FileExtent, place(), problem);
+            if !self.extents.inline || key.offset < rules.sectorsize {
+                listener.error(Kind::FileExtent, place(), problem);
             }
         }
         if key.offset > self.extents.end && self.extents.gap.is_none() {
             self.extents.gap = Some((self.extents.end, key.offset));
         }
-        if extent.generation > context.generation().saturating_add(1) {
-            context.error(Kind::FileExtent, place(), format!("generation {} is in the future", extent.generation));
+        if extent.generation > rules.generation.saturating_add(1) {
+            listener.error(Kind::FileExtent, place(), format!("generation {} is in the future", extent.generation));
         }
         self.extents.count += 1;
         match extent.body {
             FileExtentBody::Inline(bytes) => {
-                if let Some(problem) = inline_problem(context, &extent, bytes.len() as u64) {
-                    context.error(Kind::FileExtent, place(), problem);
+                if let Some(problem) = inline_problem(rules, extent, bytes.len() as u64) {
+                    listener.error(Kind::FileExtent, place(), problem);
                 }
                 self.extents.inline = true;
                 self.extents.bytes = self.extents.bytes.saturating_add(extent.ram_bytes);
-                let sector = context.sectorsize();
+                let sector = rules.sectorsize;
                 self.extents.end = extent.ram_bytes.checked_next_multiple_of(sector).unwrap_or(u64::MAX);
             }
             FileExtentBody::Extent { disk_bytenr, num_bytes, .. } => {
+                if let Some(problem) = length_problem(extent) {
+                    listener.error(Kind::FileExtent, place(), problem);
+                }
                 self.extents.end = key.offset.saturating_add(num_bytes);
                 if disk_bytenr != 0 {
                     self.extents.bytes = self.extents.bytes.saturating_add(num_bytes);
-                    let problem = self.item.zip(sums).and_then(|(item, sums)| checksum_problem(&item, &extent, sums));
-                    if let Some(problem) = problem {
-                        context.error(Kind::Checksum, place(), problem);
-                    }
-                    if let (Some((start, len)), Some(sums)) = (preallocated_range(&extent), sums)
-                        && sums.covered(start, len) > 0
-                    {
-                        context.preallocated_with_sums.push((place(), disk_bytenr));
-                    }
                 }
             }
         }
     }
 
+    /// Looks at the checksums of an extent, in key order behind the inode's item.
+    pub fn checksums(
+        &self,
+        context: &mut Context<'_>,
+        tree: TreeId,
+        sums: &Checksums,
+        key: &Key,
+        extent: &FileExtent<'_>,
+    ) {
+        let place = Place::inode(tree, self.ino).file_offset(key.offset);
+        let problem = self.item.and_then(|item| checksum_problem(context, &item, extent, sums));
+        if let Some(problem) = problem {
+            context.error(Kind::Checksum, place.clone(), problem);
+        }
+        if let (Some((start, len)), FileExtentBody::Extent { disk_bytenr, .. }) =
+            (preallocated_range(extent), extent.body)
+            && sums.covered(context, start, len) > 0
+        {
+            context.preallocated(place, disk_bytenr);
+        }
+    }
+
     /// The rules that can be judged once all items of the inode are known, but for links.
-    pub fn check(&self, context: &mut Context<'_>, tree: TreeId) {
+    pub fn check(&self, listener: &mut dyn Listener, rules: &Rules, tree: TreeId) {
         let Some(item) = self.item else { return };
         let place = Place::inode(tree, self.ino);
-        if item.transid.get() > context.generation() || item.generation.get() > context.generation() {
+        if item.transid.get() > rules.generation || item.generation.get() > rules.generation {
             let problem = format!("generation {}, transid {}: in the future", item.generation, item.transid);
-            context.error(Kind::InodeGeneration, place.clone(), problem);
+            listener.error(Kind::InodeGeneration, place.clone(), problem);
         }
         if item.flags.get() & !InodeFlags::all().bits() != 0 {
-            context.error(Kind::InodeFlags, place.clone(), format!("unknown flags {:#x}", item.flags.get()));
+            listener.error(Kind::InodeFlags, place.clone(), format!("unknown flags {:#x}", item.flags.get()));
         }
         let frozen = InodeFlags::IMMUTABLE | InodeFlags::APPEND;
         if FileType::from_mode(item.mode.get()) == FileType::Symlink && item.flags().intersects(frozen) {
-            context.error(Kind::InodeFlags, place.clone(), "a symbolic link that is immutable or append-only");
+            listener.error(Kind::InodeFlags, place.clone(), "a symbolic link that is immutable or append-only".into());
         }
         if FileType::from_mode(item.mode.get()) == FileType::Unknown {
-            context.error(Kind::InodeMode, place.clone(), format!("mode {:#o} has no file type", item.mode.get()));
+            listener.error(Kind::InodeMode, place.clone(), format!("mode {:#o} has no file type", item.mode.get()));
         }
         // While an inode is being deleted its items are ahead of its counters.
         if item.nlink.get() == 0 {
             return;
         }
         match FileType::from_mode(item.mode.get()) {
-            FileType::Directory => self.check_directory(context, &place, &item),
-            FileType::Regular => self.check_file(context, &place, &item),
-            FileType::Symlink => self.check_symlink(context, &place, &item),
-            _ => self.check_without_extents(context, &place),
+            FileType::Directory => self.check_directory(listener, &place, &item),
+            FileType::Regular => self.check_file(listener, rules, &place, &item),
+            FileType::Symlink => self.check_symlink(listener, &place, &item),
+            _ => self.check_without_extents(listener, &place),
         }
         if self.indexes.count > 0 && !item.is_dir() {
-            context.error(Kind::DirectoryEntry, place, "not a directory, but has entries");
+            listener.error(Kind::DirectoryEntry, place, "not a directory, but has entries".into());
         }
     }
 
-    fn check_directory(&self, context: &mut Context<'_>, place: &Place, item: &InodeItem) {
+    fn check_directory(&self, listener: &mut dyn Listener, place: &Place, item: &InodeItem) {
         let want = self.indexes.name_bytes.saturating_mul(2);
         if self.items != self.indexes {
             let (items, indexes) = (self.items.count, self.indexes.count);
             let problem = format!("{items} DIR_ITEM entries and {indexes} DIR_INDEX entries disagree");
-            context.error(Kind::DirectoryEntry, place.clone(), problem);
+            listener.error(Kind::DirectoryEntry, place.clone(), problem);
         } else if item.size.get() != want {
-            context.error(Kind::InodeSize, place.clone(), format!("directory size is {}, want {want}", item.size));
+            listener.error(Kind::InodeSize, place.clone(), format!("directory size is {}, want {want}", item.size));
         }
         if item.nlink.get() != 1 {
-            context.error(Kind::LinkCount, place.clone(), format!("directory with {} links", item.nlink));
+            listener.error(Kind::LinkCount, place.clone(), format!("directory with {} links", item.nlink));
         }
-        self.check_without_extents(context, place);
+        self.check_without_extents(listener, place);
     }
 
-    fn check_without_extents(&self, context: &mut Context<'_>, place: &Place) {
+    fn check_without_extents(&self, listener: &mut dyn Listener, place: &Place) {
         if self.extents.count > 0 {
-            context.error(Kind::FileExtent, place.clone(), "has file extents, but is no file");
+            listener.error(Kind::FileExtent, place.clone(), "has file extents, but is no file".into());
         }
     }
 
-    fn check_file(&self, context: &mut Context<'_>, place: &Place, item: &InodeItem) {
-        self.check_bytes(context, place, item);
-        if context.has(Incompat::NO_HOLES) {
+    fn check_file(&self, listener: &mut dyn Listener, rules: &Rules, place: &Place, item: &InodeItem) {
+        self.check_bytes(listener, place, item);
+        if rules.no_holes {
             return;
         }
-        let size = item.size.get().checked_next_multiple_of(context.sectorsize()).unwrap_or(u64::MAX);
+        let size = item.size.get().checked_next_multiple_of(rules.sectorsize).unwrap_or(u64::MAX);
         let tail = (self.extents.end < size).then_some((self.extents.end, size));
         if let Some((start, end)) = self.extents.gap.filter(|gap| gap.0 < size).or(tail) {
             let problem = format!("no item for the hole {start} to {end}, and the filesystem lacks NO_HOLES");
-            context.error(Kind::FileHole, place.clone(), problem);
+            listener.error(Kind::FileHole, place.clone(), problem);
         }
     }
 
-    fn check_bytes(&self, context: &mut Context<'_>, place: &Place, item: &InodeItem) {
+    fn check_bytes(&self, listener: &mut dyn Listener, place: &Place, item: &InodeItem) {
         if item.nbytes.get() != self.extents.bytes {
             let problem = format!("nbytes is {}, the extents have {}", item.nbytes, self.extents.bytes);
-            context.error(Kind::InodeBytes, place.clone(), problem);
+            listener.error(Kind::InodeBytes, place.clone(), problem);
         }
     }
 
-    fn check_symlink(&self, context: &mut Context<'_>, place: &Place, item: &InodeItem) {
+    fn check_symlink(&self, listener: &mut dyn Listener, place: &Place, item: &InodeItem) {
         if !self.extents.inline || self.extents.count != 1 {
-            context.error(Kind::FileExtent, place.clone(), "a symbolic link without its one inline extent");
+            listener.error(Kind::FileExtent, place.clone(), "a symbolic link without its one inline extent".into());
         } else if item.size.get() != self.extents.bytes || item.size.get() == 0 {
             let problem = format!("size is {}, the target has {} bytes", item.size, self.extents.bytes);
-            context.error(Kind::InodeSize, place.clone(), problem);
+            listener.error(Kind::InodeSize, place.clone(), problem);
         }
-        self.check_bytes(context, place, item);
+        self.check_bytes(listener, place, item);
     }
 }
 
 /// What is wrong with an inline extent that holds so many bytes: data that fills a sector is not inline.
-fn inline_problem(context: &Context<'_>, extent: &FileExtent<'_>, bytes: u64) -> Option<String> {
-    let sector = context.sectorsize();
+fn inline_problem(rules: &Rules, extent: &FileExtent<'_>, bytes: u64) -> Option<String> {
+    let sector = rules.sectorsize;
     let (ram, compressed) = (extent.ram_bytes, extent.compression != Compression::None);
     let most = if compressed { sector } else { sector.saturating_sub(1) };
     if ram == 0 {
@@ -199,10 +304,59 @@ fn inline_problem(context: &Context<'_>, extent: &FileExtent<'_>, bytes: u64) ->
     (ram > most || bytes > sector).then(|| format!("inline extent of {bytes} bytes, ram_bytes is {ram}"))
 }
 
+/// A file's range lies within the extent as it is in memory.
+fn length_problem(extent: &FileExtent<'_>) -> Option<String> {
+    let FileExtentBody::Extent { offset, num_bytes, .. } = extent.body else { return None };
+    (extent.ram_bytes < offset.saturating_add(num_bytes))
+        .then(|| format!("ram_bytes is {}, the range {offset}+{num_bytes} ends above", extent.ram_bytes))
+}
+
+/// How the checksums of some file extents are, before it is known how they should be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Coverage {
+    compressed: bool,
+    some: bool,
+    lacking: bool,
+    preallocated: bool,
+}
+
+impl Coverage {
+    pub fn add(&mut self, context: &Context<'_>, extent: &FileExtent<'_>, sums: &Checksums) {
+        if let Some((start, len)) = extent.checksummed_range() {
+            let covered = sums.covered(context, start, len);
+            self.compressed |= extent.compression != Compression::None;
+            self.some |= covered > 0;
+            self.lacking |= covered < len;
+        }
+        if let Some((start, len)) = preallocated_range(extent) {
+            self.preallocated |= sums.covered(context, start, len) > 0;
+        }
+    }
+
+    pub fn join(&mut self, other: &Self) {
+        self.compressed |= other.compressed;
+        self.some |= other.some;
+        self.lacking |= other.lacking;
+        self.preallocated |= other.preallocated;
+    }
+
+    /// Whether there is nothing to be looked at closely.
+    pub fn suits(&self, item: &InodeItem) -> bool {
+        let wrong =
+            if item.flags().contains(InodeFlags::NODATASUM) { self.compressed || self.some } else { self.lacking };
+        !wrong && !self.preallocated
+    }
+}
+
 /// What is wrong with the checksums of a file extent.
-fn checksum_problem(item: &InodeItem, extent: &FileExtent<'_>, sums: &Checksums) -> Option<String> {
+fn checksum_problem(
+    context: &Context<'_>,
+    item: &InodeItem,
+    extent: &FileExtent<'_>,
+    sums: &Checksums,
+) -> Option<String> {
     let (start, len) = extent.checksummed_range()?;
-    let covered = sums.covered(start, len);
+    let covered = sums.covered(context, start, len);
     let without = item.flags().contains(InodeFlags::NODATASUM);
     if without && extent.compression != Compression::None {
         return Some(format!("compressed with {}, but the inode has no checksums", extent.compression));

@@ -3,13 +3,16 @@
 //! Their blocks have no extent items; the data they refer to may have none yet, but has checksums, in
 //! the log or in the checksum tree.
 
+use std::collections::BTreeSet;
+
 use butterfs_format::items::{FileExtent, InodeFlags, InodeItem, RootItem, read_exact};
 use butterfs_format::{Generation, ItemType, Key, Logical, TreeBlock, TreeId};
 
 use crate::checksums::Checksums;
 use crate::context::Context;
+use crate::extent_tree::extents_within;
 use crate::finding::{Kind, Place};
-use crate::walk::{TreeRoot, Visitor, walk};
+use crate::walk::{InOrder, LeafVisitor, TreeRoot, walk};
 
 /// The roots of the log trees.
 #[derive(Default)]
@@ -21,8 +24,8 @@ struct LogRoots {
 /// Addresses of the log's own blocks.
 type Blocks = Vec<u64>;
 
-impl Visitor for LogRoots {
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, _: bool) {
+impl LeafVisitor for LogRoots {
+    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock) {
         self.blocks.push(leaf.bytenr().0);
         for slot in 0..leaf.len() {
             let key = leaf.key(slot);
@@ -46,8 +49,8 @@ struct LogTree {
     blocks: Blocks,
 }
 
-impl Visitor for LogTree {
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, _: bool) {
+impl LeafVisitor for LogTree {
+    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock) {
         self.blocks.push(leaf.bytenr().0);
         for slot in 0..leaf.len() {
             let (key, data) = (leaf.key(slot), leaf.data(slot));
@@ -79,7 +82,7 @@ pub(crate) fn check(context: &mut Context<'_>, sums: &Checksums) -> Checksums {
     let root = log_root(bytenr, level, Generation(context.generation().saturating_add(1)));
     context.note(Kind::Log, Place::superblock(), format!("a log tree at {bytenr} waits to be replayed"));
     let mut roots = LogRoots::default();
-    walk(context, &root, &mut roots);
+    walk(context, &root, &mut InOrder(&mut roots));
     not_allocated(context, &roots.blocks);
     for (key, item) in &roots.roots {
         for (_, start, len) in check_tree(context, key, item, sums) {
@@ -97,11 +100,12 @@ fn log_root(bytenr: Logical, level: u8, generation: Generation) -> TreeRoot {
 /// Gives the data that the log refers to: inode, address and length.
 fn check_tree(context: &mut Context<'_>, key: &Key, item: &RootItem, sums: &Checksums) -> Vec<(u64, u64, u64)> {
     let mut tree = LogTree::default();
-    let complete = walk(context, &log_root(item.bytenr(), item.level, item.generation()), &mut tree);
+    let complete = walk(context, &log_root(item.bytenr(), item.level, item.generation()), &mut InOrder(&mut tree));
     not_allocated(context, &tree.blocks);
     tree.sums.settle();
     for (ino, start, len) in tree.wanted.iter().filter(|_| complete) {
-        let covered = tree.sums.covered(*start, *len).saturating_add(sums.covered(*start, *len));
+        let in_log = tree.sums.covered(context, *start, *len);
+        let covered = in_log.saturating_add(sums.covered(context, *start, *len));
         if covered < *len {
             let problem = format!("of {len} bytes of data at {start} only {covered} have checksums");
             let place = Place { what: "in the log", ..Place::inode(TreeId(key.offset), *ino) };
@@ -113,10 +117,17 @@ fn check_tree(context: &mut Context<'_>, key: &Key, item: &RootItem, sums: &Chec
 
 /// A block of the log lies in free space, as far as the last commit knows.
 fn not_allocated(context: &mut Context<'_>, blocks: &[u64]) {
-    let nodesize = context.nodesize();
-    for bytenr in blocks {
-        if context.references.overlaps(*bytenr, nodesize) {
-            context.error(Kind::Log, Place::block(TreeId::TREE_LOG, Logical(*bytenr)), "lies in an allocated extent");
-        }
+    let (nodesize, mut taken) = (context.nodesize(), BTreeSet::<u64>::new());
+    let Some((first, last)) = blocks.iter().min().zip(blocks.iter().max()) else { return };
+    let mut sorted = blocks.to_vec();
+    sorted.sort_unstable();
+    // An extent that begins before the first block's chunk does not reach into it.
+    let chunk = context.access.chunk_start(Logical(*first)).unwrap_or(*first);
+    extents_within(context, chunk..last.saturating_add(nodesize), &mut |extent| {
+        let from = sorted.partition_point(|at| at.saturating_add(nodesize) <= extent.bytenr);
+        taken.extend(sorted.iter().skip(from).take_while(|at| **at < extent.end()));
+    });
+    for bytenr in blocks.iter().filter(|at| taken.contains(*at)) {
+        context.error(Kind::Log, Place::block(TreeId::TREE_LOG, Logical(*bytenr)), "lies in an allocated extent");
     }
 }

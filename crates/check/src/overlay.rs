@@ -30,6 +30,10 @@ impl BlockDevice for WithSuperblock {
         Ok(())
     }
 
+    fn prefetch(&self, offset: u64, len: u64) {
+        self.device.prefetch(offset, len);
+    }
+
     fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }

@@ -1,18 +1,24 @@
 //! Quota groups: the quota tree itself, and its counters against what subvolumes really hold.
 //!
 //! An extent counts for a group if a subvolume among its members holds it, as `referenced`; and as
-//! `exclusive` if nobody else holds it. Which subvolumes hold an extent is gathered while the trees are
-//! walked ([`crate::references::References::own`]).
+//! `exclusive` if nobody else holds it. Which subvolumes hold an extent is gathered by walking them once
+//! more. Simple quotas count otherwise: see [`crate::simple_quota`].
 //!
-//! Memory: the groups; and for each different set of subvolumes that share extents, the set.
+//! Memory: the groups; for each different set of subvolumes that share extents, the set; and 24 bytes for
+//! each extent, as far as the memory has room: the rest waits for another walk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use butterfs_format::{ItemType, Key, TreeBlock, TreeId};
+use butterfs_format::superblock::Incompat;
+use butterfs_format::{Generation, ItemType, Key, TreeBlock, TreeId};
 
 use crate::context::Context;
+use crate::extent_tree::extents_within;
 use crate::finding::{Counter, Kind, Place, QuotaGroup, qgroup_name};
-use crate::walk::Visitor;
+use crate::references::data_of;
+use crate::revisit::{Revisitor, revisit};
+use crate::simple_quota::OwnedBytes;
+use crate::walk::{LeafVisitor, TreeRoot};
 
 /// Flags of QGROUP_STATUS.
 const ON: u64 = 1 << 0;
@@ -38,6 +44,8 @@ pub(crate) struct QuotaTree {
 struct Status {
     flags: u64,
     generation: u64,
+    /// Since when simple quotas are on.
+    enabled: u64,
 }
 
 /// Counters as they are stored.
@@ -55,8 +63,8 @@ fn number(data: &[u8], index: usize) -> u64 {
     numbers.get(index).map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-impl Visitor for QuotaTree {
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, _: bool) {
+impl LeafVisitor for QuotaTree {
+    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock) {
         for slot in 0..leaf.len() {
             self.item(context, &leaf.key(slot), leaf.data(slot));
         }
@@ -107,12 +115,24 @@ impl QuotaTree {
         if flags & !(ON | RESCAN | INCONSISTENT | SIMPLE) != 0 {
             context.error(Kind::Quota, place, format!("unknown flags {flags:#x}"));
         }
-        self.status = Some(Status { flags, generation });
+        let simple = context.has(Incompat::SIMPLE_QUOTA);
+        if flags & ON != 0 && simple != (flags & SIMPLE != 0) {
+            let problem = "the feature bit of simple quotas and the status disagree";
+            context.error(Kind::Quota, Place::item(TreeId::QUOTA, key), problem);
+        }
+        // Of other quotas the fourth number is how far a rescan came, and the fifth may be missing.
+        let enabled = number(data, 4);
+        if flags & SIMPLE != 0 && enabled > context.generation() {
+            let problem = format!("simple quotas are on since generation {enabled}, which is to come");
+            context.error(Kind::Quota, Place::item(TreeId::QUOTA, key), problem);
+        }
+        self.status = Some(Status { flags, generation, enabled });
     }
 
-    /// Whether the counters mean what they say, so that they are worth a count of our own.
-    pub fn is_on(&self) -> bool {
-        self.status.as_ref().is_some_and(|status| status.flags & ON != 0 && status.flags & SIMPLE == 0)
+    /// From which generation on extents count, if quotas are simple ones.
+    pub fn simple_since(&self) -> Option<Generation> {
+        let status = self.status.as_ref().filter(|status| status.flags & ON != 0 && status.flags & SIMPLE != 0);
+        status.map(|status| Generation(status.enabled))
     }
 
     /// Checks groups and relations among themselves.
@@ -159,9 +179,13 @@ impl QuotaTree {
     }
 
     /// Compares the counters with what the subvolumes hold; to be called when all trees were walked.
-    pub fn check_usage(&self, context: &mut Context<'_>) {
-        let Some(status) = self.status.as_ref().filter(|_| self.is_on()) else { return };
-        let counted = self.count(&context.references.owned());
+    pub fn check_usage(&self, context: &mut Context<'_>, subvolumes: &[TreeRoot]) {
+        let Some(status) = &self.status else { return };
+        let counted = match status.flags & (ON | SIMPLE) {
+            ON => self.count(&holders(context, subvolumes)),
+            _ if status.flags & ON != 0 => self.count_simple(context),
+            _ => return,
+        };
         for (id, stored) in &self.groups {
             let (referenced, exclusive) = counted.get(id).copied().unwrap_or_default();
             let referenced = Counter { stored: stored.referenced, counted: referenced };
@@ -181,6 +205,18 @@ impl QuotaTree {
         for group in wrong {
             context.error(Kind::QuotaUsage, Place::qgroup(group.id), group.to_string());
         }
+    }
+
+    /// With simple quotas an extent counts for the subvolume that made it, and for all groups above.
+    fn count_simple(&self, context: &Context<'_>) -> HashMap<u64, (u64, u64)> {
+        let mut counted: HashMap<u64, (u64, u64)> = HashMap::new();
+        for (tree, bytes) in context.owned.iter().flat_map(OwnedBytes::by_tree) {
+            for id in self.groups_of(tree) {
+                let sums = counted.entry(id).or_default();
+                *sums = (sums.0.saturating_add(bytes), sums.1.saturating_add(bytes));
+            }
+        }
+        counted
     }
 
     fn count(&self, owned: &[(Vec<TreeId>, u64)]) -> HashMap<u64, (u64, u64)> {
@@ -204,9 +240,121 @@ impl QuotaTree {
     }
 }
 
+/// An extent, and the number of the set of its holders; 0 is the empty one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    bytenr: u64,
+    len: u64,
+    set: u32,
+}
+
+/// Which subvolumes hold each extent of a range of addresses.
+struct Owners {
+    /// In the order of the addresses.
+    extents: Vec<Held>,
+    sets: Vec<Vec<TreeId>>,
+    /// A set and a tree to the set of both.
+    steps: HashMap<(u32, TreeId), u32>,
+}
+
+impl Owners {
+    fn new(extents: Vec<Held>) -> Self {
+        Self { extents, sets: vec![Vec::new()], steps: HashMap::new() }
+    }
+
+    /// Trees are walked one after the other, so a set that has the tree has it last.
+    fn add(&mut self, bytenr: u64, tree: TreeId) {
+        let Ok(index) = self.extents.binary_search_by_key(&bytenr, |held| held.bytenr) else { return };
+        let Some(Held { set, .. }) = self.extents.get_mut(index) else { return };
+        let Some(members) = self.sets.get(*set as usize) else { return };
+        if members.last() == Some(&tree) {
+            return;
+        }
+        *set = match self.steps.get(&(*set, tree)) {
+            Some(next) => *next,
+            None => {
+                let mut members = members.clone();
+                members.push(tree);
+                let next = self.sets.len() as u32;
+                self.sets.push(members);
+                self.steps.insert((*set, tree), next);
+                next
+            }
+        };
+    }
+
+    /// How many bytes each set of subvolumes holds together.
+    fn sums(&self) -> Vec<(Vec<TreeId>, u64)> {
+        let mut sums = vec![0u64; self.sets.len()];
+        for held in &self.extents {
+            if let Some(sum) = sums.get_mut(held.set as usize) {
+                *sum = sum.saturating_add(held.len);
+            }
+        }
+        self.sets.iter().cloned().zip(sums).filter(|(set, _)| !set.is_empty()).collect()
+    }
+}
+
+/// Notes who holds the blocks and the data of one subvolume.
+struct Holding<'a> {
+    owners: &'a mut Owners,
+    tree: TreeId,
+}
+
+impl Revisitor for Holding<'_> {
+    fn block(&mut self, _: &mut Context<'_>, block: &TreeBlock) {
+        self.owners.add(block.bytenr().0, self.tree);
+        for slot in (0..block.len()).filter(|_| block.is_leaf()) {
+            if let Some(bytenr) = data_of(block, slot) {
+                self.owners.add(bytenr, self.tree);
+            }
+        }
+    }
+}
+
+/// How many bytes each set of subvolumes holds together; as many extents at a time as the memory has room
+/// for, and each time the subvolumes are walked again.
+fn holders(context: &mut Context<'_>, subvolumes: &[TreeRoot]) -> Vec<(Vec<TreeId>, u64)> {
+    let (mut all, mut from) = (Vec::new(), 0);
+    while from < u64::MAX {
+        let (extents, stop) = load(context, from);
+        let mut owners = Owners::new(extents);
+        for root in subvolumes {
+            revisit(context, root, &mut Holding { owners: &mut owners, tree: root.id });
+        }
+        all.extend(owners.sums());
+        from = stop;
+    }
+    all
+}
+
+/// The extents from an address on, as many as there is room for; gives where it stopped.
+fn load(context: &Context<'_>, from: u64) -> (Vec<Held>, u64) {
+    let most = (context.options.memory / 8 / size_of::<Held>() as u64).max(64) as usize;
+    let (mut extents, mut stop) = (Vec::new(), u64::MAX);
+    extents_within(context, from..u64::MAX, &mut |extent| {
+        if extents.len() < most {
+            extents.push(Held { bytenr: extent.bytenr, len: extent.len, set: 0 });
+        } else if stop == u64::MAX {
+            stop = extent.bytenr;
+        }
+    });
+    (extents, stop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn owners_are_kept_as_sets() {
+        let mut owners = Owners::new([0, 1, 2].map(|bytenr| Held { bytenr, len: 10, set: 0 }).to_vec());
+        for (bytenr, tree) in [(0, 5), (1, 5), (1, 5), (0, 256), (1, 256), (2, 256), (3, 5)] {
+            owners.add(bytenr, TreeId(tree));
+        }
+        assert_eq!(owners.extents.iter().map(|held| held.set).collect::<Vec<_>>(), [2, 2, 3]);
+        assert_eq!(owners.sets, [vec![], vec![TreeId(5)], vec![TreeId(5), TreeId(256)], vec![TreeId(256)]]);
+    }
 
     const PARENT: u64 = 1 << 48 | 1;
 

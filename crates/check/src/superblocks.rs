@@ -34,7 +34,6 @@ fn check_features(context: &mut Context<'_>) {
         (Incompat::EXTENT_TREE_V2, "extent-tree-v2"),
         (Incompat::RAID_STRIPE_TREE, "raid-stripe-tree"),
         (Incompat::REMAP_TREE, "remap-tree"),
-        (Incompat::SIMPLE_QUOTA, "simple quotas"),
     ];
     for (feature, name) in blind {
         if context.has(feature) {

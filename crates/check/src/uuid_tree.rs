@@ -11,7 +11,7 @@ use butterfs_format::{ItemType, Key, TreeBlock, TreeId};
 use crate::context::Context;
 use crate::finding::{Kind, Place};
 use crate::forest::Forest;
-use crate::walk::Visitor;
+use crate::walk::LeafVisitor;
 
 /// One entry: the key of a UUID and a subvolume.
 type Entry = (Key, u64);
@@ -22,8 +22,8 @@ pub(crate) struct UuidTree {
     entries: BTreeSet<Entry>,
 }
 
-impl Visitor for UuidTree {
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, _: bool) {
+impl LeafVisitor for UuidTree {
+    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock) {
         for slot in 0..leaf.len() {
             let (key, data) = (leaf.key(slot), leaf.data(slot));
             let place = Place::item(TreeId::UUID, &key);

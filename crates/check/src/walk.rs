@@ -1,4 +1,12 @@
-//! Walking a tree: each block is checked in every copy, once for all trees, and leaves are visited in key order.
+//! Walking a tree for the first time: each block is checked in every copy, once for all trees; what it
+//! refers to is counted; leaves reach a [`Visitor`] in key order.
+//!
+//! Nodes are read on the way down. Leaves wait in a batch; a full batch is read in the order of the disk
+//! and judged on all cores ([`crate::leaves`]), then replayed in key order. What is found does not depend
+//! on the batch's size or on the number of threads: all that has an order happens in the replay.
+//!
+//! A visitor may remember what a shared block and all below it contribute. Where another tree shares the
+//! block it is not read again.
 //!
 //! # Invariants
 //! * The level falls by one with each step down, so the walk is at most eight deep and cannot loop.
@@ -6,15 +14,11 @@
 //!   one block twice: it ends after at most as many steps as there are blocks.
 
 use butterfs_format::validate::Expected;
-use butterfs_format::validate::item::check_item;
 use butterfs_format::{Generation, Key, Logical, TreeBlock, TreeId};
 
-use crate::access::Fault;
 use crate::context::Context;
-use crate::finding::{Kind, Place};
-
-/// Blocks between two reports of progress.
-const TELL_EVERY: u64 = 64;
+use crate::finding::{Finding, Kind, Place};
+use crate::leaves::{self, Header, Job, Outcome};
 
 /// How far the deletion of a tree came: see `RootItem::drop_progress`.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +41,7 @@ pub(crate) struct TreeRoot {
 }
 
 impl TreeRoot {
-    fn expected(&self) -> Expected {
+    pub fn expected(&self) -> Expected {
         let owner = (!self.id.is_shareable()).then_some(self.id);
         Expected {
             bytenr: self.bytenr,
@@ -50,9 +54,15 @@ impl TreeRoot {
 }
 
 /// What is done with the leaves of a tree.
-pub(crate) trait Visitor {
-    /// A leaf; `first` unless another tree has shown it before.
-    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock, first: bool);
+pub(crate) trait Visitor: Sync {
+    /// What a worker makes of a leaf.
+    type Work: Send;
+
+    /// Looks at a leaf on its own; runs on any thread, in any order.
+    fn prepare(&self, context: &Context<'_>, leaf: TreeBlock, found: &mut Vec<Finding>) -> Self::Work;
+
+    /// Takes in what was made of the next leaf in key order.
+    fn absorb(&mut self, context: &mut Context<'_>, work: Self::Work);
 
     /// A part of the tree could not be read: what was begun cannot be judged.
     fn hole(&mut self) {}
@@ -61,182 +71,318 @@ pub(crate) trait Visitor {
     fn wants_shared(&self) -> bool {
         false
     }
+
+    /// Whether it is known what the block and all below it contribute, and the pointer to it fits.
+    fn remembers(&self, _expected: &Expected, _end: Option<Key>) -> bool {
+        false
+    }
+
+    /// Takes in what a remembered block contributes; gives the last key below it.
+    fn recall(&mut self, _bytenr: Logical) -> Option<Key> {
+        None
+    }
+
+    /// What comes until [`Visitor::leave`] is the contribution of one shared block.
+    fn enter(&mut self) {}
+
+    /// The end of what [`Visitor::enter`] began; without a shape it must not be remembered.
+    fn leave(&mut self, _shape: Option<Shape>) {}
+}
+
+/// What pointers to a block are held against.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub bytenr: Logical,
+    pub level: u8,
+    pub generation: Generation,
+    pub first: Key,
+    pub last: Key,
+}
+
+impl Shape {
+    pub fn fits(&self, expected: &Expected, end: Option<Key>) -> bool {
+        expected.owner.is_none()
+            && expected.level == Some(self.level)
+            && expected.generation == Some(self.generation)
+            && expected.first_key.is_none_or(|key| key == self.first)
+            && end.is_none_or(|end| self.last < end)
+    }
+}
+
+/// A visitor that wants whole leaves, one after the other.
+pub(crate) trait LeafVisitor {
+    fn leaf(&mut self, context: &mut Context<'_>, leaf: &TreeBlock);
+
+    fn hole(&mut self) {}
+}
+
+/// Makes a [`Visitor`] of a [`LeafVisitor`].
+pub(crate) struct InOrder<'a, V>(pub &'a mut V);
+
+impl<V: LeafVisitor + Sync> Visitor for InOrder<'_, V> {
+    type Work = TreeBlock;
+
+    fn prepare(&self, _: &Context<'_>, leaf: TreeBlock, _: &mut Vec<Finding>) -> TreeBlock {
+        leaf
+    }
+
+    fn absorb(&mut self, context: &mut Context<'_>, leaf: TreeBlock) {
+        self.0.leaf(context, &leaf);
+    }
+
+    fn hole(&mut self) {
+        self.0.hole();
+    }
 }
 
 /// A visitor for trees of which only the structure is looked at.
 pub(crate) struct Nothing;
 
 impl Visitor for Nothing {
-    fn leaf(&mut self, _: &mut Context<'_>, _: &TreeBlock, _: bool) {}
+    type Work = ();
+
+    fn prepare(&self, _: &Context<'_>, _: TreeBlock, _: &mut Vec<Finding>) {}
+
+    fn absorb(&mut self, _: &mut Context<'_>, (): ()) {}
 }
 
 /// Walks a whole tree; gives whether all of it could be read.
-pub(crate) fn walk(context: &mut Context<'_>, root: &TreeRoot, visitor: &mut dyn Visitor) -> bool {
+pub(crate) fn walk<V: Visitor>(context: &mut Context<'_>, root: &TreeRoot, visitor: &mut V) -> bool {
     context.report.statistics.trees += 1;
-    let complete = Walk { context, root, visitor }.block(&root.expected(), None);
+    let batch = context.batch();
+    let mut walk = Walk {
+        context,
+        root,
+        visitor,
+        batch,
+        steps: Vec::new(),
+        jobs: Vec::new(),
+        entered: Vec::new(),
+        troubles: 0,
+        last_key: None,
+        complete: true,
+    };
+    walk.block(&root.expected(), None, Some(root.id));
+    walk.flush();
+    let complete = walk.complete;
     context.incomplete |= !complete;
     complete
 }
 
-struct Walk<'a, 'v> {
-    context: &'a mut Context<'v>,
-    root: &'a TreeRoot,
-    visitor: &'a mut dyn Visitor,
+/// What is replayed in key order.
+enum Step {
+    /// A node's findings.
+    Found(Vec<Finding>),
+    /// The block is reached from a parent that this tree owns.
+    Reached {
+        bytenr: Logical,
+        by: Option<TreeId>,
+        header: Option<Header>,
+    },
+    /// The leaf of the next job.
+    Leaf,
+    Hole,
+    Recall(Logical),
+    Enter,
+    Leave {
+        bytenr: Logical,
+        level: u8,
+        generation: Option<Generation>,
+        first: Option<Key>,
+    },
 }
 
-impl Walk<'_, '_> {
-    /// Walks a block and all below it, whose keys must be below `end`.
-    fn block(&mut self, expected: &Expected, end: Option<Key>) -> bool {
+struct Walk<'a, 'v, V> {
+    context: &'a mut Context<'v>,
+    root: &'a TreeRoot,
+    visitor: &'a mut V,
+    /// How many leaves are judged at once.
+    batch: usize,
+    steps: Vec<Step>,
+    jobs: Vec<Job>,
+    /// For each shared block that the replay is in, how many troubles there were before.
+    entered: Vec<u64>,
+    /// Findings and holes so far.
+    troubles: u64,
+    /// The last key replayed.
+    last_key: Option<Key>,
+    complete: bool,
+}
+
+impl<V: Visitor> Walk<'_, '_, V> {
+    /// Walks a block and all below it, whose keys must be below `end`; `by` owns the pointer to it.
+    fn block(&mut self, expected: &Expected, end: Option<Key>, by: Option<TreeId>) {
         let bytenr = expected.bytenr.0;
         if self.context.bad.contains(&bytenr) {
-            return false;
+            return self.steps.push(Step::Hole);
         }
         let first = self.context.seen.insert(bytenr);
         if !first && !self.may_be_shared(expected) {
-            return false;
+            self.context.refused.insert((self.root.id, bytenr));
+            return self.steps.push(Step::Hole);
+        }
+        if !first {
+            self.steps.push(Step::Reached { bytenr: expected.bytenr, by, header: None });
         }
         if !first && !self.visitor.wants_shared() {
-            return true;
+            return;
         }
-        let Some(block) = self.read(expected, first) else { return false };
-        if first {
-            self.check_items(&block);
+        if !first && self.visitor.remembers(expected, end) {
+            return self.steps.push(Step::Recall(expected.bytenr));
         }
-        if first && self.root.accounted {
-            self.account(&block);
+        let shared = self.visitor.wants_shared() && self.context.shared.contains(bytenr);
+        if shared {
+            self.steps.push(Step::Enter);
         }
-        if self.root.id.is_subvolume() {
-            self.context.references.own(self.root.id, &block);
+        if expected.level == Some(0) {
+            self.jobs.push(Job { expected: *expected, end, first, by });
+            self.steps.push(Step::Leaf);
+        } else {
+            self.node(expected, end, first, by);
         }
-        if !self.within(&block, end) {
-            return false;
+        if shared {
+            let (level, generation) = (expected.level.unwrap_or(0), expected.generation);
+            self.steps.push(Step::Leave { bytenr: expected.bytenr, level, generation, first: expected.first_key });
         }
-        if block.is_leaf() {
-            self.visitor.leaf(self.context, &block, first);
-            return true;
+        if self.jobs.len() >= self.batch {
+            self.flush();
         }
-        self.children(&block, end, expected.owner)
     }
 
     fn may_be_shared(&mut self, expected: &Expected) -> bool {
         let shareable = expected.owner.is_none() && self.root.accounted;
         if !shareable {
             let place = Place::block(self.root.id, expected.bytenr);
-            self.context.error(Kind::TreeStructure, place, "the block is used twice, and its tree cannot share");
+            let problem = "the block is used twice, and its tree cannot share";
+            self.steps.push(Step::Found(vec![Finding::error(Kind::TreeStructure, place, problem)]));
         }
         shareable
     }
 
-    fn read(&mut self, expected: &Expected, first: bool) -> Option<TreeBlock> {
-        let block = if first { self.read_all_copies(expected) } else { self.read_again(expected) };
-        if first && block.is_none() {
+    fn node(&mut self, expected: &Expected, end: Option<Key>, first: bool, by: Option<TreeId>) {
+        let job = Job { expected: *expected, end, first, by };
+        let outcome = leaves::look(self.context, self.root, &job, |_, block, _| block);
+        let Outcome { found, work, usable, header, count, .. } = outcome;
+        count.add_to(&mut self.context.report.statistics);
+        self.context.tell_now_and_then();
+        if first && !usable {
             self.context.bad.insert(expected.bytenr.0);
         }
-        block
-    }
-
-    fn read_again(&mut self, expected: &Expected) -> Option<TreeBlock> {
-        match self.context.access.block(expected) {
-            Ok(block) => Some(block),
-            Err(problem) => {
-                self.context.error(Kind::TreeBlock, Place::block(self.root.id, expected.bytenr), problem);
-                None
-            }
+        if !found.is_empty() {
+            self.steps.push(Step::Found(found));
+        }
+        if first && header.is_some() {
+            self.steps.push(Step::Reached { bytenr: expected.bytenr, by, header });
+        }
+        match work {
+            Some(node) => self.children(&node, end, expected.owner),
+            None => self.steps.push(Step::Hole),
         }
     }
 
-    fn read_all_copies(&mut self, expected: &Expected) -> Option<TreeBlock> {
-        let mut good: Option<TreeBlock> = None;
-        let mut faults = Vec::new();
-        for copy in 0..self.context.block_copies(expected.bytenr) {
-            self.context.report.statistics.tree_block_copies += 1;
-            match self.context.access.block_copy(expected, copy) {
-                Ok(block) => match &good {
-                    Some(other) if other.bytes() != block.bytes() => {
-                        let problem = "differs from another good copy".to_owned();
-                        faults.push((copy, Fault { problem, absence: false }));
-                    }
-                    Some(_) => {}
-                    None => good = Some(block),
-                },
-                Err(fault) => faults.push((copy, fault)),
-            }
+    fn children(&mut self, node: &TreeBlock, end: Option<Key>, owner: Option<TreeId>) {
+        let full = self.context.full.contains(node.bytenr().0);
+        let by = (!full).then(|| node.owner());
+        if node.level() > 1 {
+            let pointers = (0..node.len()).map(|slot| node.ptr(slot).blockptr.get());
+            self.context.prefetch(&mut pointers.collect::<Vec<_>>());
         }
-        self.context.report.statistics.tree_blocks += 1;
-        if self.context.report.statistics.tree_blocks.is_multiple_of(TELL_EVERY) {
-            self.context.tell();
-        }
-        self.report_copies(expected, good.is_some(), faults);
-        good
-    }
-
-    fn report_copies(&mut self, expected: &Expected, usable: bool, faults: Vec<(usize, Fault)>) {
-        let kind = if usable { Kind::TreeBlockCopy } else { Kind::TreeBlock };
-        for (copy, fault) in faults.into_iter().filter(|(_, fault)| !(usable && fault.absence)) {
-            let place = Place::block(self.root.id, expected.bytenr).copy(copy);
-            self.context.error(kind, place, fault.problem);
-        }
-    }
-
-    /// A bad item is told of here; the rest of its leaf is used.
-    fn check_items(&mut self, block: &TreeBlock) {
-        let geometry = self.context.geometry();
-        for slot in (0..block.len()).filter(|_| block.is_leaf()) {
-            let key = block.key(slot);
-            if let Err(problem) = check_item(block, slot, &geometry) {
-                let place = Place { bytenr: Some(block.bytenr()), ..Place::item(self.root.id, &key) };
-                self.context.error(Kind::of_item(key.item_type), place, problem);
-            }
-        }
-    }
-
-    fn account(&mut self, block: &TreeBlock) {
-        let dropped = self.root.dropped;
-        let context = &mut *self.context;
-        let counted = context.references.count_block(block, |slot| gone(block, slot, dropped));
-        context.report.statistics.references += counted;
-    }
-
-    /// Whether the block's keys are below `end`.
-    fn within(&mut self, block: &TreeBlock, end: Option<Key>) -> bool {
-        let last = block.len().checked_sub(1).map(|slot| block.key(slot));
-        match (last, end) {
-            (Some(last), Some(end)) if last >= end => {
-                let place = Place::block(self.root.id, block.bytenr());
-                let problem = format!("key {last} is not below {end}, where the parent's next child begins");
-                self.context.error(Kind::TreeStructure, place, problem);
-                false
-            }
-            _ => true,
-        }
-    }
-
-    fn children(&mut self, node: &TreeBlock, end: Option<Key>, owner: Option<TreeId>) -> bool {
-        let mut complete = true;
         for slot in 0..node.len() {
             if gone(node, slot, self.root.dropped) {
                 continue;
             }
-            let ptr = node.ptr(slot);
-            let expected = Expected {
-                bytenr: Logical(ptr.blockptr.get()),
-                level: node.level().checked_sub(1),
-                generation: Some(Generation(ptr.generation.get())),
-                first_key: Some(ptr.key.into()),
-                owner,
-            };
             let child_end = if slot + 1 < node.len() { Some(node.key(slot + 1)) } else { end };
-            if !self.block(&expected, child_end) {
-                complete = false;
-                self.visitor.hole();
+            self.block(&child(node, slot, owner), child_end, by);
+        }
+    }
+
+    /// Judges the leaves of the batch, then takes everything in in order.
+    fn flush(&mut self) {
+        let jobs = std::mem::take(&mut self.jobs);
+        let visitor = &*self.visitor;
+        let make = |context: &Context<'_>, block, found: &mut Vec<Finding>| visitor.prepare(context, block, found);
+        let outcomes = leaves::look_at_all(self.context, self.root, &jobs, &make);
+        let mut leaves = jobs.iter().zip(outcomes);
+        for step in std::mem::take(&mut self.steps) {
+            match step {
+                Step::Found(found) => self.found(found),
+                Step::Reached { bytenr, by, header } => self.context.reached(self.root, bytenr, by, header),
+                Step::Leaf => {
+                    if let Some((job, outcome)) = leaves.next() {
+                        self.leaf(job, outcome);
+                    }
+                }
+                Step::Hole => self.hole(),
+                Step::Recall(bytenr) => self.last_key = self.visitor.recall(bytenr).or(self.last_key),
+                Step::Enter => {
+                    self.entered.push(self.troubles);
+                    self.visitor.enter();
+                }
+                Step::Leave { bytenr, level, generation, first } => self.leave(bytenr, level, generation, first),
             }
         }
-        complete
+    }
+
+    fn found(&mut self, found: Vec<Finding>) {
+        self.troubles += found.len() as u64;
+        found.into_iter().for_each(|finding| self.context.add(finding));
+    }
+
+    fn hole(&mut self) {
+        self.troubles += 1;
+        self.complete = false;
+        self.visitor.hole();
+    }
+
+    fn leaf(&mut self, job: &Job, outcome: Outcome<V::Work>) {
+        let bytenr = job.expected.bytenr;
+        outcome.count.add_to(&mut self.context.report.statistics);
+        self.context.tell_now_and_then();
+        // It was told of where it was met first.
+        let again = !job.first && self.context.bad.contains(&bytenr.0);
+        if job.first && !outcome.usable {
+            self.context.bad.insert(bytenr.0);
+        }
+        if !again {
+            self.found(outcome.found);
+        }
+        if job.first && outcome.header.is_some() {
+            self.context.reached(self.root, bytenr, job.by, outcome.header);
+        }
+        self.last_key = outcome.last.or(self.last_key);
+        match outcome.work {
+            Some(work) => self.visitor.absorb(self.context, work),
+            None => self.hole(),
+        }
+    }
+
+    fn leave(&mut self, bytenr: Logical, level: u8, generation: Option<Generation>, first: Option<Key>) {
+        let calm = self.entered.pop() == Some(self.troubles);
+        let shape = generation.zip(first).zip(self.last_key).map(|((generation, first), last)| Shape {
+            bytenr,
+            level,
+            generation,
+            first,
+            last,
+        });
+        self.visitor.leave(shape.filter(|_| calm));
+    }
+}
+
+/// What a node's pointer says of the child in a slot.
+pub(crate) fn child(node: &TreeBlock, slot: usize, owner: Option<TreeId>) -> Expected {
+    let ptr = node.ptr(slot);
+    Expected {
+        bytenr: Logical(ptr.blockptr.get()),
+        level: node.level().checked_sub(1),
+        generation: Some(Generation(ptr.generation.get())),
+        first_key: Some(ptr.key.into()),
+        owner,
     }
 }
 
 /// Whether the child in this slot was dropped already.
-fn gone(node: &TreeBlock, slot: usize, dropped: Option<Dropped>) -> bool {
+pub(crate) fn gone(node: &TreeBlock, slot: usize, dropped: Option<Dropped>) -> bool {
     let Some(dropped) = dropped else { return false };
     match node.level().cmp(&dropped.level) {
         std::cmp::Ordering::Less => false,

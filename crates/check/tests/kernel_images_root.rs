@@ -77,6 +77,16 @@ btrfs subvolume snapshot b d; btrfs subvolume delete b; btrfs subvolume sync .; 
 btrfs quota rescan -w .; sync
 "#;
 
+/// Simple quotas: extents that outlive the subvolume that made them, and some from before.
+const FILL_SIMPLE: &str = r#"
+set -e
+btrfs subvolume create a; btrfs qgroup create 1/1 .; btrfs qgroup assign 0/256 1/1 . || true
+head -c 3000000 /dev/urandom > a/x; for i in $(seq 400); do echo $i > a/f$i; done; sync
+cp --reflink=always a/x y; btrfs subvolume snapshot a b; head -c 900000 /dev/urandom > b/new; sync
+for i in $(seq 1 3 400); do echo new$i > b/f$i; rm a/f$i; done; sync
+btrfs subvolume delete a; btrfs subvolume sync .; head -c 50000 /dev/urandom > z; sync
+"#;
+
 /// Large enough for block groups that have a cache.
 const FILL_CACHE: &str = r#"
 set -e
@@ -230,6 +240,38 @@ fn quotas_are_counted_as_the_kernel_counts() {
         let report = image.check(false);
         assert!(has_error(&report, kind), "{number}: no {kind}: {report}");
     }
+}
+
+/// Simple quotas of the kernel are read and judged: whole they are clean, a wrong counter is found.
+#[test]
+fn simple_quotas_are_counted_as_the_kernel_counts() {
+    let empty = Image { dir: tempfile::tempdir().unwrap() };
+    std::fs::File::create(empty.path()).unwrap().set_len(600 << 20).unwrap();
+    run("mkfs.btrfs", &["-q", "-O", "squota", text(&empty.path())]);
+    assert!(empty.check(true).is_clean(), "{}", empty.check(true));
+    let good = Image::filled(600 << 20, &["-O", "squota"], "loop", FILL_SIMPLE);
+    let report = good.check(true);
+    assert!(report.is_clean() && !report.has(Kind::QuotaUsage), "{report}");
+    assert!(report.quota_groups.len() >= 3 && report.quota_groups.iter().all(|group| group.agrees()), "{report}");
+    let large = |group: &butterfs_check::QuotaGroup| group.referenced.stored > 3_000_000;
+    assert!(report.quota_groups.iter().any(large), "{:?}", report.quota_groups);
+    let breaks: [(Kind, ItemType, Change); 4] = [
+        (Kind::QuotaUsage, ItemType::QGROUP_INFO, |l, s| add(l, s, 8, 4096)),
+        (Kind::QuotaUsage, ItemType::QGROUP_INFO, |l, s| add(l, s, 24, 4096)),
+        (Kind::Quota, ItemType::QGROUP_STATUS, |l, s| add(l, s, 16, 1 << 3)),
+        (Kind::Quota, ItemType::QGROUP_STATUS, |l, s| add(l, s, 32, 1 << 40)),
+    ];
+    for (number, (kind, item_type, change)) in breaks.into_iter().enumerate() {
+        let image = good.copy();
+        image.edit(TreeId::QUOTA, &|k, _| of_type(k, item_type), &change);
+        let report = image.check(false);
+        assert!(has_error(&report, kind), "{number}: no {kind}: {report}");
+    }
+    // Whose data it is: the groups of two subvolumes are wrong then.
+    let image = good.copy();
+    let owned = |k: &Key, d: &[u8]| of_type(k, ItemType::EXTENT_ITEM) && d.len() > 24 && d[24] == 172;
+    image.edit(TreeId::EXTENT, &owned, &|l, s| add(l, s, 25, 1));
+    assert!(has_error(&image.check(false), Kind::QuotaUsage));
 }
 
 /// The kernel's v1 caches agree with its extent tree, and are looked at: with one extent item gone they do not.

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use butterfs_check::{Finding, Kind, Options, check, open_failure};
@@ -74,11 +75,18 @@ fn good() -> MemDevice {
     image
 }
 
-/// What the checker finds, whether the filesystem can be opened or not.
+/// What the checker finds, whether the filesystem can be opened or not. With next to no memory, and on one
+/// thread, it finds the same.
 fn findings(device: &MemDevice, data_csums: bool) -> Vec<Finding> {
     let device: Arc<dyn BlockDevice> = Arc::new(device.snapshot());
     match Volume::open(vec![device.clone()], OpenMode::ReadOnly) {
-        Ok(volume) => check(&volume, &Options { data_csums, devices: vec![device], ..Options::default() }).findings,
+        Ok(volume) => {
+            let options = Options { data_csums, devices: vec![device], ..Options::default() };
+            let found = check(&volume, &options).findings;
+            let tiny = Options { memory: 0, threads: NonZeroUsize::new(1), ..options };
+            assert_eq!(check(&volume, &tiny).findings, found, "little memory changes what is found");
+            found
+        }
         Err(error) => vec![open_failure(&error).unwrap_or_else(|| panic!("not a finding: {error}"))],
     }
 }
@@ -236,6 +244,7 @@ const REGULAR: Pick = |_, d| d[20] == 1 && get64(d, 21) > 0;
 const PREALLOC: Pick = |_, d| d[20] == 2;
 const INLINE: Pick = |_, d| d[20] == 0;
 const OF_SUBVOLUME: Pick = |k, _| k.objectid >= 256 && k.objectid < 1 << 32;
+const OF_RELOCATION: Pick = |k, _| k.objectid == TreeId::DATA_RELOC.0;
 const TO_FILE: Pick = |_, d| d[8] == T::INODE_ITEM.0 && d[29] == 1;
 const ONE_REF: Pick = |_, d| d.len() == 24 + 29 && d[24] == T::EXTENT_DATA_REF.0;
 const OWN_BLOCK: Pick = |_, d| d.len() == 24 + 9 && d[24] == T::TREE_BLOCK_REF.0;
@@ -301,6 +310,9 @@ const INODES: &[Row] = &[
 const EXTENTS_OF_FILES: &[Row] = &[
     row("file extent generation", Kind::FileExtent, FS, T::EXTENT_DATA, ANY, |l, s| add64(l, s, 0, FAR)),
     row("file extent ram bytes", Kind::FileExtent, FS, T::EXTENT_DATA, REGULAR, |l, s| add64(l, s, 8, 1)),
+    row("file extent ram bytes short", Kind::FileExtent, FS, T::EXTENT_DATA, REGULAR, |l, s| add64(l, s, 8, -4096)),
+    row("preallocated ram bytes short", Kind::FileExtent, FS, T::EXTENT_DATA, PREALLOC, |l, s| add64(l, s, 8, -4096)),
+    row("inline ram bytes short", Kind::FileExtent, FS, T::EXTENT_DATA, INLINE, |l, s| add64(l, s, 8, -1)),
     row("file extent compression", Kind::FileExtent, FS, T::EXTENT_DATA, ANY, |l, s| set8(l, s, 16, 9)),
     row("file extent encryption", Kind::FileExtent, FS, T::EXTENT_DATA, ANY, |l, s| set8(l, s, 17, 1)),
     row("file extent kind", Kind::FileExtent, FS, T::EXTENT_DATA, REGULAR, |l, s| set8(l, s, 20, 5)),
@@ -368,6 +380,25 @@ const ROOTS: &[Row] = &[
     row("root directory", Kind::RootItem, TreeId::ROOT, T::ROOT_ITEM, OF_SUBVOLUME, |l, s| add64(l, s, 168, 1)),
     row("root unaligned", Kind::RootItem, TreeId::ROOT, T::ROOT_ITEM, ANY, |l, s| add64(l, s, 176, 1)),
     row("root elsewhere", Kind::TreeBlock, TreeId::ROOT, T::ROOT_ITEM, ANY, |l, s| add64(l, s, 176, FAR)),
+    row("root level beyond", Kind::RootItem, TreeId::ROOT, T::ROOT_ITEM, ANY, |l, s| set8(l, s, 238, 8)),
+    row("root last snapshot", Kind::RootItem, TreeId::ROOT, T::ROOT_ITEM, ANY, |l, s| add64(l, s, 200, FAR)),
+    row("root drop progress", Kind::RootItem, TreeId::ROOT, T::ROOT_ITEM, OF_SUBVOLUME, |l, s| add64(l, s, 220, 256)),
+    row("root offset", Kind::RootItem, TreeId::ROOT, T::ROOT_ITEM, |k, _| k.objectid < 12, |l, s| move_offset(l, s, 1)),
+    row("relocation root directory", Kind::RootItem, TreeId::ROOT, T::ROOT_ITEM, OF_RELOCATION, |l, s| {
+        add64(l, s, 168, 1)
+    }),
+    row("relocation references", Kind::RootItem, TreeId::ROOT, T::ROOT_ITEM, OF_RELOCATION, |l, s| set8(l, s, 216, 0)),
+    row("relocation links", Kind::LinkCount, TreeId::DATA_RELOC, T::INODE_ITEM, ANY, |l, s| add32(l, s, 40, 1)),
+    row("relocation without links", Kind::LinkCount, TreeId::DATA_RELOC, T::INODE_ITEM, ANY, |l, s| {
+        add32(l, s, 40, -1)
+    }),
+    row("relocation size", Kind::InodeSize, TreeId::DATA_RELOC, T::INODE_ITEM, ANY, |l, s| add64(l, s, 16, 2)),
+    row("relocation mode", Kind::MissingInode, TreeId::DATA_RELOC, T::INODE_ITEM, ANY, |l, s| {
+        *field(l, s, 52) = 0o100_644u32.to_le_bytes();
+    }),
+    row("relocation transid", Kind::InodeGeneration, TreeId::DATA_RELOC, T::INODE_ITEM, ANY, |l, s| {
+        add64(l, s, 8, FAR)
+    }),
     row("root flags", Kind::RootItem, TreeId::ROOT, T::ROOT_ITEM, ANY, |l, s| set8(l, s, 209, 1)),
     row("root without references", Kind::Orphan, TreeId::ROOT, T::ROOT_ITEM, OF_SUBVOLUME, |l, s| set8(l, s, 216, 0)),
     row("root references", Kind::Subvolume, TreeId::ROOT, T::ROOT_ITEM, OF_SUBVOLUME, |l, s| set8(l, s, 216, 2)),
@@ -672,4 +703,78 @@ fn faults_of_superblock_copies_and_data_are_found() {
     let device = subject.with_bytes(&data, b"not what was written");
     assert_eq!(findings(&device, false), []);
     assert_eq!(misnamed(Kind::DataChecksum, &findings(&device, true)), None);
+}
+
+/// The flags of a header, and whose block it says to be: neither has anything to do with what it holds.
+#[test]
+fn faults_of_headers_are_found() {
+    type Break = fn(&mut TreeBlock);
+    let breaks: [(&str, Kind, Break); 4] = [
+        ("revision", Kind::BlockFlags, |b| b.bytes_mut()[63] ^= 1),
+        ("revision of nobody", Kind::BlockFlags, |b| b.bytes_mut()[63] = 0x5a),
+        ("unknown flag", Kind::BlockFlags, |b| b.bytes_mut()[57] = 4),
+        ("chunk tree", Kind::BlockFlags, |b| b.bytes_mut()[64] ^= 1),
+    ];
+    let subject = Subject::new();
+    for tree in TREES {
+        for block in subject.blocks(subject.root_of(tree)).into_iter().take(3) {
+            for (name, kind, change) in &breaks {
+                let mut broken = block.clone();
+                change(&mut broken);
+                let found = findings(&subject.with_block(block.bytenr(), &broken), false);
+                // The UUID that the chunk tree's own root has is the right one.
+                let is_right = *name == "chunk tree" && tree == TreeId::CHUNK && broken.bytenr() == block.bytenr();
+                assert!(is_right || misnamed(*kind, &found).is_none(), "tree {tree}, {name}: {found:?}");
+            }
+        }
+    }
+    for tree in [FS, SUB] {
+        for block in subject.blocks(subject.root_of(tree)) {
+            let mut broken = block.clone();
+            broken.header_mut().owner = 300.into();
+            let found = findings(&subject.with_block(block.bytenr(), &broken), false);
+            assert_eq!(misnamed(Kind::BackReference, &found), None, "owner of block {} in tree {tree}", block.bytenr());
+        }
+    }
+}
+
+/// A directory that is moved below itself has a name, an entry and the right size, and is out of reach.
+#[test]
+fn directories_in_a_circle_are_found() {
+    const DIR: NewInode<'static> = NewInode { kind: NewKind::Directory, permissions: 0o755, uid: 1, gid: 2 };
+    let device = Arc::new(MemDevice::new(SIZE));
+    mkfs::make(device.clone(), &MakeOptions::new(SIZE, &SystemEnvironment)).unwrap();
+    let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
+    let fs = Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap();
+    let outer = fs.create(Place::new(fs.root(), b"outer"), &DIR).unwrap();
+    let inner = fs.create(Place::new(outer, b"inner"), &DIR).unwrap();
+    fs.sync().unwrap();
+    drop(fs);
+    let volume = Volume::open(vec![Arc::new(device.snapshot())], OpenMode::ReadOnly).unwrap();
+    let subject = Subject { device: device.snapshot(), volume };
+    let (outer, inner) = (outer.ino.0, inner.ino.0);
+    let root = subject.root_of(FS);
+    let mut leaf = subject.volume.read_block(&Expected::at(root)).unwrap();
+    assert!(leaf.is_leaf());
+    // The entries of "outer" go from the root directory to "inner", and its name with them.
+    for item_type in [T::DIR_ITEM, T::DIR_INDEX] {
+        let slot =
+            (0..leaf.len()).find(|s| leaf.key(*s).objectid == 256 && leaf.key(*s).item_type == item_type).unwrap();
+        let (key, data) = (leaf.key(slot), leaf.data(slot).to_vec());
+        leaf.remove_items(slot..slot + 1);
+        let key = Key { objectid: inner, ..key };
+        let at = leaf.search(&key).unwrap_err();
+        leaf.insert_item(at, &key, &data);
+    }
+    for slot in 0..leaf.len() {
+        let key = leaf.key(slot);
+        match (key.objectid, key.item_type) {
+            (ino, T::INODE_ITEM) if ino == 256 => add64(&mut leaf, slot, 16, -10),
+            (ino, T::INODE_ITEM) if ino == inner => add64(&mut leaf, slot, 16, 10),
+            (ino, T::INODE_REF) if ino == outer => leaf.set_item_key(slot, Key { offset: inner, ..key }),
+            _ => {}
+        }
+    }
+    let found = findings(&subject.with_block(root, &leaf), false);
+    assert_eq!(found.iter().map(|f| f.kind).collect::<Vec<_>>(), [Kind::DirectoryLoop], "{found:?}");
 }

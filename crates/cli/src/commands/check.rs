@@ -1,6 +1,7 @@
 //! `butterfs check`: looks at everything, writes nothing.
 
 use std::io::{IsTerminal, stderr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use serde_json::{Map, Value, json};
 use super::Format;
 use crate::devices::open_degraded;
 use crate::failure::{self, Result};
-use crate::{devices, exit, output};
+use crate::{devices, exit, output, size};
 
 /// What `check` is told.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,6 +43,12 @@ pub struct Arguments {
     /// Show on the terminal how far it got.
     #[arg(short, long)]
     progress: bool,
+    /// About how much memory to use; with less it takes longer.
+    #[arg(long, default_value = "512M", value_parser = size::parse, value_name = "SIZE")]
+    memory: u64,
+    /// How many threads judge; by default as many as there are processors.
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<NonZeroUsize>,
     /// Write nothing; this is always so.
     #[arg(long)]
     readonly: bool,
@@ -132,7 +139,8 @@ fn options(arguments: &Arguments, devices: Devices, bar: Option<&ProgressBar>) -
     let progress = bar.cloned().map(|bar| -> Progress {
         Arc::new(move |stage, blocks| bar.set_message(format!("{}, {blocks} tree blocks", stage.name())))
     });
-    Options { data_csums: arguments.check_data_csum, devices, progress, ..Options::default() }
+    let (data_csums, memory, threads) = (arguments.check_data_csum, arguments.memory, arguments.threads);
+    Options { data_csums, devices, progress, memory, threads, ..Options::default() }
 }
 
 /// Only on a terminal: elsewhere nobody looks, and output must stay as it is.
