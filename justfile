@@ -40,3 +40,7 @@ cuts count="100" seed="1":
 # Nearly full filesystems under load, for long: just stress 2000
 stress percent="1000":
     BUTTERFS_TEST_SCALE={{percent}} cargo nextest run --release -p butterfs-engine --test full --no-capture
+
+# Time `butterfs check` beside `btrfs check` (as root, on a disk): just bench-check 5
+bench-check runs="5" files="1000000":
+    scripts/bench-check.sh {{runs}} {{files}}

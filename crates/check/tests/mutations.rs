@@ -769,7 +769,7 @@ fn directories_in_a_circle_are_found() {
     for slot in 0..leaf.len() {
         let key = leaf.key(slot);
         match (key.objectid, key.item_type) {
-            (ino, T::INODE_ITEM) if ino == 256 => add64(&mut leaf, slot, 16, -10),
+            (256, T::INODE_ITEM) => add64(&mut leaf, slot, 16, -10),
             (ino, T::INODE_ITEM) if ino == inner => add64(&mut leaf, slot, 16, 10),
             (ino, T::INODE_REF) if ino == outer => leaf.set_item_key(slot, Key { offset: inner, ..key }),
             _ => {}
