@@ -127,7 +127,8 @@ impl Tally {
                 return (!odd).then_some(());
             }
             ItemType::INODE_REF => {
-                for one in InodeRef::parse_all(data).ok()? {
+                for one in InodeRef::each(data) {
+                    let one = one.ok()?;
                     self.name(rules, key, key.offset, one.index, one.name);
                 }
             }
@@ -137,16 +138,17 @@ impl Tally {
                 }
             }
             ItemType::DIR_ITEM => {
-                let entries = DirEntry::parse_all(data).ok()?;
-                for (at, entry) in entries.iter().enumerate() {
-                    if entries.iter().take(at).any(|other| other.name == entry.name) {
+                for (at, entry) in DirEntry::each(data).enumerate() {
+                    let entry = entry.ok()?;
+                    if DirEntry::each(data).take(at).flatten().any(|other| other.name == entry.name) {
                         return None;
                     }
-                    part.inode.items.add(entry);
+                    part.inode.items.add(&entry);
                 }
             }
             ItemType::DIR_INDEX => {
-                for entry in DirEntry::parse_all(data).ok()? {
+                for entry in DirEntry::each(data) {
+                    let entry = entry.ok()?;
                     self.part(rules, key).inode.indexes.add(&entry);
                     self.entry(key, &entry)?;
                 }

@@ -124,31 +124,46 @@ pub struct DirEntry<'a> {
 
 impl<'a> DirEntry<'a> {
     /// The entries in an item: several when their names have one hash.
-    pub fn parse_all(mut data: &'a [u8]) -> Result<Vec<Self>, String> {
-        let mut entries = Vec::new();
-        while !data.is_empty() {
-            let (header, rest) = read_front::<DirEntryHeader>(data)?;
-            let name_len = usize::from(header.name_len.get());
-            let end = name_len + usize::from(header.data_len.get());
-            if name_len == 0 || name_len > NAME_MAX || end > rest.len() {
-                return Err(format!(
-                    "directory entry with a name of {name_len} and data of {} bytes, {} are left",
-                    header.data_len,
-                    rest.len()
-                ));
-            }
-            let file_type = FileType::from_number(header.file_type)
-                .ok_or_else(|| format!("directory entry of unknown type {}", header.file_type))?;
-            entries.push(Self {
-                location: header.location.into(),
-                transid: header.transid.get(),
-                file_type,
-                name: &rest[..name_len],
-                value: &rest[name_len..end],
-            });
-            data = &rest[end..];
+    pub fn parse_all(data: &'a [u8]) -> Result<Vec<Self>, String> {
+        Self::each(data).collect()
+    }
+
+    /// The entries in an item, one after the other; an error is the last.
+    pub fn each(mut data: &'a [u8]) -> impl Iterator<Item = Result<Self, String>> {
+        std::iter::from_fn(move || {
+            let (entry, rest) = match data {
+                [] => return None,
+                data => {
+                    Self::parse_front(data).map_or_else(|problem| (Err(problem), &[][..]), |(e, rest)| (Ok(e), rest))
+                }
+            };
+            data = rest;
+            Some(entry)
+        })
+    }
+
+    /// The entry at the front of `data`, and what follows.
+    fn parse_front(data: &'a [u8]) -> Result<(Self, &'a [u8]), String> {
+        let (header, rest) = read_front::<DirEntryHeader>(data)?;
+        let name_len = usize::from(header.name_len.get());
+        let end = name_len + usize::from(header.data_len.get());
+        if name_len == 0 || name_len > NAME_MAX || end > rest.len() {
+            return Err(format!(
+                "directory entry with a name of {name_len} and data of {} bytes, {} are left",
+                header.data_len,
+                rest.len()
+            ));
         }
-        Ok(entries)
+        let file_type = FileType::from_number(header.file_type)
+            .ok_or_else(|| format!("directory entry of unknown type {}", header.file_type))?;
+        let entry = Self {
+            location: header.location.into(),
+            transid: header.transid.get(),
+            file_type,
+            name: &rest[..name_len],
+            value: &rest[name_len..end],
+        };
+        Ok((entry, &rest[end..]))
     }
 
     /// How many bytes this entry takes on disk.

@@ -144,18 +144,32 @@ struct InodeRefHeader {
 
 impl<'a> InodeRef<'a> {
     /// The names in an INODE_REF item.
-    pub fn parse_all(mut data: &'a [u8]) -> Result<Vec<Self>, String> {
-        let mut refs = Vec::new();
-        while !data.is_empty() {
-            let (header, rest) = read_front::<InodeRefHeader>(data)?;
-            let len = usize::from(header.name_len.get());
-            if len == 0 || len > rest.len() {
-                return Err(format!("inode ref name of {len} bytes, {} are left", rest.len()));
-            }
-            refs.push(Self { index: header.index.get(), name: &rest[..len] });
-            data = &rest[len..];
+    pub fn parse_all(data: &'a [u8]) -> Result<Vec<Self>, String> {
+        Self::each(data).collect()
+    }
+
+    /// The names in an INODE_REF item, one after the other; an error is the last.
+    pub fn each(mut data: &'a [u8]) -> impl Iterator<Item = Result<Self, String>> {
+        std::iter::from_fn(move || {
+            let (name, rest) = match data {
+                [] => return None,
+                data => {
+                    Self::parse_front(data).map_or_else(|problem| (Err(problem), &[][..]), |(n, rest)| (Ok(n), rest))
+                }
+            };
+            data = rest;
+            Some(name)
+        })
+    }
+
+    /// The name at the front of `data`, and what follows.
+    fn parse_front(data: &'a [u8]) -> Result<(Self, &'a [u8]), String> {
+        let (header, rest) = read_front::<InodeRefHeader>(data)?;
+        let len = usize::from(header.name_len.get());
+        if len == 0 || len > rest.len() {
+            return Err(format!("inode ref name of {len} bytes, {} are left", rest.len()));
         }
-        Ok(refs)
+        Ok((Self { index: header.index.get(), name: &rest[..len] }, &rest[len..]))
     }
 
     /// Appends this name in its disk form.

@@ -18,7 +18,9 @@ pub fn check_item(block: &TreeBlock, slot: usize, geometry: &Geometry) -> Check 
     let (key, data) = (block.key(slot), block.data(slot));
     match key.item_type {
         ItemType::INODE_ITEM => inode_item(block, &key, data),
-        ItemType::INODE_REF => InodeRef::parse_all(data).and_then(|refs| not_empty(refs.len())),
+        ItemType::INODE_REF => {
+            InodeRef::each(data).try_for_each(|one| one.map(|_| ())).and_then(|()| not_empty(data.len()))
+        }
         ItemType::INODE_EXTREF => inode_extref(&key, data),
         ItemType::DIR_ITEM | ItemType::DIR_INDEX | ItemType::XATTR_ITEM => dir_entry(&key, data, geometry),
         ItemType::EXTENT_DATA => file_extent(block, slot, geometry),
@@ -81,9 +83,13 @@ fn inode_extref(key: &Key, data: &[u8]) -> Check {
 }
 
 fn dir_entry(key: &Key, data: &[u8], geometry: &Geometry) -> Check {
-    let entries = DirEntry::parse_all(data)?;
-    not_empty(entries.len())?;
-    for entry in &entries {
+    not_empty(data.len())?;
+    // What cannot be read at all comes before what is wrong with an entry.
+    DirEntry::each(data).try_for_each(|entry| entry.map(|_| ()))?;
+    let mut count = 0;
+    for entry in DirEntry::each(data) {
+        let entry = entry?;
+        count += 1;
         let is_xattr = entry.file_type == FileType::Xattr;
         require(is_xattr == (key.item_type == ItemType::XATTR_ITEM), || format!("entry of type {}", entry.file_type))?;
         require(is_xattr || entry.value.is_empty(), || "directory entry with data".into())?;
@@ -101,7 +107,7 @@ fn dir_entry(key: &Key, data: &[u8], geometry: &Geometry) -> Check {
             require(name_hash(entry.name) == key.offset, || "name does not have the key's hash".into())?;
         }
     }
-    require(key.item_type != ItemType::DIR_INDEX || entries.len() == 1, || "several entries in a DIR_INDEX".into())
+    require(key.item_type != ItemType::DIR_INDEX || count == 1, || "several entries in a DIR_INDEX".into())
 }
 
 fn file_extent(block: &TreeBlock, slot: usize, geometry: &Geometry) -> Check {
