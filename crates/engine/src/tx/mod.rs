@@ -21,7 +21,7 @@ mod make_options;
 mod open;
 mod replay;
 mod roots;
-mod seal;
+pub mod seal;
 mod snapshot;
 mod transaction;
 
