@@ -1,12 +1,12 @@
 //! Committing a round into the overlay: blocks, then superblocks with a new generation.
 
-use butterfs_check::{Devices, Kind, Place, Report, superblock_copy};
-use butterfs_engine::tree::TreeReader;
+use butterfs_check::{Devices, Finding, Kind, Place, Report, Severity, superblock_copy};
+use butterfs_engine::tree::{TreeReader, TreeWriter};
 use butterfs_engine::tx::seal::write_blocks;
 use butterfs_format::superblock::{RootBackup, SUPERBLOCK_OFFSETS};
 use butterfs_format::validate::Expected;
 use butterfs_format::{Superblock, TreeId};
-use butterfs_volume::BlockDevice;
+use butterfs_volume::{BlockDevice, OpenMode, Volume};
 use zerocopy::FromZeros;
 
 use crate::error::Result;
@@ -32,10 +32,33 @@ pub fn prepare_superblocks(devices: &Devices, report: &Report) -> Result<Vec<Ste
             steps.push(Step::new("superblock", Place::superblock_copy(device.name(), SUPERBLOCK_OFFSETS[0]), action));
         }
     }
-    if report.has(Kind::SuperblockMirror) {
-        steps.push(Step::new("superblock-mirror", Place::superblock(), "all copies are written again"));
+    let is_copy = |finding: &&Finding| {
+        let kinds = [Kind::Superblock, Kind::SuperblockMirror];
+        kinds.contains(&finding.kind) && finding.severity == Severity::Error && finding.place.device.is_some()
+    };
+    for finding in report.findings.iter().filter(is_copy).filter(|f| f.place.offset != Some(SUPERBLOCK_OFFSETS[0])) {
+        let action = format!("{}; written again", finding.problem);
+        steps.push(Step::new("superblock", finding.place.clone(), action));
     }
+    steps.extend(raise_total(devices)?);
     Ok(steps)
+}
+
+/// A volume whose superblock says less than its devices have cannot be opened for writing.
+fn raise_total(devices: &Devices) -> Result<Option<Step>> {
+    let volume = Volume::open(devices.clone(), OpenMode::ReadOnly)?;
+    let total = volume.dev_items().iter().fold(0u64, |sum, item| sum.saturating_add(item.total_bytes.get()));
+    let said = volume.superblock().total_bytes.get();
+    if said >= total {
+        return Ok(None);
+    }
+    for device in devices {
+        let mut sb = superblock_copy(&**device, 0)?;
+        sb.total_bytes = total.into();
+        write_superblock(&**device, &sb)?;
+    }
+    let action = format!("total_bytes is {said}, set to {total}");
+    Ok(Some(Step::new("superblock", Place::superblock(), action)))
 }
 
 fn write_superblock(device: &dyn BlockDevice, sb: &Superblock) -> Result<()> {
@@ -72,7 +95,7 @@ fn heal_copies(store: &Store) -> Result<()> {
 
 fn set_roots(store: &mut Store) -> Result<()> {
     let (root, chunk) = (store.root(TreeId::ROOT)?, store.root(TreeId::CHUNK)?);
-    let generation = butterfs_engine::tree::TreeWriter::generation(store);
+    let generation = store.generation();
     let uuid_was_current = store.superblock.uuid_tree_generation == store.superblock.generation;
     let backup = root_backup(store);
     let sb = &mut store.superblock;
@@ -80,6 +103,7 @@ fn set_roots(store: &mut Store) -> Result<()> {
     (sb.root, sb.root_level) = (root.bytenr.0.into(), root.level);
     (sb.chunk_root, sb.chunk_root_level) = (chunk.bytenr.0.into(), chunk.level);
     sb.chunk_root_generation = chunk.generation.0.into();
+    sb.root_dir_objectid = TreeId::ROOT_TREE_DIR.0.into();
     if uuid_was_current {
         sb.uuid_tree_generation = sb.generation;
     }

@@ -49,8 +49,10 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
 fn round(devices: &Devices, report: Report, options: &Options) -> Result<Vec<Step>> {
     let mut steps = commit::prepare_superblocks(devices, &report)?;
     let mut workspace = Workspace::open(devices, report, options)?;
-    steps.extend(mend::run(&mut workspace)?);
-    steps.extend(derive::run(&mut workspace)?);
+    let mended = mend::run(&mut workspace)?;
+    let count = mended.len() + steps.len();
+    steps.extend(mended);
+    steps.extend(derive::run(&mut workspace, count)?);
     if !steps.is_empty() {
         commit::commit(&mut workspace)?;
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use butterfs_check::{Devices, Report};
 use butterfs_format::items::ExtentItem;
-use butterfs_format::{ItemType, Key, TreeId};
+use butterfs_format::{Generation, ItemType, Key, TreeId};
 use butterfs_volume::{OpenMode, Volume};
 
 use crate::Options;
@@ -31,7 +31,7 @@ impl Workspace {
     /// If the volume cannot be opened.
     pub fn open(devices: &Devices, report: Report, options: &Options) -> Result<Self> {
         let volume = Arc::new(Volume::open(devices.clone(), OpenMode::ReadWrite)?);
-        let mut store = Store::new(volume);
+        let mut store = Store::new(volume, Generation(options.above));
         let mut first = survey(&store);
         survey_log(&store, &mut first);
         let space = free_space(&store, &first);
@@ -43,6 +43,7 @@ impl Workspace {
     pub fn look_again(&mut self) {
         let mut again = survey(&self.store);
         again.log = std::mem::take(&mut self.survey.log);
+        again.log_data = std::mem::take(&mut self.survey.log_data);
         self.survey = again;
     }
 }
@@ -53,6 +54,7 @@ fn free_space(store: &Store, survey: &Survey) -> Space {
     let mut space = Space::of_chunks(store.volume());
     survey.blocks.keys().chain(&survey.log).for_each(|at| space.exclude(at.0, nodesize));
     survey.extents.iter().for_each(|(at, extent)| space.exclude(*at, extent.len));
+    survey.log_data.iter().for_each(|(at, len)| space.exclude(*at, *len));
     survey.damage.iter().for_each(|damage| space.exclude(damage.expected.bytenr.0, nodesize));
     exclude_old_extents(store, survey, nodesize, &mut space);
     space

@@ -17,4 +17,5 @@ mod write;
 
 pub use device::{BlockDevice, FileDevice, MemDevice};
 pub use error::{Error, Result};
+pub use map::stripe_length;
 pub use volume::{OpenMode, Volume};

@@ -67,7 +67,10 @@ fn grid(start: Logical, chunk: &Chunk) -> Result<(usize, u64)> {
 }
 
 /// How many bytes each stripe of a chunk takes on its device.
-pub(crate) fn stripe_length(start: Logical, chunk: &Chunk) -> Result<u64> {
+///
+/// # Errors
+/// If the chunk's profile cannot be mapped, or does not fit its stripes.
+pub fn stripe_length(start: Logical, chunk: &Chunk) -> Result<u64> {
     let (_, columns) = grid(start, chunk)?;
     Ok(length_on_device(chunk.length(), columns))
 }

@@ -1,4 +1,6 @@
-//! `butterfs check`: looks at everything, writes nothing.
+//! `butterfs check`: looks at everything, writes nothing; with `--repair` and its relatives see [`repair`].
+
+mod repair;
 
 use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
@@ -40,9 +42,11 @@ pub struct Arguments {
     /// Show on the terminal how far it got.
     #[arg(short, long)]
     progress: bool,
-    /// Write nothing; this is always so.
+    /// Write nothing; this is so unless a repair is asked for.
     #[arg(long)]
     readonly: bool,
+    #[command(flatten)]
+    repair: repair::Arguments,
     /// How to print: for people or for programs.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -67,6 +71,9 @@ const MAX_ABSENT: usize = 64;
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.repair.is_wanted() {
+        return repair::run(arguments);
+    }
     let devices = open_devices(&arguments.images)?;
     let Opened { volume, absent } = match open_volume(arguments, &devices) {
         Ok(opened) => opened,
@@ -131,19 +138,28 @@ fn open_degraded(mut devices: Devices) -> butterfs_volume::Result<Opened> {
 /// Opens with the newest backup whose root tree can be read; if there is none, as usual.
 fn open_backup(devices: &Devices) -> butterfs_volume::Result<Opened> {
     let Some(device) = devices.first() else { return open_degraded(Devices::new()) };
-    let open = |old: Superblock| {
-        let own = |device: &dyn BlockDevice| {
-            let mut shown = old;
-            shown.dev_item = superblock_copy(device, 0)?.dev_item;
-            Ok(shown)
-        };
-        let opened = open_with(devices, own).ok()?;
-        opened.volume.read_block(&Expected::at(old.root())).is_ok().then_some(opened)
-    };
-    match backup_roots(&superblock_copy(&**device, 0)?).into_iter().find_map(open) {
-        Some(opened) => Ok(opened),
+    match backup_roots(&superblock_copy(&**device, 0)?).into_iter().find_map(|old| open_old(devices, old)) {
+        Some((_, opened)) => Ok(opened),
         None => open_degraded(devices.clone()),
     }
+}
+
+/// Opens with an older superblock, if its root tree can be read.
+fn open_old(devices: &Devices, old: Superblock) -> Option<(Superblock, Opened)> {
+    let opened = open_with(devices, |device| with_own_item(old, device)).ok()?;
+    opened.volume.read_block(&Expected::at(old.root())).is_ok().then_some((old, opened))
+}
+
+fn with_own_item(mut shown: Superblock, device: &dyn BlockDevice) -> butterfs_volume::Result<Superblock> {
+    shown.dev_item = superblock_copy(device, 0)?.dev_item;
+    Ok(shown)
+}
+
+/// The superblock of a device as the newest backup that can be read has it; if there is none, as it is.
+fn backup_superblock(devices: &Devices, device: &dyn BlockDevice) -> butterfs_volume::Result<Superblock> {
+    let now = superblock_copy(device, 0)?;
+    let found = backup_roots(&now).into_iter().find_map(|old| open_old(devices, old));
+    found.map_or(Ok(now), |(old, _)| with_own_item(old, device))
 }
 
 /// Opens the volume as if each device had another first superblock.
@@ -168,10 +184,13 @@ fn unopenable(arguments: &Arguments, error: &Error) -> Result<ExitCode> {
 }
 
 fn options(arguments: &Arguments, devices: Devices, bar: Option<&ProgressBar>) -> Options {
-    let progress = bar.cloned().map(|bar| -> Progress {
+    Options { data_csums: arguments.check_data_csum, devices, progress: progress(bar), ..Options::default() }
+}
+
+fn progress(bar: Option<&ProgressBar>) -> Option<Progress> {
+    bar.cloned().map(|bar| -> Progress {
         Arc::new(move |stage, blocks| bar.set_message(format!("{}, {blocks} tree blocks", stage.name())))
-    });
-    Options { data_csums: arguments.check_data_csum, devices, progress, ..Options::default() }
+    })
 }
 
 /// Only on a terminal: elsewhere nobody looks, and output must stay as it is.

@@ -26,6 +26,7 @@ mod snapshot;
 mod transaction;
 
 pub use crate::space::Totals;
+pub use checksums::{ChecksumTree, ChecksumTreeMut};
 pub use gate::{DataReservation, Gate, GateSettings, Need, SpaceUsage};
 pub use log::{LogTicket, LogWriter};
 pub use make::make;

@@ -71,12 +71,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// Over a volume that may be written to (an overlay).
-    pub fn new(volume: Arc<Volume>) -> Self {
+    /// Over a volume that may be written to (an overlay). The commit is above the generation `above`, too.
+    pub fn new(volume: Arc<Volume>, above: Generation) -> Self {
         let superblock = volume.superblock();
         Self {
             geometry: volume.geometry(),
-            generation: superblock.generation().next(),
+            generation: superblock.generation().max(above).next(),
             superblock,
             volume,
             dirty: HashMap::new(),
@@ -133,7 +133,11 @@ impl Store {
     /// # Errors
     /// What is wrong with the last copy, if none is good.
     pub fn read(&self, expected: &Expected) -> Result<Arc<TreeBlock>, Corruption> {
-        if let Some(block) = self.dirty.get(&expected.bytenr).cloned().or_else(|| self.cache.get(expected.bytenr)) {
+        // A new block may be half-made: a tree that is made anew begins with an empty leaf.
+        if let Some(block) = self.dirty.get(&expected.bytenr) {
+            return Ok(Arc::clone(block));
+        }
+        if let Some(block) = self.cache.get(expected.bytenr) {
             check_structure(&block, &self.geometry, expected, Checksum::Skip)?;
             return Ok(block);
         }
@@ -227,6 +231,11 @@ impl Store {
         if self.dirty.remove(&at).is_some() {
             self.space.give_back(at, u64::from(self.geometry.nodesize));
         }
+    }
+
+    /// Space for a block that no tree of this commit has.
+    pub fn space_for_log(&mut self) -> Option<Logical> {
+        self.space.take(u64::from(self.geometry.nodesize))
     }
 
     fn note(&mut self, tree: TreeId, at: Logical, level: u8, first_key: Key, kind: ChangeKind) {

@@ -106,6 +106,8 @@ pub struct Survey {
     pub damage: Vec<Damage>,
     /// Blocks of log trees: they have no extent items, and only say which space is used.
     pub log: Vec<Logical>,
+    /// Data that logs refer to: start and length, in bytes.
+    pub log_data: Vec<(u64, u64)>,
 }
 
 impl Survey {

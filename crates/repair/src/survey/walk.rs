@@ -38,8 +38,20 @@ pub fn survey_log(store: &Store, survey: &mut Survey) {
         }
         let Ok(block) = store.read(&expected) else { continue };
         survey.log.push(expected.bytenr);
+        survey.log_data.extend(log_data(&block));
         stack.extend(log_children(&block));
     }
+}
+
+/// The data that a leaf of a log refers to.
+fn log_data(block: &TreeBlock) -> Vec<(u64, u64)> {
+    let slots = (0..block.len()).filter(|slot| block.is_leaf() && block.key(*slot).item_type == ItemType::EXTENT_DATA);
+    let bodies = slots.filter_map(|slot| FileExtent::parse(block.data(slot)).ok().map(|extent| extent.body));
+    let range = |body| match body {
+        FileExtentBody::Extent { disk_bytenr, disk_num_bytes, .. } => Some((disk_bytenr, disk_num_bytes)),
+        FileExtentBody::Inline(_) => None,
+    };
+    bodies.filter_map(range).filter(|(start, _)| *start != 0).collect()
 }
 
 fn log_children(block: &TreeBlock) -> Vec<Expected> {
