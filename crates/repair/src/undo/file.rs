@@ -52,9 +52,7 @@ fn failed(path: &Path, error: &io::Error) -> Error {
             "exists already, perhaps of an earlier repair; name another one, or move it away".into()
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "does not fit where it is to lie; free some space there, or name another place for it; \
-             nothing was repaired"
-                .into()
+            "does not fit where it is to lie; free some space there, or name another place for it".into()
         }
         io::ErrorKind::UnexpectedEof => "is cut short".into(),
         _ => error.to_string(),

@@ -1,6 +1,7 @@
 //! `butterfs check --repair` and its relatives: a plan, shown; then, if wanted, carried out or taken back.
 
 use std::io::{IsTerminal, Write, stdin, stdout};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -89,6 +90,9 @@ pub fn run(arguments: &super::Arguments) -> Result<ExitCode> {
 
 fn failed(arguments: &super::Arguments, error: &RepairError) -> Failure {
     match error {
+        RepairError::Undo { .. } if arguments.repair.undo.is_none() => {
+            Failure::at(exit::NOT_CHECKED, first_image(arguments), format!("{error}; nothing was repaired"))
+        }
         RepairError::Volume(error) => failure::volume(exit::NOT_CHECKED, first_image(arguments), error),
         RepairError::Refused(_) | RepairError::Corruption(_) | RepairError::Engine(_) => Failure::at(
             exit::FOUND,
@@ -163,7 +167,8 @@ fn undo_file(arguments: &super::Arguments) -> PathBuf {
     let image = first_image(arguments);
     let mut name = image.file_name().unwrap_or_default().to_owned();
     name.push(".butterfs-undo");
-    if image.starts_with("/dev") { name.into() } else { image.with_file_name(name) }
+    let is_device = std::fs::metadata(image).is_ok_and(|meta| meta.file_type().is_block_device());
+    if is_device { name.into() } else { image.with_file_name(name) }
 }
 
 /// Asks on the terminal. Where there is none, `--force` must say yes.
