@@ -56,6 +56,8 @@ pub struct Plan {
     pub after: Report,
     /// Whether it is worth doing.
     pub verdict: Verdict,
+    /// Why no more could be done, if something stood in the way.
+    pub stopped: Option<String>,
 }
 
 impl Plan {
@@ -69,6 +71,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, step) in self.steps.iter().enumerate() {
             writeln!(f, "{}. {step}", number + 1)?;
+        }
+        if let Some(why) = &self.stopped {
+            writeln!(f, "no more can be repaired: {why}")?;
         }
         match self.verdict {
             Verdict::NothingToDo => f.write_str("nothing to repair"),

@@ -27,11 +27,20 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
     let mut after = before.clone();
     let mut options = options.clone();
     let wanted = |report: &Report, options: &Options| !report.is_clean() || options.renew != Renew::default();
+    let mut stopped = None;
     for _ in 0..MAX_ROUNDS {
         if !wanted(&after, &options) {
             break;
         }
-        let done = round(&shown, after.clone(), &options)?;
+        let done = match round(&shown, after.clone(), &options) {
+            Ok(done) => done,
+            // What earlier rounds did stands in the overlay, and is judged for itself.
+            Err(error) if !steps.is_empty() => {
+                stopped = Some(error.to_string());
+                break;
+            }
+            Err(error) => return Err(error),
+        };
         options.renew = Renew::default();
         if done.is_empty() {
             break;
@@ -42,10 +51,14 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
     let verdict = verdict(&before, &after, &steps, options.goal);
     let changes = overlays.iter().map(|overlay| overlay.changes());
     let changes = changes.collect::<std::io::Result<_>>().map_err(|e| Error::Refused(e.to_string()))?;
-    Ok(Plan { steps, changes, before, after, verdict })
+    Ok(Plan { steps, changes, before, after, verdict, stopped })
 }
 
 /// One round; gives what was done.
+///
+/// # Errors
+/// Why not all could be done; what the overlay shows is then as before the round, but for superblocks that were
+/// set right in place.
 fn round(devices: &Devices, report: Report, options: &Options) -> Result<Vec<Step>> {
     let mut steps = commit::prepare_superblocks(devices, &report)?;
     let mut workspace = Workspace::open(devices, report, options)?;

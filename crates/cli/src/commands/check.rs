@@ -46,7 +46,7 @@ pub struct Arguments {
     #[arg(long)]
     readonly: bool,
     #[command(flatten)]
-    repair: repair::Arguments,
+    repair: repair::Repair,
     /// How to print: for people or for programs.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,

@@ -17,7 +17,7 @@ use crate::{exit, output};
 
 /// What `check` is told about repairing.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct Repair {
     /// Repair: show the plan, ask, write an undo file, and carry the plan out.
     #[arg(long, conflicts_with = "readonly")]
     repair: bool,
@@ -45,7 +45,7 @@ pub struct Arguments {
     force: bool,
 }
 
-impl Arguments {
+impl Repair {
     /// Whether more than a check is wanted.
     pub fn is_wanted(&self) -> bool {
         self.repair || self.dry_run || self.undo.is_some() || self.init_extent_tree || self.init_csum_tree
@@ -229,6 +229,7 @@ fn plan_json(arguments: &super::Arguments, plan: &Plan, undo_file: Option<&Path>
         "image": first_image(arguments).display().to_string(),
         "steps": plan.steps.iter().map(step_json).collect::<Vec<_>>(),
         "verdict": verdict,
+        "stopped": plan.stopped,
         "bytes": plan.bytes(),
         "written": undo_file.is_some(),
         "undo_file": undo_file.map(|file| file.display().to_string()),
