@@ -14,8 +14,8 @@ use butterfs_engine::filesystem::{Access, Filesystem, Flow, OpenOptions};
 use butterfs_engine::inode::InodeId;
 use butterfs_format::items::FileType;
 use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
-use butterfs_format::{ItemType as T, Superblock, TreeId};
-use butterfs_repair::{Devices, Options, Plan, Verdict, apply, plan, undo};
+use butterfs_format::{ItemType as T, Key, Logical, Superblock, TreeId};
+use butterfs_repair::{Devices, Goal, Options, Plan, Verdict, apply, plan, undo};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
 use faults::rows::{ConcatRows, DEVICES, EXTENTS_OF_FILES, ROOTS, Row, SPACE};
@@ -198,4 +198,69 @@ fn faults_of_superblocks_are_repaired() {
         let fixed = repaired(&torn, &folder).unwrap_or_else(|problem| panic!("copy at {place}: {problem}"));
         assert_eq!(findings(&fixed, false), [], "copy at {place}");
     }
+}
+
+/// Old conversions from ext4 left such blocks.
+#[test]
+fn a_block_across_a_stripe_is_moved() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let root = subject.root_of(TreeId::FS);
+    let blocks = subject.blocks(root);
+    let (mut node, mut leaf) = (blocks[0].clone(), blocks[1].clone());
+    let chunk = subject.volume.chunk_containing(root).unwrap();
+    let place = Logical(chunk.0.0 + chunk.1.length() - (128 << 10) + (56 << 10));
+    leaf.header_mut().bytenr = place.0.into();
+    let mut ptr = *node.ptr(0);
+    assert_eq!(ptr.blockptr.get(), blocks[1].bytenr().0);
+    ptr.blockptr = place.0.into();
+    node.set_ptr(0, ptr);
+    let broken = subject.with_block(root, &node);
+    let csum = subject.volume.geometry().csum_type.compute_block(leaf.bytes());
+    leaf.header_mut().csum = csum;
+    subject.places(place).iter().for_each(|at| broken.write_at(*at, leaf.bytes()).unwrap());
+    let device = repaired(&broken, &tempfile::tempdir().unwrap()).unwrap();
+    assert_eq!(findings(&device, true), []);
+    assert_eq!(content(&device), good);
+}
+
+/// The extents of a part that cannot be read stay, whatever else is wrong.
+#[test]
+fn extents_of_what_cannot_be_read_are_kept() {
+    let subject = Subject::new();
+    let blocks = subject.blocks(subject.root_of(TreeId::FS));
+    let leaf = blocks.iter().rfind(|block| block.is_leaf()).unwrap();
+    let broken = subject.with_bytes(&subject.places(leaf.bytenr()), &[0; 16384]);
+    let lost = subject.root_of(TreeId::FREE_SPACE);
+    subject.places(lost).iter().for_each(|at| broken.write_at(*at, &[0; 16384]).unwrap());
+    let options = Options { goal: Goal::Better, ..Options::default() };
+    let plan = plan(&shared(&broken), &options).unwrap();
+    assert!(plan.steps.iter().any(|step| step.name == "free-space"), "{plan}");
+    // Once mends give the leaf up, its extents may go.
+    let mended = plan.steps.iter().any(|step| step.place.tree == Some(TreeId::FS));
+    assert!(mended || plan.verdict == Verdict::Better, "{plan}\n{}", plan.after);
+    assert!(mended || plan.steps.iter().all(|step| step.name != "extent-tree"), "{plan}");
+}
+
+/// Checksums that overlap are cut, not thrown away: bad data is still found.
+#[test]
+fn overlapping_checksums_are_cut() {
+    let subject = Subject::new();
+    let row = Row { tree: TreeId::CSUM, item_type: T::EXTENT_CSUM, pick: faults::rows::ANY, ..EXTENTS_OF_FILES[0] };
+    let wanted = |(leaf, slot): &(butterfs_format::TreeBlock, usize)| *slot > 0 && leaf.data(*slot - 1).len() > 8;
+    let (mut leaf, slot) = subject.items(&row).into_iter().find(wanted).unwrap();
+    let (key, size) = (leaf.key(slot), leaf.data(slot).len());
+    let (before, before_len) = (leaf.key(slot - 1), leaf.data(slot - 1).len() as u64 / 4 * 4096);
+    let old = leaf.data(slot).to_vec();
+    // The item begins in the middle of the one before, with sums of its own there.
+    let first = before.offset + before_len - 4096;
+    let gap = ((key.offset - first) / 4096) as usize;
+    leaf.remove_items(slot..slot + 1);
+    let sums = [vec![7; gap * 4], old].concat();
+    leaf.insert_item(slot, &Key { offset: first, ..key }, &sums);
+    let broken = subject.with_block(leaf.bytenr(), &leaf);
+    let plan = make_plan(&broken).unwrap();
+    assert!(!plan.steps.iter().any(|step| step.action.contains("computed")), "{plan}");
+    let device = repaired(&broken, &tempfile::tempdir().unwrap()).unwrap();
+    assert_eq!(findings(&device, true), [], "{size} bytes");
 }

@@ -38,7 +38,7 @@ pub enum Command {
     Filesystem(Filesystem),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
-    /// Check an unmounted filesystem. Nothing is written.
+    /// Check an unmounted filesystem, and repair it if that is asked for.
     Check(check::Arguments),
 }
 

@@ -147,34 +147,39 @@ fn padded(sum: &[u8]) -> Checksum {
     full
 }
 
-/// Items that break a rule, or overlap the one before: what they covered is computed anew.
+/// Items that break a rule: what they covered is computed anew. Of one that overlaps the one before, what lies
+/// past it is kept; one that is too large is cut.
 fn remove_broken(workspace: &mut Workspace) -> Result<Vec<Step>> {
     let store = &mut workspace.store;
     let (size, sector) = (store.geometry().csum_type.size(), u64::from(store.geometry().sectorsize));
     let most = most_sums(store);
-    let (mut bad, mut large, mut end) = (Vec::new(), Vec::new(), 0);
+    let (mut bad, mut again, mut end) = (Vec::new(), Vec::new(), 0u64);
     let mut cursor = store.cursor(TREE, &Key::MIN)?;
     while let Some((key, data)) = cursor.item() {
-        if !is_sound(store, &key, data) || key.offset < end {
+        if !is_sound(store, &key, data) {
             bad.push(key);
         } else {
-            end = key.offset.saturating_add((data.len() / size) as u64 * sector);
-            if data.len() / size > most {
-                large.push((key, data.to_vec()));
+            let skipped = (end.saturating_sub(key.offset) / sector) as usize * size;
+            if skipped > 0 || data.len() / size > most {
+                let kept = data.get(skipped..).unwrap_or_default().to_vec();
+                again.push((key, key.offset.max(end), kept));
             }
+            end = end.max(key.offset.saturating_add((data.len() / size) as u64 * sector));
         }
         cursor.advance()?;
     }
     let mut steps = Vec::new();
     for key in bad {
         tree::remove(store, TREE, &key)?;
-        let action = "is broken or overlaps the checksums before; removed";
-        steps.push(Step::new("checksum", Place::item(TREE, &key), action));
+        steps.push(Step::new("checksum", Place::item(TREE, &key), "is broken; removed"));
     }
-    for (key, data) in large {
-        tree::remove(store, TREE, &key)?;
-        insert_kept(store, BTreeMap::from([(key.offset, data)]))?;
-        steps.push(Step::new("checksum", Place::item(TREE, &key), "is too large; cut in pieces"));
+    for (key, _, _) in &again {
+        tree::remove(store, TREE, key)?;
+        let action = "is too large or overlaps the checksums before; cut";
+        steps.push(Step::new("checksum", Place::item(TREE, key), action));
+    }
+    for (_, start, kept) in again.into_iter().filter(|(_, _, kept)| !kept.is_empty()) {
+        insert_kept(store, BTreeMap::from([(start, kept)]))?;
     }
     Ok(steps)
 }

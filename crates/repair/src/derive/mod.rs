@@ -7,6 +7,7 @@
 //!   reference: what that part refers to is not known.
 
 mod checksums;
+mod crossing;
 mod devices;
 pub mod extent_tree;
 mod free_space;
@@ -16,6 +17,8 @@ mod quota;
 pub mod references;
 mod roots;
 mod settle;
+
+use std::collections::HashSet;
 
 use butterfs_check::{Kind, Place, Severity};
 use butterfs_engine::tree::{self, TreeReader, TreeWriter};
@@ -39,6 +42,7 @@ const MOST_STEPS: usize = 1000;
 pub fn run(workspace: &mut Workspace, mended: usize) -> Result<Vec<Step>> {
     let mut steps = bad_copies(workspace);
     steps.extend(log::run(workspace));
+    steps.extend(crossing::run(workspace)?);
     steps.extend(devices::run(workspace)?);
     steps.extend(roots::uuid_tree(workspace)?);
     steps.extend(roots::orphans(workspace)?);
@@ -46,10 +50,12 @@ pub fn run(workspace: &mut Workspace, mended: usize) -> Result<Vec<Step>> {
     let quotas = quota::run(workspace)?;
     let counted = quotas.iter().any(|step| step.name == "quota-usage");
     steps.extend(quotas);
-    steps.extend(renew_damaged(workspace)?);
+    let renewed = renew_damaged(workspace)?;
+    let renewed_extents = renewed.iter().any(|step| step.name == "extent-tree");
+    steps.extend(renewed);
     steps.extend(space_cache(workspace));
-    let nothing_yet = steps.is_empty() && mended == 0;
-    steps.extend(extents_and_space(workspace, nothing_yet, counted)?);
+    let so_far = SoFar { nothing: steps.is_empty() && mended == 0, counted, renewed_extents };
+    steps.extend(extents_and_space(workspace, so_far)?);
     Ok(steps)
 }
 
@@ -84,7 +90,9 @@ fn renew_damaged(workspace: &mut Workspace) -> Result<Vec<Step>> {
         let asked = id == TreeId::EXTENT && workspace.options.renew.extent_tree;
         let exists = workspace.survey.tree(id).is_some();
         if wanted && (asked || !workspace.survey.is_whole(id)) {
-            refuse_unknown(workspace, id)?;
+            if id == TreeId::EXTENT {
+                refuse_unknown(workspace)?;
+            }
             workspace.store.renew_tree(id)?;
             let why = if asked { "as was asked for" } else { "since it cannot be read" };
             steps.push(Step::new(name, Place::tree(id), format!("made anew {why}")));
@@ -102,29 +110,60 @@ fn is_derived(id: TreeId) -> bool {
         .contains(&id)
 }
 
-/// What cannot be read refers to extents that would be forgotten in a new tree.
-fn refuse_unknown(workspace: &Workspace, id: TreeId) -> Result<()> {
+/// What cannot be read refers to extents that would be forgotten in a new extent tree.
+fn refuse_unknown(workspace: &Workspace) -> Result<()> {
     match workspace.survey.damage.iter().find(|damage| !is_derived(damage.tree)) {
         Some(damage) => Err(Error::Refused(format!(
-            "tree {} cannot be made anew: block {} of tree {} cannot be read ({}), so what it refers to is not known",
-            id.0, damage.expected.bytenr, damage.tree.0 as i64, damage.problem
+            "the extent tree cannot be made anew: block {} of tree {} cannot be read ({}), so what it refers to is not known",
+            damage.expected.bytenr, damage.tree.0 as i64, damage.problem
         ))),
         None => Ok(()),
     }
 }
 
-/// Extents, block groups, free space, and all that moves while they are written.
-fn extents_and_space(workspace: &mut Workspace, nothing_yet: bool, counted: bool) -> Result<Vec<Step>> {
-    let moved: std::collections::HashSet<u64> =
-        workspace.store.take_changes().into_iter().map(|change| change.at.0).collect();
+/// What was done before the extents.
+#[derive(Clone, Copy)]
+struct SoFar {
+    /// Nothing at all.
+    nothing: bool,
+    /// Quotas were counted.
+    counted: bool,
+    /// The extent tree is empty, to be filled.
+    renewed_extents: bool,
+}
+
+/// The places of blocks that edits moved.
+struct Moved {
+    all: HashSet<u64>,
+    /// Those that no other tree can have shared.
+    unshared: HashSet<u64>,
+}
+
+/// Surveys the edited filesystem.
+fn look_again(workspace: &mut Workspace) -> Moved {
+    let changes = workspace.store.take_changes();
+    let before: HashSet<u64> = workspace.survey.blocks.keys().map(|at| at.0).collect();
+    let own = workspace.survey.blocks.iter().filter(|(_, block)| !block.owner.is_shareable());
+    let own: HashSet<u64> = own.map(|(at, _)| at.0).collect();
     workspace.look_again();
+    let now: HashSet<u64> = workspace.survey.blocks.keys().map(|at| at.0).collect();
+    let changed = changes.into_iter().map(|change| change.at.0);
+    let all: HashSet<u64> = before.symmetric_difference(&now).copied().chain(changed).collect();
+    Moved { unshared: all.intersection(&own).copied().collect(), all }
+}
+
+/// Extents, block groups, free space, and all that moves while they are written.
+fn extents_and_space(workspace: &mut Workspace, so_far: SoFar) -> Result<Vec<Step>> {
+    let moved = look_again(workspace);
     let incomplete = workspace.survey.damage.iter().any(|damage| !is_derived(damage.tree));
     let nodesize = u64::from(workspace.store.geometry().nodesize);
     let mut extents = references::extents(&workspace.survey, nodesize);
     let compared = extent_tree::compare(&workspace.store, &mut extents)?;
     let mut differences = compared.differences;
     if incomplete {
-        differences.retain(|difference| difference.problem == extent_tree::NO_ITEM);
+        differences.retain(|difference| {
+            difference.problem == extent_tree::NO_ITEM || moved.unshared.contains(&difference.bytenr)
+        });
     }
     let (mut stored_groups, mut foreign) = (compared.groups, compared.foreign);
     let home = tree_of_groups(&workspace.store);
@@ -138,12 +177,12 @@ fn extents_and_space(workspace: &mut Workspace, nothing_yet: bool, counted: bool
         }
         foreign.extend(misplaced.iter().copied());
     }
-    let mut steps = difference_steps(&differences, &moved);
+    let mut steps = if so_far.renewed_extents { Vec::new() } else { difference_steps(&differences, &moved.all) };
     for key in foreign {
         tree::remove(&mut workspace.store, TreeId::EXTENT, &key)?;
         steps.push(Step::new("extent-tree", Place::item(TreeId::EXTENT, &key), "does not belong here; removed"));
     }
-    let all = if incomplete { keep_unknown(workspace, extents)? } else { extents };
+    let all = if incomplete { keep_unknown(workspace, extents, &moved.unshared)? } else { extents };
     let store = &mut workspace.store;
     for Difference { bytenr, .. } in &differences {
         extent_tree::rewrite(store, *bytenr, all.get(bytenr))?;
@@ -166,12 +205,12 @@ fn extents_and_space(workspace: &mut Workspace, nothing_yet: bool, counted: bool
         let action = format!("bytes_used is {}, set to {}", store.superblock.bytes_used, groups.used());
         steps.push(Step::new("superblock", Place::superblock(), action));
     }
-    if nothing_yet && steps.is_empty() {
+    if so_far.nothing && steps.is_empty() {
         return Ok(steps);
     }
     groups.space_is_wrong(&spaces);
     touch_root_tree(workspace)?;
-    quota::carry_over(workspace, counted)?;
+    quota::carry_over(workspace, so_far.counted)?;
     let mut settling = Settling { store: &mut workspace.store, extents: all, groups };
     settling.settle()?;
     let used = settling.groups.used();
@@ -181,8 +220,13 @@ fn extents_and_space(workspace: &mut Workspace, nothing_yet: bool, counted: bool
 }
 
 /// With references missing, what the extent tree has beyond them stays as it is.
-fn keep_unknown(workspace: &Workspace, mut extents: references::Extents) -> Result<references::Extents> {
-    for (at, extent) in extent_tree::stored_extents(&workspace.store)? {
+fn keep_unknown(
+    workspace: &Workspace,
+    mut extents: references::Extents,
+    gone: &HashSet<u64>,
+) -> Result<references::Extents> {
+    let stored = extent_tree::stored_extents(&workspace.store)?;
+    for (at, extent) in stored.into_iter().filter(|(at, _)| !gone.contains(at)) {
         extents.entry(at).or_insert(extent);
     }
     Ok(extents)
@@ -198,7 +242,7 @@ fn touch_root_tree(workspace: &mut Workspace) -> Result<()> {
 }
 
 /// A step for each difference that no mend made.
-fn difference_steps(differences: &[Difference], moved: &std::collections::HashSet<u64>) -> Vec<Step> {
+fn difference_steps(differences: &[Difference], moved: &HashSet<u64>) -> Vec<Step> {
     let own: Vec<_> = differences.iter().filter(|difference| !moved.contains(&difference.bytenr)).collect();
     let step = |difference: &&Difference| {
         let done = if difference.is_stray { "removed" } else { "written anew" };
