@@ -52,7 +52,7 @@ impl Repair {
     }
 }
 
-/// The size of a repair's devices: what they are, and how they are shown to it.
+/// A repair's devices: what they are, and how they are shown to it.
 struct Opened {
     devices: Devices,
     /// With the superblock that was asked for.
@@ -92,6 +92,9 @@ fn failed(arguments: &super::Arguments, error: &RepairError) -> Failure {
     match error {
         RepairError::Undo { .. } if arguments.repair.undo.is_none() => {
             Failure::at(exit::NOT_CHECKED, first_image(arguments), format!("{error}; nothing was repaired"))
+        }
+        RepairError::Volume(error @ butterfs_volume::Error::MissingDevice { .. }) => {
+            Failure::at(exit::NOT_CHECKED, first_image(arguments), format!("{error}; nothing was written"))
         }
         RepairError::Volume(error) => failure::volume(exit::NOT_CHECKED, first_image(arguments), error),
         RepairError::Refused(_) | RepairError::Corruption(_) | RepairError::Engine(_) => Failure::at(
@@ -209,8 +212,9 @@ fn print_outcome(arguments: &super::Arguments, plan: &Plan, undo_file: Option<&P
     }
     match (undo_file, plan.verdict) {
         (Some(file), _) => {
-            let image = first_image(arguments).display();
-            output::line(format!("repaired; to undo it: butterfs check --undo {} {image}", file.display()));
+            let images: Vec<_> = arguments.images.iter().map(|image| image.display().to_string()).collect();
+            let (file, images) = (file.display(), images.join(" "));
+            output::line(format!("repaired; to undo it: butterfs check --undo {file} {images}"));
         }
         (None, Verdict::NothingToDo) => output::line("no error found"),
         (None, Verdict::Refused) => output::line("NOT REPAIRED: nothing was written"),
