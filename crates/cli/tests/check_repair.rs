@@ -145,3 +145,47 @@ fn an_image_in_use_is_refused() {
     assert!(words(&busy).contains("in use"), "{}", words(&busy));
     assert!(!Path::new(&image.undo_file()).exists());
 }
+
+/// A wrong first superblock, and good copies: `-s 1` puts the copy in its place.
+#[test]
+fn another_superblock_takes_the_place_of_the_first() {
+    let image = Image::broken("repair-super");
+    assert_eq!(code(&image.check(&["--repair", "--force"])), 0);
+    std::fs::remove_file(image.undo_file()).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(image.path()).unwrap();
+    let offset = SUPERBLOCK_OFFSETS[0];
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, offset).unwrap();
+    let mut sb = Superblock::parse(&bytes, offset).unwrap();
+    sb.root = (sb.root.get() + (1 << 20)).into();
+    file.write_all_at(&sb.to_bytes_at(offset), offset).unwrap();
+    assert_eq!(code(&image.check(&[])), 1);
+    let done = image.check(&["--repair", "--force", "-s", "1"]);
+    assert_eq!(code(&done), 0, "{}", words(&done));
+    assert_eq!(code(&image.check(&[])), 0);
+}
+
+/// The root tree of the last commit is lost: `-b` begins from the commit before.
+#[test]
+fn an_older_commit_is_gone_back_to() {
+    let image = Image::broken("repair-backup");
+    for _ in 0..2 {
+        assert_eq!(code(&image.check(&["--init-csum-tree", "--force"])), 0);
+        std::fs::remove_file(image.undo_file()).unwrap();
+    }
+    let file = std::fs::File::options().read(true).write(true).open(image.path()).unwrap();
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, SUPERBLOCK_OFFSETS[0]).unwrap();
+    let sb = Superblock::parse(&bytes, SUPERBLOCK_OFFSETS[0]).unwrap();
+    let device = std::sync::Arc::new(butterfs_volume::FileDevice::open_read_only(image.path()).unwrap());
+    let volume = butterfs_volume::Volume::open(vec![device], butterfs_volume::OpenMode::ReadOnly).unwrap();
+    let (start, chunk) = volume.chunk_containing(sb.root()).unwrap();
+    for stripe in &chunk.stripes {
+        file.write_all_at(&[0; 16384], stripe.offset.get() + (sb.root().0 - start.0)).unwrap();
+    }
+    drop(volume);
+    assert_eq!(code(&image.check(&[])), 1);
+    let done = image.check(&["--repair", "--force", "-b"]);
+    assert_eq!(code(&done), 0, "{}", words(&done));
+    assert_eq!(code(&image.check(&[])), 0);
+}

@@ -63,8 +63,9 @@ pub struct Options {
     pub renew: Renew,
     /// Data is read and compared with its checksums in the checks.
     pub data_csums: bool,
-    /// The new generation is above this one: that of a superblock which is passed over for an older one.
-    pub above: u64,
+    /// The devices are shown with another superblock than their first, which is to be replaced by it. The new
+    /// generation is above this one, that of the superblock which is passed over (0 if it is not good).
+    pub instead_of: Option<u64>,
     /// Who wants to know how far the checks got.
     pub progress: Option<butterfs_check::Progress>,
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use butterfs_check::{Devices, Kind, Report, Severity, check, open_failure};
+use butterfs_check::{Devices, Kind, Place, Report, Severity, check, open_failure};
 use butterfs_volume::{BlockDevice, OpenMode, Volume};
 
 use crate::error::{Error, Result};
@@ -26,7 +26,9 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
     let mut steps = Vec::new();
     let mut after = before.clone();
     let mut options = options.clone();
-    let wanted = |report: &Report, options: &Options| !report.is_clean() || options.renew != Renew::default();
+    let wanted = |report: &Report, options: &Options| {
+        !report.is_clean() || options.renew != Renew::default() || options.instead_of.is_some()
+    };
     let mut stopped = None;
     for _ in 0..MAX_ROUNDS {
         if !wanted(&after, &options) {
@@ -41,7 +43,7 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
             }
             Err(error) => return Err(error),
         };
-        options.renew = Renew::default();
+        (options.renew, options.instead_of) = (Renew::default(), None);
         if done.is_empty() {
             break;
         }
@@ -61,6 +63,10 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
 /// set right in place.
 fn round(devices: &Devices, report: Report, options: &Options) -> Result<Vec<Step>> {
     let mut steps = commit::prepare_superblocks(devices, &report)?;
+    if options.instead_of.is_some() {
+        let action = "the superblock that was asked for takes the place of the first";
+        steps.push(Step::new("superblock", Place::superblock(), action));
+    }
     let mut workspace = Workspace::open(devices, report, options)?;
     let mended = mend::run(&mut workspace)?;
     let count = mended.len() + steps.len();

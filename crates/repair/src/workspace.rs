@@ -31,7 +31,7 @@ impl Workspace {
     /// If the volume cannot be opened.
     pub fn open(devices: &Devices, report: Report, options: &Options) -> Result<Self> {
         let volume = Arc::new(Volume::open(devices.clone(), OpenMode::ReadWrite)?);
-        let mut store = Store::new(volume, Generation(options.above));
+        let mut store = Store::new(volume, Generation(options.instead_of.unwrap_or(0)));
         let mut first = survey(&store);
         survey_log(&store, &mut first);
         let space = free_space(&store, &first);

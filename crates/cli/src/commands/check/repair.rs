@@ -57,8 +57,8 @@ struct Opened {
     devices: Devices,
     /// With the superblock that was asked for.
     shown: Devices,
-    /// The generation of a superblock that is passed over.
-    above: u64,
+    /// The generation of a first superblock that is passed over.
+    instead_of: Option<u64>,
 }
 
 /// Runs the command.
@@ -124,11 +124,11 @@ fn open_devices(arguments: &super::Arguments) -> Result<Devices> {
 /// The devices with the superblock that was asked for.
 fn show(arguments: &super::Arguments, devices: Devices) -> Result<Opened> {
     if arguments.superblock.is_none() && !arguments.backup {
-        return Ok(Opened { shown: devices.clone(), devices, above: 0 });
+        return Ok(Opened { shown: devices.clone(), devices, instead_of: None });
     }
     let volume_error = |error| failure::volume(exit::NOT_CHECKED, first_image(arguments), &error);
     let first = devices.first().and_then(|device| superblock_copy(&**device, 0).ok());
-    let above = first.map_or(0, |sb| sb.generation.get());
+    let instead_of = Some(first.map_or(0, |sb| sb.generation.get()));
     let mut shown = Devices::new();
     for device in &devices {
         let sb = match arguments.superblock {
@@ -137,7 +137,7 @@ fn show(arguments: &super::Arguments, devices: Devices) -> Result<Opened> {
         };
         shown.push(with_superblock(device.clone(), &sb));
     }
-    Ok(Opened { devices, shown, above })
+    Ok(Opened { devices, shown, instead_of })
 }
 
 fn fsid(devices: &Devices) -> [u8; 16] {
@@ -152,7 +152,7 @@ fn make_plan(arguments: &super::Arguments, opened: &Opened) -> Result<Plan> {
         goal: if repair.partial { Goal::Better } else { Goal::Clean },
         renew: Renew { extent_tree: repair.init_extent_tree, checksum_tree: repair.init_csum_tree },
         data_csums: arguments.check_data_csum,
-        above: opened.above,
+        instead_of: opened.instead_of,
         progress: progress(bar.as_ref()),
     };
     let plan = butterfs_repair::plan(&opened.shown, &options);
