@@ -1,7 +1,7 @@
 //! Repair of a damaged filesystem as a plan: computed, tried out in memory, checked, and only then written, with
 //! an undo file that brings every byte back.
 //!
-//! [`plan`] gives a [`Plan`] and writes nothing; [`apply()`] carries it out; [`undo()`] takes it back.
+//! [`plan()`] gives a [`Plan`] and writes nothing; [`apply()`] carries it out; [`undo()`] takes it back.
 //!
 //! How a plan is made, in rounds until nothing is left to do:
 //! 1. The checker (`butterfs-check`, which knows nothing of this crate) judges the filesystem in the overlay.

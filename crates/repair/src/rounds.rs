@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use butterfs_check::{Devices, Kind, Place, Report, Severity, check, open_failure};
+use butterfs_check::{Devices, Finding, Kind, Place, Report, Severity, check, open_failure};
+use butterfs_format::superblock::SUPER_FLAG_SEEDING;
 use butterfs_volume::{BlockDevice, OpenMode, Volume};
 
 use crate::error::{Error, Result};
@@ -67,7 +68,12 @@ fn round(devices: &Devices, report: Report, options: &Options) -> Result<Vec<Ste
         let action = "the superblock that was asked for takes the place of the first";
         steps.push(Step::new("superblock", Place::superblock(), action));
     }
+    refuse_unwritable(&report)?;
     let mut workspace = Workspace::open(devices, report, options)?;
+    if workspace.store.superblock.flags.get() & SUPER_FLAG_SEEDING != 0 {
+        let why = "it is a seed, which other filesystems build on: nothing may change it; clear the seeding flag first";
+        return Err(Error::Refused(why.into()));
+    }
     let mended = mend::run(&mut workspace)?;
     let count = mended.len() + steps.len();
     steps.extend(mended);
@@ -76,6 +82,17 @@ fn round(devices: &Devices, report: Report, options: &Options) -> Result<Vec<Ste
         commit::commit(&mut workspace)?;
     }
     Ok(steps)
+}
+
+/// What the checker cannot judge must not be written, whatever else is wrong.
+fn refuse_unwritable(report: &Report) -> Result<()> {
+    let unsupported = |finding: &&Finding| finding.kind == Kind::Unsupported && finding.severity == Severity::Error;
+    match report.findings.iter().find(unsupported) {
+        Some(finding) => {
+            Err(Error::Refused(format!("the filesystem uses what this version does not know: {}", finding.problem)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What the checker says of the devices.

@@ -264,3 +264,26 @@ fn overlapping_checksums_are_cut() {
     let device = repaired(&broken, &tempfile::tempdir().unwrap()).unwrap();
     assert_eq!(findings(&device, true), [], "{size} bytes");
 }
+
+/// What is not understood is not written, whatever is wanted.
+#[test]
+fn unknown_features_and_seeds_are_refused() {
+    type Break = fn(&mut Superblock);
+    let breaks: [(&str, Break); 3] = [
+        ("does not know", |sb| sb.incompat_flags = (sb.incompat_flags.get() | 1 << 50).into()),
+        ("does not know", |sb| sb.compat_ro_flags = (sb.compat_ro_flags.get() | 1 << 50).into()),
+        ("seed", |sb| sb.flags = (sb.flags.get() | 1 << 32).into()),
+    ];
+    let subject = Subject::new();
+    let places: Vec<u64> = SUPERBLOCK_OFFSETS.into_iter().filter(|at| at + 4096 <= SIZE).collect();
+    for (word, change) in breaks {
+        let mut sb = subject.volume.superblock();
+        sb.bytes_used = 4096.into();
+        change(&mut sb);
+        let device = subject.device.snapshot();
+        places.iter().for_each(|at| device.write_at(*at, &sb.to_bytes_at(*at)).unwrap());
+        let options = Options { goal: Goal::Better, ..Options::default() };
+        let error = plan(&shared(&device), &options).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
