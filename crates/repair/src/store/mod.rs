@@ -6,6 +6,7 @@
 //! # Invariants
 //! * A block that was there before is never changed in place: an edit copies it into space that nothing uses.
 //! * Space of blocks that go is not used again in the same commit; that of blocks made in it is.
+//! * A new block that more than one tree leads to is marked as shared; an edit of one tree copies it.
 //! * A block is read if its structure is right; items that break their own rules are seen as they are.
 //!   Before a block is written it must be right in whole ([`butterfs_engine::tx::seal`]).
 //! * Which copies were bad on the way is noted, and good bytes are written over them at the commit.
@@ -13,7 +14,7 @@
 pub mod roots;
 mod space;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use butterfs_engine::tree::cache::BlockCache;
@@ -62,6 +63,8 @@ pub struct Store {
     pub superblock: Superblock,
     generation: Generation,
     dirty: HashMap<Logical, Arc<TreeBlock>>,
+    /// New blocks that more than one tree leads to.
+    shared: HashSet<Logical>,
     cache: BlockCache,
     roots: RwLock<BTreeMap<TreeId, Root>>,
     space: Space,
@@ -80,6 +83,7 @@ impl Store {
             superblock,
             volume,
             dirty: HashMap::new(),
+            shared: HashSet::new(),
             cache: BlockCache::new(CACHE_BYTES),
             roots: RwLock::default(),
             space: Space::default(),
@@ -225,6 +229,18 @@ impl Store {
         Ok(at)
     }
 
+    /// More than one tree leads to a new block, so an edit of one of them must copy it.
+    pub fn share(&mut self, at: Logical) {
+        self.shared.insert(at);
+    }
+
+    /// The new children of a shared node are shared once it is copied.
+    fn share_children(&mut self, node: &TreeBlock) {
+        let slots = 0..if node.is_leaf() { 0 } else { node.len() };
+        let children: Vec<Logical> = slots.map(|slot| Logical(node.ptr(slot).blockptr.get())).collect();
+        self.shared.extend(children.into_iter().filter(|child| self.dirty.contains_key(child)));
+    }
+
     /// A tree has no use for a block any more.
     pub fn drop_block(&mut self, tree: TreeId, at: Logical, level: u8) {
         self.note(tree, at, level, Key::MIN, ChangeKind::Went);
@@ -280,13 +296,18 @@ impl TreeWriter for Store {
     }
 
     fn make_writable(&mut self, tree: TreeId, ptr: &ChildPtr) -> EngineResult<Logical> {
-        if self.dirty.contains_key(&ptr.bytenr) {
+        let shared = self.shared.contains(&ptr.bytenr);
+        if self.dirty.contains_key(&ptr.bytenr) && !shared {
             return Ok(ptr.bytenr);
         }
         let block = self.block(tree, ptr)?;
         let at = self.copy_of(tree, &block)?;
         self.writable(at).header_mut().owner = tree.0.into();
-        self.drop_block(tree, ptr.bytenr, ptr.level);
+        if shared {
+            self.share_children(&block);
+        } else {
+            self.drop_block(tree, ptr.bytenr, ptr.level);
+        }
         Ok(at)
     }
 
