@@ -422,8 +422,9 @@ impl Mender<'_> {
                     (extent.disk_bytenr.saturating_add(extent.offset), extent.num_bytes)
                 };
                 let without = self.file.item.is_some_and(|item| item.flags().contains(InodeFlags::NODATASUM));
-                extents.without_sums |= self.file.evidence.covered(start, len) < len;
-                extents.needs_sums |= !self.file.ignore_sums && without && compressed;
+                let covered = self.file.evidence.covered(start, len);
+                extents.without_sums |= covered < len;
+                extents.needs_sums |= !self.file.ignore_sums && without && (compressed || covered > 0);
             }
             Body::Extent(_) => {}
         }

@@ -53,8 +53,8 @@ pub fn heal(store: &Store, damage: &Damage, end: Option<Key>) -> Option<Healed> 
 /// Of a root the block knows best which level and generation it has.
 fn root(readable: &[(TreeBlock, &'static str)], geometry: &Geometry, expected: &Expected) -> Option<Healed> {
     let words = [
-        ("the root item's level is wrong", Expected { level: None, ..*expected }),
-        ("the root item's generation is wrong", Expected { generation: None, ..*expected }),
+        ("its level is not what the root item says, all else is right", Expected { level: None, ..*expected }),
+        ("its generation is not what the root item says, all else is right", Expected { generation: None, ..*expected }),
     ];
     words.iter().find_map(|(words, expected)| {
         let (block, _) = readable.iter().find(|(block, _)| is_right(block, geometry, expected, None))?;

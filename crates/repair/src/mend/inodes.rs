@@ -94,8 +94,6 @@ pub struct Around {
     pub named: Named,
     /// The newest generation there is.
     pub newest: u64,
-    /// Size of a sector, in bytes.
-    pub sectorsize: u64,
 }
 
 /// One change of an item: the stable name of the step, and words.

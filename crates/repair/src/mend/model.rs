@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use butterfs_format::hash::name_hash;
-use butterfs_format::items::{FileType, InodeItem, read_exact};
+use butterfs_format::items::{DirEntry, FileType, InodeExtref, InodeItem, InodeRef, read_exact};
 use butterfs_format::{ItemType, Key, TreeId};
 
-use super::items::{Entry, inode_extrefs, inode_refs};
+use super::items::{entries, inode_extrefs, inode_refs};
 
 /// What a name leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,7 +101,7 @@ pub struct Extents {
     pub end: u64,
     /// The length of the inline one.
     pub inline: Option<u64>,
-    /// Compressed data although the inode has no checksums.
+    /// The inode says that there are no checksums, but some data has them, or must: it is compressed.
     pub needs_sums: bool,
     /// Some data that needs checksums has none.
     pub without_sums: bool,
@@ -156,7 +156,8 @@ impl Model {
     pub fn references(&mut self, key: &Key, data: &[u8]) {
         let is_ref = key.item_type == ItemType::INODE_REF;
         let names = if is_ref { inode_refs(key, data) } else { inode_extrefs(data) };
-        if names.is_empty() {
+        let can_be_read = if is_ref { InodeRef::parse_all(data).is_ok() } else { InodeExtref::parse_all(data).is_ok() };
+        if names.is_empty() || !can_be_read {
             self.spoiled.insert(*key);
         }
         self.inode(key.objectid);
@@ -178,11 +179,12 @@ impl Model {
     }
 
     /// Takes in the entries of a DIR_ITEM or DIR_INDEX.
-    pub fn entries(&mut self, key: &Key, entries: Vec<Entry>) {
+    pub fn entries(&mut self, key: &Key, data: &[u8]) {
+        let entries = entries(key, data);
         let is_item = key.item_type == ItemType::DIR_ITEM;
         let dir = self.inode(key.objectid);
         dir.entries += entries.len() as u64;
-        if entries.is_empty() {
+        if entries.is_empty() || DirEntry::parse_all(data).is_err() {
             self.spoiled.insert(*key);
         }
         for entry in entries {

@@ -155,8 +155,11 @@ impl Items<'_> {
     fn stray_root(&mut self, tree: TreeId, item: &RootItem) -> Option<(Logical, u8, Generation)> {
         let roots = self.strays().roots(tree);
         let exact = |root: &&Stray| root.level == item.level && root.generation == item.generation();
-        let newer = |root: &&Stray| root.generation >= item.generation();
-        let root = roots.iter().find(exact).or_else(|| roots.iter().find(newer))?;
+        // Several of one level are no root, but the children of a root that is lost.
+        let newer = roots.first().filter(|root| {
+            roots.len() == 1 && root.level >= item.level && root.generation >= item.generation()
+        });
+        let root = roots.iter().find(exact).or(newer)?;
         Some((root.at, root.level, root.generation))
     }
 
@@ -195,7 +198,7 @@ impl Items<'_> {
         let ids: Vec<u64> = must.into_iter().chain(named).filter(missing).collect();
         for id in ids {
             let roots = self.strays().roots(TreeId(id));
-            if let Some(root) = roots.first() {
+            if let [root] = &roots[..] {
                 let key = Key::new(id, ItemType::ROOT_ITEM, 0);
                 let item = self.new_item(TreeId(id), root);
                 self.changes.push((key, Some(item.as_bytes().to_vec())));

@@ -61,7 +61,9 @@ impl RootLinks {
             ItemType::ROOT_ITEM if TreeId(key.objectid).is_subvolume() => {
                 let Ok(item) = RootItem::parse(data) else { return };
                 let told = item.uuid != [0; 16] || key.objectid == TreeId::FS.0;
-                let is_snapshot = !told || item.parent_uuid != [0; 16] || item.received_uuid != [0; 16];
+                // The key of a snapshot has the transaction that made it; old ones have no UUID of a parent.
+                let by_uuid = item.parent_uuid != [0; 16] || item.received_uuid != [0; 16];
+                let is_snapshot = key.offset != 0 || !told || by_uuid;
                 self.subvolumes.insert(key.objectid, Known { refs: item.refs.get(), is_snapshot });
             }
             ItemType::ROOT_REF => {

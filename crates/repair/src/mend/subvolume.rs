@@ -16,7 +16,7 @@ use super::evidence::Evidence;
 use super::extents;
 use super::found::{New, TOP, connect};
 use super::inodes::{Around, count_names, decide_types, mended};
-use super::items::{Entry, entries};
+use super::items::Entry;
 use super::model::{Model, Target};
 use super::names::{At, Link, Names, Subvolumes, resolve};
 use super::salvage::one_bit_keys;
@@ -77,6 +77,10 @@ pub fn mend(workspace: &Workspace, tree: TreeId, around: &Surroundings<'_>) -> R
         model.root_reference(child.child, child.dir, child.index, &child.name);
     }
     model.inode(TOP);
+    for key in &model.spoiled {
+        let step = Step::new("directory-entry", Place::item(tree, key), "cannot be read as it is; written anew");
+        mender.out.steps.push(step);
+    }
     let mut names = resolve(&mut model, tree, around.subvolumes);
     let mut types = decide_types(&mut model, &names);
     let generation = workspace.store.generation().0;
@@ -125,7 +129,22 @@ impl<'a> Loader<'a> {
             cursor.advance()?;
         }
         self.close_extents();
+        self.without_extents();
         Ok(())
+    }
+
+    /// Files that have lost all their extents, where holes need items.
+    fn without_extents(&mut self) {
+        let no_holes = self.workspace.store.superblock.incompat().contains(Incompat::NO_HOLES);
+        let bare = |inode: &super::model::Inode| {
+            let file = inode.item.filter(|item| FileType::from_mode(item.mode.get()) == FileType::Regular);
+            inode.extents.count == 0 && file.is_some_and(|item| item.size.get() > 0 && item.nlink.get() > 0)
+        };
+        let files: Vec<u64> =
+            self.model.inodes.iter().filter(|(_, inode)| !no_holes && bare(inode)).map(|(ino, _)| *ino).collect();
+        for ino in files {
+            self.mend_extents(ino, Vec::new());
+        }
     }
 
     fn item(&mut self, key: Key, data: &[u8], generation: u64) {
@@ -135,7 +154,7 @@ impl<'a> Loader<'a> {
             _ if [objectid::FREE_INO, objectid::FREE_SPACE].contains(&key.objectid) => self.inode_cache(&key),
             ItemType::INODE_ITEM if is_user && key.offset == 0 => self.model.inode_item(&key, data, generation),
             ItemType::INODE_REF | ItemType::INODE_EXTREF if is_user => self.model.references(&key, data),
-            ItemType::DIR_ITEM | ItemType::DIR_INDEX if is_user => self.model.entries(&key, entries(&key, data)),
+            ItemType::DIR_ITEM | ItemType::DIR_INDEX if is_user => self.model.entries(&key, data),
             ItemType::XATTR_ITEM if is_user => self.xattr(&key, data),
             ItemType::VERITY_DESC_ITEM | ItemType::VERITY_MERKLE_ITEM if is_user => {}
             ItemType::EXTENT_DATA if is_user => {
@@ -200,9 +219,12 @@ impl<'a> Loader<'a> {
 
     fn close_extents(&mut self) {
         let (ino, items) = std::mem::take(&mut self.extents);
-        if items.is_empty() {
-            return;
+        if !items.is_empty() {
+            self.mend_extents(ino, items);
         }
+    }
+
+    fn mend_extents(&mut self, ino: u64, items: Vec<(Key, Vec<u8>, u64)>) {
         let file = extents::File {
             ino,
             item: self.model.inodes.get(&ino).and_then(|inode| inode.item),
@@ -249,7 +271,6 @@ impl Mender<'_> {
                 file_type,
                 named,
                 newest: store.superblock.generation.get(),
-                sectorsize: u64::from(store.geometry().sectorsize),
             };
             let (item, changes) = mended(inode, &around);
             if inode.item != Some(item) {

@@ -53,10 +53,10 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
     // The top subvolume comes last: what hangs nowhere is put there.
     let others = links.living().filter(|id| *id != TreeId::FS).chain(reloc);
     for id in others.collect::<Vec<_>>() {
-        all.one(workspace, id, &[])?;
+        let outcome = all.one(workspace, id, &[])?;
+        all.take(id, outcome);
     }
-    let homeless = links.homeless(&all.found);
-    all.one(workspace, TreeId::FS, &homeless)?;
+    all.top(workspace)?;
     let All { found, edits, mut steps, .. } = all;
     if !edits.is_empty() {
         edits.apply(workspace)?;
@@ -78,18 +78,34 @@ struct All<'a> {
 }
 
 impl All<'_> {
-    /// Mends one; what of it still cannot be read is left to another round.
-    fn one(&mut self, workspace: &Workspace, id: TreeId, homeless: &[u64]) -> Result<()> {
+    /// The top subvolume; once more with what then still hangs nowhere.
+    fn top(&mut self, workspace: &Workspace) -> Result<()> {
+        let mut outcome = self.one(workspace, TreeId::FS, &[])?;
+        let children = outcome.as_ref().map(|outcome| outcome.children.clone()).unwrap_or_default();
+        self.found.insert(TreeId::FS, children);
+        let homeless = self.links.homeless(&self.found);
+        if !homeless.is_empty() {
+            outcome = self.one(workspace, TreeId::FS, &homeless)?;
+        }
+        self.take(TreeId::FS, outcome);
+        Ok(())
+    }
+
+    /// Mends one; none if it still cannot be read, which is left to another round.
+    fn one(&self, workspace: &Workspace, id: TreeId, homeless: &[u64]) -> Result<Option<Outcome>> {
         if !workspace.survey.is_whole(id) {
-            return Ok(());
+            return Ok(None);
         }
         let children = self.links.children(id);
         let around =
             Surroundings { subvolumes: self.links, children: &children, evidence: self.evidence, homeless };
-        let Outcome { edits, steps, children } = subvolume::mend(workspace, id, &around)?;
+        subvolume::mend(workspace, id, &around).map(Some)
+    }
+
+    fn take(&mut self, id: TreeId, outcome: Option<Outcome>) {
+        let Some(Outcome { edits, steps, children }) = outcome else { return };
         self.edits.extend(edits);
         self.steps.extend(steps);
         self.found.insert(id, children);
-        Ok(())
     }
 }
