@@ -42,10 +42,10 @@ fn entries_have_refs(context: &mut Context<'_>, forest: &Forest, entries: &[Subv
     let snapshots: HashSet<u64> = forest
         .roots
         .iter()
-        // Items of old kernels have no UUIDs, and do not tell.
+        // The key of a snapshot has the transaction that made it. Items of old kernels have no UUIDs.
         .filter(|(key, item)| {
             let told = item.uuid != [0; 16] || key.objectid == TreeId::FS.0;
-            !told || item.parent_uuid != [0; 16] || item.received_uuid != [0; 16]
+            key.offset != 0 || !told || item.parent_uuid != [0; 16] || item.received_uuid != [0; 16]
         })
         .map(|(key, _)| key.objectid)
         .collect();
