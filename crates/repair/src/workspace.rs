@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use butterfs_check::{Devices, Report};
-use butterfs_format::items::ExtentItem;
-use butterfs_format::{Generation, ItemType, Key, TreeId};
+use butterfs_format::block::{BlockHeader, HEADER_SIZE};
+use butterfs_format::items::{BlockGroupFlags, ExtentItem};
+use butterfs_format::{Generation, ItemType, Key, Logical, TreeId};
 use butterfs_volume::{OpenMode, Volume};
+use zerocopy::FromBytes;
 
 use crate::Options;
 use crate::error::Result;
@@ -57,7 +59,43 @@ fn free_space(store: &Store, survey: &Survey) -> Space {
     survey.log_data.iter().for_each(|(at, len)| space.exclude(*at, *len));
     survey.damage.iter().for_each(|damage| space.exclude(damage.expected.bytenr.0, nodesize));
     exclude_old_extents(store, survey, nodesize, &mut space);
+    if !survey.damage.is_empty() {
+        exclude_unreached(store, survey, &mut space);
+    }
     space
+}
+
+/// Below what cannot be read there may be more: whatever looks like a block of this filesystem is left alone, and
+/// where data is mixed in and nothing tells where it lies, all is.
+fn exclude_unreached(store: &Store, survey: &Survey, space: &mut Space) {
+    let known = survey.is_whole(TreeId::ROOT) && survey.is_whole(TreeId::EXTENT);
+    let nodesize = u64::from(store.geometry().nodesize);
+    for (start, chunk) in store.volume().chunks() {
+        let (flags, end) = (chunk.flags(), start.0.saturating_add(chunk.length()));
+        let has_data = flags.contains(BlockGroupFlags::DATA);
+        if has_data && !known {
+            space.exclude(start.0, chunk.length());
+        }
+        if has_data && !flags.contains(BlockGroupFlags::METADATA) {
+            continue;
+        }
+        let first = start.0.checked_next_multiple_of(nodesize).unwrap_or(end);
+        for at in (first..end).step_by(nodesize as usize) {
+            if looks_like_a_block(store, Logical(at)) {
+                space.exclude(at, nodesize);
+            }
+        }
+    }
+}
+
+fn looks_like_a_block(store: &Store, at: Logical) -> bool {
+    let mut header = [0; HEADER_SIZE];
+    let copies = store.volume().copies(at).unwrap_or(0);
+    (0..copies).any(|copy| {
+        let read = store.volume().read_copy(at, &mut header, copy).is_ok();
+        let header = BlockHeader::ref_from_bytes(&header);
+        read && header.is_ok_and(|header| header.bytenr.get() == at.0 && header.fsid == store.geometry().fsid)
+    })
 }
 
 /// The extent tree as it was found: each leaf that can be read, also in a tree that has holes.
