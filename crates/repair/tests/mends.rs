@@ -282,8 +282,13 @@ fn a_lost_leaf_takes_only_what_was_in_it() {
             now.iter().any(|(other, same)| other.ends_with(name) && same == *bytes)
         });
         let lost = good.len() - kept.count();
-        let most = (last - first + 2) as usize * 3 + leaf.len();
-        assert!(lost <= most, "{leaf:?} of tree {tree}: {lost} of {} are lost, at most {most} were there\n{plan}", good.len());
+        // Each inode has at most a few names, also in the snapshot.
+        let most = (last.min(500) - first.min(500) + 2) as usize * 3 + leaf.len() * 2;
+        assert!(
+            lost <= most,
+            "{leaf:?} of tree {tree}: {lost} of {} are lost, at most {most} were there\n{plan}",
+            good.len()
+        );
         tried += 1;
     }
     assert!(tried > 10, "only {tried} leaves");

@@ -47,7 +47,8 @@ impl Evidence {
         evidence.blocks = survey.blocks.keys().map(|at| at.0).collect();
         let written = survey.extents.iter().filter(|(_, extent)| extent.written);
         evidence.written = written.map(|(at, _)| *at).collect();
-        let claims = survey.extents.iter().flat_map(|(at, extent)| extent.refs.iter().map(|r| (*at, r.objectid, r.offset)));
+        let claims =
+            survey.extents.iter().flat_map(|(at, extent)| extent.refs.iter().map(|r| (*at, r.objectid, r.offset)));
         evidence.claimed = claims.collect();
         Ok(evidence)
     }
@@ -123,7 +124,8 @@ impl Evidence {
     /// Extents that should be referred to by this file at this offset, and are not.
     pub fn unclaimed_of_file(&self, ino: u64, offset: u64) -> Vec<u64> {
         let all = self.by_file.get(&(ino, offset)).map(Vec::as_slice).unwrap_or_default();
-        let mut found: Vec<u64> = all.iter().filter(|at| !self.claimed.contains(&(**at, ino, offset))).copied().collect();
+        let mut found: Vec<u64> =
+            all.iter().filter(|at| !self.claimed.contains(&(**at, ino, offset))).copied().collect();
         found.sort_unstable();
         found.dedup();
         found

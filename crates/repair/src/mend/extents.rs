@@ -183,7 +183,9 @@ impl Mender<'_> {
     /// How far an extent is to be believed by itself.
     fn own_word(&self, record: &Record) -> Word {
         let evidence = self.file.evidence;
-        let (Body::Extent(extent), Some((at, len, start))) = (&record.body, record.reference()) else { return Word::None };
+        let (Body::Extent(extent), Some((at, len, start))) = (&record.body, record.reference()) else {
+            return Word::None;
+        };
         if !self.is_possible(record) {
             return Word::None;
         }
@@ -215,7 +217,8 @@ impl Mender<'_> {
             return true;
         }
         let found = evidence.unclaimed_of_file(self.file.ino, start);
-        let of_len = |at: &&u64| evidence.extent_len(**at).is_some_and(|known| known == len || plain && known == ram_bytes);
+        let of_len =
+            |at: &&u64| evidence.extent_len(**at).is_some_and(|known| known == len || plain && known == ram_bytes);
         let mut fitting = found.iter().filter(of_len);
         let chosen = match (fitting.next(), fitting.next(), &found[..]) {
             (Some(only), None, _) => Some(*only),
@@ -278,7 +281,8 @@ impl Mender<'_> {
         let whole = if plain { extent.disk_num_bytes } else { record.ram_bytes };
         let inside = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= whole);
         if !plain && (!aligned(record.ram_bytes) || record.ram_bytes == 0) {
-            record.ram_bytes = extent.offset.saturating_add(extent.num_bytes).checked_next_multiple_of(self.sector).unwrap_or(0);
+            record.ram_bytes =
+                extent.offset.saturating_add(extent.num_bytes).checked_next_multiple_of(self.sector).unwrap_or(0);
             return aligned(extent.offset) && aligned(extent.num_bytes) && extent.num_bytes > 0;
         }
         let good = |offset: u64, len: u64| aligned(offset) && aligned(len) && len > 0 && inside(offset, len);
@@ -323,9 +327,7 @@ impl Mender<'_> {
         }
         // Inline data and an extent cannot share the first sector: the younger one stays.
         let sector = self.sector;
-        let overlaps = |pair: &[Record]| {
-            matches!(pair, [first, second, ..] if matches!(first.body, Body::Inline(_)) && second.offset < sector)
-        };
+        let overlaps = |pair: &[Record]| matches!(pair, [first, second, ..] if matches!(first.body, Body::Inline(_)) && second.offset < sector);
         while overlaps(&self.records) {
             let older = usize::from(self.records[0].generation >= self.records[1].generation);
             let gone = self.records.remove(older);

@@ -59,7 +59,8 @@ fn drop_names_in_no_directory(names: &mut Names, types: &Types) {
     let is_dir = |ino: u64| types.get(&ino) == Some(&FileType::Directory);
     let wrong: Vec<At> = names.links.keys().filter(|at| !is_dir(at.0)).cloned().collect();
     for at in wrong {
-        let words = format!("{:?} was in inode {}, which is no directory: removed", String::from_utf8_lossy(&at.1), at.0);
+        let words =
+            format!("{:?} was in inode {}, which is no directory: removed", String::from_utf8_lossy(&at.1), at.0);
         names.steps.push(("directory-entry", at.0, words));
         names.remove(&at);
     }
@@ -92,7 +93,8 @@ fn one_name_for_directories(names: &mut Names, types: &Types) {
 /// Living inodes without a name.
 fn unnamed(model: &Model, names: &Names) -> BTreeSet<u64> {
     let targets = names.links.values().map(|link| link.target);
-    let named: BTreeSet<u64> = targets.filter_map(|t| if let Target::Inode(ino) = t { Some(ino) } else { None }).collect();
+    let named: BTreeSet<u64> =
+        targets.filter_map(|t| if let Target::Inode(ino) = t { Some(ino) } else { None }).collect();
     let lives = |ino: &u64| {
         let Some(inode) = model.inodes.get(ino) else { return false };
         let deleted = inode.item.is_some_and(|item| item.nlink.get() == 0);

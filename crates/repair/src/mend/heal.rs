@@ -54,7 +54,10 @@ pub fn heal(store: &Store, damage: &Damage, end: Option<Key>) -> Option<Healed> 
 fn root(readable: &[(TreeBlock, &'static str)], geometry: &Geometry, expected: &Expected) -> Option<Healed> {
     let words = [
         ("its level is not what the root item says, all else is right", Expected { level: None, ..*expected }),
-        ("its generation is not what the root item says, all else is right", Expected { generation: None, ..*expected }),
+        (
+            "its generation is not what the root item says, all else is right",
+            Expected { generation: None, ..*expected },
+        ),
     ];
     words.iter().find_map(|(words, expected)| {
         let (block, _) = readable.iter().find(|(block, _)| is_right(block, geometry, expected, None))?;
@@ -102,11 +105,7 @@ fn adopt(store: &Store, block: &TreeBlock, words: &str, damage: &Damage, end: Op
     if is_right(&fixed, geometry, &place, end) {
         return Some(Healed { block: fixed, words: told.join("; "), lost: Vec::new() });
     }
-    let healed = if fixed.is_leaf() {
-        leaf(&fixed, geometry, damage, end)
-    } else {
-        node(store, &fixed, damage, end)
-    };
+    let healed = if fixed.is_leaf() { leaf(&fixed, geometry, damage, end) } else { node(store, &fixed, damage, end) };
     let (block, repaired, lost) = healed?;
     told.extend(repaired);
     is_right(&block, geometry, &place, end).then(|| Healed { block, words: told.join("; "), lost })

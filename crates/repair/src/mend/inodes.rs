@@ -45,7 +45,8 @@ fn decide_type(ino: u64, inode: &Inode, children: u64, votes: &[FileType]) -> Fi
         FileType::Symlink => children == 0 && inode.extents.inline.is_some() && inode.extents.count == 1,
         _ => children == 0 && inode.extents.count == 0,
     };
-    let count = |kind: FileType| votes.iter().filter(|vote| **vote == kind).count() + usize::from(by_mode == Some(kind));
+    let count =
+        |kind: FileType| votes.iter().filter(|vote| **vote == kind).count() + usize::from(by_mode == Some(kind));
     let named: Vec<FileType> = by_mode.into_iter().chain(votes.iter().copied()).filter(possible).collect();
     // The first of those with most votes: the mode's word, if it is one of them.
     let mut best: Option<FileType> = None;

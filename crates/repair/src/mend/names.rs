@@ -229,7 +229,9 @@ impl Decide<'_> {
                 self.names.spoiled.insert(claim.key);
             }
             let mut candidates = candidates(&claims);
-            candidates.sort_by_key(|c| std::cmp::Reverse((c.kinds.len(), self.exists(c.target), c.kinds.contains(&Kind::Item))));
+            candidates.sort_by_key(|c| {
+                std::cmp::Reverse((c.kinds.len(), self.exists(c.target), c.kinds.contains(&Kind::Item)))
+            });
             let mut living: Vec<Candidate> = Vec::new();
             for candidate in candidates {
                 if self.exists(candidate.target) && is_name(&at.1) {
@@ -273,7 +275,12 @@ impl Decide<'_> {
         let index = self.names.free_index(at.0, candidate.index);
         let name = String::from_utf8_lossy(&at.1).into_owned();
         let kinds: Vec<String> = candidate.kinds.iter().map(|kind| format!("{kind:?}")).collect();
-        let words = format!("{name:?} leads to {} by {} of {} items; all are made so", candidate.target, kinds.join(" and "), claims.len());
+        let words = format!(
+            "{name:?} leads to {} by {} of {} items; all are made so",
+            candidate.target,
+            kinds.join(" and "),
+            claims.len()
+        );
         self.names.tell("directory-entry", at.0, words);
         *self.counts.entry(candidate.target).or_default() += 1;
         let link = Link { target: candidate.target, index, transid: candidate.transid, types: candidate.types };

@@ -120,7 +120,9 @@ impl Items<'_> {
             return;
         }
         let own = root_block(&self.workspace.store, tree, item.bytenr());
-        let agrees = |block: &TreeBlock| block.generation().0 == item.generation_v2.get() || block.generation() == item.generation();
+        let agrees = |block: &TreeBlock| {
+            block.generation().0 == item.generation_v2.get() || block.generation() == item.generation()
+        };
         let right = match own {
             Some(block) if agrees(&block) => Some((item.bytenr(), block.level(), block.generation())),
             own => self
@@ -156,9 +158,9 @@ impl Items<'_> {
         let roots = self.strays().roots(tree);
         let exact = |root: &&Stray| root.level == item.level && root.generation == item.generation();
         // Several of one level are no root, but the children of a root that is lost.
-        let newer = roots.first().filter(|root| {
-            roots.len() == 1 && root.level >= item.level && root.generation >= item.generation()
-        });
+        let newer = roots
+            .first()
+            .filter(|root| roots.len() == 1 && root.level >= item.level && root.generation >= item.generation());
         let root = roots.iter().find(exact).or(newer)?;
         Some((root.at, root.level, root.generation))
     }
@@ -202,7 +204,8 @@ impl Items<'_> {
                 let key = Key::new(id, ItemType::ROOT_ITEM, 0);
                 let item = self.new_item(TreeId(id), root);
                 self.changes.push((key, Some(item.as_bytes().to_vec())));
-                let words = format!("lost; the tree begins at {}, level {}, as the extent tree knows", root.at, root.level);
+                let words =
+                    format!("lost; the tree begins at {}, level {}, as the extent tree knows", root.at, root.level);
                 self.step("root-item", &key, words);
             }
         }

@@ -169,11 +169,7 @@ impl RootLinks {
         wanted
     }
 
-    fn counts(
-        &self,
-        workspace: &mut Workspace,
-        wanted: &BTreeMap<(u64, u64), &RootName>,
-    ) -> Result<Vec<Step>> {
+    fn counts(&self, workspace: &mut Workspace, wanted: &BTreeMap<(u64, u64), &RootName>) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
         for (id, known) in self.subvolumes.iter().filter(|(id, _)| **id != TreeId::FS.0 && self.exists(**id)) {
             let hangs = wanted.range((*id, 0)..=(*id, u64::MAX)).count() as u32;
@@ -286,7 +282,9 @@ fn default_entry(key: &Key, data: &[u8], links: &RootLinks) -> Option<Change> {
         entry.location.item_type == ItemType::ROOT_ITEM && links.subvolumes.contains_key(&entry.location.objectid)
     };
     let found = entries(key, data);
-    if key.offset != name_hash(DEFAULT) || found.iter().all(|entry| good(entry) && entry.file_type == FileType::Directory) {
+    if key.offset != name_hash(DEFAULT)
+        || found.iter().all(|entry| good(entry) && entry.file_type == FileType::Directory)
+    {
         return None;
     }
     let transid = found.first().map_or(0, |entry| entry.transid);

@@ -123,9 +123,8 @@ fn found(raw: &TreeBlock, slot: usize, count: usize, geometry: &Geometry, repair
         (offset, end.wrapping_sub(offset)),
     ];
     let headers = count * ITEM_HEADER_SIZE;
-    let inside = |(from, len): &(usize, usize)| {
-        *from >= headers && from.checked_add(*len).is_some_and(|to| to <= capacity)
-    };
+    let inside =
+        |(from, len): &(usize, usize)| *from >= headers && from.checked_add(*len).is_some_and(|to| to <= capacity);
     for (at, (from, len)) in claims.iter().enumerate().filter(|(_, claim)| inside(claim)) {
         let data = &raw.bytes()[HEADER_SIZE + from..HEADER_SIZE + from + len];
         if keeps_rules(raw, &key, data, geometry) {
@@ -227,7 +226,8 @@ fn swapped(items: &[Found], index: usize, keys: &[Option<Key>]) -> Option<Key> {
 /// The one key that differs in one bit and fits; of several the one of the neighbour's object.
 fn one_bit(raw: &TreeBlock, item: &Found, between: &Between, geometry: &Geometry) -> Option<Key> {
     let data = item.data.as_deref()?;
-    let good = |key: &Key| between.holds(key) && key.item_type.name().is_some() && keeps_rules(raw, key, data, geometry);
+    let good =
+        |key: &Key| between.holds(key) && key.item_type.name().is_some() && keeps_rules(raw, key, data, geometry);
     let candidates: Vec<Key> = one_bit_keys(&item.key).filter(good).collect();
     if let [only] = candidates[..] {
         return Some(only);
@@ -252,12 +252,8 @@ mod tests {
     use super::*;
     use butterfs_format::{Generation, Logical, TreeId};
 
-    const GEOMETRY: Geometry = Geometry {
-        nodesize: 4096,
-        sectorsize: 4096,
-        csum_type: butterfs_format::ChecksumType::Crc32c,
-        fsid: [1; 16],
-    };
+    const GEOMETRY: Geometry =
+        Geometry { nodesize: 4096, sectorsize: 4096, csum_type: butterfs_format::ChecksumType::Crc32c, fsid: [1; 16] };
     const ANY: Bounds = Bounds { first: None, end: None };
 
     fn leaf() -> TreeBlock {
@@ -290,7 +286,8 @@ mod tests {
         let salvaged = salvage_leaf(broken, &ANY, &GEOMETRY);
         let good = leaf();
         assert_eq!(salvaged.lost, [], "{:?}", salvaged.repaired);
-        let items = |leaf: &TreeBlock| (0..leaf.len()).map(|s| (leaf.key(s), leaf.data(s).to_vec())).collect::<Vec<_>>();
+        let items =
+            |leaf: &TreeBlock| (0..leaf.len()).map(|s| (leaf.key(s), leaf.data(s).to_vec())).collect::<Vec<_>>();
         assert_eq!(items(&salvaged.leaf), items(&good));
     }
 

@@ -9,7 +9,7 @@ use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, Key, Logical, TreeBlock, TreeId};
 
 use super::heal::{heal, moved_by_one_bit};
-use super::reclaim::Strays;
+use super::reclaim::{Lost, Strays};
 use super::relink::{Fate, relink};
 use crate::error::Result;
 use crate::plan::Step;
@@ -71,7 +71,8 @@ impl<'w> Pass<'w> {
 
     fn mend(&mut self, damage: &Damage) {
         let store = &self.workspace.store;
-        let place = Place { tree: Some(damage.tree), bytenr: Some(damage.expected.bytenr), what: "block", ..Place::default() };
+        let place =
+            Place { tree: Some(damage.tree), bytenr: Some(damage.expected.bytenr), what: "block", ..Place::default() };
         if let Some(healed) = heal(store, damage, self.true_end(damage)) {
             self.fates.insert(damage.expected.bytenr, Fate::Replaced(healed.block));
             self.steps.push(Step::new("tree-block", place.clone(), format!("{}: {}", damage.problem, healed.words)));
@@ -153,7 +154,8 @@ impl<'w> Pass<'w> {
         let strays = self.strays.get_or_insert_with(|| Strays::find(store, survey));
         let generation = damage.expected.generation.unwrap_or(store.superblock.generation());
         let range = (damage.expected.first_key.unwrap_or(Key::MIN), damage.end);
-        let children = strays.children(damage.tree, level, generation, range);
+        let lost = Lost { tree: damage.tree, at: damage.expected.bytenr, level, generation, range };
+        let children = strays.children(&lost);
         let most = TreeBlock::node_capacity(store.geometry().nodesize as usize);
         if children.is_empty() || children.len() > most {
             return None;

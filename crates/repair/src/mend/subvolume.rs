@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use butterfs_check::Place;
+use butterfs_engine::tree::TreeWriter;
 use butterfs_format::hash::{extref_hash, name_hash};
 use butterfs_format::ids::objectid;
 use butterfs_format::items::{FileType, InodeExtref, InodeRef};
 use butterfs_format::superblock::Incompat;
 use butterfs_format::{Ino, ItemType, Key, TreeId, key::is_user_objectid};
-use butterfs_engine::tree::TreeWriter;
 use zerocopy::IntoBytes;
 
 use super::edits::Edits;
@@ -214,7 +214,9 @@ impl<'a> Loader<'a> {
             ItemType::DIR_ITEM | ItemType::XATTR_ITEM => is_user_objectid(key.objectid) && !data.is_empty(),
             _ => false,
         };
-        place && store.get(self.tree, key).is_ok_and(|found| found.is_none()) && super::keeps_rules(store, self.tree, key, data)
+        place
+            && store.get(self.tree, key).is_ok_and(|found| found.is_none())
+            && super::keeps_rules(store, self.tree, key, data)
     }
 
     fn close_extents(&mut self) {
@@ -266,12 +268,7 @@ impl Mender<'_> {
             if is_half_deleted && named.links == 0 {
                 continue;
             }
-            let around = Around {
-                ino: *ino,
-                file_type,
-                named,
-                newest: store.superblock.generation.get(),
-            };
+            let around = Around { ino: *ino, file_type, named, newest: store.superblock.generation.get() };
             let (item, changes) = mended(inode, &around);
             if inode.item != Some(item) {
                 let key = Key::new(*ino, ItemType::INODE_ITEM, 0);

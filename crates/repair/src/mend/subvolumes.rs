@@ -48,7 +48,8 @@ pub fn is_wanted(workspace: &Workspace) -> bool {
 pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
     let links = RootLinks::load(&workspace.store)?;
     let evidence = Evidence::load(workspace)?;
-    let mut all = All { links: &links, evidence: &evidence, found: BTreeMap::new(), edits: Edits::default(), steps: Vec::new() };
+    let mut all =
+        All { links: &links, evidence: &evidence, found: BTreeMap::new(), edits: Edits::default(), steps: Vec::new() };
     let reloc = [TreeId::DATA_RELOC];
     // The top subvolume comes last: what hangs nowhere is put there.
     let others = links.living().filter(|id| *id != TreeId::FS).chain(reloc);
@@ -97,8 +98,7 @@ impl All<'_> {
             return Ok(None);
         }
         let children = self.links.children(id);
-        let around =
-            Surroundings { subvolumes: self.links, children: &children, evidence: self.evidence, homeless };
+        let around = Surroundings { subvolumes: self.links, children: &children, evidence: self.evidence, homeless };
         subvolume::mend(workspace, id, &around).map(Some)
     }
 

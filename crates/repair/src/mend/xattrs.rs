@@ -40,7 +40,8 @@ pub fn mend(key: &Key, data: &[u8]) -> Option<Mended> {
         entry.pack(&mut items[at].1);
         names.push(entry.name);
     }
-    let words = if words.is_empty() { "cannot be read; removed".to_owned() } else { format!("spoilt; {}", words.join(", ")) };
+    let words =
+        if words.is_empty() { "cannot be read; removed".to_owned() } else { format!("spoilt; {}", words.join(", ")) };
     Some(Mended { items, words })
 }
 
