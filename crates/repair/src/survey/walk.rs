@@ -85,7 +85,12 @@ impl Walk<'_> {
     fn block(&mut self, expected: &Expected, parent: Option<(Logical, usize)>, end: Option<Key>) {
         let by = parent.map_or(Parent::Root(self.tree), |(node, _)| Parent::Node(node));
         if let Some(known) = self.survey.blocks.get_mut(&expected.bytenr) {
-            known.parents.push(by);
+            if let Some(problem) = other_block(known, expected) {
+                let damage = Damage { tree: self.tree, parent, expected: *expected, end, problem };
+                self.survey.damage.push(damage);
+            } else {
+                known.parents.push(by);
+            }
             return;
         }
         let block = match self.store.read(expected).map_err(|e| e.problem).and_then(|block| within(block, end)) {
@@ -179,6 +184,21 @@ impl Walk<'_> {
                 .chunk_containing(Logical(start))
                 .is_some_and(|(at, chunk)| end <= at.0.saturating_add(chunk.length()))
     }
+}
+
+/// Why a known block is not the one that a second pointer means, if so.
+fn other_block(known: &Block, expected: &Expected) -> Option<String> {
+    let level = expected.level.filter(|level| *level != known.level);
+    let generation = expected.generation.filter(|generation| *generation != known.generation);
+    let key = expected.first_key.filter(|key| *key != known.first_key);
+    let owner = expected.owner.filter(|owner| *owner != known.owner);
+    let differs = [
+        level.map(|level| format!("level is {}, parent wants {level}", known.level)),
+        generation.map(|generation| format!("generation is {}, parent wants {generation}", known.generation)),
+        key.map(|key| format!("first key is {}, parent wants {key}", known.first_key)),
+        owner.map(|owner| format!("owner is {}, want {owner}", known.owner)),
+    ];
+    differs.into_iter().flatten().next()
 }
 
 /// The block, if its keys are below `end`.
