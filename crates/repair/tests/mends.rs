@@ -293,3 +293,43 @@ fn a_lost_leaf_takes_only_what_was_in_it() {
     }
     assert!(tried > 10, "only {tried} leaves");
 }
+
+/// How many damaged filesystems are tried; more show nothing new in every run.
+const RANDOM: usize = 120;
+
+/// Damage of any kind to a few blocks, in all copies: what comes out is clean with nothing changed that was not told
+/// of, or nothing is done.
+#[test]
+fn random_damage_is_repaired_or_left_alone() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let trees = [FS, SUB, TreeId::ROOT, TreeId::EXTENT, TreeId::CSUM, TreeId::FREE_SPACE, TreeId::UUID];
+    let blocks: Vec<TreeBlock> = trees.iter().flat_map(|tree| subject.blocks(subject.root_of(*tree))).collect();
+    let (mut dice, mut repaired_count, mut wrong) = (Dice(23), 0, Vec::new());
+    for number in 0..RANDOM {
+        let device = subject.device.snapshot();
+        for _ in 0..=dice.roll(3) {
+            let block = &blocks[dice.roll(blocks.len())];
+            let most = [4, 300, 16384][dice.roll(3)];
+            let (from, len) = (dice.roll(16384), 1 + dice.roll(most));
+            let garbage: Vec<u8> = (0..len.min(16384 - from)).map(|_| dice.roll(256) as u8).collect();
+            let places = subject.places(block.bytenr());
+            places.iter().for_each(|at| device.write_at(*at + from as u64, &garbage).unwrap());
+        }
+        if !has_errors(&device) {
+            continue;
+        }
+        let Ok((after, plan)) = repaired(&device, &folder) else { continue };
+        repaired_count += 1;
+        let told = plan.steps.iter().any(|step| step.name.ends_with("lost"));
+        let now = content(&after);
+        let changed = good.iter().filter(|(path, bytes)| now.get(*path).is_some_and(|other| other != *bytes));
+        let silent = !told && !differing(&good, &now).is_empty() || !told && changed.count() > 0;
+        if silent || has_errors(&after) {
+            wrong.push(format!("{number}: {} differ\n{plan}", differing(&good, &now).len()));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {RANDOM} made worse:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(repaired_count * 3 > RANDOM * 2, "only {repaired_count} of {RANDOM} were repaired");
+}

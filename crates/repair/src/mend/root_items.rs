@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use butterfs_check::Place;
+use butterfs_check::{Finding, Kind, Place};
 use butterfs_engine::tree;
 use butterfs_format::ids::objectid;
 use butterfs_format::items::{RootFlags, RootItem, RootRef, V1_ROOT_ITEM_SIZE};
@@ -116,8 +116,11 @@ impl Items<'_> {
 
     /// Where the tree begins.
     fn place(&mut self, tree: TreeId, item: &mut RootItem, told: &mut Vec<String>) {
-        if tree == TreeId::TREE_RELOC || is_exact(&self.workspace.store, tree, item) {
+        if tree == TreeId::TREE_RELOC {
             return;
+        }
+        if is_exact(&self.workspace.store, tree, item) {
+            return self.outdated(tree, item, told);
         }
         let own = root_block(&self.workspace.store, tree, item.bytenr());
         let agrees = |block: &TreeBlock| {
@@ -142,6 +145,20 @@ impl Items<'_> {
         item.bytenr = at.0.into();
         item.level = level;
         item.generation = generation.0.into();
+    }
+
+    /// An old kernel's balance left root items behind: the extent tree knows a newer root, and the one that the
+    /// item leads to no more.
+    fn outdated(&mut self, tree: TreeId, item: &mut RootItem, told: &mut Vec<String>) {
+        let at = Some(item.bytenr());
+        let missing = |f: &Finding| f.kind == Kind::MissingExtent && f.place.bytenr == at;
+        if !self.workspace.report.findings.iter().any(missing) {
+            return;
+        }
+        if let Some((at, level, generation)) = self.stray_root(tree, item).filter(|root| root.0 != item.bytenr()) {
+            told.push(format!("outdated: the tree begins at {at} since generation {generation}"));
+            (item.bytenr, item.level, item.generation) = (at.0.into(), level, generation.0.into());
+        }
     }
 
     /// The one block whose address differs in one bit and that is just this tree's root.

@@ -69,11 +69,21 @@ impl<'w> Pass<'w> {
         self.workspace.survey.blocks.contains_key(&damage.expected.bytenr)
     }
 
+    /// Whether the same node leads there twice.
+    fn is_double(&self, damage: &Damage) -> bool {
+        let Some((node, slot)) = damage.parent else { return false };
+        let Ok(node) = self.workspace.store.read(&Expected::at(node)) else { return false };
+        let same = |other: &usize| node.ptr(*other).blockptr.get() == damage.expected.bytenr.0;
+        (0..node.len()).filter(|other| *other != slot).any(|other| same(&other))
+    }
+
     fn mend(&mut self, damage: &Damage) {
         let store = &self.workspace.store;
         let place =
             Place { tree: Some(damage.tree), bytenr: Some(damage.expected.bytenr), what: "block", ..Place::default() };
-        if let Some(healed) = heal(store, damage, self.true_end(damage)) {
+        // A pointer to what its own node has already is wrong itself.
+        let healed = heal(store, damage, self.true_end(damage));
+        if let Some(healed) = healed.filter(|_| !self.is_double(damage)) {
             self.fates.insert(damage.expected.bytenr, Fate::Replaced(healed.block));
             self.steps.push(Step::new("tree-block", place.clone(), format!("{}: {}", damage.problem, healed.words)));
             if !healed.lost.is_empty() {
