@@ -207,7 +207,8 @@ fn root_name(child: u64, data: &[u8]) -> Option<RootName> {
 /// # Errors
 /// If the root tree cannot be edited.
 pub fn mend_rest(workspace: &mut Workspace, links: &RootLinks) -> Result<Vec<Step>> {
-    let (mut changes, mut steps): (Vec<(Key, Option<Vec<u8>>)>, Vec<Step>) = (Vec::new(), Vec::new());
+    let mut changes: Vec<(Key, Option<Vec<u8>>)> = Vec::new();
+    let mut steps = Vec::new();
     let newest = workspace.store.superblock.generation.get();
     let mut cursor = workspace.store.cursor(TreeId::ROOT, &Key::MIN)?;
     while let Some((key, data)) = cursor.item() {

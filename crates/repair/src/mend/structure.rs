@@ -95,7 +95,7 @@ impl<'w> Pass<'w> {
         }
         if let Some(at) = moved_by_one_bit(store, &damage.expected) {
             self.move_pointer(damage, at, place);
-        } else if let Some((node, children)) = self.from_children(damage) {
+        } else if let Some((node, children)) = self.made_of_children(damage) {
             let action = format!("{}: made again of its {children} children, which are all there", damage.problem);
             self.replace(damage, Some(node));
             self.steps.push(Step::new("node-made-again", place, action));
@@ -158,7 +158,7 @@ impl<'w> Pass<'w> {
     }
 
     /// A lost node, made again of the children that nothing leads to now.
-    fn from_children(&mut self, damage: &Damage) -> Option<(TreeBlock, usize)> {
+    fn made_of_children(&mut self, damage: &Damage) -> Option<(TreeBlock, usize)> {
         let level = damage.expected.level.filter(|level| *level > 0)?;
         let (store, survey) = (&self.workspace.store, &self.workspace.survey);
         let strays = self.strays.get_or_insert_with(|| Strays::find(store, survey));
