@@ -7,7 +7,7 @@
 //! * Parents come from the survey, which must be of the trees as they are now.
 //! * A node that loses all its children goes; a tree that loses its root begins anew with an empty leaf.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use butterfs_engine::tree::TreeWriter;
 use butterfs_format::block::KeyPtr;
@@ -33,6 +33,7 @@ pub enum Fate {
 /// If a parent cannot be read, or there is no space.
 pub fn relink(store: &mut Store, survey: &Survey, fates: HashMap<Logical, Fate>) -> Result<()> {
     let parents = parents(survey);
+    let mut users = HashMap::new();
     let mut levels: BTreeMap<u8, HashMap<Logical, Fate>> = BTreeMap::new();
     for (at, fate) in fates {
         let level = level_of(survey, at, &fate);
@@ -41,6 +42,7 @@ pub fn relink(store: &mut Store, survey: &Survey, fates: HashMap<Logical, Fate>)
     while let Some((level, fates)) = levels.pop_first() {
         let mut above: HashMap<Logical, Vec<(Logical, Option<KeyPtr>)>> = HashMap::new();
         for (at, fate) in fates {
+            let fate = owned(at, fate, &parents, &mut users);
             let ptr = settle(store, at, level, &fate, &parents)?;
             for parent in parents.get(&at).into_iter().flatten() {
                 match parent {
@@ -56,6 +58,44 @@ pub fn relink(store: &mut Store, survey: &Survey, fates: HashMap<Logical, Fate>)
         }
     }
     Ok(())
+}
+
+/// A new block belongs to a tree that leads to it: to the one that it was made for, if that still does.
+fn owned(
+    at: Logical,
+    mut fate: Fate,
+    parents: &HashMap<Logical, Vec<Parent>>,
+    users: &mut HashMap<Logical, BTreeSet<TreeId>>,
+) -> Fate {
+    if let Fate::Replaced(block) = &mut fate
+        && block.owner().is_shareable()
+    {
+        let users = users_of(at, parents, users);
+        if let Some(first) = users.first().filter(|_| !users.contains(&block.owner())) {
+            block.header_mut().owner = first.0.into();
+        }
+    }
+    fate
+}
+
+/// The trees that lead to a block.
+fn users_of(
+    at: Logical,
+    parents: &HashMap<Logical, Vec<Parent>>,
+    known: &mut HashMap<Logical, BTreeSet<TreeId>>,
+) -> BTreeSet<TreeId> {
+    if let Some(users) = known.get(&at) {
+        return users.clone();
+    }
+    let mut users = BTreeSet::new();
+    for parent in parents.get(&at).into_iter().flatten() {
+        match parent {
+            Parent::Root(tree) => drop(users.insert(*tree)),
+            Parent::Node(node) => users.extend(users_of(*node, parents, known)),
+        }
+    }
+    known.insert(at, users.clone());
+    users
 }
 
 /// Who leads to each block, damaged ones too.
