@@ -107,6 +107,11 @@ impl Mender<'_> {
     fn places(&mut self) {
         let mut kept = Vec::new();
         for mut record in std::mem::take(&mut self.records) {
+            if !self.aligned_in_file(&mut record) {
+                let (at, len) = (record.offset, record.len_in_file());
+                self.lose(at, len, "nothing tells where in the file they belong");
+                continue;
+            }
             let at = record.offset;
             match &record.body {
                 Body::Inline(_) => self.inline(&mut record),
@@ -126,6 +131,21 @@ impl Mender<'_> {
         kept.sort_by_key(|record| record.offset);
         kept.dedup_by_key(|record| record.offset);
         self.records = kept;
+    }
+
+    /// Puts an extent whose file offset is impossible where the extent tree says; says whether it is aligned.
+    fn aligned_in_file(&mut self, record: &mut Record) -> bool {
+        if record.offset.is_multiple_of(self.sector) {
+            return true;
+        }
+        let Body::Extent(extent) = &record.body else { return false };
+        let starts = self.file.evidence.unclaimed_offsets(self.file.ino, extent.disk_bytenr);
+        let [start] = starts[..] else { return false };
+        let right = start.wrapping_add(extent.offset);
+        let words = format!("belongs to offset {right}, by its back reference");
+        self.tell(record.offset, words);
+        record.offset = right;
+        right.is_multiple_of(self.sector)
     }
 
     fn inline(&mut self, record: &mut Record) {
