@@ -221,76 +221,93 @@ impl Place {
         Self { bytenr: Some(Logical(bytenr)), ..Self::of(what) }
     }
 
-    pub(crate) fn superblock() -> Self {
+    /// The superblock.
+    pub fn superblock() -> Self {
         Self::of("superblock")
     }
 
-    pub(crate) fn superblock_copy(device: String, offset: u64) -> Self {
+    /// A superblock copy, at an offset of a device.
+    pub fn superblock_copy(device: String, offset: u64) -> Self {
         Self { device: Some(device), offset: Some(offset), ..Self::superblock() }
     }
 
-    pub(crate) fn tree(id: TreeId) -> Self {
+    /// A tree.
+    pub fn tree(id: TreeId) -> Self {
         Self { tree: Some(id), ..Self::default() }
     }
 
-    pub(crate) fn item(tree: TreeId, key: &Key) -> Self {
+    /// An item.
+    pub fn item(tree: TreeId, key: &Key) -> Self {
         Self { key: Some(*key), ..Self::tree(tree) }
     }
 
-    pub(crate) fn block(tree: TreeId, bytenr: Logical) -> Self {
+    /// A tree block.
+    pub fn block(tree: TreeId, bytenr: Logical) -> Self {
         Self { bytenr: Some(bytenr), what: "block", ..Self::tree(tree) }
     }
 
-    pub(crate) fn inode(tree: TreeId, ino: u64) -> Self {
+    /// An inode.
+    pub fn inode(tree: TreeId, ino: u64) -> Self {
         Self { inode: Some(Ino(ino)), ..Self::tree(tree) }
     }
 
-    pub(crate) fn extent(bytenr: u64) -> Self {
+    /// An extent.
+    pub fn extent(bytenr: u64) -> Self {
         Self::at("extent", bytenr)
     }
 
-    pub(crate) fn chunk(start: u64) -> Self {
+    /// A chunk.
+    pub fn chunk(start: u64) -> Self {
         Self::at("chunk", start)
     }
 
-    pub(crate) fn block_group(start: u64) -> Self {
+    /// A block group.
+    pub fn block_group(start: u64) -> Self {
         Self::at("block group", start)
     }
 
-    pub(crate) fn data(bytenr: u64) -> Self {
+    /// Data at a logical address.
+    pub fn data(bytenr: u64) -> Self {
         Self::at("data", bytenr)
     }
 
-    pub(crate) fn checksums(start: u64, end: u64) -> Self {
+    /// Checksums of a logical range.
+    pub fn checksums(start: u64, end: u64) -> Self {
         Self { tree: Some(TreeId::CSUM), ..Self::range("checksums", start, end) }
     }
 
-    pub(crate) fn range(what: &'static str, start: u64, end: u64) -> Self {
+    /// A logical range.
+    pub fn range(what: &'static str, start: u64, end: u64) -> Self {
         Self { end: Some(Logical(end)), ..Self::at(what, start) }
     }
 
-    pub(crate) fn device(devid: u64) -> Self {
+    /// A device.
+    pub fn device(devid: u64) -> Self {
         Self { devid: Some(DevId(devid)), ..Self::default() }
     }
 
-    pub(crate) fn device_extent(devid: u64, offset: u64) -> Self {
+    /// A range of a device.
+    pub fn device_extent(devid: u64, offset: u64) -> Self {
         Self { devid: Some(DevId(devid)), offset: Some(offset), ..Self::of("device extent") }
     }
 
-    pub(crate) fn subvolume(id: u64) -> Self {
+    /// A subvolume.
+    pub fn subvolume(id: u64) -> Self {
         Self { what: "subvolume", ..Self::tree(TreeId(id)) }
     }
 
-    pub(crate) fn qgroup(id: u64) -> Self {
+    /// A quota group.
+    pub fn qgroup(id: u64) -> Self {
         Self { qgroup: Some(id), ..Self::tree(TreeId::QUOTA) }
     }
 
     /// This place in a copy, counted from 0.
-    pub(crate) fn copy(self, copy: usize) -> Self {
+    pub fn copy(self, copy: usize) -> Self {
         Self { copy: Some(copy + 1), ..self }
     }
 
-    pub(crate) fn file_offset(self, offset: u64) -> Self {
+    /// This place, at an offset in the file, in bytes.
+    pub fn file_offset(self, offset: u64) -> Self {
         Self { offset: Some(offset), ..self }
     }
 }

@@ -54,10 +54,10 @@ impl Links {
             let sum = wanted.entry(*parent).or_default();
             *sum = sum.wrapping_add(entry_fingerprint(*child, *dirid, *index, name));
         }
-        // Items of old kernels have no UUIDs, and do not tell.
+        // The key of a snapshot has the transaction that made it. Items of old kernels have no UUIDs.
         let snapshot = |(key, item): &&(butterfs_format::Key, butterfs_format::items::RootItem)| {
             let told = item.uuid != [0; 16] || key.objectid == TreeId::FS.0;
-            !told || item.parent_uuid != [0; 16] || item.received_uuid != [0; 16]
+            key.offset != 0 || !told || item.parent_uuid != [0; 16] || item.received_uuid != [0; 16]
         };
         Self {
             wanted,

@@ -4,7 +4,7 @@
 //!
 //! * [`error`], [`environment`]: errors; the clock and the seed, passed in.
 //! * `id`: the identity of an inode, subvolume and number.
-//! * `tree`: search and edit of trees over a block store it does not know.
+//! * [`tree`]: search and edit of trees over a block store it does not know.
 //! * `space`: block groups and their free space, in memory.
 //! * [`tx`]: the running transaction: copy on write, delayed references, the extent tree, the free
 //!   space tree, chunks, commit; and the gate that lets others change trees.
@@ -22,11 +22,11 @@ mod id;
 pub mod inode;
 pub mod mkfs;
 pub mod subvolume;
+pub mod tree;
 pub mod tx;
 
 mod log;
 mod replay;
 mod space;
-mod tree;
 
 pub use error::{Error, Result};

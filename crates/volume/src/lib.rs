@@ -25,6 +25,7 @@ mod write;
 
 pub use device::{BlockDevice, FileDevice, MemDevice};
 pub use error::{DeviceId, Error, Result};
+pub use profile::stripe_length;
 pub use scan::{ScannedDevice, find_missing, paths_in, scan, system_devices};
 pub use stats::DeviceStats;
 pub use volume::{Missing, OpenMode, OpenOptions, Volume};

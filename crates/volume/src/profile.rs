@@ -45,6 +45,14 @@ pub(crate) enum Way {
     Rebuilt(Recipe),
 }
 
+/// How many bytes each stripe of a chunk takes on its device.
+///
+/// # Errors
+/// If the chunk's profile is not known, or does not fit its stripes.
+pub fn stripe_length(start: Logical, chunk: &Chunk) -> Result<u64> {
+    Ok(Grid::of(start, chunk)?.stripe_length(chunk.length()))
+}
+
 impl Grid {
     pub fn of(start: Logical, chunk: &Chunk) -> Result<Self> {
         let (flags, stripes) = (chunk.flags(), chunk.stripes.len());

@@ -1,4 +1,6 @@
-//! `butterfs check`: looks at everything, writes nothing.
+//! `butterfs check`: looks at everything, writes nothing; with `--repair` and its relatives see [`repair`].
+
+mod repair;
 
 use std::io::{IsTerminal, stderr};
 use std::num::NonZeroUsize;
@@ -49,9 +51,11 @@ pub struct Arguments {
     /// How many threads judge; by default as many as there are processors.
     #[arg(long, value_name = "COUNT")]
     threads: Option<NonZeroUsize>,
-    /// Write nothing; this is always so.
+    /// Write nothing; this is so unless a repair is asked for.
     #[arg(long)]
     readonly: bool,
+    #[command(flatten)]
+    repair: repair::Repair,
     /// How to print: for people or for programs.
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -60,6 +64,9 @@ pub struct Arguments {
 /// Runs the command; `before` is the format that was given before it.
 pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     let arguments = &Arguments { format: arguments.format.or(Some(before)), ..arguments.clone() };
+    if arguments.repair.is_wanted() {
+        return repair::run(arguments);
+    }
     let devices = open_devices(&arguments.images)?;
     let volume = match open_volume(arguments, &devices) {
         Ok(volume) => volume,
@@ -99,19 +106,28 @@ fn open_volume(arguments: &Arguments, devices: &Devices) -> butterfs_volume::Res
 /// Opens with the newest backup whose root tree can be read; if there is none, as usual.
 fn open_backup(devices: &Devices) -> butterfs_volume::Result<Volume> {
     let Some(device) = devices.first() else { return open_degraded(Devices::new()) };
-    let open = |old: Superblock| {
-        let own = |device: &dyn BlockDevice| {
-            let mut shown = old;
-            shown.dev_item = superblock_copy(device, 0)?.dev_item;
-            Ok(shown)
-        };
-        let volume = open_with(devices, own).ok()?;
-        volume.read_block(&Expected::at(old.root())).is_ok().then_some(volume)
-    };
-    match superblock_copy(&**device, 0)?.backups().into_iter().find_map(open) {
-        Some(volume) => Ok(volume),
+    match superblock_copy(&**device, 0)?.backups().into_iter().find_map(|old| open_old(devices, old)) {
+        Some((_, volume)) => Ok(volume),
         None => open_degraded(devices.clone()),
     }
+}
+
+/// Opens with an older superblock, if its root tree can be read.
+fn open_old(devices: &Devices, old: Superblock) -> Option<(Superblock, Volume)> {
+    let volume = open_with(devices, |device| with_own_item(old, device)).ok()?;
+    volume.read_block(&Expected::at(old.root())).is_ok().then_some((old, volume))
+}
+
+fn with_own_item(mut shown: Superblock, device: &dyn BlockDevice) -> butterfs_volume::Result<Superblock> {
+    shown.dev_item = superblock_copy(device, 0)?.dev_item;
+    Ok(shown)
+}
+
+/// The superblock of a device as the newest backup that can be read has it; if there is none, as it is.
+fn backup_superblock(devices: &Devices, device: &dyn BlockDevice) -> butterfs_volume::Result<Superblock> {
+    let now = superblock_copy(device, 0)?;
+    let found = now.backups().into_iter().find_map(|old| open_old(devices, old));
+    found.map_or(Ok(now), |(old, _)| with_own_item(old, device))
 }
 
 /// Opens the volume as if each device had another first superblock.
@@ -136,11 +152,14 @@ fn unopenable(arguments: &Arguments, error: &Error) -> Result<ExitCode> {
 }
 
 fn options(arguments: &Arguments, devices: Devices, bar: Option<&ProgressBar>) -> Options {
-    let progress = bar.cloned().map(|bar| -> Progress {
-        Arc::new(move |stage, blocks| bar.set_message(format!("{}, {blocks} tree blocks", stage.name())))
-    });
     let (data_csums, memory, threads) = (arguments.check_data_csum, arguments.memory, arguments.threads);
-    Options { data_csums, devices, progress, memory, threads, ..Options::default() }
+    Options { data_csums, devices, progress: progress(bar), memory, threads, ..Options::default() }
+}
+
+fn progress(bar: Option<&ProgressBar>) -> Option<Progress> {
+    bar.cloned().map(|bar| -> Progress {
+        Arc::new(move |stage, blocks| bar.set_message(format!("{}, {blocks} tree blocks", stage.name())))
+    })
 }
 
 /// Only on a terminal: elsewhere nobody looks, and output must stay as it is.

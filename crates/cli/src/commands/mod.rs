@@ -55,7 +55,7 @@ pub enum Command {
     Sync(sync::Arguments),
     /// Show how mounted filesystems are, and what went wrong.
     Status(status::Arguments),
-    /// Check an unmounted filesystem. Nothing is written.
+    /// Check an unmounted filesystem, and repair it if that is asked for.
     Check(check::Arguments),
     /// Look at the structures of an unmounted filesystem. Nothing is written.
     ///

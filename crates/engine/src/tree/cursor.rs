@@ -43,6 +43,11 @@ impl<'a, R: TreeReader + ?Sized> Cursor<'a, R> {
         (*slot < leaf.len()).then(|| (leaf.key(*slot), leaf.data(*slot)))
     }
 
+    /// The leaf with the item here; the last leaf past the last item.
+    pub fn leaf(&self) -> Option<&TreeBlock> {
+        self.path.last().map(|(leaf, _)| &**leaf)
+    }
+
     /// The key here, or `None` past the last item.
     pub fn key(&self) -> Option<Key> {
         self.item().map(|(key, _)| key)

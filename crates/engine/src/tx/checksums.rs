@@ -5,8 +5,11 @@ use butterfs_format::checksum::{CSUM_FIELD_SIZE, Checksum};
 use butterfs_format::ids::objectid;
 use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
 
+use butterfs_format::validate::Geometry;
+
 use super::Transaction;
 use crate::error::Result;
+use crate::tree::{self, Cursor, TreeReader, TreeWriter, last_not_above};
 
 const TREE: TreeId = TreeId::CSUM;
 
@@ -20,9 +23,49 @@ struct Item {
     bytes: Vec<u8>,
 }
 
+/// The checksum tree over any block store.
+pub struct ChecksumTree<'w, W: ?Sized> {
+    blocks: &'w W,
+    geometry: Geometry,
+}
+
+/// The checksum tree over a block store, to be changed.
+pub struct ChecksumTreeMut<'w, W: ?Sized> {
+    blocks: &'w mut W,
+    geometry: Geometry,
+}
+
 impl Transaction {
+    /// The checksums of the sectors of a data range; `None` where there is none.
+    pub fn checksums(&self, at: Logical, len: u64) -> Result<Vec<Option<Checksum>>> {
+        ChecksumTree::new(self, self.geometry).checksums(at, len)
+    }
+
+    /// Stores the checksums of consecutive sectors from `at` on.
+    pub fn insert_checksums(&mut self, at: Logical, sums: &[Checksum]) -> Result<()> {
+        let geometry = self.geometry;
+        ChecksumTreeMut::new(self, geometry).insert(at, sums)
+    }
+
+    /// Takes away the checksums of a range.
+    pub(super) fn delete_checksums(&mut self, at: Logical, len: u64) -> Result<()> {
+        let geometry = self.geometry;
+        ChecksumTreeMut::new(self, geometry).delete(at, len)
+    }
+}
+
+impl<'w, W: TreeReader + ?Sized> ChecksumTree<'w, W> {
+    /// Over these blocks.
+    pub fn new(blocks: &'w W, geometry: Geometry) -> Self {
+        Self { blocks, geometry }
+    }
+
     fn csum_size(&self) -> usize {
         self.geometry.csum_type.size()
+    }
+
+    fn sectorsize(&self) -> u64 {
+        u64::from(self.geometry.sectorsize)
     }
 
     /// How many bytes of checksums an item may hold; as the kernel, a page at most.
@@ -38,7 +81,7 @@ impl Transaction {
 
     /// The item that covers an address, or ends there.
     fn csum_item_touching(&self, at: u64) -> Result<Option<Item>> {
-        let found = self.last_not_above(TREE, &key_at(at))?;
+        let found = last_not_above(self.blocks, TREE, &key_at(at))?;
         Ok(found
             .filter(|(key, bytes)| {
                 key.item_type == ItemType::EXTENT_CSUM && key.offset + self.covered(bytes.len()) >= at
@@ -47,12 +90,15 @@ impl Transaction {
     }
 
     /// The checksums of the sectors of a data range; `None` where there is none.
+    ///
+    /// # Errors
+    /// If the tree cannot be read.
     pub fn checksums(&self, at: Logical, len: u64) -> Result<Vec<Option<Checksum>>> {
         let (size, sector) = (self.csum_size(), self.sectorsize());
         let end = at.0 + len;
         let mut sums = vec![None; (len / sector) as usize];
         let first = self.csum_item_touching(at.0)?.map_or(at.0, |item| item.start);
-        let mut cursor = self.cursor(TREE, &key_at(first))?;
+        let mut cursor = Cursor::seek(self.blocks, TREE, &key_at(first))?;
         while let Some((key, bytes)) = cursor.item() {
             if key.item_type != ItemType::EXTENT_CSUM || key.offset >= end {
                 break;
@@ -69,46 +115,63 @@ impl Transaction {
         }
         Ok(sums)
     }
+}
+
+impl<'w, W: TreeWriter + ?Sized> ChecksumTreeMut<'w, W> {
+    /// Over these blocks.
+    pub fn new(blocks: &'w mut W, geometry: Geometry) -> Self {
+        Self { blocks, geometry }
+    }
+
+    fn read(&self) -> ChecksumTree<'_, W> {
+        ChecksumTree::new(self.blocks, self.geometry)
+    }
 
     /// Stores the checksums of consecutive sectors from `at` on.
-    pub fn insert_checksums(&mut self, at: Logical, sums: &[Checksum]) -> Result<()> {
-        let size = self.csum_size();
+    ///
+    /// # Errors
+    /// If the tree cannot be edited.
+    pub fn insert(&mut self, at: Logical, sums: &[Checksum]) -> Result<()> {
+        let size = self.read().csum_size();
         let packed: Vec<u8> = sums.iter().flat_map(|sum| &sum[..size]).copied().collect();
         // Leftovers of an extent that was here before would overlap.
-        self.delete_checksums(at, self.covered(packed.len()))?;
+        self.delete(at, self.read().covered(packed.len()))?;
         let mut at = at.0;
         let mut rest = packed.as_slice();
-        if let Some(mut before) = self.csum_item_touching(at)? {
-            let room = self.csum_item_max().saturating_sub(before.bytes.len()).min(rest.len());
+        if let Some(mut before) = self.read().csum_item_touching(at)? {
+            let room = self.read().csum_item_max().saturating_sub(before.bytes.len()).min(rest.len());
             if room > 0 {
                 before.bytes.extend_from_slice(&rest[..room]);
-                self.put(TREE, &key_at(before.start), &before.bytes)?;
-                at += self.covered(room);
+                tree::put(self.blocks, TREE, &key_at(before.start), &before.bytes)?;
+                at += self.read().covered(room);
                 rest = &rest[room..];
             }
         }
-        for piece in rest.chunks(self.csum_item_max()) {
-            self.insert(TREE, &key_at(at), piece)?;
-            at += self.covered(piece.len());
+        for piece in rest.chunks(self.read().csum_item_max()) {
+            tree::insert(self.blocks, TREE, &key_at(at), piece)?;
+            at += self.read().covered(piece.len());
         }
         Ok(())
     }
 
     /// Takes away the checksums of a range.
-    pub(super) fn delete_checksums(&mut self, at: Logical, len: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// If the tree cannot be edited.
+    pub fn delete(&mut self, at: Logical, len: u64) -> Result<()> {
         let end = at.0 + len;
-        let first = self.csum_item_touching(at.0)?.map_or(at.0, |item| item.start);
+        let first = self.read().csum_item_touching(at.0)?.map_or(at.0, |item| item.start);
         let mut from = first;
         loop {
             let found = {
-                let cursor = self.cursor(TREE, &key_at(from))?;
+                let cursor = Cursor::seek(self.read().blocks, TREE, &key_at(from))?;
                 cursor.item().map(|(key, bytes)| (key, bytes.to_vec()))
             };
             let Some((key, bytes)) = found else { return Ok(()) };
             if key.item_type != ItemType::EXTENT_CSUM || key.offset >= end {
                 return Ok(());
             }
-            from = key.offset + self.covered(bytes.len());
+            from = key.offset + self.read().covered(bytes.len());
             if from > at.0 {
                 self.cut_csum_item(&key, &bytes, at.0, end)?;
             }
@@ -117,16 +180,16 @@ impl Transaction {
 
     /// Keeps of an item what lies before `start` and from `end` on.
     fn cut_csum_item(&mut self, key: &Key, bytes: &[u8], start: u64, end: u64) -> Result<()> {
-        let (size, sector) = (self.csum_size(), self.sectorsize());
+        let (size, sector) = (self.read().csum_size(), self.read().sectorsize());
         let index = |at: u64| (at.saturating_sub(key.offset) / sector) as usize * size;
         let (front, back) = (index(start).min(bytes.len()), index(end).min(bytes.len()));
         if front > 0 {
-            self.put(TREE, key, &bytes[..front])?;
+            tree::put(self.blocks, TREE, key, &bytes[..front])?;
         } else {
-            self.remove(TREE, key)?;
+            tree::remove(self.blocks, TREE, key)?;
         }
         if back < bytes.len() {
-            self.insert(TREE, &key_at(end), &bytes[back..])?;
+            tree::insert(self.blocks, TREE, &key_at(end), &bytes[back..])?;
         }
         Ok(())
     }

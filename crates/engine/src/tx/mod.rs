@@ -26,7 +26,7 @@ mod open;
 mod promises;
 mod replay;
 mod roots;
-mod seal;
+pub mod seal;
 mod snapshot;
 mod stopped;
 mod transaction;
@@ -34,6 +34,7 @@ mod turn;
 mod why_commit;
 
 pub use crate::space::Totals;
+pub use checksums::{ChecksumTree, ChecksumTreeMut};
 pub use gate::{Gate, GateSettings, Loggable};
 pub use groups::BadGroups;
 pub use log::{LogTicket, LogWriter};

@@ -15,12 +15,11 @@ use crate::error::Result;
 /// How many bytes of blocks are given to the volume at once.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// Checks, seals and writes the blocks of a generation, in the order of their addresses.
-pub(super) fn write_blocks(
-    blocks: &HashMap<Logical, Arc<TreeBlock>>,
-    generation: Generation,
-    volume: &Volume,
-) -> Result<()> {
+/// Checks, seals and writes the blocks of a generation, in the order of their addresses. Nothing is flushed.
+///
+/// # Errors
+/// If a block breaks a rule of the format, or is not of this generation, or a device fails.
+pub fn write_blocks(blocks: &HashMap<Logical, Arc<TreeBlock>>, generation: Generation, volume: &Volume) -> Result<()> {
     let mut addresses: Vec<Logical> = blocks.keys().copied().collect();
     addresses.sort_unstable();
     let geometry = volume.geometry();

@@ -1,0 +1,252 @@
+//! `butterfs check --repair` and its relatives: a plan, shown; then, if wanted, carried out or taken back.
+
+use std::io::{IsTerminal, Write, stdin, stdout};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use butterfs_check::{superblock_copy, with_superblock};
+use butterfs_repair::{Error as RepairError, Goal, Options, Plan, Renew, Step, Verdict};
+use butterfs_volume::{BlockDevice, FileDevice};
+use serde_json::{Value, json};
+
+use super::{Devices, Format, finding_json, first_image, place_json, progress, progress_bar, report_json};
+use crate::failure::{self, Failure, Result};
+use crate::{exit, output};
+
+/// What `check` is told about repairing.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Repair {
+    /// Repair: show the plan, ask, write an undo file, and carry the plan out.
+    #[arg(long, conflicts_with = "readonly")]
+    repair: bool,
+    /// Show what --repair would do, and write nothing.
+    #[arg(long, conflicts_with = "force")]
+    dry_run: bool,
+    /// Bring everything back to what it was before the repair that wrote this undo file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["readonly", "repair", "dry_run", "superblock", "backup"])]
+    undo: Option<PathBuf>,
+    /// Where the undo file is written; without it beside the image, under its name with `.butterfs-undo`
+    /// (for a block device, in the current directory).
+    #[arg(long, value_name = "FILE")]
+    undo_file: Option<PathBuf>,
+    /// Repair also what does not make the filesystem clean, if fewer errors and no new ones are left.
+    #[arg(long)]
+    partial: bool,
+    /// Make the extent tree anew, whatever it looks like.
+    #[arg(long, conflicts_with = "readonly")]
+    init_extent_tree: bool,
+    /// Make the checksum tree anew from the data as it is: bad data is then taken for good.
+    #[arg(long, conflicts_with = "readonly")]
+    init_csum_tree: bool,
+    /// Do not ask before writing; needed where there is no terminal to ask on.
+    #[arg(long, visible_alias = "yes", short_alias = 'y')]
+    force: bool,
+}
+
+impl Repair {
+    /// Whether more than a check is wanted.
+    pub fn is_wanted(&self) -> bool {
+        self.repair || self.dry_run || self.undo.is_some() || self.init_extent_tree || self.init_csum_tree
+    }
+}
+
+/// A repair's devices: what they are, and how they are shown to it.
+struct Opened {
+    devices: Devices,
+    /// With the superblock that was asked for.
+    shown: Devices,
+    /// The generation of a first superblock that is passed over.
+    instead_of: Option<u64>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &super::Arguments) -> Result<ExitCode> {
+    let repair = &arguments.repair;
+    let devices = open_devices(arguments)?;
+    if let Some(file) = &repair.undo {
+        butterfs_repair::undo(file, &devices).map_err(|error| failed(arguments, &error))?;
+        output::line(format!("{}: is as it was before the repair", first_image(arguments).display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let opened = show(arguments, devices)?;
+    let fsid = fsid(&opened.devices);
+    let plan = make_plan(arguments, &opened)?;
+    if arguments.format == Some(Format::Text) {
+        print_plan(arguments, &plan);
+    }
+    let undo_file = undo_file(arguments);
+    let write = matches!(plan.verdict, Verdict::Repaired | Verdict::Better) && !repair.dry_run;
+    if write {
+        confirm(arguments, &undo_file)?;
+        let applied = butterfs_repair::apply(&plan, &opened.devices, &undo_file, fsid);
+        applied.map_err(|error| failed(arguments, &error))?;
+    }
+    print_outcome(arguments, &plan, write.then_some(&*undo_file));
+    let clean = if write { plan.after.is_clean() } else { plan.before.is_clean() };
+    Ok(ExitCode::from(if clean { 0 } else { exit::FOUND }))
+}
+
+fn failed(arguments: &super::Arguments, error: &RepairError) -> Failure {
+    match error {
+        RepairError::Undo { .. } if arguments.repair.undo.is_none() => {
+            Failure::at(exit::NOT_CHECKED, first_image(arguments), format!("{error}; nothing was repaired"))
+        }
+        RepairError::Volume(error @ butterfs_volume::Error::MissingDevices(_)) => {
+            Failure::at(exit::NOT_CHECKED, first_image(arguments), format!("{error}; nothing was written"))
+        }
+        RepairError::Volume(error) => failure::volume(exit::NOT_CHECKED, first_image(arguments), error),
+        RepairError::Refused(_) | RepairError::Corruption(_) | RepairError::Engine(_) => Failure::at(
+            exit::FOUND,
+            first_image(arguments),
+            format!("cannot be repaired: {error}; nothing was written"),
+        ),
+        _ => Failure::at(exit::NOT_CHECKED, first_image(arguments), error),
+    }
+}
+
+/// A plan that is only shown needs no right to write.
+fn open_devices(arguments: &super::Arguments) -> Result<Devices> {
+    let open = |path: &PathBuf| -> Result<Arc<dyn BlockDevice>> {
+        let device = match arguments.repair.dry_run {
+            true => FileDevice::open_read_only(path),
+            false => FileDevice::open_read_write(path),
+        };
+        match device {
+            Ok(device) => Ok(Arc::new(device)),
+            Err(error) => Err(failure::volume(exit::NOT_CHECKED, path, &error)),
+        }
+    };
+    arguments.images.iter().map(open).collect()
+}
+
+/// The devices with the superblock that was asked for.
+fn show(arguments: &super::Arguments, devices: Devices) -> Result<Opened> {
+    if arguments.superblock.is_none() && !arguments.backup {
+        return Ok(Opened { shown: devices.clone(), devices, instead_of: None });
+    }
+    let volume_error = |error| failure::volume(exit::NOT_CHECKED, first_image(arguments), &error);
+    let first = devices.first().and_then(|device| superblock_copy(&**device, 0).ok());
+    let instead_of = Some(first.map_or(0, |sb| sb.generation.get()));
+    let mut shown = Devices::new();
+    for device in &devices {
+        let sb = match arguments.superblock {
+            Some(copy) => superblock_copy(&**device, copy).map_err(volume_error)?,
+            None => super::backup_superblock(&devices, &**device).map_err(volume_error)?,
+        };
+        shown.push(with_superblock(device.clone(), &sb));
+    }
+    Ok(Opened { devices, shown, instead_of })
+}
+
+fn fsid(devices: &Devices) -> [u8; 16] {
+    let copies = devices.iter().flat_map(|device| (0..3).filter_map(|copy| superblock_copy(&**device, copy).ok()));
+    copies.map(|sb| sb.fsid).next().unwrap_or_default()
+}
+
+fn make_plan(arguments: &super::Arguments, opened: &Opened) -> Result<Plan> {
+    let repair = &arguments.repair;
+    let bar = progress_bar(arguments);
+    let options = Options {
+        goal: if repair.partial { Goal::Better } else { Goal::Clean },
+        renew: Renew { extent_tree: repair.init_extent_tree, checksum_tree: repair.init_csum_tree },
+        data_csums: arguments.check_data_csum,
+        instead_of: opened.instead_of,
+        progress: progress(bar.as_ref()),
+    };
+    let plan = butterfs_repair::plan(&opened.shown, &options);
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    plan.map_err(|error| failed(arguments, &error))
+}
+
+/// Beside the image; for a device in the current directory, since what lies beside it is no disk.
+fn undo_file(arguments: &super::Arguments) -> PathBuf {
+    if let Some(file) = &arguments.repair.undo_file {
+        return file.clone();
+    }
+    let image = first_image(arguments);
+    let mut name = image.file_name().unwrap_or_default().to_owned();
+    name.push(".butterfs-undo");
+    let is_device = std::fs::metadata(image).is_ok_and(|meta| meta.file_type().is_block_device());
+    if is_device { name.into() } else { image.with_file_name(name) }
+}
+
+/// Asks on the terminal. Where there is none, `--force` must say yes.
+fn confirm(arguments: &super::Arguments, undo_file: &Path) -> Result<()> {
+    if arguments.repair.force {
+        return Ok(());
+    }
+    let no = |text: &str| Err(Failure::at(exit::FOUND, first_image(arguments), text));
+    if !stdin().is_terminal() || arguments.format == Some(Format::Json) {
+        return no("nobody to ask whether to repair: say --force; nothing was written");
+    }
+    print!("Carry this out? What is overwritten goes to {} first. [y/N] ", undo_file.display());
+    let mut answer = String::new();
+    let asked = stdout().flush().and_then(|()| stdin().read_line(&mut answer));
+    if asked.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
+        return no("not repaired; nothing was written");
+    }
+    Ok(())
+}
+
+fn print_plan(arguments: &super::Arguments, plan: &Plan) {
+    output::line(format!("Repairing {}", first_image(arguments).display()));
+    output::line("Found:");
+    output::line(&plan.before);
+    if !plan.steps.is_empty() {
+        output::line("Plan:");
+    }
+    output::line(plan);
+    if !plan.after.is_clean() && !plan.steps.is_empty() {
+        output::line("What would be left:");
+        output::line(&plan.after);
+    }
+}
+
+fn print_outcome(arguments: &super::Arguments, plan: &Plan, undo_file: Option<&Path>) {
+    if arguments.format == Some(Format::Json) {
+        return output::line(plan_json(arguments, plan, undo_file));
+    }
+    match (undo_file, plan.verdict) {
+        (Some(file), _) => {
+            let images: Vec<_> = arguments.images.iter().map(|image| image.display().to_string()).collect();
+            let (file, images) = (file.display(), images.join(" "));
+            output::line(format!("repaired; to undo it: butterfs check --undo {file} {images}"));
+        }
+        (None, Verdict::NothingToDo) => output::line("no error found"),
+        (None, Verdict::Refused) => output::line("NOT REPAIRED: nothing was written"),
+        (None, _) => output::line("nothing was written"),
+    }
+}
+
+fn plan_json(arguments: &super::Arguments, plan: &Plan, undo_file: Option<&Path>) -> Value {
+    let verdict = match plan.verdict {
+        Verdict::NothingToDo => "nothing-to-do",
+        Verdict::Repaired => "repaired",
+        Verdict::Better => "better",
+        Verdict::Refused => "refused",
+    };
+    json!({
+        "image": first_image(arguments).display().to_string(),
+        "steps": plan.steps.iter().map(step_json).collect::<Vec<_>>(),
+        "verdict": verdict,
+        "stopped": plan.stopped,
+        "bytes": plan.bytes(),
+        "written": undo_file.is_some(),
+        "undo_file": undo_file.map(|file| file.display().to_string()),
+        "before": report_json(arguments, None, &plan.before),
+        "left": plan.after.findings.iter().map(finding_json).collect::<Vec<_>>(),
+    })
+}
+
+fn step_json(step: &Step) -> Value {
+    json!({
+        "name": step.name,
+        "place": place_json(&step.place),
+        "where": step.place.to_string(),
+        "action": step.action,
+    })
+}

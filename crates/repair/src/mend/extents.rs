@@ -1,0 +1,495 @@
+//! The extents of one file: fields that are wrong are set right where the extent tree, the checksums, the
+//! neighbours or the inode tell; what points at nothing becomes a hole, and is told of as lost.
+
+use butterfs_format::items::{BlockGroupFlags, Compression, InodeFlags, InodeItem};
+use butterfs_format::{Key, Logical};
+
+use super::evidence::Evidence;
+use super::extent_record::{Body, Record};
+use super::model::Extents;
+use crate::store::Store;
+
+/// What is known of the file and the filesystem.
+pub struct File<'a> {
+    /// Its number.
+    pub ino: u64,
+    /// Its item.
+    pub item: Option<InodeItem>,
+    /// What other trees say.
+    pub evidence: &'a Evidence,
+    /// Data is read through it.
+    pub store: &'a Store,
+    /// Holes need no items.
+    pub no_holes: bool,
+    /// Checksums are not looked at (the tree of relocated data knows none).
+    pub ignore_sums: bool,
+}
+
+/// The extents as they must be.
+pub struct Mended {
+    /// Items by key; one that is the same as before is here too.
+    pub items: Vec<(Key, Vec<u8>)>,
+    /// In sum.
+    pub extents: Extents,
+    /// What was done: the stable name, and words.
+    pub changes: Vec<(&'static str, String)>,
+}
+
+/// Mends the extents of a file. `items` are its EXTENT_DATA items with the generation of their leaves.
+pub fn mend(file: &File<'_>, items: &[(Key, Vec<u8>, u64)]) -> Mended {
+    let mut mender = Mender { file, records: Vec::new(), changes: Vec::new(), sector: sector(file) };
+    for (key, data, generation) in items {
+        mender.read(key, data, *generation);
+    }
+    mender.places();
+    mender.order();
+    mender.lengths();
+    mender.kinds();
+    mender.finish()
+}
+
+fn sector(file: &File<'_>) -> u64 {
+    u64::from(file.store.geometry().sectorsize)
+}
+
+struct Mender<'a> {
+    file: &'a File<'a>,
+    records: Vec<Record>,
+    changes: Vec<(&'static str, String)>,
+    sector: u64,
+}
+
+impl Mender<'_> {
+    fn tell(&mut self, offset: u64, words: String) {
+        self.changes.push(("file-extent", format!("at {offset}: {words}")));
+    }
+
+    fn lose(&mut self, offset: u64, len: u64, words: &str) {
+        self.changes.push(("file-extent-lost", format!("{len} bytes at {offset} are lost: {words}")));
+    }
+
+    fn read(&mut self, key: &Key, data: &[u8], leaf_generation: u64) {
+        let Some((mut record, told)) = Record::read(key.offset, data, leaf_generation) else {
+            self.lose(key.offset, 0, "its item is too short");
+            return;
+        };
+        told.into_iter().for_each(|words| self.tell(key.offset, words));
+        if !record.compression_is_known() {
+            let found = self.compression_by_data(&record);
+            let words = format!("compression {} is {found}", record.compression);
+            record.compression = found as u8;
+            self.tell(key.offset, words);
+        }
+        self.records.push(record);
+    }
+
+    /// Data that is as long on disk as in memory is not compressed; else its first bytes tell.
+    fn compression_by_data(&self, record: &Record) -> Compression {
+        let plain = match &record.body {
+            Body::Inline(bytes) => bytes.len() as u64 == record.ram_bytes,
+            Body::Extent(extent) => extent.disk_num_bytes == record.ram_bytes || extent.disk_bytenr == 0,
+        };
+        if plain { Compression::None } else { guess(&self.front(record)) }
+    }
+
+    fn front(&self, record: &Record) -> Vec<u8> {
+        match &record.body {
+            Body::Inline(bytes) => bytes.clone(),
+            Body::Extent(extent) => {
+                let mut bytes = vec![0; self.sector as usize];
+                let read = self.file.store.volume().read(Logical(extent.disk_bytenr), &mut bytes);
+                if read.is_ok() { bytes } else { Vec::new() }
+            }
+        }
+    }
+
+    /// Address, length on disk and the part of it, by what the extent tree says.
+    fn places(&mut self) {
+        let mut kept = Vec::new();
+        for mut record in std::mem::take(&mut self.records) {
+            if !self.aligned_in_file(&mut record) {
+                let (at, len) = (record.offset, record.len_in_file());
+                self.lose(at, len, "nothing tells where in the file they belong");
+                continue;
+            }
+            let at = record.offset;
+            match &record.body {
+                Body::Inline(_) => self.inline(&mut record),
+                Body::Extent(extent) if extent.disk_bytenr != 0 => {
+                    if !self.place(&mut record) {
+                        let len = record.len_in_file();
+                        self.lose(at, len, "no data can be where it points");
+                        record.make_hole();
+                    }
+                }
+                Body::Extent(_) => self.hole(&mut record),
+            }
+            if record.len_in_file() > 0 {
+                kept.push(record);
+            }
+        }
+        kept.sort_by_key(|record| record.offset);
+        kept.dedup_by_key(|record| record.offset);
+        self.records = kept;
+    }
+
+    /// Puts an extent whose file offset is impossible where the extent tree says; says whether it is aligned.
+    fn aligned_in_file(&mut self, record: &mut Record) -> bool {
+        if record.offset.is_multiple_of(self.sector) {
+            return true;
+        }
+        let Body::Extent(extent) = &record.body else { return false };
+        let starts = self.file.evidence.unclaimed_offsets(self.file.ino, extent.disk_bytenr);
+        let [start] = starts[..] else { return false };
+        let right = start.wrapping_add(extent.offset);
+        let words = format!("belongs to offset {right}, by its back reference");
+        self.tell(record.offset, words);
+        record.offset = right;
+        right.is_multiple_of(self.sector)
+    }
+
+    fn inline(&mut self, record: &mut Record) {
+        let Body::Inline(bytes) = &record.body else { return };
+        let len = bytes.len() as u64;
+        if record.compression == Compression::None as u8 && record.ram_bytes != len {
+            let words = format!("ram_bytes {} to {len}", record.ram_bytes);
+            record.ram_bytes = len;
+            self.tell(record.offset, words);
+        } else if record.compression != Compression::None as u8 {
+            self.inline_compressed(record);
+        }
+        if record.offset != 0 {
+            self.tell(record.offset, "inline data belongs to the beginning".into());
+            record.offset = 0;
+        }
+    }
+
+    /// The decompressed length, if the item's is impossible.
+    fn inline_compressed(&mut self, record: &mut Record) {
+        let size = self.file.item.map(|item| item.size.get()).filter(|size| (1..=self.sector).contains(size));
+        let possible = (1..=self.sector).contains(&record.ram_bytes);
+        if let Some(size) = size.filter(|_| !possible) {
+            let words = format!("ram_bytes {} to the file's size {size}", record.ram_bytes);
+            record.ram_bytes = size;
+            self.tell(record.offset, words);
+        }
+    }
+
+    fn hole(&mut self, record: &mut Record) {
+        if record.hole_is_odd(self.sector) {
+            self.tell(record.offset, "a hole with odd fields".into());
+            record.make_hole();
+        }
+    }
+
+    /// Sets the place of a regular extent right; says whether there is one.
+    fn place(&mut self, record: &mut Record) -> bool {
+        let before = record.clone();
+        let known = match self.own_word(record) {
+            Word::Certain => true,
+            Word::Likely => self.by_back_reference(record) || !self.is_taken(record),
+            Word::None => self.by_back_reference(record) || self.by_one_bit(record),
+        };
+        if !known && (!self.is_possible(record) || self.is_taken(record)) || !self.part(record) {
+            return false;
+        }
+        if *record != before {
+            let words = format!("{before} is {record}");
+            self.tell(record.offset, words);
+        }
+        true
+    }
+
+    /// How far an extent is to be believed by itself.
+    fn own_word(&self, record: &Record) -> Word {
+        let evidence = self.file.evidence;
+        let (Body::Extent(extent), Some((at, len, start))) = (&record.body, record.reference()) else {
+            return Word::None;
+        };
+        if !self.is_possible(record) {
+            return Word::None;
+        }
+        let plain = record.compression == Compression::None as u8;
+        let sums = if plain { (at.saturating_add(extent.offset), extent.num_bytes) } else { (at, len) };
+        let has_sums = !extent.prealloc && evidence.covered(sums.0, sums.1) == sums.1;
+        let consistent = if plain { record.ram_bytes == len } else { has_sums };
+        match evidence.extent_len(at) {
+            Some(known) if known == len && evidence.agrees(self.file.ino, at, start) => Word::Certain,
+            Some(known) if known == len => Word::Likely,
+            // The extent tree may be what is wrong.
+            Some(_) if consistent && evidence.agrees(self.file.ino, at, start) => Word::Certain,
+            _ if consistent && has_sums => Word::Likely,
+            _ => Word::None,
+        }
+    }
+
+    /// The extent tree knows an extent that this file should refer to just here, and nothing does.
+    fn by_back_reference(&self, record: &mut Record) -> bool {
+        let evidence = self.file.evidence;
+        let plain = record.compression == Compression::None as u8;
+        let ram_bytes = record.ram_bytes;
+        let Some((at, len, start)) = record.reference() else { return false };
+        let Body::Extent(extent) = &mut record.body else { return false };
+        if let Some(known) = evidence.extent_len(at).filter(|known| *known != len)
+            && evidence.agrees(self.file.ino, at, start)
+        {
+            extent.disk_num_bytes = known;
+            return true;
+        }
+        let found = evidence.unclaimed_of_file(self.file.ino, start);
+        let of_len =
+            |at: &&u64| evidence.extent_len(**at).is_some_and(|known| known == len || plain && known == ram_bytes);
+        let mut fitting = found.iter().filter(of_len);
+        let chosen = match (fitting.next(), fitting.next(), &found[..]) {
+            (Some(only), None, _) => Some(*only),
+            (None, _, [only]) if evidence.extent_len(at).is_none() => Some(*only),
+            _ => None,
+        };
+        let Some((at, len)) = chosen.and_then(|at| Some((at, evidence.extent_len(at)?))) else { return false };
+        (extent.disk_bytenr, extent.disk_num_bytes) = (at, len);
+        true
+    }
+
+    /// One bit of the address or the length is wrong, and an extent is exactly there without it.
+    fn by_one_bit(&self, record: &mut Record) -> bool {
+        let Body::Extent(extent) = &mut record.body else { return false };
+        let evidence = self.file.evidence;
+        let (at, len) = (extent.disk_bytenr, extent.disk_num_bytes);
+        let addresses = (0..u64::BITS).map(|bit| (at ^ (1 << bit), len));
+        let mut found = addresses.filter(|(at, len)| evidence.extent_len(*at) == Some(*len));
+        match (found.next(), found.next()) {
+            (Some(only), None) => {
+                (extent.disk_bytenr, extent.disk_num_bytes) = only;
+                true
+            }
+            _ => match evidence.extent_len(at) {
+                Some(other) if other != len => {
+                    extent.disk_num_bytes = other;
+                    true
+                }
+                _ => false,
+            },
+        }
+    }
+
+    fn is_possible(&self, record: &Record) -> bool {
+        let Body::Extent(extent) = &record.body else { return false };
+        let aligned = [extent.disk_bytenr, extent.disk_num_bytes].iter().all(|v| v.is_multiple_of(self.sector));
+        let end = extent.disk_bytenr.checked_add(extent.disk_num_bytes);
+        let chunk = self.file.store.volume().chunk_containing(Logical(extent.disk_bytenr));
+        let inside = chunk.zip(end).is_some_and(|((start, chunk), end)| {
+            chunk.flags().contains(BlockGroupFlags::DATA) && end <= start.0.saturating_add(chunk.length())
+        });
+        aligned && extent.disk_num_bytes > 0 && inside
+    }
+
+    fn is_taken(&self, record: &Record) -> bool {
+        let Body::Extent(extent) = &record.body else { return false };
+        self.file.evidence.is_taken(extent.disk_bytenr, extent.disk_num_bytes)
+    }
+
+    /// The part of the extent that the file has: inside it, by the back reference or as much as there is.
+    fn part(&self, record: &mut Record) -> bool {
+        let plain = record.compression == Compression::None as u8;
+        let Some((at, _, start)) = record.reference() else { return true };
+        let offsets = self.file.evidence.unclaimed_offsets(self.file.ino, at);
+        let Body::Extent(extent) = &mut record.body else { return true };
+        let aligned = |value: u64| value.is_multiple_of(self.sector);
+        if plain && (!aligned(record.ram_bytes) || record.ram_bytes < extent.disk_num_bytes) {
+            record.ram_bytes = extent.disk_num_bytes;
+        }
+        let whole = if plain { extent.disk_num_bytes } else { record.ram_bytes };
+        let inside = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= whole);
+        if !plain && (!aligned(record.ram_bytes) || record.ram_bytes == 0) {
+            record.ram_bytes =
+                extent.offset.saturating_add(extent.num_bytes).checked_next_multiple_of(self.sector).unwrap_or(0);
+            return aligned(extent.offset) && aligned(extent.num_bytes) && extent.num_bytes > 0;
+        }
+        let good = |offset: u64, len: u64| aligned(offset) && aligned(len) && len > 0 && inside(offset, len);
+        if good(extent.offset, extent.num_bytes) && self.file.evidence.agrees(self.file.ino, at, start) {
+            return true;
+        }
+        let by_refs = offsets.iter().map(|start| record.offset.wrapping_sub(*start));
+        let mut by_refs = by_refs.filter(|offset| good(*offset, extent.num_bytes));
+        if let (Some(offset), None) = (by_refs.next(), by_refs.next()) {
+            extent.offset = offset;
+            return true;
+        }
+        if good(extent.offset, extent.num_bytes) {
+            return true;
+        }
+        if aligned(extent.offset) && extent.offset < whole {
+            extent.num_bytes = if aligned(extent.num_bytes) && extent.num_bytes > 0 {
+                extent.num_bytes.min(whole - extent.offset)
+            } else {
+                whole - extent.offset
+            };
+            return true;
+        }
+        false
+    }
+
+    /// No extent reaches into the next one.
+    fn order(&mut self) {
+        let starts: Vec<u64> = self.records.iter().skip(1).map(|record| record.offset).collect();
+        for (index, next) in starts.into_iter().enumerate() {
+            let record = &self.records[index];
+            let (at, end) = (record.offset, record.end(self.sector));
+            if end <= next || matches!(record.body, Body::Inline(_)) && next >= self.sector {
+                continue;
+            }
+            let words = format!("reaches to {end}, into the next at {next}: cut");
+            if matches!(record.body, Body::Inline(_)) {
+                continue;
+            }
+            self.records[index].cut(next - at);
+            self.tell(at, words);
+        }
+        // Inline data and an extent cannot share the first sector: the younger one stays.
+        let sector = self.sector;
+        let overlaps = |pair: &[Record]| matches!(pair, [first, second, ..] if matches!(first.body, Body::Inline(_)) && second.offset < sector);
+        while overlaps(&self.records) {
+            let older = usize::from(self.records[0].generation >= self.records[1].generation);
+            let gone = self.records.remove(older);
+            self.lose(gone.offset, gone.len_in_file(), "it overlaps a younger extent");
+        }
+    }
+
+    /// An extent that is shorter or longer than the inode's count of bytes wants, by just a hole beside it.
+    fn lengths(&mut self) {
+        let Some(item) = self.file.item else { return };
+        let (sum, want) = (self.bytes(), item.nbytes.get());
+        let size = item.size.get().checked_next_multiple_of(self.sector).unwrap_or(u64::MAX);
+        if sum == want || !sum.abs_diff(want).is_multiple_of(self.sector) {
+            return;
+        }
+        if sum < want {
+            let missing = want - sum;
+            let gap = |index: usize| {
+                let next = self.records.get(index + 1).map_or(size, |next| next.offset);
+                next.saturating_sub(self.records[index].end(self.sector))
+            };
+            let grows = |index: &usize| gap(*index) == missing && self.records[*index].can_grow(missing);
+            let mut fitting = (0..self.records.len()).filter(grows);
+            if let (Some(index), None) = (fitting.next(), fitting.next()) {
+                let words = format!("{missing} bytes longer: so many are in no extent, and nbytes counts them");
+                let at = self.records[index].offset;
+                self.records[index].grow(missing);
+                self.tell(at, words);
+            }
+        } else if let Some(last) = self.records.last_mut()
+            && last.end(self.sector) == size.saturating_add(sum - want)
+            && last.len_in_file() > sum - want
+        {
+            let at = last.offset;
+            last.cut(last.len_in_file() - (sum - want));
+            self.tell(at, format!("{} bytes shorter: nbytes and size say so", sum - want));
+        }
+    }
+
+    /// Written or only preallocated, by the checksums.
+    fn kinds(&mut self) {
+        let Some(item) = self.file.item.filter(|_| !self.file.ignore_sums) else { return };
+        let (without, prealloc) =
+            (item.flags().contains(InodeFlags::NODATASUM), item.flags().contains(InodeFlags::PREALLOC));
+        let mut told = Vec::new();
+        for record in &mut self.records {
+            let plain = record.compression == Compression::None as u8;
+            let Body::Extent(extent) = &mut record.body else { continue };
+            if extent.disk_bytenr == 0 || without || !plain {
+                continue;
+            }
+            let start = extent.disk_bytenr.saturating_add(extent.offset);
+            let covered = self.file.evidence.covered(start, extent.num_bytes);
+            let is_written = self.file.evidence.is_written(extent.disk_bytenr);
+            if extent.prealloc && covered == extent.num_bytes && !is_written {
+                extent.prealloc = false;
+                told.push((record.offset, "all of it has checksums: it is written, not preallocated".to_owned()));
+            } else if !extent.prealloc && covered == 0 && prealloc {
+                extent.prealloc = true;
+                told.push((record.offset, "nothing of it has a checksum: it is preallocated, not written".to_owned()));
+            }
+        }
+        told.into_iter().for_each(|(at, words)| self.tell(at, words));
+    }
+
+    fn bytes(&self) -> u64 {
+        self.records.iter().map(Record::bytes).sum()
+    }
+
+    fn finish(mut self) -> Mended {
+        let is_file = self.file.item.is_some_and(|item| item.mode.get() & 0o170_000 == 0o100_000);
+        if !self.file.no_holes && is_file {
+            self.fill_holes();
+        }
+        let mut extents = Extents { bytes: self.bytes(), count: self.records.len() as u64, ..Extents::default() };
+        extents.end = self.records.last().map_or(0, |record| record.end(self.sector));
+        for record in &self.records {
+            self.sum_up(record, &mut extents);
+        }
+        let key = |offset| Key::new(self.file.ino, butterfs_format::ItemType::EXTENT_DATA, offset);
+        let keep = |record: &&Record| !record.is_hole() || !self.file.no_holes || !record.was_lost;
+        let items = self.records.iter().filter(keep).map(|record| (key(record.offset), record.pack())).collect();
+        Mended { items, extents, changes: self.changes }
+    }
+
+    fn sum_up(&self, record: &Record, extents: &mut Extents) {
+        let compressed = record.compression != Compression::None as u8;
+        match &record.body {
+            Body::Inline(_) => extents.inline = Some(record.ram_bytes),
+            Body::Extent(extent) if extent.disk_bytenr != 0 && !extent.prealloc => {
+                let (start, len) = if compressed {
+                    (extent.disk_bytenr, extent.disk_num_bytes)
+                } else {
+                    (extent.disk_bytenr.saturating_add(extent.offset), extent.num_bytes)
+                };
+                let without = self.file.item.is_some_and(|item| item.flags().contains(InodeFlags::NODATASUM));
+                let covered = self.file.evidence.covered(start, len);
+                extents.without_sums |= covered < len;
+                extents.needs_sums |= !self.file.ignore_sums && without && (compressed || covered > 0);
+            }
+            Body::Extent(_) => {}
+        }
+    }
+
+    fn fill_holes(&mut self) {
+        let size = self.file.item.map_or(0, |item| item.size.get());
+        let size = size.checked_next_multiple_of(self.sector).unwrap_or(0);
+        let (mut at, mut filled) = (0, Vec::new());
+        for record in std::mem::take(&mut self.records) {
+            if record.offset > at && at < size {
+                filled.push(Record::hole(at, record.offset.min(size.max(record.offset)) - at));
+            }
+            at = at.max(record.end(self.sector));
+            filled.push(record);
+        }
+        if at < size {
+            filled.push(Record::hole(at, size - at));
+        }
+        for hole in filled.iter().filter(|record| record.is_new) {
+            let words = format!("a hole of {} bytes had no item", hole.len_in_file());
+            self.changes.push(("file-hole", format!("at {}: {words}", hole.offset)));
+        }
+        self.records = filled;
+    }
+}
+
+/// How far something is to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// Others say the same.
+    Certain,
+    /// Nothing contradicts it.
+    Likely,
+    /// It cannot be so.
+    None,
+}
+
+/// What the first bytes of compressed data say.
+fn guess(front: &[u8]) -> Compression {
+    match front {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+        [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => Compression::Zlib,
+        _ => Compression::Lzo,
+    }
+}

@@ -1,0 +1,303 @@
+//! Root items: where trees begin. What the root block says of itself is right, and so is the extent tree, which
+//! knows blocks that no root item leads to.
+
+use std::collections::BTreeMap;
+
+use butterfs_check::{Finding, Kind, Place};
+use butterfs_engine::tree;
+use butterfs_format::ids::objectid;
+use butterfs_format::items::{RootFlags, RootItem, RootRef, V1_ROOT_ITEM_SIZE};
+use butterfs_format::validate::Expected;
+use butterfs_format::{Generation, ItemType, Key, Logical, TreeBlock, TreeId};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::reclaim::{Stray, Strays};
+use crate::error::Result;
+use crate::plan::Step;
+use crate::store::Store;
+use crate::workspace::Workspace;
+
+/// Mends root items; trees whose items are lost are found again.
+///
+/// # Errors
+/// If the root tree cannot be edited.
+pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
+    if !workspace.survey.is_whole(TreeId::ROOT) {
+        return Ok(Vec::new());
+    }
+    let items = load(&workspace.store)?;
+    let mut mender = Items { workspace, strays: None, changes: Vec::new(), steps: Vec::new() };
+    for (key, data) in &items.roots {
+        mender.item(key, data);
+    }
+    mender.duplicates(&items);
+    mender.lost(&items);
+    let (changes, steps) = (mender.changes, mender.steps);
+    let changed = !changes.is_empty();
+    for (key, data) in changes {
+        match data {
+            Some(data) => tree::put(&mut workspace.store, TreeId::ROOT, &key, &data)?,
+            None => drop(tree::remove(&mut workspace.store, TreeId::ROOT, &key)?),
+        }
+        workspace.store.forget_root(TreeId(key.objectid));
+    }
+    if changed {
+        workspace.look_again();
+    }
+    Ok(steps)
+}
+
+/// What the root tree says of trees.
+struct Loaded {
+    roots: Vec<(Key, Vec<u8>)>,
+    /// Subvolumes that something refers to.
+    named: Vec<u64>,
+    /// Subvolumes that wait to be deleted.
+    orphans: Vec<u64>,
+}
+
+fn load(store: &Store) -> Result<Loaded> {
+    let mut loaded = Loaded { roots: Vec::new(), named: Vec::new(), orphans: Vec::new() };
+    let mut cursor = store.cursor(TreeId::ROOT, &Key::MIN)?;
+    while let Some((key, data)) = cursor.item() {
+        match key.item_type {
+            ItemType::ROOT_ITEM => loaded.roots.push((key, data.to_vec())),
+            ItemType::ROOT_REF if RootRef::parse(data).is_ok() => loaded.named.push(key.offset),
+            ItemType::ROOT_BACKREF if RootRef::parse(data).is_ok() => loaded.named.push(key.objectid),
+            ItemType::ORPHAN_ITEM if key.objectid == objectid::ORPHAN => loaded.orphans.push(key.offset),
+            _ => {}
+        }
+        cursor.advance()?;
+    }
+    loaded.named.sort_unstable();
+    loaded.named.dedup();
+    Ok(loaded)
+}
+
+struct Items<'w> {
+    workspace: &'w Workspace,
+    strays: Option<Strays>,
+    changes: Vec<(Key, Option<Vec<u8>>)>,
+    steps: Vec<Step>,
+}
+
+impl Items<'_> {
+    fn step(&mut self, name: &'static str, key: &Key, words: String) {
+        self.steps.push(Step::new(name, Place::item(TreeId::ROOT, key), words));
+    }
+
+    /// Sets the fields of an item right.
+    fn item(&mut self, key: &Key, data: &[u8]) {
+        let mut bytes = vec![0; size_of::<RootItem>()];
+        let known = data.len().min(bytes.len());
+        bytes[..known].copy_from_slice(&data[..known]);
+        let Ok(mut item) = RootItem::read_from_bytes(&bytes) else { return };
+        let mut told = Vec::new();
+        let is_short = data.len() == V1_ROOT_ITEM_SIZE;
+        if data.len() != size_of::<RootItem>() && !is_short {
+            told.push(format!("{} bytes long", data.len()));
+        }
+        let had_tail = !is_short && item.generation_v2 == item.generation;
+        self.place(TreeId(key.objectid), &mut item, &mut told);
+        plain_fields(TreeId(key.objectid), &mut item, &mut told);
+        if told.is_empty() {
+            return;
+        }
+        // The tail is valid if it was before, or if only the first of the two generations was wrong.
+        if had_tail || !is_short && item.generation_v2 == item.generation {
+            item.generation_v2 = item.generation;
+        } else {
+            item.as_mut_bytes()[V1_ROOT_ITEM_SIZE..].fill(0);
+        }
+        let len = if is_short { V1_ROOT_ITEM_SIZE } else { size_of::<RootItem>() };
+        self.changes.push((*key, Some(item.as_bytes()[..len].to_vec())));
+        self.step("root-item", key, told.join(", "));
+    }
+
+    /// Where the tree begins.
+    fn place(&mut self, tree: TreeId, item: &mut RootItem, told: &mut Vec<String>) {
+        if tree == TreeId::TREE_RELOC {
+            return;
+        }
+        if is_exact(&self.workspace.store, tree, item) {
+            return self.outdated(tree, item, told);
+        }
+        let own = root_block(&self.workspace.store, tree, item.bytenr());
+        let agrees = |block: &TreeBlock| {
+            block.generation().0 == item.generation_v2.get() || block.generation() == item.generation()
+        };
+        let right = match own {
+            Some(block) if agrees(&block) => Some((item.bytenr(), block.level(), block.generation())),
+            own => self
+                .moved(tree, item)
+                .or_else(|| self.stray_root(tree, item))
+                .or_else(|| own.map(|block| (item.bytenr(), block.level(), block.generation()))),
+        };
+        let Some((at, level, generation)) = right else { return };
+        let newest = self.workspace.store.superblock.generation();
+        if generation > newest {
+            return;
+        }
+        let words = |what, old: u64, new: u64| (old != new).then(|| format!("{what} {old} is {new}"));
+        told.extend(words("address", item.bytenr.get(), at.0));
+        told.extend(words("level", item.level.into(), level.into()));
+        told.extend(words("generation", item.generation.get(), generation.0));
+        item.bytenr = at.0.into();
+        item.level = level;
+        item.generation = generation.0.into();
+    }
+
+    /// An old kernel's balance left root items behind: the extent tree knows a newer root, and the one that the
+    /// item leads to no more.
+    fn outdated(&mut self, tree: TreeId, item: &mut RootItem, told: &mut Vec<String>) {
+        let at = Some(item.bytenr());
+        let missing = |f: &Finding| f.kind == Kind::MissingExtent && f.place.bytenr == at;
+        if !self.workspace.report.findings.iter().any(missing) {
+            return;
+        }
+        if let Some((at, level, generation)) = self.stray_root(tree, item).filter(|root| root.0 != item.bytenr()) {
+            told.push(format!("outdated: the tree begins at {at} since generation {generation}"));
+            (item.bytenr, item.level, item.generation) = (at.0.into(), level, generation.0.into());
+        }
+    }
+
+    /// The one block whose address differs in one bit and that is just this tree's root.
+    fn moved(&self, tree: TreeId, item: &RootItem) -> Option<(Logical, u8, Generation)> {
+        let at = |bit: u32| Logical(item.bytenr.get() ^ (1 << bit));
+        let is_root = |at: &Logical| is_exact(&self.workspace.store, tree, &RootItem { bytenr: at.0.into(), ..*item });
+        let mut found = (0..u64::BITS).map(at).filter(is_root);
+        let (first, second) = (found.next(), found.next());
+        first.filter(|_| second.is_none()).map(|at| (at, item.level, item.generation()))
+    }
+
+    /// The root of the tree that the extent tree knows and no item leads to.
+    fn stray_root(&mut self, tree: TreeId, item: &RootItem) -> Option<(Logical, u8, Generation)> {
+        let roots = self.strays().roots(tree);
+        let exact = |root: &&Stray| root.level == item.level && root.generation == item.generation();
+        // Several of one level are no root, but the children of a root that is lost.
+        let newer = roots
+            .first()
+            .filter(|root| roots.len() == 1 && root.level >= item.level && root.generation >= item.generation());
+        let root = roots.iter().find(exact).or(newer)?;
+        Some((root.at, root.level, root.generation))
+    }
+
+    fn strays(&mut self) -> &Strays {
+        let workspace = self.workspace;
+        self.strays.get_or_insert_with(|| Strays::find(&workspace.store, &workspace.survey))
+    }
+
+    /// Of trees that there is one of, a second item goes: the one that leads nowhere, or the later.
+    fn duplicates(&mut self, items: &Loaded) {
+        let mut first: BTreeMap<u64, (Key, bool)> = BTreeMap::new();
+        for (key, data) in &items.roots {
+            let tree = TreeId(key.objectid);
+            if tree == TreeId::TREE_RELOC {
+                continue;
+            }
+            let leads = RootItem::parse(data).is_ok_and(|item| is_exact(&self.workspace.store, tree, &item));
+            let Some((other, other_leads)) = first.get(&key.objectid).copied() else {
+                first.insert(key.objectid, (*key, leads));
+                continue;
+            };
+            let gone = if leads && !other_leads { other } else { *key };
+            if gone == other {
+                first.insert(key.objectid, (*key, leads));
+            }
+            self.changes.push((gone, None));
+            self.step("root-item", &gone, "a second root item of this tree; removed".into());
+        }
+    }
+
+    /// Trees that must be, or that are named, and have no item.
+    fn lost(&mut self, items: &Loaded) {
+        let must = [TreeId::FS.0, TreeId::DATA_RELOC.0];
+        let missing = |id: &u64| !items.roots.iter().any(|(key, _)| key.objectid == *id);
+        let named = items.named.iter().copied().filter(|id| TreeId(*id).is_subvolume());
+        let ids: Vec<u64> = must.into_iter().chain(named).filter(missing).collect();
+        for id in ids {
+            let roots = self.strays().roots(TreeId(id));
+            if let [root] = &roots[..] {
+                let key = Key::new(id, ItemType::ROOT_ITEM, 0);
+                let item = self.new_item(TreeId(id), root);
+                self.changes.push((key, Some(item.as_bytes().to_vec())));
+                let words =
+                    format!("lost; the tree begins at {}, level {}, as the extent tree knows", root.at, root.level);
+                self.step("root-item", &key, words);
+            }
+        }
+    }
+
+    fn new_item(&self, tree: TreeId, root: &Stray) -> RootItem {
+        let mut item = RootItem::new_zeroed();
+        item.inode.generation = 1.into();
+        item.inode.size = 3.into();
+        item.inode.nlink = 1.into();
+        item.inode.nbytes = u64::from(self.workspace.store.geometry().nodesize).into();
+        item.inode.mode = 0o040_755.into();
+        item.root_dirid = if tree.is_shareable() { 256.into() } else { 0.into() };
+        item.refs = 1.into();
+        item.bytenr = root.at.0.into();
+        item.level = root.level;
+        item.generation = root.generation.0.into();
+        item.generation_v2 = item.generation;
+        item.uuid = uuid_of(&self.workspace.store, tree).unwrap_or_default();
+        item
+    }
+}
+
+/// The UUID that the UUID tree knows of a subvolume.
+fn uuid_of(store: &Store, tree: TreeId) -> Option<[u8; 16]> {
+    let mut cursor = store.cursor(TreeId::UUID, &Key::MIN).ok()?;
+    while let Some((key, data)) = cursor.item() {
+        let ids = data.chunks_exact(8).filter_map(|bytes| bytes.first_chunk().map(|id| u64::from_le_bytes(*id)));
+        if key.item_type == ItemType::UUID_SUBVOL && ids.into_iter().any(|id| id == tree.0) {
+            let mut uuid = [0; 16];
+            uuid[..8].copy_from_slice(&key.objectid.to_le_bytes());
+            uuid[8..].copy_from_slice(&key.offset.to_le_bytes());
+            return Some(uuid);
+        }
+        cursor.advance().ok()?;
+    }
+    None
+}
+
+/// The block at an address, if it is of this tree.
+fn root_block(store: &Store, tree: TreeId, at: Logical) -> Option<std::sync::Arc<TreeBlock>> {
+    store.read(&Expected { owner: Some(tree), ..Expected::at(at) }).ok()
+}
+
+fn is_exact(store: &Store, tree: TreeId, item: &RootItem) -> bool {
+    let expected = Expected {
+        level: Some(item.level),
+        generation: Some(item.generation()),
+        owner: Some(tree),
+        ..Expected::at(item.bytenr())
+    };
+    store.read(&expected).is_ok()
+}
+
+fn plain_fields(tree: TreeId, item: &mut RootItem, told: &mut Vec<String>) {
+    let flags = item.flags() & RootFlags::all();
+    if flags != item.flags() {
+        told.push(format!("flags {:#x} to {:#x}", item.flags.get(), flags.bits()));
+        item.flags = flags.bits().into();
+    }
+    if item.drop_level >= butterfs_format::block::MAX_LEVEL {
+        told.push(format!("drop level {}", item.drop_level));
+        item.drop_level = 0;
+    }
+    if !tree.is_subvolume() {
+        return;
+    }
+    if item.root_dirid.get() != 256 {
+        told.push(format!("root directory {} to 256", item.root_dirid));
+        item.root_dirid = 256.into();
+    }
+    let mode = item.inode.mode.get();
+    if mode & 0o170_000 != 0o040_000 {
+        let right = 0o040_000 | mode & 0o7777;
+        told.push(format!("mode {mode:#o} to {right:#o}"));
+        item.inode.mode = right.into();
+    }
+}

@@ -1,0 +1,146 @@
+//! The rounds: check, mend, derive, commit into the overlay; until clean, or nothing more can be done.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use butterfs_check::{Devices, Finding, Kind, Place, Report, Severity, check, open_failure};
+use butterfs_format::superblock::{Incompat, SUPER_FLAG_SEEDING};
+use butterfs_volume::{BlockDevice, OpenMode, Volume};
+
+use crate::error::{Error, Result};
+use crate::overlay::Overlay;
+use crate::plan::{Plan, Step, Verdict};
+use crate::workspace::Workspace;
+use crate::{Goal, Options, Renew, commit, derive, mend};
+
+/// Each round can uncover what the one before could not see. Damage is nested a few deep at most.
+const MAX_ROUNDS: usize = 6;
+
+/// Makes a plan for a filesystem on these devices; nothing is written to them.
+///
+/// # Errors
+/// If a device is missing or fails, or the damage is of a kind that there is no repair for.
+pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
+    let overlays: Vec<Arc<Overlay>> = devices.iter().map(|device| Arc::new(Overlay::new(device.clone()))).collect();
+    let shown: Devices = overlays.iter().cloned().map(|overlay| overlay as Arc<dyn BlockDevice>).collect();
+    let before = judge(&shown, options)?;
+    let mut steps = Vec::new();
+    let mut after = before.clone();
+    let mut options = options.clone();
+    let wanted = |report: &Report, options: &Options| {
+        !report.is_clean() || options.renew != Renew::default() || options.instead_of.is_some()
+    };
+    let mut stopped = None;
+    for _ in 0..MAX_ROUNDS {
+        if !wanted(&after, &options) {
+            break;
+        }
+        let done = match round(&shown, after.clone(), &options) {
+            Ok(done) => done,
+            // What earlier rounds did stands in the overlay, and is judged for itself.
+            Err(error) if !steps.is_empty() => {
+                stopped = Some(error.to_string());
+                break;
+            }
+            Err(error) => return Err(error),
+        };
+        (options.renew, options.instead_of) = (Renew::default(), None);
+        if done.is_empty() {
+            break;
+        }
+        steps.extend(done);
+        after = judge(&shown, &options)?;
+    }
+    let verdict = verdict(&before, &after, &steps, options.goal);
+    let changes = overlays.iter().map(|overlay| overlay.changes());
+    let changes = changes.collect::<std::io::Result<_>>().map_err(|e| Error::Refused(e.to_string()))?;
+    Ok(Plan { steps, changes, before, after, verdict, stopped })
+}
+
+/// One round; gives what was done.
+///
+/// # Errors
+/// Why not all could be done; what the overlay shows is then as before the round, but for superblocks that were
+/// set right in place.
+fn round(devices: &Devices, report: Report, options: &Options) -> Result<Vec<Step>> {
+    let mut steps = commit::prepare_superblocks(devices, &report)?;
+    if options.instead_of.is_some() {
+        let action = "the superblock that was asked for takes the place of the first";
+        steps.push(Step::new("superblock", Place::superblock(), action));
+    }
+    refuse_unwritable(&report)?;
+    let mut workspace = Workspace::open(devices, report, options)?;
+    if workspace.store.superblock.flags.get() & SUPER_FLAG_SEEDING != 0 {
+        let why = "it is a seed, which other filesystems build on: nothing may change it; clear the seeding flag first";
+        return Err(Error::Refused(why.into()));
+    }
+    if workspace.store.superblock.incompat().contains(Incompat::SIMPLE_QUOTA) {
+        let why = "it has simple quotas, whose owners of extents this version cannot carry over a repair; \
+                   remove them with btrfstune --remove-simple-quota first";
+        return Err(Error::Refused(why.into()));
+    }
+    let mended = mend::run(&mut workspace)?;
+    let count = mended.len() + steps.len();
+    steps.extend(mended);
+    steps.extend(derive::run(&mut workspace, count)?);
+    if !steps.is_empty() {
+        commit::commit(&mut workspace)?;
+    }
+    Ok(steps)
+}
+
+/// What the checker cannot judge must not be written, whatever else is wrong.
+fn refuse_unwritable(report: &Report) -> Result<()> {
+    let unsupported = |finding: &&Finding| finding.kind == Kind::Unsupported && finding.severity == Severity::Error;
+    match report.findings.iter().find(unsupported) {
+        Some(finding) => {
+            Err(Error::Refused(format!("the filesystem uses what this version does not know: {}", finding.problem)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What the checker says of the devices.
+pub(crate) fn judge(devices: &Devices, options: &Options) -> Result<Report> {
+    let volume = match Volume::open(devices.clone(), OpenMode::ReadOnly) {
+        Ok(volume) => volume,
+        Err(error) => {
+            let finding = open_failure(&error).ok_or(error)?;
+            return Ok(Report { findings: vec![finding], ..Report::default() });
+        }
+    };
+    let options = butterfs_check::Options {
+        data_csums: options.data_csums,
+        devices: devices.clone(),
+        progress: options.progress.clone(),
+        max_findings: 100_000,
+        ..butterfs_check::Options::default()
+    };
+    Ok(check(&volume, &options))
+}
+
+fn errors(report: &Report) -> HashMap<Kind, usize> {
+    let mut counts = HashMap::new();
+    for finding in report.findings.iter().filter(|finding| finding.severity == Severity::Error) {
+        *counts.entry(finding.kind).or_default() += 1;
+    }
+    counts
+}
+
+/// Better is: fewer errors, and no kind of error that was not there before.
+fn verdict(before: &Report, after: &Report, steps: &[Step], goal: Goal) -> Verdict {
+    if steps.is_empty() {
+        return if before.is_clean() { Verdict::NothingToDo } else { Verdict::Refused };
+    }
+    if after.is_clean() {
+        return Verdict::Repaired;
+    }
+    let (old, new) = (errors(before), errors(after));
+    let nothing_new = new.keys().all(|kind| old.contains_key(kind));
+    let fewer = new.values().sum::<usize>() < old.values().sum::<usize>();
+    if goal == Goal::Better && nothing_new && fewer && after.statistics.suppressed == 0 {
+        Verdict::Better
+    } else {
+        Verdict::Refused
+    }
+}

@@ -1,0 +1,350 @@
+//! Every single fault of the checker's tables in what users stored: the plan must make the filesystem clean and keep
+//! every file as it was, but for what the fault itself took.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+#[path = "../../check/tests/faults/mod.rs"]
+mod faults;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use butterfs_check::Severity;
+use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::filesystem::{Access, Filesystem, Flow, OpenOptions};
+use butterfs_engine::inode::InodeId;
+use butterfs_format::items::FileType;
+use butterfs_format::{Generation, Key, TreeBlock, TreeId};
+use butterfs_repair::{Devices, Options, Plan, Verdict, apply, plan};
+use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
+
+use faults::rows::{ConcatRows, EXTENTS_OF_FILES, INODES, ROOTS, Row};
+use faults::{Dice, Subject, findings};
+
+const TRIES: usize = 4;
+const FS: TreeId = TreeId::FS;
+const SUB: TreeId = TreeId(256);
+
+/// What users stored: subvolumes, and the root tree.
+fn is_stored(row: &Row) -> bool {
+    row.tree.is_subvolume() || row.tree == TreeId::ROOT
+}
+
+/// Faults after which something is gone that nothing else tells, and what it may take at most: one file's bytes.
+const LOSSY: &[&str] = &["file extent lost", "inline extent lost", "inode item lost"];
+
+fn shared(device: &MemDevice) -> Devices {
+    vec![Arc::new(device.snapshot())]
+}
+
+/// Every file of a filesystem: its path and its bytes.
+type Content = BTreeMap<String, Vec<u8>>;
+
+fn content(device: &MemDevice) -> Content {
+    let volume = Volume::open(shared(device), OpenMode::ReadOnly).unwrap();
+    let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
+    let fs = Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap();
+    let mut files = BTreeMap::new();
+    collect(&fs, fs.root(), String::new(), &mut files);
+    files
+}
+
+fn collect(fs: &Filesystem, dir: InodeId, path: String, files: &mut Content) {
+    let mut entries = Vec::new();
+    fs.read_dir(dir, 2, |entry| {
+        entries.push((entry.id, entry.file_type, entry.name.clone()));
+        Ok(Flow::More)
+    })
+    .unwrap();
+    for (id, file_type, name) in entries {
+        let path = format!("{path}/{}", String::from_utf8_lossy(&name));
+        let item = fs.attributes(id).unwrap().item;
+        match file_type {
+            FileType::Directory => {
+                files.insert(format!("{path}/"), item.mode.get().to_string().into_bytes());
+                collect(fs, id, path, files);
+            }
+            FileType::Regular => {
+                let mut bytes = vec![0; item.size.get() as usize];
+                fs.read(id, 0, &mut bytes).unwrap();
+                files.insert(path, bytes);
+            }
+            _ => drop(files.insert(path, item.mode.get().to_string().into_bytes())),
+        }
+    }
+}
+
+/// Files that are not as they were: path, and how many bytes differ.
+fn differing(good: &Content, now: &Content) -> Vec<String> {
+    let missing = good.keys().filter(|path| !now.contains_key(*path)).map(|path| format!("{path} is gone"));
+    let extra = now.keys().filter(|path| !good.contains_key(*path)).map(|path| format!("{path} is new"));
+    let changed = good.iter().filter(|(path, bytes)| now.get(*path).is_some_and(|other| other != *bytes));
+    let all = missing.chain(extra).chain(changed.map(|(path, _)| format!("{path} differs")));
+    all.map(|text| text.chars().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect()).collect()
+}
+
+fn make_plan(device: &MemDevice) -> Result<Plan, String> {
+    plan(&shared(device), &Options::default()).map_err(|error| error.to_string())
+}
+
+/// Repairs a copy; gives it and what was done, or why not.
+fn repaired(device: &MemDevice, folder: &tempfile::TempDir) -> Result<(MemDevice, Plan), String> {
+    let plan = make_plan(device)?;
+    if plan.verdict != Verdict::Repaired {
+        let left: String = plan.after.findings.iter().take(5).map(|finding| format!("\n    left: {finding}")).collect();
+        return Err(format!("{plan}{left}"));
+    }
+    let copy = Arc::new(device.snapshot());
+    let file = folder.path().join("undo");
+    apply(&plan, &vec![copy.clone() as Arc<dyn BlockDevice>], &file, [0; 16]).map_err(|error| error.to_string())?;
+    std::fs::remove_file(&file).unwrap();
+    Ok((copy.snapshot(), plan))
+}
+
+fn has_errors(device: &MemDevice) -> bool {
+    findings(device, false).iter().any(|f| f.severity == Severity::Error)
+}
+
+/// Repairs, and says what is not as it must be.
+fn trouble(name: &str, broken: &MemDevice, good: &Content, folder: &tempfile::TempDir) -> Option<String> {
+    match repaired(broken, folder) {
+        Ok((device, plan)) => {
+            let left: Vec<_> =
+                findings(&device, true).into_iter().filter(|f| f.severity == Severity::Error).take(3).collect();
+            let differing = differing(good, &content(&device));
+            let most = usize::from(LOSSY.contains(&name));
+            let bad = !left.is_empty() || differing.len() > most;
+            let (few, number) = (&differing[..differing.len().min(4)], differing.len());
+            bad.then(|| format!("{name}: {left:?}\n    {number} differ: {few:?}\n{plan}"))
+        }
+        Err(problem) => Some(format!("{name}: {problem}")),
+    }
+}
+
+#[test]
+fn single_faults_in_what_users_stored_are_repaired() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut dice, mut tried, mut wrong) = (Dice(7), 0, Vec::new());
+    let rows = [INODES, EXTENTS_OF_FILES, ROOTS].concat_rows();
+    for row in rows.into_iter().filter(|row| is_stored(row)) {
+        let mut items = subject.items(row);
+        for _ in 0..TRIES.min(items.len()) {
+            let (mut leaf, slot) = items.swap_remove(dice.roll(items.len()));
+            let key = leaf.key(slot);
+            (row.change)(&mut leaf, slot);
+            let broken = subject.with_block(leaf.bytenr(), &leaf);
+            if !has_errors(&broken) {
+                continue;
+            }
+            tried += 1;
+            wrong.extend(trouble(row.name, &broken, &good, &folder).map(|text| format!("{key} {text}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {tried} are not repaired:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(tried > 150, "only {tried} faults were tried");
+}
+
+/// Blocks of the trees of users and of the root tree.
+fn stored_blocks(subject: &Subject) -> Vec<(TreeId, TreeBlock)> {
+    let of = |tree| subject.blocks(subject.root_of(tree)).into_iter().map(move |block| (tree, block));
+    [FS, SUB, TreeId::ROOT].into_iter().flat_map(of).collect()
+}
+
+/// Breaks blocks in a number of ways, and tells which were not repaired with all content kept.
+fn all_kept(name: &str, breaks: impl Fn(&Subject, &TreeBlock, &mut Dice) -> Vec<MemDevice>) {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut dice, mut tried, mut wrong) = (Dice(11), 0, Vec::new());
+    for (tree, block) in stored_blocks(&subject) {
+        for (number, broken) in breaks(&subject, &block, &mut dice).into_iter().enumerate() {
+            if !has_errors(&broken) {
+                continue;
+            }
+            tried += 1;
+            let at = format!("{number} in block {} of tree {tree}, level {}", block.bytenr(), block.level());
+            wrong.extend(trouble(name, &broken, &good, &folder).map(|text| format!("{at}: {text}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {tried} are not repaired:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(tried > 10, "only {tried} were tried");
+}
+
+#[test]
+fn one_wrong_bit_in_all_copies_of_a_block_is_set_right() {
+    all_kept("one bit", |subject, block, dice| {
+        let bit = dice.roll(block.bytes().len() * 8);
+        let mut bytes = block.bytes().to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        vec![subject.with_bytes(&subject.places(block.bytenr()), &bytes)]
+    });
+}
+
+#[test]
+fn copies_torn_in_different_places_and_wiped_checksums_lose_nothing() {
+    all_kept("torn", |subject, block, _| {
+        let places = subject.places(block.bytenr());
+        let torn = subject.with_bytes(&places[..1], &[0x5a; 3000]);
+        places[1..].iter().for_each(|at| torn.write_at(*at + 8192, &[0xa5; 3000]).unwrap());
+        vec![torn, subject.with_bytes(&places, &[0; 32])]
+    });
+}
+
+#[test]
+fn one_wrong_fact_in_a_header_is_set_right() {
+    type Break = fn(&mut TreeBlock);
+    let breaks: [Break; 6] = [
+        |b| b.header_mut().generation = (b.generation().0 - 1).into(),
+        |b| b.header_mut().generation = Generation(b.generation().0 + 1000).0.into(),
+        |b| b.header_mut().bytenr = (b.bytenr().0 + 16384).into(),
+        |b| b.header_mut().fsid[0] ^= 1,
+        |b| b.header_mut().owner = 7.into(),
+        |b| b.header_mut().nritems = 60_000.into(),
+    ];
+    all_kept("header", |subject, block, _| {
+        let broken = |change: &Break| {
+            let mut block = block.clone();
+            let at = block.bytenr();
+            change(&mut block);
+            subject.with_block(at, &block)
+        };
+        breaks.iter().map(broken).collect()
+    });
+}
+
+/// Where a leaf's item headers or a node's pointers begin.
+const HEADER: usize = 101;
+
+fn with_bit(subject: &Subject, block: &TreeBlock, bit: usize) -> MemDevice {
+    let mut broken = block.clone();
+    broken.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
+    subject.with_block(block.bytenr(), &broken)
+}
+
+#[test]
+fn a_wrong_place_or_length_of_an_item_is_told_by_its_neighbours() {
+    all_kept("item place", |subject, block, dice| {
+        let slots = if block.is_leaf() { block.len() } else { 0 };
+        let bits = (0..3.min(slots)).map(|_| {
+            let slot = dice.roll(slots);
+            (HEADER + slot * 25 + 17) * 8 + dice.roll(64)
+        });
+        bits.collect::<Vec<_>>().into_iter().map(|bit| with_bit(subject, block, bit)).collect()
+    });
+}
+
+#[test]
+fn a_wrong_bit_in_a_pointer_is_set_right() {
+    all_kept("pointer", |subject, block, dice| {
+        let slots = if block.is_leaf() { 0 } else { block.len() };
+        let bits = (0..40.min(slots * 8)).map(|_| (HEADER + dice.roll(slots) * 33) * 8 + dice.roll(33 * 8));
+        bits.collect::<Vec<_>>().into_iter().map(|bit| with_bit(subject, block, bit)).collect()
+    });
+}
+
+#[test]
+fn lost_nodes_are_made_again_of_their_children() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let mut tried = 0;
+    for (tree, block) in stored_blocks(&subject).into_iter().filter(|(_, block)| !block.is_leaf()) {
+        let broken = subject.with_bytes(&subject.places(block.bytenr()), &[0; 16384]);
+        let problem = trouble("node", &broken, &good, &folder);
+        assert_eq!(problem, None, "tree {tree}");
+        tried += 1;
+    }
+    assert!(tried >= 2, "only {tried} nodes");
+}
+
+/// The inodes that a leaf has something of.
+fn inodes_in(leaf: &TreeBlock) -> (u64, u64) {
+    let key = |slot| -> Key { leaf.key(slot) };
+    (key(0).objectid, key(leaf.len() - 1).objectid)
+}
+
+#[test]
+fn a_lost_leaf_takes_only_what_was_in_it() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let leaves = stored_blocks(&subject).into_iter().filter(|(tree, block)| block.is_leaf() && *tree != TreeId::ROOT);
+    let mut tried = 0;
+    for (tree, leaf) in leaves {
+        let broken = subject.with_bytes(&subject.places(leaf.bytenr()), &[0; 16384]);
+        let (device, plan) = repaired(&broken, &folder).unwrap_or_else(|problem| panic!("{leaf:?}: {problem}"));
+        assert!(!has_errors(&device), "{leaf:?} of tree {tree}");
+        let (now, (first, last)) = (content(&device), inodes_in(&leaf));
+        let kept = good.iter().filter(|(path, bytes)| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            now.iter().any(|(other, same)| other.ends_with(name) && same == *bytes)
+        });
+        let lost = good.len() - kept.count();
+        // Each inode has at most a few names, also in the snapshot.
+        let most = (last.min(500) - first.min(500) + 2) as usize * 3 + leaf.len() * 2;
+        assert!(
+            lost <= most,
+            "{leaf:?} of tree {tree}: {lost} of {} are lost, at most {most} were there\n{plan}",
+            good.len()
+        );
+        tried += 1;
+    }
+    assert!(tried > 10, "only {tried} leaves");
+}
+
+/// How many damaged filesystems are tried; more show nothing new in every run.
+const RANDOM: usize = 120;
+
+/// Damage of any kind to a few blocks, in all copies: what comes out is clean with nothing changed that was not told
+/// of, or nothing is done.
+#[test]
+fn random_damage_is_repaired_or_left_alone() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let trees = [FS, SUB, TreeId::ROOT, TreeId::EXTENT, TreeId::CSUM, TreeId::FREE_SPACE, TreeId::UUID];
+    let blocks: Vec<TreeBlock> = trees.iter().flat_map(|tree| subject.blocks(subject.root_of(*tree))).collect();
+    let (mut dice, mut repaired_count, mut wrong) = (Dice(23), 0, Vec::new());
+    for number in 0..RANDOM {
+        let device = subject.device.snapshot();
+        for _ in 0..=dice.roll(3) {
+            let block = &blocks[dice.roll(blocks.len())];
+            let most = [4, 300, 16384][dice.roll(3)];
+            let (from, len) = (dice.roll(16384), 1 + dice.roll(most));
+            let garbage: Vec<u8> = (0..len.min(16384 - from)).map(|_| dice.roll(256) as u8).collect();
+            let places = subject.places(block.bytenr());
+            places.iter().for_each(|at| device.write_at(*at + from as u64, &garbage).unwrap());
+        }
+        if !has_errors(&device) {
+            continue;
+        }
+        let Ok((after, plan)) = repaired(&device, &folder) else { continue };
+        repaired_count += 1;
+        let told = plan.steps.iter().any(|step| step.name.ends_with("lost"));
+        let now = content(&after);
+        let silent = !told && !differing(&good, &now).is_empty();
+        if silent || has_errors(&after) {
+            wrong.push(format!("{number}: {} differ\n{plan}", differing(&good, &now).len()));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {RANDOM} made worse:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(repaired_count * 3 > RANDOM * 2, "only {repaired_count} of {RANDOM} were repaired");
+}
+
+/// A file extent whose place in the file is impossible: its back reference tells where it belongs.
+#[test]
+fn file_extents_at_impossible_offsets_are_put_back() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [EXTENTS_OF_FILES].concat_rows();
+    let row = rows.into_iter().find(|row| row.name == "file extent elsewhere").unwrap();
+    let (mut leaf, slot) = subject.items(row).swap_remove(0);
+    let key = leaf.key(slot);
+    leaf.set_item_key(slot, Key { offset: key.offset + 1, ..key });
+    let broken = subject.with_block(leaf.bytenr(), &leaf);
+    assert!(has_errors(&broken));
+    assert_eq!(trouble("offset", &broken, &good, &folder), None);
+}

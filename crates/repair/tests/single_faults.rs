@@ -1,0 +1,289 @@
+//! Every single fault of the checker's tables, in what is derived: the plan must make the filesystem clean, keep
+//! every file as it was, and undo must give every byte back.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+#[path = "../../check/tests/faults/mod.rs"]
+mod faults;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::filesystem::{Access, Filesystem, Flow, OpenOptions};
+use butterfs_engine::inode::InodeId;
+use butterfs_format::items::FileType;
+use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
+use butterfs_format::{ItemType as T, Key, Logical, Superblock, TreeId};
+use butterfs_repair::{Devices, Goal, Options, Plan, Verdict, apply, plan, undo};
+use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
+
+use faults::rows::{ConcatRows, DEVICES, EXTENTS_OF_FILES, ROOTS, Row, SPACE};
+use faults::{Dice, SIZE, Subject, findings};
+
+const TRIES: usize = 3;
+
+/// What is derived: everything about extents, block groups, free space and device extents; checksums; UUIDs.
+fn is_derived(row: &Row) -> bool {
+    let tables = [TreeId::EXTENT, TreeId::DEV, TreeId::CSUM, TreeId::UUID, TreeId::FREE_SPACE, TreeId::BLOCK_GROUP];
+    // With these the volume cannot be opened: the chunk tree's own blocks are a matter of rescue, and an image that
+    // ends too early is not completed by a smaller number.
+    let unopenable = ["device used beyond", "device size", "device number"];
+    let is_device = row.tree == TreeId::CHUNK && row.item_type == T::DEV_ITEM;
+    tables.contains(&row.tree) || is_device && !unopenable.contains(&row.name)
+}
+
+fn shared(device: &MemDevice) -> Devices {
+    vec![Arc::new(device.snapshot())]
+}
+
+/// Every file of a filesystem: its path and its bytes.
+fn content(device: &MemDevice) -> BTreeMap<String, Vec<u8>> {
+    let volume = Volume::open(shared(device), OpenMode::ReadOnly).unwrap();
+    let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
+    let fs = Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap();
+    let mut files = BTreeMap::new();
+    collect(&fs, fs.root(), String::new(), &mut files);
+    files
+}
+
+fn collect(fs: &Filesystem, dir: InodeId, path: String, files: &mut BTreeMap<String, Vec<u8>>) {
+    let mut entries = Vec::new();
+    fs.read_dir(dir, 2, |entry| {
+        entries.push((entry.id, entry.file_type, entry.name.clone()));
+        Ok(Flow::More)
+    })
+    .unwrap();
+    for (id, file_type, name) in entries {
+        let path = format!("{path}/{}", String::from_utf8_lossy(&name));
+        match file_type {
+            FileType::Directory => collect(fs, id, path, files),
+            FileType::Regular => {
+                let mut bytes = vec![0; fs.attributes(id).unwrap().item.size.get() as usize];
+                fs.read(id, 0, &mut bytes).unwrap();
+                files.insert(path, bytes);
+            }
+            _ => drop(files.insert(path, Vec::new())),
+        }
+    }
+}
+
+fn make_plan(device: &MemDevice) -> Result<Plan, String> {
+    plan(&shared(device), &Options::default()).map_err(|error| error.to_string())
+}
+
+/// Repairs a copy; gives it, or why not.
+fn repaired(device: &MemDevice, folder: &tempfile::TempDir) -> Result<MemDevice, String> {
+    let plan = make_plan(device)?;
+    if plan.verdict != Verdict::Repaired {
+        return Err(format!("{plan}\nleft: {}", plan.after));
+    }
+    if plan.steps.is_empty() {
+        return Err("a plan without steps".into());
+    }
+    let copy = Arc::new(device.snapshot());
+    let devices: Devices = vec![copy.clone()];
+    let file = folder.path().join("undo");
+    apply(&plan, &devices, &file, [0; 16]).map_err(|error| error.to_string())?;
+    let after = copy.snapshot();
+    undo(&file, &devices).map_err(|error| error.to_string())?;
+    std::fs::remove_file(&file).unwrap();
+    assert_same(device, &copy);
+    Ok(after)
+}
+
+#[track_caller]
+fn assert_same(a: &MemDevice, b: &MemDevice) {
+    let zeros = |part: &(u64, Vec<u8>)| part.1.iter().any(|byte| *byte != 0);
+    let parts = |device: &MemDevice| device.written().into_iter().filter(zeros).collect::<Vec<_>>();
+    assert!(parts(a) == parts(b), "undo does not give back every byte");
+}
+
+#[test]
+fn single_faults_in_derived_trees_are_repaired() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut dice, mut tried, mut wrong) = (Dice(7), 0, Vec::new());
+    let rows = [EXTENTS_OF_FILES, ROOTS, SPACE, DEVICES].concat_rows();
+    for row in rows.into_iter().filter(|row| is_derived(row)) {
+        let mut items = subject.items(row);
+        for _ in 0..TRIES.min(items.len()) {
+            let (mut leaf, slot) = items.swap_remove(dice.roll(items.len()));
+            let key = leaf.key(slot);
+            (row.change)(&mut leaf, slot);
+            let broken = subject.with_block(leaf.bytenr(), &leaf);
+            if findings(&broken, false).iter().all(|f| f.severity < butterfs_check::Severity::Error) {
+                continue;
+            }
+            tried += 1;
+            match repaired(&broken, &folder) {
+                Ok(device) => {
+                    let left = findings(&device, true);
+                    let bad = left.iter().any(|f| f.severity == butterfs_check::Severity::Error);
+                    if bad || content(&device) != good {
+                        wrong.push(format!("{} of {key}: {left:?}", row.name));
+                    }
+                }
+                Err(problem) => wrong.push(format!("{} of {key}: {problem}", row.name)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {tried} are not repaired:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(tried > 80, "only {tried} faults were tried");
+}
+
+/// Trees that are worked out from the others.
+const DERIVED: [TreeId; 6] =
+    [TreeId::EXTENT, TreeId::DEV, TreeId::CSUM, TreeId::UUID, TreeId::FREE_SPACE, TreeId::BLOCK_GROUP];
+
+#[test]
+fn lost_blocks_of_derived_trees_are_made_anew() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    for tree in DERIVED {
+        for block in subject.blocks(subject.root_of(tree)) {
+            let zeros = vec![0; block.bytes().len()];
+            let broken = subject.with_bytes(&subject.places(block.bytenr()), &zeros);
+            let device = repaired(&broken, &folder).unwrap_or_else(|problem| panic!("tree {tree}: {problem}"));
+            assert_eq!(content(&device), good, "tree {tree}");
+        }
+    }
+}
+
+#[test]
+fn bad_copies_are_healed_from_good_ones() {
+    let subject = Subject::new();
+    let folder = tempfile::tempdir().unwrap();
+    for tree in [TreeId::ROOT, TreeId::CHUNK, TreeId::FS, TreeId::EXTENT] {
+        let at = subject.root_of(tree);
+        let broken = subject.with_bytes(&subject.places(at)[1..], &[0; 16384]);
+        let device = repaired(&broken, &folder).unwrap_or_else(|problem| panic!("tree {tree}: {problem}"));
+        assert_eq!(findings(&device, true), [], "tree {tree}");
+    }
+}
+
+#[test]
+fn a_clean_filesystem_has_an_empty_plan() {
+    let subject = Subject::new();
+    let plan = make_plan(&subject.device).unwrap();
+    assert_eq!((plan.verdict, plan.steps, plan.changes), (Verdict::NothingToDo, vec![], vec![vec![]]));
+}
+
+#[test]
+fn faults_of_superblocks_are_repaired() {
+    type Break = fn(&mut Superblock);
+    let breaks: [Break; 6] = [
+        |sb| sb.bytes_used = (sb.bytes_used.get() + 4096).into(),
+        |sb| sb.total_bytes = (sb.total_bytes.get() - 4096).into(),
+        |sb| sb.num_devices = 8.into(),
+        |sb| sb.root_dir_objectid = 7.into(),
+        |sb| sb.dev_item.total_bytes = (sb.dev_item.total_bytes.get() - 4096).into(),
+        |sb| sb.log_root = (200u64 << 20).into(),
+    ];
+    let subject = Subject::new();
+    let folder = tempfile::tempdir().unwrap();
+    let places: Vec<u64> = SUPERBLOCK_OFFSETS.into_iter().filter(|at| at + 4096 <= SIZE).collect();
+    for (number, change) in breaks.into_iter().enumerate() {
+        let mut sb = subject.volume.superblock();
+        change(&mut sb);
+        let device = subject.device.snapshot();
+        places.iter().for_each(|at| device.write_at(*at, &sb.to_bytes_at(*at)).unwrap());
+        let fixed = repaired(&device, &folder).unwrap_or_else(|problem| panic!("{number}: {problem}"));
+        assert_eq!(findings(&fixed, false), [], "{number}");
+    }
+    for place in &places {
+        let torn = subject.with_bytes(&[*place + 600], &[0xff; 16]);
+        let fixed = repaired(&torn, &folder).unwrap_or_else(|problem| panic!("copy at {place}: {problem}"));
+        assert_eq!(findings(&fixed, false), [], "copy at {place}");
+    }
+}
+
+/// Old conversions from ext4 left such blocks.
+#[test]
+fn a_block_across_a_stripe_is_moved() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let root = subject.root_of(TreeId::FS);
+    let blocks = subject.blocks(root);
+    let (mut node, mut leaf) = (blocks[0].clone(), blocks[1].clone());
+    let chunk = subject.volume.chunk_containing(root).unwrap();
+    let place = Logical(chunk.0.0 + chunk.1.length() - (128 << 10) + (56 << 10));
+    leaf.header_mut().bytenr = place.0.into();
+    let mut ptr = *node.ptr(0);
+    assert_eq!(ptr.blockptr.get(), blocks[1].bytenr().0);
+    ptr.blockptr = place.0.into();
+    node.set_ptr(0, ptr);
+    let broken = subject.with_block(root, &node);
+    let csum = subject.volume.geometry().csum_type.compute_block(leaf.bytes());
+    leaf.header_mut().csum = csum;
+    subject.places(place).iter().for_each(|at| broken.write_at(*at, leaf.bytes()).unwrap());
+    let device = repaired(&broken, &tempfile::tempdir().unwrap()).unwrap();
+    assert_eq!(findings(&device, true), []);
+    assert_eq!(content(&device), good);
+}
+
+/// The extents of a part that cannot be read stay, whatever else is wrong.
+#[test]
+fn extents_of_what_cannot_be_read_are_kept() {
+    let subject = Subject::new();
+    let blocks = subject.blocks(subject.root_of(TreeId::FS));
+    let leaf = blocks.iter().rfind(|block| block.is_leaf()).unwrap();
+    let broken = subject.with_bytes(&subject.places(leaf.bytenr()), &[0; 16384]);
+    let lost = subject.root_of(TreeId::FREE_SPACE);
+    subject.places(lost).iter().for_each(|at| broken.write_at(*at, &[0; 16384]).unwrap());
+    let options = Options { goal: Goal::Better, ..Options::default() };
+    let plan = plan(&shared(&broken), &options).unwrap();
+    assert!(plan.steps.iter().any(|step| step.name == "free-space"), "{plan}");
+    // Once mends give the leaf up, its extents may go.
+    let mended = plan.steps.iter().any(|step| step.place.tree == Some(TreeId::FS));
+    assert!(mended || plan.verdict == Verdict::Better, "{plan}\n{}", plan.after);
+    assert!(mended || plan.steps.iter().all(|step| step.name != "extent-tree"), "{plan}");
+}
+
+/// Checksums that overlap are cut, not thrown away: bad data is still found.
+#[test]
+fn overlapping_checksums_are_cut() {
+    let subject = Subject::new();
+    let row = Row { tree: TreeId::CSUM, item_type: T::EXTENT_CSUM, pick: faults::rows::ANY, ..EXTENTS_OF_FILES[0] };
+    let wanted = |(leaf, slot): &(butterfs_format::TreeBlock, usize)| *slot > 0 && leaf.data(*slot - 1).len() > 8;
+    let (mut leaf, slot) = subject.items(&row).into_iter().find(wanted).unwrap();
+    let (key, size) = (leaf.key(slot), leaf.data(slot).len());
+    let (before, before_len) = (leaf.key(slot - 1), leaf.data(slot - 1).len() as u64 / 4 * 4096);
+    let old = leaf.data(slot).to_vec();
+    // The item begins in the middle of the one before, with sums of its own there.
+    let first = before.offset + before_len - 4096;
+    let gap = ((key.offset - first) / 4096) as usize;
+    leaf.remove_items(slot..slot + 1);
+    let sums = [vec![7; gap * 4], old].concat();
+    leaf.insert_item(slot, &Key { offset: first, ..key }, &sums);
+    let broken = subject.with_block(leaf.bytenr(), &leaf);
+    let plan = make_plan(&broken).unwrap();
+    assert!(!plan.steps.iter().any(|step| step.action.contains("computed")), "{plan}");
+    let device = repaired(&broken, &tempfile::tempdir().unwrap()).unwrap();
+    assert_eq!(findings(&device, true), [], "{size} bytes");
+}
+
+/// What is not understood is not written, whatever is wanted.
+#[test]
+fn unknown_features_and_seeds_are_refused() {
+    type Break = fn(&mut Superblock);
+    let breaks: [(&str, Break); 3] = [
+        ("does not know", |sb| sb.incompat_flags = (sb.incompat_flags.get() | 1 << 50).into()),
+        ("does not know", |sb| sb.compat_ro_flags = (sb.compat_ro_flags.get() | 1 << 50).into()),
+        ("seed", |sb| sb.flags = (sb.flags.get() | 1 << 32).into()),
+    ];
+    let subject = Subject::new();
+    let places: Vec<u64> = SUPERBLOCK_OFFSETS.into_iter().filter(|at| at + 4096 <= SIZE).collect();
+    for (word, change) in breaks {
+        let mut sb = subject.volume.superblock();
+        sb.bytes_used = 4096.into();
+        change(&mut sb);
+        let device = subject.device.snapshot();
+        places.iter().for_each(|at| device.write_at(*at, &sb.to_bytes_at(*at)).unwrap());
+        let options = Options { goal: Goal::Better, ..Options::default() };
+        let error = plan(&shared(&device), &options).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
