@@ -1,15 +1,14 @@
 //! The rounds: check, mend, derive, commit into the overlay; until clean, or nothing more can be done.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use butterfs_check::{Devices, Finding, Kind, Place, Report, Severity, check, open_failure};
 use butterfs_format::superblock::{Incompat, SUPER_FLAG_SEEDING};
-use butterfs_volume::{BlockDevice, OpenMode, Volume};
+use butterfs_volume::{OpenMode, Volume};
 
 use crate::error::{Error, Result};
-use crate::overlay::Overlay;
 use crate::plan::{Plan, Step, Verdict};
+use crate::trial::Trial;
 use crate::workspace::Workspace;
 use crate::{Goal, Options, Renew, commit, derive, mend};
 
@@ -21,11 +20,31 @@ const MAX_ROUNDS: usize = 6;
 /// # Errors
 /// If a device is missing or fails, or the damage is of a kind that there is no repair for.
 pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
-    let overlays: Vec<Arc<Overlay>> = devices.iter().map(|device| Arc::new(Overlay::new(device.clone()))).collect();
-    let shown: Devices = overlays.iter().cloned().map(|overlay| overlay as Arc<dyn BlockDevice>).collect();
+    let trial = Trial::begin(devices);
+    let shown = trial.devices();
     let before = judge(&shown, options)?;
+    let Rounds { steps, after, stopped } = rounds(&shown, before.clone(), options)?;
+    let verdict = verdict(&before, &after, &steps, options.goal);
+    Ok(Plan { steps, changes: trial.changes()?, before, after, verdict, stopped })
+}
+
+/// What some rounds did.
+pub(crate) struct Rounds {
+    /// What was done.
+    pub steps: Vec<Step>,
+    /// What the checker says then.
+    pub after: Report,
+    /// Why it went no further, if it failed.
+    pub stopped: Option<String>,
+}
+
+/// Rounds until nothing is left to do.
+///
+/// # Errors
+/// If the first round fails, or a device.
+pub(crate) fn rounds(devices: &Devices, before: Report, options: &Options) -> Result<Rounds> {
     let mut steps = Vec::new();
-    let mut after = before.clone();
+    let mut after = before;
     let mut options = options.clone();
     let wanted = |report: &Report, options: &Options| {
         !report.is_clean() || options.renew != Renew::default() || options.instead_of.is_some()
@@ -35,7 +54,7 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
         if !wanted(&after, &options) {
             break;
         }
-        let done = match round(&shown, after.clone(), &options) {
+        let done = match round(devices, after.clone(), &options, mend::run) {
             Ok(done) => done,
             // What earlier rounds did stands in the overlay, and is judged for itself.
             Err(error) if !steps.is_empty() => {
@@ -49,20 +68,22 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
             break;
         }
         steps.extend(done);
-        after = judge(&shown, &options)?;
+        after = judge(devices, &options)?;
     }
-    let verdict = verdict(&before, &after, &steps, options.goal);
-    let changes = overlays.iter().map(|overlay| overlay.changes());
-    let changes = changes.collect::<std::io::Result<_>>().map_err(|e| Error::Refused(e.to_string()))?;
-    Ok(Plan { steps, changes, before, after, verdict, stopped })
+    Ok(Rounds { steps, after, stopped })
 }
 
-/// One round; gives what was done.
+/// One round with these edits of trees; gives what was done.
 ///
 /// # Errors
 /// Why not all could be done; what the overlay shows is then as before the round, but for superblocks that were
 /// set right in place.
-fn round(devices: &Devices, report: Report, options: &Options) -> Result<Vec<Step>> {
+pub(crate) fn round(
+    devices: &Devices,
+    report: Report,
+    options: &Options,
+    edit: impl FnOnce(&mut Workspace) -> Result<Vec<Step>>,
+) -> Result<Vec<Step>> {
     let mut steps = commit::prepare_superblocks(devices, &report)?;
     if options.instead_of.is_some() {
         let action = "the superblock that was asked for takes the place of the first";
@@ -79,9 +100,9 @@ fn round(devices: &Devices, report: Report, options: &Options) -> Result<Vec<Ste
                    remove them with btrfstune --remove-simple-quota first";
         return Err(Error::Refused(why.into()));
     }
-    let mended = mend::run(&mut workspace)?;
-    let count = mended.len() + steps.len();
-    steps.extend(mended);
+    let edited = edit(&mut workspace)?;
+    let count = edited.len() + steps.len();
+    steps.extend(edited);
     steps.extend(derive::run(&mut workspace, count)?);
     if !steps.is_empty() {
         commit::commit(&mut workspace)?;

@@ -89,6 +89,28 @@ fn settle_missing(volume: &Volume, options: &OpenOptions) -> Result<()> {
     Ok(())
 }
 
+/// Opens for writing with chunks and devices that are given, in place of a chunk tree that cannot be read.
+pub(crate) fn open_with_chunks(
+    devices: Vec<Arc<dyn BlockDevice>>,
+    chunk_tree_uuid: [u8; 16],
+    chunks: &[(Logical, Chunk)],
+    items: &[DevItem],
+) -> Result<Volume> {
+    let options = &OpenOptions::new(OpenMode::ReadWrite);
+    let find = |device| superblock::find(device, OpenMode::ReadOnly);
+    let found = devices.into_iter().map(find).collect::<Result<Vec<_>>>()?;
+    let Some(newest) = choose(&found) else {
+        return Err(Error::Unsupported("no device was given".into()));
+    };
+    refuse_features(&newest)?;
+    let members = assemble_members(found, &newest)?;
+    let volume = Volume::assemble(members, &newest, options, chunk_tree_uuid);
+    chunks.iter().try_for_each(|(logical, chunk)| volume.add_chunk(*logical, chunk.clone()))?;
+    items.iter().for_each(|item| volume.set_dev_item(*item));
+    check_stripes_within(&volume)?;
+    Ok(volume)
+}
+
 /// Features that put bytes elsewhere than the chunks say.
 fn refuse_features(sb: &Superblock) -> Result<()> {
     for (bit, name) in [(Incompat::RAID_STRIPE_TREE, "raid-stripe-tree"), (Incompat::REMAP_TREE, "remap-tree")] {

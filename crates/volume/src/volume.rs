@@ -95,6 +95,20 @@ impl Volume {
         crate::open::open(devices, options)
     }
 
+    /// Opens a filesystem whose chunk tree cannot be read, for writing a new one: chunks and device items are
+    /// given instead.
+    ///
+    /// # Errors
+    /// As [`Volume::open`], but that the chunk tree is not looked at.
+    pub fn open_with_chunks(
+        devices: Vec<Arc<dyn BlockDevice>>,
+        chunk_tree_uuid: [u8; 16],
+        chunks: &[(Logical, Chunk)],
+        items: &[DevItem],
+    ) -> Result<Self> {
+        crate::open::open_with_chunks(devices, chunk_tree_uuid, chunks, items)
+    }
+
     /// A volume for a filesystem that is being made: one device, no chunks; nothing is read.
     pub fn create(device: Arc<dyn BlockDevice>, superblock: Superblock, chunk_tree_uuid: [u8; 16]) -> Self {
         let member = Member::new(device, superblock.dev_item, Role::Current, Seen::Unknown);

@@ -1,5 +1,6 @@
 //! `butterfs check`: looks at everything, writes nothing; with `--repair` and its relatives see [`repair`].
 
+pub mod plan;
 mod repair;
 
 use std::io::{IsTerminal, stderr};

@@ -4,6 +4,7 @@ mod check;
 mod inspect;
 mod mkfs;
 mod mount;
+mod rescue;
 mod status;
 mod subvolume;
 mod sync;
@@ -64,6 +65,9 @@ pub enum Command {
     /// of on standard error and left out. See docs/inspect.md for how the text differs from that of btrfs-progs.
     #[command(subcommand, visible_alias = "inspect", infer_subcommands = true)]
     InspectInternal(inspect::Command),
+    /// Single operations for known kinds of trouble, on an unmounted filesystem.
+    #[command(subcommand)]
+    Rescue(rescue::Command),
 }
 
 /// Work on a mounted filesystem as a whole.
@@ -86,6 +90,7 @@ impl Command {
             Self::Status(_) => "status",
             Self::Check(_) => "check",
             Self::InspectInternal(command) => command.name(),
+            Self::Rescue(command) => command.name(),
         }
     }
 
@@ -104,6 +109,7 @@ impl Command {
             Self::Status(arguments) => return status::run(&arguments, format),
             Self::Check(arguments) => return check::run(&arguments, format),
             Self::InspectInternal(command) => return inspect::run(&command, format),
+            Self::Rescue(command) => return rescue::run(&command, format),
         }
         .map(|()| ExitCode::SUCCESS)
     }

@@ -98,8 +98,13 @@ mod tests {
         for (at, byte) in block.bytes_mut().iter_mut().enumerate().skip(101) {
             *byte = (at * 7) as u8;
         }
-        let geometry =
-            Geometry { nodesize: 8192, sectorsize: 4096, csum_type: kind, fsid: [1; 16], seeds: Default::default() };
+        let geometry = Geometry {
+            nodesize: 8192,
+            sectorsize: 4096,
+            csum_type: kind,
+            fsid: [1; 16],
+            seeds: [None; Geometry::MAX_SEEDS],
+        };
         (sealed(block, kind), geometry)
     }
 

@@ -257,7 +257,7 @@ mod tests {
         sectorsize: 4096,
         csum_type: butterfs_format::ChecksumType::Crc32c,
         fsid: [1; 16],
-        seeds: Default::default(),
+        seeds: [None; Geometry::MAX_SEEDS],
     };
     const ANY: Bounds = Bounds { first: None, end: None };
 

@@ -1,17 +1,16 @@
 //! `butterfs check --repair` and its relatives: a plan, shown; then, if wanted, carried out or taken back.
 
-use std::io::{IsTerminal, Write, stdin, stdout};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use butterfs_check::{superblock_copy, with_superblock};
-use butterfs_repair::{Error as RepairError, Goal, Options, Plan, Renew, Step, Verdict};
+use butterfs_repair::{Error as RepairError, Goal, Options, Plan, Renew, Verdict};
 use butterfs_volume::{BlockDevice, FileDevice};
 use serde_json::{Value, json};
 
-use super::{Devices, Format, finding_json, first_image, place_json, progress, progress_bar, report_json};
+use super::plan::{confirm, fsid, step_json, undo_file_beside};
+use super::{Devices, Format, finding_json, first_image, progress, progress_bar, report_json};
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output};
 
@@ -79,7 +78,9 @@ pub fn run(arguments: &super::Arguments) -> Result<ExitCode> {
     let undo_file = undo_file(arguments);
     let write = matches!(plan.verdict, Verdict::Repaired | Verdict::Better) && !repair.dry_run;
     if write {
-        confirm(arguments, &undo_file)?;
+        if !repair.force {
+            confirm(first_image(arguments), &undo_file, arguments.format.unwrap_or(Format::Text))?;
+        }
         let applied = butterfs_repair::apply(&plan, &opened.devices, &undo_file, fsid);
         applied.map_err(|error| failed(arguments, &error))?;
     }
@@ -140,11 +141,6 @@ fn show(arguments: &super::Arguments, devices: Devices) -> Result<Opened> {
     Ok(Opened { devices, shown, instead_of })
 }
 
-fn fsid(devices: &Devices) -> [u8; 16] {
-    let copies = devices.iter().flat_map(|device| (0..3).filter_map(|copy| superblock_copy(&**device, copy).ok()));
-    copies.map(|sb| sb.fsid).next().unwrap_or_default()
-}
-
 fn make_plan(arguments: &super::Arguments, opened: &Opened) -> Result<Plan> {
     let repair = &arguments.repair;
     let bar = progress_bar(arguments);
@@ -162,34 +158,8 @@ fn make_plan(arguments: &super::Arguments, opened: &Opened) -> Result<Plan> {
     plan.map_err(|error| failed(arguments, &error))
 }
 
-/// Beside the image; for a device in the current directory, since what lies beside it is no disk.
 fn undo_file(arguments: &super::Arguments) -> PathBuf {
-    if let Some(file) = &arguments.repair.undo_file {
-        return file.clone();
-    }
-    let image = first_image(arguments);
-    let mut name = image.file_name().unwrap_or_default().to_owned();
-    name.push(".butterfs-undo");
-    let is_device = std::fs::metadata(image).is_ok_and(|meta| meta.file_type().is_block_device());
-    if is_device { name.into() } else { image.with_file_name(name) }
-}
-
-/// Asks on the terminal. Where there is none, `--force` must say yes.
-fn confirm(arguments: &super::Arguments, undo_file: &Path) -> Result<()> {
-    if arguments.repair.force {
-        return Ok(());
-    }
-    let no = |text: &str| Err(Failure::at(exit::FOUND, first_image(arguments), text));
-    if !stdin().is_terminal() || arguments.format == Some(Format::Json) {
-        return no("nobody to ask whether to repair: say --force; nothing was written");
-    }
-    print!("Carry this out? What is overwritten goes to {} first. [y/N] ", undo_file.display());
-    let mut answer = String::new();
-    let asked = stdout().flush().and_then(|()| stdin().read_line(&mut answer));
-    if asked.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
-        return no("not repaired; nothing was written");
-    }
-    Ok(())
+    arguments.repair.undo_file.clone().unwrap_or_else(|| undo_file_beside(first_image(arguments)))
 }
 
 fn print_plan(arguments: &super::Arguments, plan: &Plan) {
@@ -239,14 +209,5 @@ fn plan_json(arguments: &super::Arguments, plan: &Plan, undo_file: Option<&Path>
         "undo_file": undo_file.map(|file| file.display().to_string()),
         "before": report_json(arguments, None, &plan.before),
         "left": plan.after.findings.iter().map(finding_json).collect::<Vec<_>>(),
-    })
-}
-
-fn step_json(step: &Step) -> Value {
-    json!({
-        "name": step.name,
-        "place": place_json(&step.place),
-        "where": step.place.to_string(),
-        "action": step.action,
     })
 }

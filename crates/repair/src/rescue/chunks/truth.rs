@@ -1,0 +1,214 @@
+//! Which chunks there are, from what the found blocks say: the chunk tree where it can be read, and for the rest
+//! the device tree and the block groups, which together say the same but for the order of stripes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use butterfs_engine::tree::TreeRoot;
+use butterfs_format::items::{
+    BlockGroupFlags, BlockGroupItem, Chunk, ChunkHeader, DevExtent, DevItem, RootItem, STRIPE_LEN, Stripe, read_exact,
+};
+use butterfs_format::{Generation, ItemType, Logical, Superblock, TreeBlock, TreeId};
+
+use super::scan::Blocks;
+use crate::error::{Error, Result};
+
+/// Chunks and devices as they should be.
+#[derive(Default)]
+pub struct Truth {
+    /// Chunks by address.
+    pub chunks: BTreeMap<u64, Chunk>,
+    /// Devices by number.
+    pub devices: BTreeMap<u64, DevItem>,
+    /// Chunks that no chunk item of the current tree described.
+    pub rebuilt: BTreeSet<u64>,
+}
+
+/// What the device tree and the block groups say.
+#[derive(Default)]
+struct Evidence {
+    /// Chunk address to its stripes: device and offset.
+    stripes: BTreeMap<u64, BTreeSet<(u64, u64)>>,
+    /// Block group start to length and flags.
+    groups: BTreeMap<u64, (u64, BlockGroupFlags)>,
+    /// All of the device tree was found.
+    whole_devices: bool,
+    /// All block groups were found.
+    whole_groups: bool,
+}
+
+/// Profiles whose stripes can be in any order.
+const MIRRORED: [BlockGroupFlags; 5] = [
+    BlockGroupFlags::empty(),
+    BlockGroupFlags::DUP,
+    BlockGroupFlags::RAID1,
+    BlockGroupFlags::RAID1C3,
+    BlockGroupFlags::RAID1C4,
+];
+
+/// Finds out which chunks there are.
+///
+/// # Errors
+/// [`Error::Refused`], with the reason, if it cannot be known for certain.
+pub fn find(blocks: &Blocks<'_>, sb: &Superblock, own: &[DevItem]) -> Result<Truth> {
+    let mut truth = Truth::default();
+    let root = TreeRoot {
+        bytenr: Logical(sb.chunk_root.get()),
+        level: sb.chunk_root_level,
+        generation: Generation(sb.chunk_root_generation.get()),
+    };
+    let whole = blocks.walk(TreeId::CHUNK, root, &mut |leaf| truth.take_leaf(leaf))?;
+    if !whole {
+        let evidence = gather(blocks, sb)?;
+        let older = older_chunks(blocks)?;
+        complete(&mut truth, &evidence, &older, sb, own)?;
+    }
+    for item in own {
+        truth.devices.entry(item.devid.get()).or_insert(*item);
+    }
+    Ok(truth)
+}
+
+impl Truth {
+    fn take_leaf(&mut self, leaf: &TreeBlock) {
+        for slot in 0..leaf.len() {
+            let (key, data) = (leaf.key(slot), leaf.data(slot));
+            match key.item_type {
+                ItemType::CHUNK_ITEM => {
+                    if let Ok((chunk, _)) = Chunk::parse(data) {
+                        self.chunks.insert(key.offset, chunk);
+                    }
+                }
+                ItemType::DEV_ITEM => {
+                    if let Ok(item) = read_exact::<DevItem>(data) {
+                        self.devices.insert(key.offset, item);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Chunk items of older versions of the tree, by address, the newest first: they know the order of stripes.
+fn older_chunks(blocks: &Blocks<'_>) -> Result<BTreeMap<u64, Vec<Chunk>>> {
+    let mut older: BTreeMap<u64, Vec<Chunk>> = BTreeMap::new();
+    for leaf in blocks.chunk_leaves()? {
+        let mut one = Truth::default();
+        one.take_leaf(&leaf);
+        one.chunks.into_iter().for_each(|(at, chunk)| older.entry(at).or_default().push(chunk));
+    }
+    Ok(older)
+}
+
+fn gather(blocks: &Blocks<'_>, sb: &Superblock) -> Result<Evidence> {
+    let mut roots = BTreeMap::new();
+    let top = TreeRoot { bytenr: sb.root(), level: sb.root_level, generation: sb.generation() };
+    blocks.walk(TreeId::ROOT, top, &mut |leaf| {
+        for slot in (0..leaf.len()).filter(|slot| leaf.key(*slot).item_type == ItemType::ROOT_ITEM) {
+            if let Ok(item) = RootItem::parse(leaf.data(slot)) {
+                let root = TreeRoot { bytenr: item.bytenr(), level: item.level, generation: item.generation() };
+                roots.insert(leaf.key(slot).objectid, root);
+            }
+        }
+    })?;
+    let mut evidence = Evidence::default();
+    if let Some(root) = roots.get(&TreeId::DEV.0) {
+        evidence.whole_devices =
+            blocks.walk(TreeId::DEV, *root, &mut |leaf| take_extents(&mut evidence.stripes, leaf))?;
+    }
+    let home = if roots.contains_key(&TreeId::BLOCK_GROUP.0) { TreeId::BLOCK_GROUP } else { TreeId::EXTENT };
+    if let Some(root) = roots.get(&home.0) {
+        evidence.whole_groups = blocks.walk(home, *root, &mut |leaf| take_groups(&mut evidence.groups, leaf))?;
+    }
+    Ok(evidence)
+}
+
+fn take_extents(stripes: &mut BTreeMap<u64, BTreeSet<(u64, u64)>>, leaf: &TreeBlock) {
+    for slot in (0..leaf.len()).filter(|slot| leaf.key(*slot).item_type == ItemType::DEV_EXTENT) {
+        if let Ok(extent) = read_exact::<DevExtent>(leaf.data(slot)) {
+            let key = leaf.key(slot);
+            stripes.entry(extent.chunk_offset.get()).or_default().insert((key.objectid, key.offset));
+        }
+    }
+}
+
+fn take_groups(groups: &mut BTreeMap<u64, (u64, BlockGroupFlags)>, leaf: &TreeBlock) {
+    for slot in (0..leaf.len()).filter(|slot| leaf.key(*slot).item_type == ItemType::BLOCK_GROUP_ITEM) {
+        if let Ok(group) = read_exact::<BlockGroupItem>(leaf.data(slot)) {
+            let key = leaf.key(slot);
+            groups.insert(key.objectid, (key.offset, group.flags()));
+        }
+    }
+}
+
+/// Adds the chunks that the chunk tree does not tell of.
+fn complete(
+    truth: &mut Truth,
+    evidence: &Evidence,
+    older: &BTreeMap<u64, Vec<Chunk>>,
+    sb: &Superblock,
+    own: &[DevItem],
+) -> Result<()> {
+    if !evidence.whole_groups {
+        let text = "some block group items were not found on the devices, so it is not known which chunks there are";
+        return Err(Error::Refused(format!("the chunk tree cannot be recovered: {text}")));
+    }
+    for (start, (length, flags)) in &evidence.groups {
+        if truth.chunks.get(start).is_some_and(|chunk| chunk.length() == *length && chunk.flags() == *flags) {
+            continue;
+        }
+        let chunk = rebuild(*start, (*length, *flags), evidence, older, sb, own)?;
+        truth.chunks.insert(*start, chunk);
+        truth.rebuilt.insert(*start);
+    }
+    truth.chunks.retain(|start, _| evidence.groups.contains_key(start));
+    Ok(())
+}
+
+fn places(chunk: &Chunk) -> BTreeSet<(u64, u64)> {
+    chunk.stripes.iter().map(|stripe| (stripe.devid.get(), stripe.offset.get())).collect()
+}
+
+fn rebuild(
+    start: u64,
+    (length, flags): (u64, BlockGroupFlags),
+    evidence: &Evidence,
+    older: &BTreeMap<u64, Vec<Chunk>>,
+    sb: &Superblock,
+    own: &[DevItem],
+) -> Result<Chunk> {
+    let refuse = |text: &str| Err(Error::Refused(format!("chunk {start} cannot be recovered: {text}")));
+    let stripes = evidence.stripes.get(&start);
+    let fits = |chunk: &&Chunk| {
+        let agrees = stripes.map_or(!evidence.whole_devices, |stripes| *stripes == places(chunk));
+        chunk.length() == length && chunk.flags() == flags && agrees
+    };
+    if let Some(chunk) = older.get(&start).and_then(|chunks| chunks.iter().find(fits)) {
+        return Ok(chunk.clone());
+    }
+    let Some(stripes) = stripes.filter(|_| evidence.whole_devices) else {
+        return refuse("its device extents were not found");
+    };
+    if !MIRRORED.contains(&flags.profile()) && stripes.len() > 1 {
+        return refuse("its stripes are striped, and no chunk item was found that knows their order");
+    }
+    let mut list = Vec::new();
+    for (devid, offset) in stripes {
+        let Some(device) = own.iter().find(|item| item.devid.get() == *devid) else {
+            return refuse(&format!("device {devid} is missing; name all devices"));
+        };
+        list.push(Stripe { devid: (*devid).into(), offset: (*offset).into(), dev_uuid: device.uuid });
+    }
+    let header = ChunkHeader {
+        length: length.into(),
+        owner: TreeId::EXTENT.0.into(),
+        stripe_len: STRIPE_LEN.into(),
+        chunk_type: flags.bits().into(),
+        io_align: (STRIPE_LEN as u32).into(),
+        io_width: (STRIPE_LEN as u32).into(),
+        sector_size: sb.sectorsize,
+        num_stripes: (list.len() as u16).into(),
+        sub_stripes: 1.into(),
+    };
+    Ok(Chunk { header, stripes: list })
+}
