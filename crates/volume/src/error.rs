@@ -82,6 +82,11 @@ impl Error {
         matches!(self, Self::Device { source, .. } if crate::device::is_absence(source))
     }
 
+    /// Whether both are failures of the same device.
+    pub(crate) fn is_of_device_of(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Device { name, .. }, Self::Device { name: same, .. }) if name == same)
+    }
+
     /// The same again, if it is the failure of a device.
     pub(crate) fn failure(&self) -> Option<Self> {
         let Self::Device { name, devid, source } = self else { return None };

@@ -206,7 +206,10 @@ impl Volume {
     }
 }
 
-/// The failure of a device, if that is all that was met: then nothing is known of what it holds.
+/// The failure of a device, if that is all that was met, and of one device alone: then nothing is known of what it
+/// holds.
 pub(crate) fn only_failures(failures: impl Iterator<Item = Option<Error>>) -> Option<Error> {
-    failures.collect::<Option<Vec<_>>>().and_then(|mut all| all.pop())
+    let mut all = failures.collect::<Option<Vec<_>>>()?;
+    let last = all.pop()?;
+    all.iter().all(|other| other.is_of_device_of(&last)).then_some(last)
 }

@@ -194,7 +194,7 @@ fn a_dead_mirror_is_read_around_but_fails_writes() {
         volume.flush().unwrap_err(),
         volume.write_superblocks(&volume.superblock()).unwrap_err(),
     ] {
-        assert_eq!(error.to_string(), "disk1 (device 1): broken");
+        assert_eq!(error.to_string(), "disk1 (device 1): write of 65536 bytes at offset 83886080: broken");
     }
     volume.discard(Logical(DATA), 4096);
 }

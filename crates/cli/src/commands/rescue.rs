@@ -169,7 +169,7 @@ pub fn run(command: &Command, before: Format) -> Result<ExitCode> {
     let write = wanted && !plain.dry_run;
     if write {
         if command.asks() {
-            confirm(image, &undo_file, format).map_err(|failure| Failure { code: ABORTED, ..failure })?;
+            confirm(image, &undo_file, format, "--yes").map_err(|failure| Failure { code: ABORTED, ..failure })?;
         }
         butterfs_repair::apply(&plan, &devices, &undo_file, fsid(&devices)).map_err(|error| failed(plain, &error))?;
     }

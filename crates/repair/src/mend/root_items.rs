@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use butterfs_check::{Finding, Kind, Place};
 use butterfs_engine::tree;
-use butterfs_format::ids::objectid;
+use butterfs_format::block::MAX_LEVEL;
+use butterfs_format::ids::{FIRST_FREE_OBJECTID, objectid};
 use butterfs_format::items::{RootFlags, RootItem, RootRef, V1_ROOT_ITEM_SIZE};
 use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, ItemType, Key, Logical, TreeBlock, TreeId};
@@ -100,6 +101,8 @@ impl Items<'_> {
         let had_tail = !is_short && item.generation_v2 == item.generation;
         self.place(TreeId(key.objectid), &mut item, &mut told);
         plain_fields(TreeId(key.objectid), &mut item, &mut told);
+        counters(TreeId(key.objectid), &mut item, self.workspace.store.superblock.generation.get(), &mut told);
+        let place = self.place_of_item(key, &mut told);
         if told.is_empty() {
             return;
         }
@@ -110,8 +113,24 @@ impl Items<'_> {
             item.as_mut_bytes()[V1_ROOT_ITEM_SIZE..].fill(0);
         }
         let len = if is_short { V1_ROOT_ITEM_SIZE } else { size_of::<RootItem>() };
-        self.changes.push((*key, Some(item.as_bytes()[..len].to_vec())));
+        if place != *key {
+            self.changes.push((*key, None));
+        }
+        self.changes.push((place, Some(item.as_bytes()[..len].to_vec())));
         self.step("root-item", key, told.join(", "));
+    }
+
+    /// Of trees that there is one of, the item is looked for at offset 0.
+    fn place_of_item(&self, key: &Key, told: &mut Vec<String>) -> Key {
+        let tree = TreeId(key.objectid);
+        let right = Key { offset: 0, ..*key };
+        let is_single = tree.0 < FIRST_FREE_OBJECTID && tree != TreeId::FS || tree == TreeId::DATA_RELOC;
+        let is_free = || matches!(self.workspace.store.get(TreeId::ROOT, &right), Ok(None));
+        if key.offset == 0 || !is_single || !is_free() {
+            return *key;
+        }
+        told.push(format!("offset {} to 0", key.offset));
+        right
     }
 
     /// Where the tree begins.
@@ -283,11 +302,7 @@ fn plain_fields(tree: TreeId, item: &mut RootItem, told: &mut Vec<String>) {
         told.push(format!("flags {:#x} to {:#x}", item.flags.get(), flags.bits()));
         item.flags = flags.bits().into();
     }
-    if item.drop_level >= butterfs_format::block::MAX_LEVEL {
-        told.push(format!("drop level {}", item.drop_level));
-        item.drop_level = 0;
-    }
-    if !tree.is_subvolume() {
+    if !tree.is_subvolume() && tree != TreeId::DATA_RELOC {
         return;
     }
     if item.root_dirid.get() != 256 {
@@ -299,5 +314,26 @@ fn plain_fields(tree: TreeId, item: &mut RootItem, told: &mut Vec<String>) {
         let right = 0o040_000 | mode & 0o7777;
         told.push(format!("mode {mode:#o} to {right:#o}"));
         item.inode.mode = right.into();
+    }
+}
+
+/// What is kept of deletions, snapshots and references.
+fn counters(tree: TreeId, item: &mut RootItem, newest: u64, told: &mut Vec<String>) {
+    let progress = Key::from(item.drop_progress);
+    let level = item.drop_level;
+    let is_possible = level < MAX_LEVEL && (level > 0 || progress.objectid == 0);
+    // Of one that is being deleted it says which blocks are gone: that is not guessed.
+    if item.refs.get() > 0 && !is_possible {
+        told.push(format!("a deletion came as far as {progress} on level {level}, which cannot be: cleared"));
+        (item.drop_progress, item.drop_level) = (Key::MIN.into(), 0);
+    }
+    // Too high a number only costs look-ups; too low a one makes shared blocks seem the tree's own.
+    if item.last_snapshot.get() > newest.saturating_add(1) {
+        told.push(format!("last_snapshot {} to {newest}", item.last_snapshot));
+        item.last_snapshot = newest.into();
+    }
+    if tree == TreeId::DATA_RELOC && item.refs.get() != 1 {
+        told.push(format!("{} references to 1", item.refs));
+        item.refs = 1.into();
     }
 }

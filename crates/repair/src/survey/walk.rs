@@ -1,5 +1,7 @@
 //! The walk over all trees.
 
+use std::sync::Arc;
+
 use butterfs_engine::tree::{ChildPtr, TreeReader, TreeRoot};
 use butterfs_format::block::FLAG_RELOC;
 use butterfs_format::items::{Compression, FileExtent, FileExtentBody, RootItem};
@@ -93,7 +95,8 @@ impl Walk<'_> {
             }
             return;
         }
-        let block = match self.store.read(expected).map_err(|e| e.problem).and_then(|block| within(block, end)) {
+        let read = self.store.read(expected).map_err(|e| e.problem).and_then(|block| within(block, end));
+        let block = match read.and_then(|block| of_right_kind(expected, block)) {
             Ok(block) => block,
             Err(problem) => {
                 let damage = Damage { tree: self.tree, parent, expected: *expected, end, problem };
@@ -199,6 +202,14 @@ fn other_block(known: &Block, expected: &Expected) -> Option<String> {
         owner.map(|owner| format!("owner is {}, want {owner}", known.owner)),
     ];
     differs.into_iter().flatten().next()
+}
+
+/// Blocks that trees may share belong to one of these trees.
+fn of_right_kind(expected: &Expected, block: Arc<TreeBlock>) -> Result<Arc<TreeBlock>, String> {
+    if expected.owner.is_some() || block.owner().is_shareable() {
+        return Ok(block);
+    }
+    Err(format!("the header says tree {}, whose blocks no subvolume has", block.owner()))
 }
 
 /// The block, if its keys are below `end`.

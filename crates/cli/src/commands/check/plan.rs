@@ -21,11 +21,11 @@ pub fn undo_file_beside(image: &Path) -> PathBuf {
     if is_device { name.into() } else { image.with_file_name(name) }
 }
 
-/// Asks on the terminal. Where there is none, an option must say yes.
-pub fn confirm(image: &Path, undo_file: &Path, format: Format) -> Result<()> {
+/// Asks on the terminal. Where there is none, an option, `yes`, must say so.
+pub fn confirm(image: &Path, undo_file: &Path, format: Format, yes: &str) -> Result<()> {
     let no = |text: &str| Err(Failure::at(exit::FOUND, image, text));
     if !stdin().is_terminal() || format == Format::Json {
-        return no("nobody to ask whether to go on: say --yes; nothing was written");
+        return no(&format!("nobody to ask whether to go on: say {yes}; nothing was written"));
     }
     print!("Carry this out? What is overwritten goes to {} first. [y/N] ", undo_file.display());
     let mut answer = String::new();

@@ -79,7 +79,7 @@ pub fn run(arguments: &super::Arguments) -> Result<ExitCode> {
     let write = matches!(plan.verdict, Verdict::Repaired | Verdict::Better) && !repair.dry_run;
     if write {
         if !repair.force {
-            confirm(first_image(arguments), &undo_file, arguments.format.unwrap_or(Format::Text))?;
+            confirm(first_image(arguments), &undo_file, arguments.format.unwrap_or(Format::Text), "--force")?;
         }
         let applied = butterfs_repair::apply(&plan, &opened.devices, &undo_file, fsid);
         applied.map_err(|error| failed(arguments, &error))?;
