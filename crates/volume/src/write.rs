@@ -147,7 +147,8 @@ fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
             // After a failed write, what is there is anybody's guess.
             *seen = if result.is_ok() { Seen::of_bytes(&bytes, offset) } else { Seen::Unknown };
         }
-        result.map_err(|source| member.error(source))?;
+        result
+            .map_err(|source| member.error_while(format_args!("write of the superblock at offset {offset}"), source))?;
     }
     Ok(())
 }
