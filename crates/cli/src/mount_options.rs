@@ -92,8 +92,9 @@ const FLAGS: [(&str, Change, MountFlags); 9] = [
     ("plain_fuse", Change::Set, MountFlags::PLAIN_FUSE),
 ];
 
-/// Options that ask for what is done anyway, or that are meant for mount(8).
-const IGNORED: [&str; 21] = [
+/// Options that ask for what is done anyway, or that are meant for mount(8). `norelatime` takes back a
+/// `relatime`, which leaves the default, and that is the same, as for the kernel.
+const IGNORED: [&str; 20] = [
     "defaults",
     "auto",
     "noauto",
@@ -114,7 +115,6 @@ const IGNORED: [&str; 21] = [
     "datasum",
     "barrier",
     "space_cache=v2",
-    "noacl",
 ];
 
 #[derive(Clone, Copy)]
@@ -170,12 +170,15 @@ impl Options {
         Some(Ok(()))
     }
 
-    /// The last word counts; `noatime` is told to the kernel too.
+    /// The last word counts. The kernel is told, too: it shows the rule to who lists mounts.
     fn set_access_times(&mut self, rule: AccessTimeRule) {
         self.access_times = AccessTimes::all(rule);
-        let never = rule == AccessTimeRule::Never;
-        self.set.set(MountFlags::NO_ATIME, never);
-        self.clear.set(MountFlags::NO_ATIME, !never);
+        for (of, flag) in
+            [(AccessTimeRule::Never, MountFlags::NO_ATIME), (AccessTimeRule::Always, MountFlags::STRICT_ATIME)]
+        {
+            self.set.set(flag, rule == of);
+            self.clear.set(flag, rule != of);
+        }
     }
 
     fn take_value(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
@@ -273,7 +276,18 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_is_told_of_access_times() {
+        let told = |text| parse(text).unwrap().flags(MountFlags::empty());
+        assert_eq!(told("strictatime"), MountFlags::STRICT_ATIME);
+        assert_eq!(told("strictatime,noatime"), MountFlags::NO_ATIME);
+        assert_eq!(told("noatime,strictatime,relatime"), MountFlags::empty());
+        assert_eq!(told("noatime,norelatime"), MountFlags::NO_ATIME);
+    }
+
+    #[test]
     fn the_unknown_is_named() {
+        // ACLs are always in force.
+        assert!(parse("noacl").unwrap_err().contains("'noacl'"));
         assert!(parse("ro,compress=zstd").unwrap_err().contains("'compress=zstd'"));
         assert!(parse("commit=0").is_err());
         assert!(parse("norecovery").is_err());

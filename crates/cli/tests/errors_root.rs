@@ -152,13 +152,25 @@ fn each_open_file_is_told_once_of_lost_data() {
     oracle::assert_clean(&disk.image);
 }
 
+/// Who created a file has an open file of his own, whatever else the thread opened.
+#[test]
+fn who_created_a_file_is_told_once_of_lost_data() {
+    let Some(work) = work("creator_told") else { return };
+    let (disk, mnt) = (SmallDisk::new(&work, 30), work.dir("mnt"));
+    let mounted = subject().mount(&disk.image, &mnt, "commit=600");
+    two_open_files(&mounted, &disk);
+    mounted.unmount();
+    oracle::assert_clean(&disk.image);
+}
+
 /// Without handles each thread is told, and each process.
 #[test]
 fn each_thread_is_told_once_of_lost_data() {
     let Some(work) = work("threads_told") else { return };
     let (disk, mnt) = (SmallDisk::new(&work, 30), work.dir("mnt"));
     let mounted = subject().mount(&disk.image, &mnt, "commit=600");
-    let file = File::create(mounted.join("file")).expect("create");
+    drop(File::create(mounted.join("file")).expect("create"));
+    let file = File::options().write(true).open(mounted.join("file")).expect("open");
     file.sync_all().expect("a first fsync");
     write_much(&file, 60);
     assert_eq!(errno(file.sync_all()), Some(Errno::IO));

@@ -55,6 +55,69 @@ fn a_full_filesystem_still_deletes() {
     oracle::assert_clean(&image);
 }
 
+/// At 0 to 2% of free space, with snapshots of everything: threads overwrite, cut, make and delete; only who asks for
+/// space is told that there is none. In the end all names of the live subvolume go, one by one.
+#[test]
+fn deletes_succeed_beside_snapshots_on_a_full_filesystem() {
+    let Some(work) = setup("snapshots_full") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    subject().mkfs(&image, 256 * MIB, &[]);
+    let mounted = subject().mount(&image, &mnt, "");
+    for number in 0..6000_u64 {
+        let dir = mnt.join(format!("d{}", number % 3));
+        std::fs::create_dir_all(&dir).expect("mkdir");
+        std::fs::write(dir.join(format!("f{number}")), pattern(number, 200 + number as usize % 6000)).expect("a file");
+    }
+    for number in 0..3 {
+        subject().snapshot_read_only(&mnt, &mnt.join(format!("s{number}")));
+    }
+    let _filled = fill_with_one_file(&mnt.join("big"), 1);
+    mounted.sync();
+    std::thread::scope(|scope| {
+        for thread in 0..3_u64 {
+            let dir = mnt.join(format!("d{thread}"));
+            scope.spawn(move || (0..1500).for_each(|step| change(&dir, thread, step)));
+        }
+    });
+    mounted.sync();
+    std::fs::remove_file(mnt.join("big")).expect("the big file");
+    let _filled = fill_with_one_file(&mnt.join("big"), 2);
+    for thread in 0..3 {
+        let dir = mnt.join(format!("d{thread}"));
+        for entry in std::fs::read_dir(&dir).expect("a directory lists") {
+            std::fs::remove_file(entry.expect("an entry").path()).expect("deletion beside snapshots");
+        }
+        std::fs::remove_dir(&dir).expect("an empty directory");
+        mounted.sync();
+    }
+    mounted.unmount();
+    oracle::assert_clean(&image);
+}
+
+/// One step of a thread that has a third of the files.
+fn change(dir: &Path, thread: u64, step: u64) {
+    let mut random = Random::new(thread * 10_000 + step);
+    let path = dir.join(format!("f{}", random.below(2000) * 3 + thread));
+    let asks = |result: std::io::Result<()>| match result {
+        Err(error) if is_no_space(&error) || error.kind() == std::io::ErrorKind::NotFound => {}
+        other => other.unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+    };
+    let open = || File::options().write(true).open(&path);
+    match random.below(5) {
+        0 => asks(std::fs::write(dir.join(format!("n{step}")), pattern(step, 5000))),
+        1 => asks(open().and_then(|file| file.write_all_at(&pattern(step, 3000), 0))),
+        2 => {
+            if let Ok(file) = open() {
+                file.set_len(0).expect("truncation on a full filesystem");
+            }
+        }
+        _ => match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            result => result.expect("deletion on a full filesystem"),
+        },
+    }
+}
+
 /// The seed and the length of each file that was written whole.
 type Contents = BTreeMap<PathBuf, (u64, usize)>;
 

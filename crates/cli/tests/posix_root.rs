@@ -153,3 +153,19 @@ fn on_a_mount(name: &str, test: impl Fn(&Mounted, &Path)) {
     mounted.unmount();
     oracle::assert_clean(&image);
 }
+
+/// The rule for access times is shown to who lists mounts, as the kernel shows it.
+#[test]
+fn the_rule_for_access_times_is_shown() {
+    let Some(work) = setup("times_shown") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    subject().mkfs(&image, 256 << 20, &[]);
+    for (options, relatime, noatime) in [("strictatime", false, false), ("noatime", false, true), ("", true, false)] {
+        let mounted = subject().mount(&image, &mnt, options);
+        let list = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        let line = list.lines().find(|line| line.split(' ').nth(4) == mnt.to_str()).expect("the mount is listed");
+        let shown: Vec<&str> = line.split(' ').nth(5).expect("options").split(',').collect();
+        assert_eq!((shown.contains(&"relatime"), shown.contains(&"noatime")), (relatime, noatime), "{options}: {line}");
+        mounted.unmount();
+    }
+}

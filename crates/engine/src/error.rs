@@ -48,7 +48,7 @@ pub enum Error {
     /// Links and renames do not cross subvolumes.
     #[error("crosses a subvolume boundary")]
     CrossSubvolume,
-    /// No such extended attribute, or no data or hole past the offset.
+    /// No such extended attribute.
     #[error("no such attribute")]
     NoAttribute,
     /// A file would become larger than the format allows.
@@ -81,9 +81,13 @@ impl From<butterfs_volume::Error> for Error {
 }
 
 impl Error {
-    /// The error that a system call gives for it (Linux numbers).
+    /// The error that a system call gives for it (Linux numbers), as the kernel's Btrfs gives it for
+    /// the same cause. Of blocks and sectors that fail their checks it says EIO, too, since it tried
+    /// all copies. A device that says it is full is EIO: to the caller the filesystem is not.
     pub fn errno(&self) -> i32 {
         match self {
+            Self::Volume(butterfs_volume::Error::NotBtrfs { .. } | butterfs_volume::Error::Unsupported(_)) => 22,
+            Self::Volume(butterfs_volume::Error::Busy(_)) => 16,
             Self::Corruption(_) | Self::Volume(_) => 5,
             Self::NoSpace => 28,
             Self::NotFound => 2,
@@ -102,6 +106,53 @@ impl Error {
             Self::DoesNotFit => 34,
             Self::Busy(_) => 16,
             Self::Unsupported(_) => 95,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use butterfs_volume::Error as Volume;
+
+    use super::*;
+
+    /// Each error with the number that the kernel's Btrfs, or the VFS above it, gives for it.
+    #[test]
+    fn errors_have_the_kernels_numbers() {
+        let device =
+            |kind: std::io::ErrorKind| Volume::Device { name: "disk".into(), devid: None, source: kind.into() };
+        let corruption = || Corruption::new("tree block 1", "its checksum is wrong");
+        let table = [
+            (Error::NotPermitted("immutable"), 1, "EPERM"),
+            (Error::NotFound, 2, "ENOENT"),
+            (Error::Corruption(corruption()), 5, "EIO"),
+            (Volume::Corruption(corruption()).into(), 5, "EIO"),
+            (Error::Volume(device(std::io::ErrorKind::Other)), 5, "EIO"),
+            // A full disk below is not a full filesystem.
+            (Error::Volume(device(std::io::ErrorKind::StorageFull)), 5, "EIO"),
+            (Error::Volume(Volume::NotWritable("disk".into())), 5, "EIO"),
+            (Error::Busy("mounted"), 16, "EBUSY"),
+            (Error::Volume(Volume::Busy("disk".into())), 16, "EBUSY"),
+            (Error::Exists, 17, "EEXIST"),
+            (Error::CrossSubvolume, 18, "EXDEV"),
+            (Error::NotDirectory, 20, "ENOTDIR"),
+            (Error::IsDirectory, 21, "EISDIR"),
+            (Error::Invalid("flags"), 22, "EINVAL"),
+            (Error::Volume(Volume::Unsupported("a feature".into())), 22, "EINVAL"),
+            (Error::TooLarge, 27, "EFBIG"),
+            (Error::NoSpace, 28, "ENOSPC"),
+            (Error::ReadOnly, 30, "EROFS"),
+            (Error::Aborted("a write failed".into()), 30, "EROFS"),
+            (Error::TooManyLinks, 31, "EMLINK"),
+            (Error::DoesNotFit, 34, "ERANGE"),
+            (Error::NameTooLong, 36, "ENAMETOOLONG"),
+            (Error::NotEmpty, 39, "ENOTEMPTY"),
+            (Error::NoAttribute, 61, "ENODATA"),
+            (Error::Unsupported("a property".into()), 95, "EOPNOTSUPP"),
+        ];
+        for (error, number, name) in table {
+            assert_eq!(error.errno(), number, "{error} is {name}");
+            assert!(!error.to_string().is_empty());
         }
     }
 }

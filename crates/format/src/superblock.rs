@@ -145,6 +145,19 @@ pub struct RootBackup {
 }
 const _: () = assert!(size_of::<RootBackup>() == 168);
 
+impl Superblock {
+    /// Which of [`Superblock::super_roots`] has the roots of this superblock's own generation.
+    fn newest_backup(&self) -> Option<usize> {
+        let generation = self.generation;
+        self.super_roots.iter().position(|backup| generation.get() != 0 && backup.tree_root_gen == generation)
+    }
+
+    /// Where the next commit puts its roots, as in the kernel: behind those of this one, in turn.
+    pub fn next_backup(&self) -> usize {
+        self.newest_backup().map_or(0, |newest| (newest + 1) % self.super_roots.len())
+    }
+}
+
 /// The superblock as it lies on disk.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]

@@ -91,6 +91,11 @@ impl Member {
         self.device.write_at(offset, buf).map_err(|source| self.failed(Fault::Write, source))
     }
 
+    pub fn write_superblock(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let action = format!("write of the superblock at offset {offset}");
+        self.device.write_at(offset, bytes).map_err(|source| self.failed(Fault::Write, while_doing(&action, &source)))
+    }
+
     pub fn write_batch(&self, writes: &[(u64, &[u8])]) -> Result<()> {
         let failed = |source| self.failed(Fault::Write, while_doing(&span(writes), &source));
         self.device.write_batch(writes).map_err(failed)

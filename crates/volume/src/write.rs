@@ -152,7 +152,7 @@ fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
     let mut seen = member.seen();
     for (number, offset) in places(member).enumerate() {
         let bytes = copy.to_bytes_at(offset);
-        let result = member.write_at(offset, &bytes);
+        let result = member.write_superblock(offset, &bytes);
         if number == 0 {
             // After a failed write, what is there is anybody's guess.
             *seen = if result.is_ok() { Seen::of_bytes(&bytes, offset) } else { Seen::Unknown };

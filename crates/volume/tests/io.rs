@@ -189,12 +189,14 @@ fn a_dead_mirror_is_read_around_but_fails_writes() {
     volume.read_verified(Logical(DATA), &mut buf, &|i, b| b == &want[i * 4096..][..4096]).unwrap();
     assert_eq!(buf, want);
     volume.read_block(&root()).unwrap();
-    for error in [
+    let errors = [
         volume.write(Logical(DATA), &want).unwrap_err(),
         volume.flush().unwrap_err(),
         volume.write_superblocks(&volume.superblock()).unwrap_err(),
-    ] {
-        assert_eq!(error.to_string(), "disk1 (device 1): write of 65536 bytes at offset 83886080: broken");
+    ];
+    let what = ["write of 65536 bytes at offset 83886080", "flush", "write of the superblock at offset 65536"];
+    for (error, what) in errors.iter().zip(what) {
+        assert_eq!(error.to_string(), format!("disk1 (device 1): {what}: broken"));
     }
     volume.discard(Logical(DATA), 4096);
 }

@@ -38,7 +38,7 @@ struct Inner {
 
 impl WriteErrors {
     /// Data was lost because of this.
-    pub(crate) fn note(&self, error: &Error) {
+    pub fn note(&self, error: &Error) {
         let mut inner = lock(&self.0);
         inner.number += 1;
         inner.told = false;

@@ -12,6 +12,7 @@ use crate::dir::entry::{self, Entry, Target};
 use crate::dir::link::{self, Room};
 use crate::error::{Error, Result};
 use crate::inode::item::{self, Ownership};
+use crate::inode::xattr::{self, Xattr, XattrMode};
 use crate::inode::{InodeId, InodeState, lock, orphan};
 use crate::tx::{Need, Transaction};
 
@@ -116,15 +117,25 @@ pub(super) fn insert_inode(tx: &mut Transaction, id: InodeId, new: &NewInode<'_>
     tx.insert(id.tree, &Key::new(id.ino.0, ItemType::EXTENT_DATA, 0), &extent.pack())
 }
 
+fn set_xattrs(tx: &mut Transaction, id: InodeId, xattrs: &[Xattr<'_>]) -> Result<()> {
+    xattrs.iter().try_for_each(|new| xattr::set(tx, id, *new, XattrMode::Create))
+}
+
 impl Filesystem {
     /// Makes an inode with a name.
     pub fn create(&self, place: Place<'_>, new: &NewInode<'_>) -> Result<InodeId> {
+        self.create_with(place, new, &[])
+    }
+
+    /// Makes an inode with a name and attributes of different names, in one change.
+    pub fn create_with(&self, place: Place<'_>, new: &NewInode<'_>, xattrs: &[Xattr<'_>]) -> Result<InodeId> {
         place.check()?;
         let now = self.now();
         let dir = self.dir(place.dir)?;
-        let (id, item) = self.change(&[dir], Need::Items(8), |tx, drafts| {
+        let (id, item) = self.change(&[dir], Need::Items(8 + 2 * xattrs.len() as u32), |tx, drafts| {
             require_growable_dir(tx, drafts, place.dir)?;
             new.check(tx)?;
+            xattrs.iter().try_for_each(|new| xattr::check_new(tx, new))?;
             if entry::find(tx, &place)?.is_some() {
                 return Err(Error::Exists);
             }
@@ -134,6 +145,7 @@ impl Filesystem {
             let mut item = new.item(tx, &dir.item, now);
             let id = self.take_id(tx, place.dir)?;
             insert_inode(tx, id, new, &mut item)?;
+            set_xattrs(tx, id, xattrs)?;
             let what = Entry { target: Target::Inode(id.ino), file_type: new.file_type() };
             link::attach(tx, dir, place.name, what, now)?;
             item::write_inode_item(tx, dir.id, &mut dir.item)?;
@@ -145,12 +157,18 @@ impl Filesystem {
 
     /// Makes a file without a name, in the subvolume of a directory. The caller holds it once: it
     /// goes with the last [`Filesystem::release`], unless it is linked before.
-    pub fn create_unnamed(&self, dir_id: InodeId, new: &NewInode<'_>) -> Result<InodeId> {
+    pub fn create_unnamed(&self, dir: InodeId, new: &NewInode<'_>) -> Result<InodeId> {
+        self.create_unnamed_with(dir, new, &[])
+    }
+
+    /// The same with attributes of different names, in one change.
+    pub fn create_unnamed_with(&self, dir_id: InodeId, new: &NewInode<'_>, xattrs: &[Xattr<'_>]) -> Result<InodeId> {
         let now = self.now();
         let dir = self.dir(dir_id)?;
-        let (id, item) = self.change(&[dir], Need::Items(4), |tx, drafts| {
+        let (id, item) = self.change(&[dir], Need::Items(4 + 2 * xattrs.len() as u32), |tx, drafts| {
             require_growable_dir(tx, drafts, dir_id)?;
             new.check(tx)?;
+            xattrs.iter().try_for_each(|new| xattr::check_new(tx, new))?;
             if new.kind == NewKind::Directory {
                 return Err(Error::IsDirectory);
             }
@@ -158,6 +176,7 @@ impl Filesystem {
             item.nlink = 0.into();
             let id = self.take_id(tx, dir_id)?;
             insert_inode(tx, id, new, &mut item)?;
+            set_xattrs(tx, id, xattrs)?;
             orphan::add(tx, id)?;
             Ok((id, item))
         })?;

@@ -18,7 +18,7 @@ use crate::inode::{Drafts, InodeId, Locked, lock, orphan};
 use crate::subvolume::root::{self, Access, Birth};
 use crate::subvolume::uuid::{self, Role};
 use crate::subvolume::{SubvolumeInfo, list};
-use crate::tx::{Need, Transaction};
+use crate::tx::{Copier, Need, Transaction};
 
 /// A subvolume to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,8 @@ impl Filesystem {
         let inodes = [self.dir(place.dir)?];
         let mut locked = Locked::new(&inodes)?;
         let mut made = None;
-        self.shared.gate.commit_with(Need::Items(16), |tx| {
+        let copier = if access == Access::ReadWrite { Copier::Both } else { Copier::Source };
+        self.shared.gate.commit_with(Need::Snapshot(source, copier), |tx| {
             let mut drafts = locked.drafts();
             let birth = Birth { generation: tx.generation(), now, uuid };
             made = Some(copy(tx, &mut drafts, &place, source, &birth, access)?);

@@ -438,3 +438,58 @@ fn subvolumes_are_listed_in_pages() {
     }
     assert_eq!(paged, all);
 }
+
+/// As the kernel: each commit's roots go behind those of the one before, in turn, whatever their numbers.
+#[test]
+fn backup_roots_go_round() {
+    let device = device();
+    let fs = open(&device);
+    let superblock = || fs.shared.gate.volume().superblock();
+    let mut slots = Vec::new();
+    for commit in 0..6 {
+        let before = superblock();
+        fs.create(top(format!("f{commit}").as_bytes()), &FILE).unwrap();
+        fs.sync().unwrap();
+        let now = superblock();
+        let slot = before.next_backup();
+        assert_eq!(now.next_backup(), (slot + 1) % 4);
+        let backup = &now.super_roots[slot];
+        assert_eq!(
+            (backup.tree_root, backup.tree_root_gen, backup.tree_root_level),
+            (now.root, now.generation, now.root_level)
+        );
+        assert_eq!(
+            (backup.total_bytes, backup.bytes_used, backup.num_devices),
+            (now.total_bytes, now.bytes_used, now.num_devices)
+        );
+        assert_eq!((backup.chunk_root, backup.chunk_root_gen), (now.chunk_root, now.chunk_root_generation));
+        for tree in [backup.extent_root, backup.fs_root, backup.dev_root, backup.csum_root] {
+            assert_ne!(tree.get(), 0);
+        }
+        // The others are left as they were.
+        for other in (0..4).filter(|other| *other != slot) {
+            assert_eq!(now.super_roots[other].tree_root_gen, before.super_roots[other].tree_root_gen);
+        }
+        slots.push(slot);
+    }
+    assert_eq!(slots[4..], slots[..2]);
+}
+
+/// Attributes that a new inode inherits come with it, or it does not come.
+#[test]
+fn an_inode_comes_with_its_attributes_or_not_at_all() {
+    let device = device();
+    let fs = open(&device);
+    let xattrs = |value| [Xattr { name: b"system.posix_acl_access", value }, Xattr { name: b"user.b", value: b"2" }];
+    let large = vec![0; 20_000];
+    assert!(matches!(fs.create_with(top(b"a"), &DIR, &xattrs(&large)), Err(Error::NoSpace)));
+    assert!(matches!(fs.create_unnamed_with(fs.root(), &FILE, &xattrs(&large)), Err(Error::NoSpace)));
+    assert!(fs.shared.gate.check_writable().is_ok(), "it failed half-way");
+    assert!(names(&fs, fs.root()).is_empty());
+    let made = fs.create_with(top(b"a"), &DIR, &xattrs(b"1")).unwrap();
+    let unnamed = fs.create_unnamed_with(fs.root(), &FILE, &xattrs(b"1")).unwrap();
+    for id in [made, unnamed] {
+        assert_eq!(fs.xattr(id, b"system.posix_acl_access").unwrap(), b"1");
+        assert_eq!(fs.xattr(id, b"user.b").unwrap(), b"2");
+    }
+}

@@ -56,11 +56,7 @@ pub fn list(tx: &Transaction, id: InodeId) -> Result<Vec<Vec<u8>>> {
 
 /// Sets an attribute; looks before it changes.
 pub fn set(tx: &mut Transaction, id: InodeId, xattr: Xattr<'_>, mode: XattrMode) -> Result<()> {
-    check_name(xattr.name)?;
-    let size = DirEntry { value: xattr.value, ..entry(xattr.name, 0) }.packed_size();
-    if size > item::max_item_size(tx) {
-        return Err(Error::NoSpace);
-    }
+    check_new(tx, &xattr)?;
     let key = key(id, xattr.name);
     let mut pairs = read(tx, id, &key)?;
     let place = pairs.iter().position(|pair| pair.0 == xattr.name);
@@ -79,6 +75,13 @@ pub fn set(tx: &mut Transaction, id: InodeId, xattr: Xattr<'_>, mode: XattrMode)
         return Err(Error::NoSpace);
     }
     tx.put(id.tree, &key, &data)
+}
+
+/// Fails if an attribute fits no inode. On an inode that has none, [`set`] cannot fail after this.
+pub fn check_new(tx: &Transaction, xattr: &Xattr<'_>) -> Result<()> {
+    check_name(xattr.name)?;
+    let size = DirEntry { value: xattr.value, ..entry(xattr.name, 0) }.packed_size();
+    if size > item::max_item_size(tx) { Err(Error::NoSpace) } else { Ok(()) }
 }
 
 /// Removes an attribute.

@@ -140,7 +140,10 @@ impl Transaction {
     fn copy_block(&mut self, tree: TreeId, ptr: &ChildPtr) -> Result<Logical> {
         let old = self.block(tree, ptr)?;
         let (refs, full) = match self.may_be_shared(tree, &old)? {
-            true => self.block_references(old.bytenr(), old.level())?,
+            true => {
+                self.note_unshared(tree);
+                self.block_references(old.bytenr(), old.level())?
+            }
             false => (1, false),
         };
         let first_key = if old.is_empty() { Key::MIN } else { old.key(0) };

@@ -76,6 +76,7 @@ impl Transaction {
     fn update_superblock(&mut self) -> Result<()> {
         let (root, chunk) = (self.tree_root(TreeId::ROOT)?, self.tree_root(TreeId::CHUNK)?);
         let uuid_tree_was_current = self.superblock.uuid_tree_generation == self.superblock.generation;
+        let slot = self.superblock.next_backup();
         let sb = &mut self.superblock;
         sb.generation = self.generation.0.into();
         sb.root = root.bytenr.0.into();
@@ -88,7 +89,7 @@ impl Transaction {
         if uuid_tree_was_current {
             sb.uuid_tree_generation = sb.generation;
         }
-        self.superblock.super_roots[(self.generation.0 % 4) as usize] = self.root_backup()?;
+        self.superblock.super_roots[slot] = self.root_backup()?;
         Ok(())
     }
 

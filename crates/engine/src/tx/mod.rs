@@ -5,7 +5,8 @@
 //! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`mod@drop`]
 //! share and unshare whole trees; [`log`] is what fsync writes, with [`names`] that changed since, and
 //! [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`commit`] makes all durable;
-//! [`promises`] says who may use how much of what is left; [`gate`] lets others in.
+//! [`promises`] says who may use how much of what is left, and [`sharing`] what shared blocks may
+//! still cost; [`gate`] lets others in.
 
 mod blocks;
 mod checksums;
@@ -27,6 +28,7 @@ mod promises;
 mod replay;
 mod roots;
 pub mod seal;
+mod sharing;
 mod snapshot;
 mod stopped;
 mod transaction;
@@ -41,7 +43,7 @@ pub use log::{LogTicket, LogWriter};
 pub use make::make;
 pub use make_options::{MIN_SIZE, MakeOptions};
 pub use names::{EntryKey, Leads, NameChanges};
-pub use promises::{DataReservation, Need, SpaceUsage, Wanted};
+pub use promises::{Copier, DataReservation, Need, SpaceUsage, Wanted};
 pub use stopped::Stopped;
 pub use transaction::Transaction;
 pub use why_commit::WhyCommit;

@@ -29,6 +29,7 @@ impl Transaction {
             refs: DelayedRefs::default(),
             space: SpaceMap::default(),
             promised: Promised::default(),
+            sharing: None,
             pinned: Vec::new(),
             pinned_bytes: 0,
             devices: volume.dev_items(),

@@ -9,7 +9,8 @@
 //!
 //! What must then be there between two commits is kept by four levels, each of which leaves to those
 //! below what they need:
-//! 1. changes that take space ([`Need::Items`]) leave the reserve, which holds the three trees;
+//! 1. changes that take space ([`Need::Items`]) leave the reserve, which holds the three trees, and
+//!    copies of all that writable subvolumes share with others ([`super::sharing`]);
 //! 2. changes that give space ([`Need::Deletion`]) may use the reserve, but not what is promised;
 //! 3. what was promised ([`Need::Promised`]) uses its promise;
 //! 4. the commit.
@@ -37,6 +38,8 @@ const COMMIT_BLOCKS: u64 = 48;
 const BLOCKS_PER_REF: u64 = 3;
 /// Blocks that one small change may copy.
 const CHANGE_BLOCKS: u64 = 32;
+/// Items that a snapshot puts in or changes.
+const SNAPSHOT_ITEMS: u64 = 16;
 /// References that one small change may make.
 const CHANGE_REFS: u64 = 24;
 /// Blocks that dropping one leaf of a subvolume may have copied.
@@ -50,11 +53,22 @@ const RESERVE_MAX: u64 = 512 << 20;
 pub enum Need {
     /// Up to so many items are put in or changed; fails with [`crate::Error::NoSpace`].
     Items(u32),
+    /// A snapshot of this subvolume, and what may be copied later because of it.
+    Snapshot(TreeId, Copier),
     /// Space is given back in the end: may use the reserve, in steps that are
     /// [affordable](Transaction::affordable).
     Deletion,
     /// What was promised to data, or what nobody can be refused any more, is written.
     Promised,
+}
+
+/// Who may change blocks that a snapshot shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copier {
+    /// The snapshot is read-only.
+    Source,
+    /// Both the source and the snapshot.
+    Both,
 }
 
 /// Space that is asked for data in memory, in bytes.
@@ -207,9 +221,22 @@ impl Transaction {
     /// Kept back so that deletions and commits always find room: all that a commit can copy, as in
     /// the kernel, and some for what comes before it.
     fn global_reserve(&self) -> u64 {
+        self.commit_reserve() + self.sharing_reserve()
+    }
+
+    /// Bytes of trees that are no subvolumes, and what may be pending; rather too many.
+    pub(super) fn other_trees_bytes(&self) -> u64 {
+        self.settled_bytes() + self.node_bytes(COMMIT_BLOCKS + self.pending())
+    }
+
+    fn settled_bytes(&self) -> u64 {
+        SETTLED.into_iter().map(|tree| self.tree_bytes(tree)).sum()
+    }
+
+    /// What commits need, and deletions of what is not shared.
+    fn commit_reserve(&self) -> u64 {
         let total = self.space.totals(BlockGroupFlags::METADATA).total;
-        let trees: u64 = SETTLED.into_iter().map(|tree| self.tree_bytes(tree)).sum();
-        (total / 8).min(64 << 20).max(trees.min(RESERVE_MAX)).max(self.node_bytes(RESERVE_BLOCKS))
+        (total / 8).min(64 << 20).max(self.settled_bytes().min(RESERVE_MAX)).max(self.node_bytes(RESERVE_BLOCKS))
     }
 
     /// What settling so many pending references may copy.
@@ -248,14 +275,18 @@ impl Transaction {
 
     /// Makes sure that a change finds its metadata: by a new chunk if there is too little.
     pub(super) fn ensure_metadata(&mut self, need: Need) -> Result<()> {
+        self.load_sharing()?;
         let change = self.settle_need(self.pending() + CHANGE_REFS) + self.node_bytes(CHANGE_BLOCKS);
         let wanted = match need {
+            Need::Snapshot(source, copier) => {
+                self.metadata_floor() + self.node_bytes(8 * SNAPSHOT_ITEMS) + self.sharing_reserve_of(source, copier)
+            }
             // Each item can cost a copied path of tree blocks and a split.
             Need::Items(items) => self.metadata_floor() + self.node_bytes(8 * u64::from(items.min(64))),
             // Some of the reserve stays for dropping subvolumes, a leaf with many references at a time.
             Need::Deletion => {
                 let left =
-                    self.node_bytes(COMMIT_BLOCKS) + (self.global_reserve() / 2).min(self.node_bytes(DROP_BLOCKS));
+                    self.node_bytes(COMMIT_BLOCKS) + (self.commit_reserve() / 2).min(self.node_bytes(DROP_BLOCKS));
                 self.promised.metadata + left.max(change + self.node_bytes(CHANGE_BLOCKS))
             }
             Need::Promised => change,
@@ -264,6 +295,7 @@ impl Transaction {
     }
 
     pub(super) fn ensure_data(&mut self, wanted: &Wanted) -> Result<()> {
+        self.load_sharing()?;
         let floor = self.metadata_floor() + wanted.metadata() + self.node_bytes(16);
         self.ensure(BlockGroupFlags::METADATA, floor)?;
         self.ensure(BlockGroupFlags::DATA, self.promised.data + wanted.data)

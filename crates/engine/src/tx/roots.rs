@@ -70,10 +70,14 @@ impl Transaction {
     /// Changes the root item of a subvolume; it is written at commit.
     pub fn change_root_item(&mut self, tree: TreeId, change: impl FnOnce(&mut RootItem)) -> Result<()> {
         let mut root = self.load_root(tree)?;
+        let before = (root.item.flags, root.item.refs);
         change(&mut root.item);
         root.dirty = true;
         self.changes += 1;
         self.store_root(tree, root);
+        if before != (root.item.flags, root.item.refs) {
+            self.note_access(tree, &root.item);
+        }
         Ok(())
     }
 
@@ -95,6 +99,11 @@ impl Transaction {
         let item = RootItem::parse(data).map_err(|problem| Corruption::new(format!("root tree {key}"), problem))?;
         let root = TreeRoot { bytenr: item.bytenr(), level: item.level, generation: item.generation() };
         Ok(Root { root, item, key_offset: key.offset, dirty: false })
+    }
+
+    /// The root item of a tree that is in memory already.
+    pub(super) fn known_root_item(&self, tree: TreeId) -> Option<RootItem> {
+        self.roots.read().unwrap_or_else(PoisonError::into_inner).get(&tree).map(Root::current_item)
     }
 
     pub(super) fn store_root(&mut self, tree: TreeId, root: Root) {
@@ -122,6 +131,7 @@ impl Transaction {
         let item = RootItem { bytes_used: u64::from(self.geometry.nodesize).into(), ..item };
         let root = Root { root, item, key_offset: 0, dirty: true };
         self.store_root(tree, root);
+        self.note_referred(tree, self.geometry.nodesize.into());
         self.write_root(tree, root)
     }
 
@@ -163,6 +173,7 @@ impl Transaction {
         };
         root.item.bytes_used = used.into();
         root.dirty = true;
+        self.note_referred(tree, if change == Blocks::More { bytes as i64 } else { -(bytes as i64) });
     }
 
     /// Bytes of a tree's blocks, by its root item; none if there is no such tree.
@@ -198,7 +209,9 @@ impl Transaction {
 
     /// Forgets a tree that is gone, and takes its root item out.
     pub(super) fn remove_root(&mut self, tree: TreeId) -> Result<()> {
-        let key = self.load_root(tree)?.key(tree);
+        let root = self.load_root(tree)?;
+        let key = root.key(tree);
+        self.note_gone(tree, root.item.bytes_used.get());
         self.roots.get_mut().unwrap_or_else(PoisonError::into_inner).remove(&tree);
         self.remove(TreeId::ROOT, &key)?;
         Ok(())

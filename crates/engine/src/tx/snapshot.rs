@@ -43,6 +43,6 @@ impl Transaction {
         let root = TreeRoot { bytenr: copy_at, level: old.level, generation };
         self.store_root(new, Root { root, item, key_offset: generation.0, dirty: true });
         self.force_copy.insert(new);
-        Ok(())
+        self.note_shared(source, new)
     }
 }

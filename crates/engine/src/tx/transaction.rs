@@ -19,6 +19,7 @@ use butterfs_volume::Volume;
 use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
 use super::log::Log;
 use super::roots::Root;
+use super::sharing::Sharing;
 use crate::error::Result;
 use crate::space::{FreeRanges, Promised, SpaceMap};
 use crate::tree::{self, Cursor, cache::BlockCache};
@@ -46,6 +47,8 @@ pub struct Transaction {
     pub(super) refs: DelayedRefs,
     pub(super) space: SpaceMap,
     pub(super) promised: Promised,
+    /// What subvolumes share, once something is to be changed.
+    pub(super) sharing: Option<Sharing>,
     /// Space freed in this transaction: not to be used before it is durable.
     pub(super) pinned: Vec<(Logical, u64)>,
     pub(super) pinned_bytes: u64,

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bugs;
+mod shared;
 mod stress;
 
 use butterfs_format::ChecksumType;

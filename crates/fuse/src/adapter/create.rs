@@ -5,11 +5,10 @@ use super::rights::{Deed, require_unprotected};
 use super::{EngineFrontEnd, Site};
 use crate::Result;
 use crate::types::{Caller, Entry, FileKind, NewNode};
-use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::filesystem::{NewInode, NewKind};
 use butterfs_engine::inode::InodeId;
-use butterfs_engine::inode::xattr::{Xattr, XattrMode};
+use butterfs_engine::inode::xattr::Xattr;
 use butterfs_format::items::FileType;
 
 /// What a new inode gets.
@@ -19,6 +18,12 @@ struct Inherited {
     acls: Vec<(&'static [u8], Vec<u8>)>,
 }
 
+impl Inherited {
+    fn xattrs(&self) -> Vec<Xattr<'_>> {
+        self.acls.iter().map(|(name, value)| Xattr { name, value }).collect()
+    }
+}
+
 impl EngineFrontEnd {
     /// Makes a file, directory or special file.
     pub(super) fn make(&self, caller: &Caller, place: &Place<'_>, node: &NewNode) -> Result<Entry> {
@@ -26,9 +31,8 @@ impl EngineFrontEnd {
         require_unprotected(&self.attributes(site)?, Deed::Append)?;
         let inherited = self.inherit(place.dir, node)?;
         let new = new_inode(caller, node, &inherited);
-        let id = self.fs.create(*place, &new).map_err(|error| site.fail(&error))?;
-        self.set_acls(site, id, &inherited)?;
-        self.entry(site, id)
+        let made = self.fs.create_with(*place, &new, &inherited.xattrs());
+        self.entry(site, made.map_err(|error| site.fail(&error))?)
     }
 
     pub(super) fn make_symlink(&self, caller: &Caller, place: &Place<'_>, target: &[u8]) -> Result<Entry> {
@@ -44,9 +48,9 @@ impl EngineFrontEnd {
         let site = Site::new("tmpfile", dir);
         let inherited = self.inherit(dir, node)?;
         let new = new_inode(caller, node, &inherited);
-        let id = self.fs.create_unnamed(dir, &new).map_err(|error| site.fail(&error))?;
-        let made = self.set_acls(site, id, &inherited).and_then(|()| self.attributes(Site::new("tmpfile", id)));
-        match made {
+        let made = self.fs.create_unnamed_with(dir, &new, &inherited.xattrs());
+        let id = made.map_err(|error| site.fail(&error))?;
+        match self.attributes(Site::new("tmpfile", id)) {
             Ok(found) => Ok(self.held_entry(&found)),
             Err(errno) => {
                 self.release_holds(id, 1);
@@ -61,17 +65,6 @@ impl EngineFrontEnd {
             return Ok(Inherited { permissions: node.mode & !node.umask & 0o7777, acls: Vec::new() });
         };
         Ok(inherited_from(&default, node.mode))
-    }
-
-    fn set_acls(&self, site: Site<'_>, id: InodeId, inherited: &Inherited) -> Result<()> {
-        for (name, value) in &inherited.acls {
-            match self.fs.set_xattr(id, Xattr { name, value }, XattrMode::Any) {
-                // Somebody has removed the new inode already.
-                Ok(()) | Err(Error::NotFound) => {}
-                Err(error) => return Err(site.fail(&error)),
-            }
-        }
-        Ok(())
     }
 }
 

@@ -205,10 +205,10 @@ impl EngineFrontEnd {
 
     /// The open file that a node becomes.
     fn opened(&self, node: Option<NodeId>) -> Result<Opened> {
-        let (OpenFiles::Named, Some(node)) = (self.options.open_files, node) else { return Ok(Opened::stateless()) };
+        let Some(node) = node else { return Ok(Opened::stateless()) };
         let id = self.id(node)?;
         let cursor = self.fs.error_cursor(id).map_err(|error| Site::new("open", id).fail(&error))?;
-        Ok(Opened { handle: self.handles.open(cursor), ..Opened::stateless() })
+        Ok(Opened { handle: self.handles.open(id, cursor), ..Opened::stateless() })
     }
 
     fn notifier(&self) -> Notifier {
@@ -322,8 +322,8 @@ impl FrontEnd for EngineFrontEnd {
         }
     }
 
-    fn release(&self, _: NodeId, handle: FileHandle) -> Result<()> {
-        self.handles.close(handle);
+    fn release(&self, node: NodeId, handle: FileHandle) -> Result<()> {
+        self.handles.close(self.id(node)?, handle);
         Ok(())
     }
 

@@ -129,6 +129,7 @@ fn raw_flags(options: &MountOptions) -> Raw {
     let pairs = [
         (MountFlags::READ_ONLY, Raw::RDONLY),
         (MountFlags::NO_ATIME, Raw::NOATIME),
+        (MountFlags::STRICT_ATIME, Raw::STRICTATIME),
         (MountFlags::NO_SUID, Raw::NOSUID),
         (MountFlags::NO_DEV, Raw::NODEV),
         (MountFlags::NO_EXEC, Raw::NOEXEC),

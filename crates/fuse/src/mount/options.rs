@@ -52,6 +52,8 @@ bitflags! {
         const NO_DEV = 1 << 5;
         /// Nothing can be executed.
         const NO_EXEC = 1 << 6;
+        /// Access times are updated at every access; shown to who lists mounts (as root).
+        const STRICT_ATIME = 1 << 8;
         /// Plain `fuse`, also where `fuseblk` is possible.
         const PLAIN_FUSE = 1 << 7;
     }
