@@ -57,6 +57,21 @@ pub struct Renew {
     pub checksum_tree: bool,
 }
 
+/// What the checks may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of memory, about.
+    pub memory: u64,
+    /// Threads; `None` for as many as there are processors.
+    pub threads: Option<std::num::NonZeroUsize>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { memory: butterfs_check::DEFAULT_MEMORY, threads: None }
+    }
+}
+
 /// How to repair.
 #[derive(Clone, Default)]
 pub struct Options {
@@ -66,6 +81,8 @@ pub struct Options {
     pub renew: Renew,
     /// Data is read and compared with its checksums in the checks.
     pub data_csums: bool,
+    /// How the checks are bounded: see [`butterfs_check::Options::memory`] and `threads`.
+    pub bounds: Bounds,
     /// The devices are shown with another superblock than their first, which is to be replaced by it. The new
     /// generation is above this one, that of the superblock which is passed over (0 if it is not good).
     pub instead_of: Option<u64>,

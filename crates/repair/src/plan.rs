@@ -79,6 +79,9 @@ impl fmt::Display for Plan {
             Verdict::NothingToDo => f.write_str("nothing to repair"),
             Verdict::Repaired => write!(f, "afterwards no error is left; {} bytes are written", self.bytes()),
             Verdict::Better => write!(f, "afterwards there are fewer errors; {} bytes are written", self.bytes()),
+            Verdict::Refused if self.after.findings.len() < self.before.findings.len() => f.write_str(
+                "afterwards errors would be left, if fewer: nothing is done unless a partial repair is wanted",
+            ),
             Verdict::Refused => f.write_str("afterwards it would be no better: nothing is done"),
         }
     }

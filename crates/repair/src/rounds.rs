@@ -100,6 +100,12 @@ pub(crate) fn round(
                    remove them with btrfstune --remove-simple-quota first";
         return Err(Error::Refused(why.into()));
     }
+    if let Some(start) = derive::lost_chunk(&workspace.store) {
+        return Err(Error::Refused(format!(
+            "chunk {start} is lost, though its block group and device extents are there: what lies in it would be \
+             given up; bring it back with butterfs rescue chunk-recover first"
+        )));
+    }
     let edited = edit(&mut workspace)?;
     let count = edited.len() + steps.len();
     steps.extend(edited);
@@ -132,6 +138,8 @@ pub(crate) fn judge(devices: &Devices, options: &Options) -> Result<Report> {
     };
     let options = butterfs_check::Options {
         data_csums: options.data_csums,
+        memory: options.bounds.memory,
+        threads: options.bounds.threads,
         devices: devices.clone(),
         progress: options.progress.clone(),
         max_findings: 100_000,

@@ -370,3 +370,40 @@ fn without_block_groups_chunks_are_not_guessed() {
     let error = plan(&device, Rescue::Chunks).unwrap_err();
     assert!(error.to_string().contains("block group items were not found"), "{error}");
 }
+
+/// Changes the item of the first chunk for data, in the chunk tree of one leaf.
+fn change_data_chunk(device: &Arc<MemDevice>, change: impl FnOnce(&mut TreeBlock, usize)) {
+    change_block(device, Logical(superblock(device, 0).chunk_root.get()), |leaf| {
+        let is_data = |slot: &usize| leaf.key(*slot).item_type == ItemType::CHUNK_ITEM && leaf.data(*slot)[24] & 1 != 0;
+        let slot = (0..leaf.len()).find(is_data).unwrap();
+        change(leaf, slot);
+    });
+}
+
+#[test]
+fn a_chunk_item_that_cannot_be_parsed_is_made_anew_and_costs_no_data() {
+    let device = good();
+    // The number of stripes becomes three, with one stripe in the item.
+    change_data_chunk(&device, |leaf, slot| leaf.data_mut(slot)[44] ^= 2);
+    carry_out(&device, Rescue::Chunks);
+    assert_whole(&device);
+}
+
+#[test]
+fn a_chunk_item_that_is_missing_is_made_anew_and_costs_no_data() {
+    let device = good();
+    change_data_chunk(&device, |leaf, slot| leaf.remove_items(slot..slot + 1));
+    carry_out(&device, Rescue::Chunks);
+    assert_whole(&device);
+}
+
+/// Device extents, block groups, file extents and checksums all tell of the chunk: a repair that cannot make it
+/// anew must not take the data away.
+#[test]
+fn a_repair_does_not_give_up_the_data_of_a_chunk_that_lost_its_item() {
+    let device = good();
+    change_data_chunk(&device, |leaf, slot| leaf.remove_items(slot..slot + 1));
+    let plan = butterfs_repair::plan(&devices(&device), &Options::default());
+    let lost = plan.iter().flat_map(|plan| &plan.steps).filter(|step| step.name == "file-extent-lost").count();
+    assert_eq!(lost, 0, "file extents that are given up");
+}

@@ -22,11 +22,13 @@ use std::collections::HashSet;
 
 use butterfs_check::{Kind, Place, Severity};
 use butterfs_engine::tree::{self, TreeReader, TreeWriter};
-use butterfs_format::TreeId;
+use butterfs_format::items::{DevExtent, read_exact};
 use butterfs_format::superblock::CompatRo;
+use butterfs_format::{ItemType, Key, TreeId};
 
 use crate::error::{Error, Result};
 use crate::plan::Step;
+use crate::store::Store;
 use crate::workspace::Workspace;
 use extent_tree::Difference;
 use groups::{Groups, read_block_group_tree, tree_of_groups};
@@ -57,6 +59,30 @@ pub fn run(workspace: &mut Workspace, mended: usize) -> Result<Vec<Step>> {
     let so_far = SoFar { nothing: steps.is_empty() && mended == 0, counted, renewed_extents };
     steps.extend(extents_and_space(workspace, so_far)?);
     Ok(steps)
+}
+
+/// A chunk that is not there, though both its block group and a device extent say that it was.
+pub fn lost_chunk(store: &Store) -> Option<u64> {
+    let known: std::collections::BTreeSet<u64> = store.volume().chunks().iter().map(|(start, _)| start.0).collect();
+    let mut cursor = store.cursor(TreeId::DEV, &Key::MIN).ok()?;
+    while let Some((key, data)) = cursor.item() {
+        if key.item_type == ItemType::DEV_EXTENT
+            && let Ok(extent) = read_exact::<DevExtent>(data)
+            && !known.contains(&extent.chunk_offset.get())
+            && has_block_group(store, extent.chunk_offset.get())
+        {
+            return Some(extent.chunk_offset.get());
+        }
+        cursor.advance().ok()?;
+    }
+    None
+}
+
+fn has_block_group(store: &Store, start: u64) -> bool {
+    let from = Key::new(start, ItemType::BLOCK_GROUP_ITEM, 0);
+    let cursor = store.cursor(tree_of_groups(store), &from);
+    let key = cursor.ok().and_then(|cursor| cursor.key());
+    key.is_some_and(|key| key.objectid == start && key.item_type == ItemType::BLOCK_GROUP_ITEM)
 }
 
 /// Copies of tree blocks that are healed from another copy by the commit.

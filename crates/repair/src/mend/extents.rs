@@ -1,6 +1,7 @@
 //! The extents of one file: fields that are wrong are set right where the extent tree, the checksums, the
 //! neighbours or the inode tell; what points at nothing becomes a hole, and is told of as lost.
 
+use butterfs_engine::tx::ChecksumTree;
 use butterfs_format::items::{BlockGroupFlags, Compression, InodeFlags, InodeItem};
 use butterfs_format::{Key, Logical};
 
@@ -403,8 +404,14 @@ impl Mender<'_> {
             let covered = self.file.evidence.covered(start, extent.num_bytes);
             let is_written = self.file.evidence.is_written(extent.disk_bytenr);
             if extent.prealloc && covered == extent.num_bytes && !is_written {
-                extent.prealloc = false;
-                told.push((record.offset, "all of it has checksums: it is written, not preallocated".to_owned()));
+                // Checksums that are wrong themselves may lie anywhere.
+                if sums_are_right(self.file.store, start, extent.num_bytes) {
+                    extent.prealloc = false;
+                    told.push((
+                        record.offset,
+                        "it has checksums, which are right: it is written, not preallocated".to_owned(),
+                    ));
+                }
             } else if !extent.prealloc && covered == 0 && prealloc {
                 extent.prealloc = true;
                 told.push((record.offset, "nothing of it has a checksum: it is preallocated, not written".to_owned()));
@@ -492,4 +499,22 @@ fn guess(front: &[u8]) -> Compression {
         [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => Compression::Zlib,
         _ => Compression::Lzo,
     }
+}
+
+/// Whether every sector of a range has a checksum that is that of what lies there.
+fn sums_are_right(store: &Store, start: u64, len: u64) -> bool {
+    const PIECE: u64 = 1 << 20;
+    let geometry = *store.geometry();
+    let size = geometry.csum_type.size();
+    let mut buffer = Vec::new();
+    (0..len).step_by(PIECE as usize).all(|at| {
+        let (from, piece) = (Logical(start.saturating_add(at)), PIECE.min(len - at));
+        let Ok(sums) = ChecksumTree::new(store, geometry).checksums(from, piece) else { return false };
+        buffer.resize(piece as usize, 0);
+        let good = |index: usize, sector: &[u8]| {
+            let sum = sums.get(index).copied().flatten();
+            sum.is_some_and(|sum| geometry.csum_type.compute(sector)[..size] == sum[..size])
+        };
+        store.volume().read_verified(from, &mut buffer, &good).is_ok()
+    })
 }

@@ -4,14 +4,14 @@
 //! (generation, level, owner, first key, address, filesystem) is wrong in it or in its parent, and all others
 //! agree; the structure of a leaf is mended item by item, that of a node by asking its children.
 
-use butterfs_format::block::KeyPtr;
+use butterfs_format::block::{FLAG_RELOC, FLAG_WRITTEN, KeyPtr, MIXED_BACKREF_REV};
 use butterfs_format::validate::{Checksum, Expected, Geometry, check_block, check_structure};
 use butterfs_format::{Key, Logical, TreeBlock};
 
 use super::flip;
 use super::salvage::{Bounds, salvage_leaf};
 use crate::store::Store;
-use crate::survey::Damage;
+use crate::survey::{Damage, header_problem};
 
 /// A block that could be made good.
 #[derive(Clone, Debug)]
@@ -89,7 +89,8 @@ fn readable(copies: &[TreeBlock], geometry: &Geometry) -> Vec<(TreeBlock, &'stat
 }
 
 fn is_right(block: &TreeBlock, geometry: &Geometry, expected: &Expected, end: Option<Key>) -> bool {
-    check_structure(block, geometry, expected, Checksum::Skip).is_ok() && is_below(block, end)
+    let structure = check_structure(block, geometry, expected, Checksum::Skip);
+    structure.is_ok() && header_problem(expected, block).is_none() && is_below(block, end)
 }
 
 fn is_below(block: &TreeBlock, end: Option<Key>) -> bool {
@@ -100,7 +101,8 @@ fn is_below(block: &TreeBlock, end: Option<Key>) -> bool {
 fn adopt(store: &Store, block: &TreeBlock, words: &str, damage: &Damage, end: Option<Key>) -> Option<Healed> {
     let (fixed, mut told) = known_by_all_but_one(store, block, &damage.expected)?;
     let geometry = store.geometry();
-    let place = Expected { level: damage.expected.level, ..Expected::at(damage.expected.bytenr) };
+    let Expected { level, owner, .. } = damage.expected;
+    let place = Expected { level, owner, ..Expected::at(damage.expected.bytenr) };
     told.extend((!words.is_empty()).then(|| words.to_owned()));
     if is_right(&fixed, geometry, &place, end) {
         return Some(Healed { block: fixed, words: told.join("; "), lost: Vec::new() });
@@ -140,6 +142,11 @@ fn known_by_all_but_one(store: &Store, block: &TreeBlock, expected: &Expected) -
     if let Some(owner) = owner {
         told.push(format!("it says that it belongs to tree {}", block.owner()));
         fixed.header_mut().owner = owner.0.into();
+    }
+    let flags = header.flags.get() & FLAG_RELOC | FLAG_WRITTEN | MIXED_BACKREF_REV;
+    if header.flags.get() | FLAG_WRITTEN != flags {
+        told.push(format!("its flags are {:#x}, which nobody writes", header.flags));
+        fixed.header_mut().flags = flags.into();
     }
     let count_is_possible = (fixed.len() * 33) < fixed.bytes().len();
     if let Some(key) = expected.first_key.filter(|_| count_is_possible && !fixed.is_empty())

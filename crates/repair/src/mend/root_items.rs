@@ -150,7 +150,11 @@ impl Items<'_> {
             own => self
                 .moved(tree, item)
                 .or_else(|| self.stray_root(tree, item))
-                .or_else(|| own.map(|block| (item.bytenr(), block.level(), block.generation()))),
+                // Two words of the item's against one of the block's: then it is the block that is damaged.
+                .or_else(|| {
+                    let own = own.filter(|_| item.generation != item.generation_v2);
+                    own.map(|block| (item.bytenr(), block.level(), block.generation()))
+                }),
         };
         let Some((at, level, generation)) = right else { return };
         let newest = self.workspace.store.superblock.generation();

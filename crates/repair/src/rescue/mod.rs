@@ -67,7 +67,7 @@ pub fn rescue(devices: &Devices, what: Rescue, options: &Options) -> Result<Plan
         Rescue::ClearSpaceCache(version) => (edit(&shown, &before, options, |w| space_cache::clear(w, version))?, None),
         Rescue::ClearUuidTree => (edit(&shown, &before, options, uuid_tree::clear)?, None),
         Rescue::ClearInodeCache => (edit(&shown, &before, options, inode_cache::clear)?, None),
-        Rescue::Chunks => recover_chunks(&shown, options)?,
+        Rescue::Chunks => recover_chunks(&shown, &before, options)?,
     };
     let after = if steps.is_empty() { before.clone() } else { look(&shown, whole, options)? };
     let verdict = verdict(&before, &after, &steps);
@@ -95,8 +95,8 @@ fn edit(
 }
 
 /// With chunks known again, the rest can be checked and repaired; gives also why that went no further.
-fn recover_chunks(devices: &Devices, options: &Options) -> Result<(Vec<Step>, Option<String>)> {
-    let mut steps = chunks::recover(devices)?;
+fn recover_chunks(devices: &Devices, before: &Report, options: &Options) -> Result<(Vec<Step>, Option<String>)> {
+    let mut steps = chunks::recover(devices, before)?;
     if steps.is_empty() {
         return Ok((steps, None));
     }

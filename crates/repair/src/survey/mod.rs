@@ -22,7 +22,7 @@ use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, Key, Logical, TreeId};
 
 pub use tree::{Dropped, Tree};
-pub use walk::{survey, survey_log};
+pub use walk::{header_problem, survey, survey_log};
 
 /// Who refers to a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use butterfs_engine::tree::{ChildPtr, TreeReader, TreeRoot};
-use butterfs_format::block::FLAG_RELOC;
+use butterfs_format::block::{FLAG_RELOC, FLAG_WRITTEN, MIXED_BACKREF_REV};
 use butterfs_format::items::{Compression, FileExtent, FileExtentBody, RootItem};
 use butterfs_format::validate::Expected;
 use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
@@ -96,7 +96,7 @@ impl Walk<'_> {
             return;
         }
         let read = self.store.read(expected).map_err(|e| e.problem).and_then(|block| within(block, end));
-        let block = match read.and_then(|block| of_right_kind(expected, block)) {
+        let block = match read.and_then(|block| with_right_header(expected, block)) {
             Ok(block) => block,
             Err(problem) => {
                 let damage = Damage { tree: self.tree, parent, expected: *expected, end, problem };
@@ -204,12 +204,18 @@ fn other_block(known: &Block, expected: &Expected) -> Option<String> {
     differs.into_iter().flatten().next()
 }
 
-/// Blocks that trees may share belong to one of these trees.
-fn of_right_kind(expected: &Expected, block: Arc<TreeBlock>) -> Result<Arc<TreeBlock>, String> {
-    if expected.owner.is_some() || block.owner().is_shareable() {
-        return Ok(block);
+/// What a header says that no block of such a tree may say, though the structure of the block is right.
+pub fn header_problem(expected: &Expected, block: &TreeBlock) -> Option<String> {
+    if expected.owner.is_none() && !block.owner().is_shareable() {
+        return Some(format!("the header says tree {}, whose blocks no subvolume has", block.owner()));
     }
-    Err(format!("the header says tree {}, whose blocks no subvolume has", block.owner()))
+    let flags = block.header().flags.get();
+    let is_known = flags & !(FLAG_WRITTEN | FLAG_RELOC) == MIXED_BACKREF_REV;
+    (!is_known).then(|| format!("the header has flags {flags:#x}"))
+}
+
+fn with_right_header(expected: &Expected, block: Arc<TreeBlock>) -> Result<Arc<TreeBlock>, String> {
+    header_problem(expected, &block).map_or(Ok(block), Err)
 }
 
 /// The block, if its keys are below `end`.

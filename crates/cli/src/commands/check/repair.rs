@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use butterfs_check::{superblock_copy, with_superblock};
-use butterfs_repair::{Error as RepairError, Goal, Options, Plan, Renew, Verdict};
+use butterfs_repair::{Bounds, Error as RepairError, Goal, Options, Plan, Renew, Verdict};
 use butterfs_volume::{BlockDevice, FileDevice};
 use serde_json::{Value, json};
 
@@ -148,6 +148,7 @@ fn make_plan(arguments: &super::Arguments, opened: &Opened) -> Result<Plan> {
         goal: if repair.partial { Goal::Better } else { Goal::Clean },
         renew: Renew { extent_tree: repair.init_extent_tree, checksum_tree: repair.init_csum_tree },
         data_csums: arguments.check_data_csum,
+        bounds: Bounds { memory: arguments.memory, threads: arguments.threads },
         instead_of: opened.instead_of,
         progress: progress(bar.as_ref()),
     };

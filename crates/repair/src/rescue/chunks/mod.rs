@@ -13,7 +13,7 @@ mod build;
 mod scan;
 mod truth;
 
-use butterfs_check::{Devices, Place};
+use butterfs_check::{Devices, Kind, Place, Report};
 use butterfs_format::items::DevItem;
 use butterfs_format::{Superblock, TreeId};
 use butterfs_volume::{OpenMode, Volume};
@@ -22,17 +22,21 @@ use super::superblocks;
 use crate::error::{Error, Result};
 use crate::plan::Step;
 
-/// Makes the chunk tree anew, unless it can be read.
+/// Makes the chunk tree anew, unless it can be read and nothing speaks against it: `report` is the checker's.
 ///
 /// # Errors
 /// If it cannot be known which chunks there are, or a device fails.
-pub fn recover(devices: &Devices) -> Result<Vec<Step>> {
-    if Volume::open(devices.clone(), OpenMode::ReadOnly).is_ok() {
+pub fn recover(devices: &Devices, report: &Report) -> Result<Vec<Step>> {
+    let doubts = [Kind::Chunk, Kind::DeviceExtent, Kind::BlockGroup].into_iter().any(|kind| report.has(kind));
+    if !doubts && Volume::open(devices.clone(), OpenMode::ReadOnly).is_ok() {
         return Ok(Vec::new());
     }
     let (sb, own) = superblock(devices)?;
     let blocks = scan::Blocks::scan(devices, &sb)?;
     let truth = truth::find(&blocks, &sb, &own)?;
+    if truth.rebuilt.is_empty() && Volume::open(devices.clone(), OpenMode::ReadOnly).is_ok() {
+        return Ok(Vec::new());
+    }
     if truth.devices.len() != own.len() {
         let (want, have) = (truth.devices.len(), own.len());
         return Err(Error::Refused(format!("the filesystem has {want} devices, {have} were given; name them all")));

@@ -19,8 +19,10 @@ pub struct Truth {
     pub chunks: BTreeMap<u64, Chunk>,
     /// Devices by number.
     pub devices: BTreeMap<u64, DevItem>,
-    /// Chunks that no chunk item of the current tree described.
+    /// Chunks that no chunk item of the current tree described rightly.
     pub rebuilt: BTreeSet<u64>,
+    /// Some item of the current tree cannot be read.
+    has_unreadable: bool,
 }
 
 /// What the device tree and the block groups say.
@@ -56,9 +58,11 @@ pub fn find(blocks: &Blocks<'_>, sb: &Superblock, own: &[DevItem]) -> Result<Tru
         level: sb.chunk_root_level,
         generation: Generation(sb.chunk_root_generation.get()),
     };
-    let whole = blocks.walk(TreeId::CHUNK, root, &mut |leaf| truth.take_leaf(leaf))?;
-    if !whole {
-        let evidence = gather(blocks, sb)?;
+    let walked = blocks.walk(TreeId::CHUNK, root, &mut |leaf| truth.take_leaf(leaf))?;
+    let whole = walked && !truth.has_unreadable;
+    let evidence = gather(blocks, sb)?;
+    // A tree that can be read is believed where the two others do not speak against it with one voice.
+    if !whole || evidence.whole_groups && evidence.whole_devices {
         let older = older_chunks(blocks)?;
         complete(&mut truth, &evidence, &older, sb, own)?;
     }
@@ -73,11 +77,10 @@ impl Truth {
         for slot in 0..leaf.len() {
             let (key, data) = (leaf.key(slot), leaf.data(slot));
             match key.item_type {
-                ItemType::CHUNK_ITEM => {
-                    if let Ok((chunk, _)) = Chunk::parse(data) {
-                        self.chunks.insert(key.offset, chunk);
-                    }
-                }
+                ItemType::CHUNK_ITEM => match Chunk::parse(data) {
+                    Ok((chunk, size)) if size == data.len() => drop(self.chunks.insert(key.offset, chunk)),
+                    _ => self.has_unreadable = true,
+                },
                 ItemType::DEV_ITEM => {
                     if let Ok(item) = read_exact::<DevItem>(data) {
                         self.devices.insert(key.offset, item);
@@ -154,7 +157,10 @@ fn complete(
         return Err(Error::Refused(format!("the chunk tree cannot be recovered: {text}")));
     }
     for (start, (length, flags)) in &evidence.groups {
-        if truth.chunks.get(start).is_some_and(|chunk| chunk.length() == *length && chunk.flags() == *flags) {
+        let stripes = evidence.stripes.get(start);
+        let agrees = |chunk: &Chunk| stripes.is_none_or(|stripes| *stripes == places(chunk) || !evidence.whole_devices);
+        let right = |chunk: &Chunk| chunk.length() == *length && chunk.flags() == *flags && agrees(chunk);
+        if truth.chunks.get(start).is_some_and(right) {
             continue;
         }
         let chunk = rebuild(*start, (*length, *flags), evidence, older, sb, own)?;
