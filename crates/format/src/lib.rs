@@ -8,7 +8,7 @@
 //! * [`superblock`]: the superblock, its mirrors and feature bits.
 //! * [`block`]: tree blocks: header, leaf and node views, and edits of one block.
 //! * [`items`]: the items found in leaves.
-//! * [`print`]: structures as text, as btrfs-progs prints them.
+//! * [`mod@print`]: structures as text, as btrfs-progs prints them.
 //! * [`validate`]: the checks a tree block must pass before it is used or written.
 //! * [`checksum`], [`hash`]: the checksums and name hashes of the format.
 //! * [`compression`]: from compressed extents to the bytes of files.

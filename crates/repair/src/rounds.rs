@@ -143,7 +143,6 @@ pub(crate) fn judge(devices: &Devices, options: &Options) -> Result<Report> {
         devices: devices.clone(),
         progress: options.progress.clone(),
         max_findings: 100_000,
-        ..butterfs_check::Options::default()
     };
     Ok(check(&volume, &options))
 }

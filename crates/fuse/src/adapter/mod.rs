@@ -63,7 +63,7 @@ pub struct AdapterOptions {
     pub commit_interval: Duration,
     /// Who may delete subvolumes.
     pub subvolume_deletion: SubvolumeDeletion,
-    /// The image or device, for [`crate::control::status`].
+    /// The image or device, for [`crate::control::status()`].
     pub device: String,
     /// The options that the user gave, for the same.
     pub shown_options: String,
