@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use butterfs_check::{Devices, Finding, Kind, Place, Report, Severity, check, open_failure};
+use butterfs_format::TreeId;
 use butterfs_format::superblock::{Incompat, SUPER_FLAG_SEEDING};
 use butterfs_volume::{OpenMode, Volume};
 
@@ -23,9 +24,17 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
     let trial = Trial::begin(devices);
     let shown = trial.devices();
     let before = judge(&shown, options)?;
-    let Rounds { steps, after, stopped } = rounds(&shown, before.clone(), options)?;
+    let Rounds { steps, mut after, stopped } = rounds(&shown, before.clone(), options)?;
+    if touches_checksums(&steps) && !options.data_csums && options.renew == Renew::default() {
+        // Mended checksums can be wrong themselves: only the data tells.
+        after = judge(&shown, &Options { data_csums: true, ..options.clone() })?;
+    }
     let verdict = verdict(&before, &after, &steps, options.goal);
     Ok(Plan { steps, changes: trial.changes()?, before, after, verdict, stopped })
+}
+
+fn touches_checksums(steps: &[Step]) -> bool {
+    steps.iter().any(|step| step.place.tree == Some(TreeId::CSUM))
 }
 
 /// What some rounds did.

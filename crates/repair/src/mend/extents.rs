@@ -412,9 +412,10 @@ impl Mender<'_> {
                         "it has checksums, which are right: it is written, not preallocated".to_owned(),
                     ));
                 }
-            } else if !extent.prealloc && covered == 0 && prealloc {
+            } else if !extent.prealloc && covered == 0 && prealloc && is_zero(self.file.store, start, extent.num_bytes)
+            {
                 extent.prealloc = true;
-                told.push((record.offset, "nothing of it has a checksum: it is preallocated, not written".to_owned()));
+                told.push((record.offset, "it is zeros without checksums: it is preallocated, not written".to_owned()));
             }
         }
         told.into_iter().for_each(|(at, words)| self.tell(at, words));
@@ -499,6 +500,18 @@ fn guess(front: &[u8]) -> Compression {
         [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => Compression::Zlib,
         _ => Compression::Lzo,
     }
+}
+
+/// Whether nothing but zeros lies in a range: then written and preallocated read alike. Checksums can be lost, so
+/// that there are none says nothing by itself.
+fn is_zero(store: &Store, start: u64, len: u64) -> bool {
+    const PIECE: u64 = 1 << 20;
+    let mut buffer = Vec::new();
+    (0..len).step_by(PIECE as usize).all(|at| {
+        buffer.resize(PIECE.min(len - at) as usize, 0);
+        let read = store.volume().read(Logical(start.saturating_add(at)), &mut buffer);
+        read.is_ok() && buffer.iter().all(|byte| *byte == 0)
+    })
 }
 
 /// Whether every sector of a range has a checksum that is that of what lies there.
