@@ -27,7 +27,7 @@ pub fn prepare_superblocks(devices: &Devices, report: &Report) -> Result<Vec<Ste
         }
         let copies = (1..SUPERBLOCK_OFFSETS.len()).filter_map(|index| superblock_copy(&**device, index).ok());
         if let Some(good) = copies.max_by_key(|sb| sb.generation.get()) {
-            write_superblock(&**device, &good)?;
+            write_superblock(&**device, SUPERBLOCK_OFFSETS[0], &good)?;
             let action = format!("is bad; replaced by the copy at {} of generation {}", good.bytenr, good.generation);
             steps.push(Step::new("superblock", Place::superblock_copy(device.name(), SUPERBLOCK_OFFSETS[0]), action));
         }
@@ -55,14 +55,14 @@ fn raise_total(devices: &Devices) -> Result<Option<Step>> {
     for device in devices {
         let mut sb = superblock_copy(&**device, 0)?;
         sb.total_bytes = total.into();
-        write_superblock(&**device, &sb)?;
+        write_superblock(&**device, SUPERBLOCK_OFFSETS[0], &sb)?;
     }
     let action = format!("total_bytes is {said}, set to {total}");
     Ok(Some(Step::new("superblock", Place::superblock(), action)))
 }
 
-fn write_superblock(device: &dyn BlockDevice, sb: &Superblock) -> Result<()> {
-    let offset = SUPERBLOCK_OFFSETS[0];
+/// Writes a superblock to one of its places on a device.
+pub(crate) fn write_superblock(device: &dyn BlockDevice, offset: u64, sb: &Superblock) -> Result<()> {
     let written = device.write_at(offset, &sb.to_bytes_at(offset));
     written.map_err(|source| butterfs_volume::Error::Device { name: device.name(), devid: None, source }.into())
 }

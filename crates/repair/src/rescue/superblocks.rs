@@ -5,6 +5,7 @@ use butterfs_format::Superblock;
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_volume::BlockDevice;
 
+use crate::commit::write_superblock;
 use crate::error::{Error, Result};
 use crate::plan::Step;
 
@@ -28,7 +29,7 @@ pub fn recover(devices: &Devices) -> Result<Vec<Step>> {
                 Err(butterfs_volume::Error::Corruption(corruption)) => corruption.problem,
                 Err(error) => error.to_string(),
             };
-            write(&**device, offset, &newest)?;
+            write_superblock(&**device, offset, &newest)?;
             let action = format!("{problem}; replaced by that of generation {}", newest.generation);
             steps.push(Step::new("superblock", Place::superblock_copy(device.name(), offset), action));
         }
@@ -55,7 +56,7 @@ pub fn zero_log(devices: &Devices) -> Result<Vec<Step>> {
         sb.log_root = 0.into();
         sb.log_root_level = 0;
         for (_, offset) in places(&**device, &sb) {
-            write(&**device, offset, &sb)?;
+            write_superblock(&**device, offset, &sb)?;
         }
     }
     Ok(steps)
@@ -76,12 +77,7 @@ pub(super) fn newest(device: &dyn BlockDevice) -> Result<Superblock> {
 }
 
 /// The copies that a device has room for.
-pub(super) fn places(device: &dyn BlockDevice, sb: &Superblock) -> impl Iterator<Item = (usize, u64)> {
+fn places(device: &dyn BlockDevice, sb: &Superblock) -> impl Iterator<Item = (usize, u64)> {
     let len = device.len().min(sb.dev_item.total_bytes.get());
     SUPERBLOCK_OFFSETS.into_iter().enumerate().filter(move |(_, offset)| offset + SUPERBLOCK_SIZE as u64 <= len)
-}
-
-pub(super) fn write(device: &dyn BlockDevice, offset: u64, sb: &Superblock) -> Result<()> {
-    let written = device.write_at(offset, &sb.to_bytes_at(offset));
-    written.map_err(|source| butterfs_volume::Error::Device { name: device.name(), devid: None, source }.into())
 }
