@@ -16,6 +16,8 @@ mod health;
 mod holds;
 mod old_root;
 mod open;
+#[cfg(test)]
+mod prealloc_tests;
 mod read;
 mod remove;
 mod rename;

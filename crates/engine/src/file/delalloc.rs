@@ -147,6 +147,11 @@ impl FileData {
         self.release(landed.values().map(|run| run.len() as u64).sum());
     }
 
+    /// How many bytes of data space are promised.
+    pub(super) fn promised(&self) -> u64 {
+        lock(&self.inner).promise.as_ref().map_or(0, DataReservation::bytes)
+    }
+
     /// Space was allocated for `bytes` that were promised; what their metadata was promised stays.
     pub(super) fn spend_data(&self, bytes: u64) {
         self.use_promise(|promise, _| promise.spend_data(bytes));

@@ -2,22 +2,23 @@
 //!
 //! # Invariants
 //! * Preallocated space is written in place only if nothing else refers to it: no other file, and
-//!   no snapshot made since the item was written. What was written once is never written in place
-//!   again, so the last durable superblock still finds zeros there.
+//!   no snapshot made since the extent was. That is asked again when the piece enters the tree. What
+//!   was written once is never written in place again, so the last durable superblock still finds
+//!   zeros there.
 //!
 //! # Locking
 //! The caller holds `FileData::settle`, so the file's extents stay as they were found.
 
 use std::ops::{ControlFlow, Range};
 
-use butterfs_format::items::{ExtentItem, InodeFlags};
-use butterfs_format::{ItemType, Key, Logical, TreeId};
+use butterfs_format::Logical;
+use butterfs_format::items::InodeFlags;
 
-use super::extents::{Item, MAX_EXTENT, Stored, scan};
+use super::extents::{Item, MAX_EXTENT, Stored, item_below, scan};
 use super::sectors::{intersect, len, lock};
 use crate::error::Result;
 use crate::inode::{Inode, InodeId, Shared};
-use crate::tx::{Need, Transaction};
+use crate::tx::{Need, Transaction, Wanted};
 
 /// One piece replaces so many extents at most.
 const DROPS_PER_PIECE: usize = 64;
@@ -77,19 +78,35 @@ fn preallocated(tx: &Transaction, id: InodeId, ranges: &[Range<u64>]) -> Result<
 }
 
 /// Whether an item is preallocated space that nothing else refers to.
+///
+/// The generation that counts is the extent's: that of the item is new when a part of it was cut off.
 pub(super) fn may_overwrite(tx: &Transaction, id: InodeId, item: &Item) -> Result<bool> {
     let Stored::Data(extent) = &item.stored else { return Ok(false) };
-    if !extent.prealloc || extent.is_hole() || extent.generation <= tx.root_item(id.tree)?.last_snapshot.get() {
+    if !extent.prealloc || extent.is_hole() {
         return Ok(false);
     }
-    let key = Key::new(extent.disk_bytenr, ItemType::EXTENT_ITEM, extent.disk_num_bytes);
-    // An extent so new that its item is still to come counts as shared: it gets new space.
-    let Some(data) = tx.get(TreeId::EXTENT, &key)? else { return Ok(false) };
-    let Ok(whole) = ExtentItem::parse(&key, &data) else { return Ok(false) };
     let own = extent.back_ref(id, item.start);
-    let only_ours = matches!(whole.inline[..], [one] if one.back_ref == own && u64::from(one.count) == whole.refs);
-    let clean = || tx.checksums(extent.address()?, extent.num_bytes).map(|sums| sums.iter().all(Option::is_none));
-    Ok(only_ours && clean()?)
+    let made = tx.generation_if_only(Logical(extent.disk_bytenr), extent.disk_num_bytes, &own)?;
+    let last_snapshot = tx.root_item(id.tree)?.last_snapshot.get();
+    if made.is_none_or(|made| made <= last_snapshot) {
+        return Ok(false);
+    }
+    let sums = tx.checksums(extent.address()?, extent.num_bytes)?;
+    Ok(sums.iter().all(Option::is_none))
+}
+
+/// Whether a piece may still go where it was to: a snapshot may have come since it was placed.
+pub(super) fn is_still_good(tx: &Transaction, id: InodeId, piece: &Piece) -> Result<bool> {
+    match (piece.home, item_below(tx, id, piece.file.start.saturating_add(1))?) {
+        (Home::New, _) => Ok(true),
+        (Home::Prealloc, Some(item)) => may_overwrite(tx, id, &item),
+        (Home::Prealloc, None) => Ok(false),
+    }
+}
+
+/// Finds new space for a piece that may not go where it was to.
+pub(super) fn place_anew(shared: &Shared, inode: &Inode, piece: &Piece) -> Result<Vec<Piece>> {
+    cut(shared, inode, allocate(shared, inode, std::slice::from_ref(&piece.file))?)
 }
 
 /// What `pieces` leave of `ranges`.
@@ -112,6 +129,13 @@ fn allocate(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<Vec
     if ranges.is_empty() {
         return Ok(Vec::new());
     }
+    // Who was to write into preallocated space that is now shared may have been promised nothing, and
+    // must not take what others were promised.
+    let missing = ranges.iter().map(len).sum::<u64>().saturating_sub(inode.data.promised());
+    let _own = match missing {
+        0 => None,
+        data => Some(shared.gate.reserve_data(Wanted { data, ..Wanted::default() })?),
+    };
     // The inner result is not the change's: space that was not found changed nothing.
     let pieces = shared.gate.change(Need::Promised, |tx| {
         let mut pieces = Vec::new();

@@ -8,6 +8,7 @@
 //! `FileData::settle` is held from end to end, `Inode::range` shared while runs are taken and alone
 //! while extents enter the tree; neither it nor the gate while a device is waited for.
 
+use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 
 use butterfs_format::Logical;
@@ -18,7 +19,7 @@ use butterfs_format::validate::Geometry;
 use super::delalloc::{FileData, TakenRun};
 use super::errors::ErrorCursor;
 use super::extents::{self, DataExtent, Stored};
-use super::place::{Home, Piece, cut, give_back, place};
+use super::place::{Home, Piece, cut, give_back, is_still_good, place, place_anew};
 use super::sectors::{intersect, len, lock, lock_alone, lock_shared, sector_size};
 use super::update::{Progress, count, settle_item, update_file};
 use crate::error::Result;
@@ -68,18 +69,40 @@ fn write_out(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result<()> {
     if let Some(bytes) = inline_candidate(shared, inode, runs)? {
         return store_inline(shared, inode, &bytes);
     }
-    let pieces = cut(shared, inode, place(shared, inode, &joined(runs))?)?;
-    let mut rest = &pieces[..];
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(rest.len().min(PIECES_PER_CHANGE));
-        let waiting = later.first().map(|piece| piece.file.start);
-        if let Err(error) = write_pieces(shared, inode, runs, now, waiting) {
-            // After an abort this fails too, and the first cause is the one to tell.
-            let _ = give_back(shared, rest);
-            return Err(error);
-        }
-        rest = later;
+    let mut pieces = VecDeque::from(cut(shared, inode, place(shared, inode, &joined(runs))?)?);
+    let result = write_all(shared, inode, runs, &mut pieces);
+    if result.is_err() {
+        // After an abort this fails too, and the first cause is the one to tell.
+        let _ = give_back(shared, pieces.make_contiguous());
     }
+    result
+}
+
+/// Writes pieces, lowest first, and puts them into the tree; those that are there leave `pieces`.
+fn write_all(shared: &Shared, inode: &Inode, runs: &[TakenRun], pieces: &mut VecDeque<Piece>) -> Result<()> {
+    while !pieces.is_empty() {
+        let batch = pieces.len().min(PIECES_PER_CHANGE);
+        let sums = write_data(shared, inode, runs, &pieces.make_contiguous()[..batch])?;
+        let mut sums = &sums[..];
+        while !sums.is_empty() {
+            let entered = enter(shared, inode, pieces.make_contiguous(), sums)?;
+            pieces.drain(..entered);
+            sums = &sums[entered..];
+            if entered == 0 {
+                replace_first(shared, inode, pieces)?;
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives the first piece new space. What was written where it was to go, nobody sees.
+fn replace_first(shared: &Shared, inode: &Inode, pieces: &mut VecDeque<Piece>) -> Result<()> {
+    let Some(first) = pieces.front() else { return Ok(()) };
+    let anew = place_anew(shared, inode, first)?;
+    pieces.pop_front();
+    anew.into_iter().rev().for_each(|piece| pieces.push_front(piece));
     Ok(())
 }
 
@@ -95,26 +118,15 @@ fn joined(runs: &[TakenRun]) -> Vec<Range<u64>> {
     ranges
 }
 
-fn write_pieces(
-    shared: &Shared,
-    inode: &Inode,
-    runs: &[TakenRun],
-    pieces: &[Piece],
-    waiting: Option<u64>,
-) -> Result<()> {
+/// Writes the bytes of pieces to the devices; gives the checksums of each, none if it is to have none.
+fn write_data(shared: &Shared, inode: &Inode, runs: &[TakenRun], pieces: &[Piece]) -> Result<Vec<Vec<Checksum>>> {
     let volume = shared.gate.volume();
     let wants_sums = !lock(&inode.state).item.flags().contains(InodeFlags::NODATASUM);
     let slices: Vec<Vec<(Logical, &[u8])>> = pieces.iter().map(|piece| slices_of(runs, piece)).collect();
     let geometry = volume.geometry();
-    let sums: Vec<_> =
-        slices.iter().map(|parts| if wants_sums { checksums(&geometry, parts) } else { Vec::new() }).collect();
+    let sums = slices.iter().map(|parts| if wants_sums { checksums(&geometry, parts) } else { Vec::new() }).collect();
     volume.write_batch(&slices.concat())?;
-    let (mut pieces, mut sums) = (pieces, &sums[..]);
-    while !pieces.is_empty() {
-        let entered = enter(shared, inode, pieces, sums, waiting)?;
-        (pieces, sums) = (&pieces[entered..], &sums[entered..]);
-    }
-    Ok(())
+    Ok(sums)
 }
 
 /// A piece's bytes with their addresses; runs are whole sectors, so these are too.
@@ -134,27 +146,27 @@ fn checksums(geometry: &Geometry, slices: &[(Logical, &[u8])]) -> Vec<Checksum> 
     sectors.map(|sector| geometry.csum_type.compute(sector)).collect()
 }
 
-/// Puts written pieces into the tree, as one change; as many as there is metadata for now, and at
-/// least one. Gives how many.
-fn enter(
-    shared: &Shared,
-    inode: &Inode,
-    pieces: &[Piece],
-    sums: &[Vec<Checksum>],
-    waiting: Option<u64>,
-) -> Result<usize> {
+/// Puts written pieces into the tree, as one change, those that have `sums`: as many as there is
+/// metadata for now, up to one that may not go where it was written any more. Gives how many.
+fn enter(shared: &Shared, inode: &Inode, pieces: &[Piece], sums: &[Vec<Checksum>]) -> Result<usize> {
     let _range = lock_alone(&inode.range);
     update_file(shared, inode, Need::Promised, |tx, id, item| {
-        let count = fitting(pieces, tx.affordable(PIECES_PER_CHANGE * REFS_PER_PIECE));
-        for (piece, sums) in pieces[..count].iter().zip(sums) {
+        let most = fitting(&pieces[..sums.len()], tx.affordable(PIECES_PER_CHANGE * REFS_PER_PIECE));
+        let mut progress = Progress::default();
+        let mut entered = 0;
+        for (piece, sums) in pieces[..most].iter().zip(sums) {
+            if !is_still_good(tx, id, piece)? {
+                break;
+            }
             enter_piece(tx, id, item, piece)?;
             if !sums.is_empty() {
                 tx.insert_checksums(piece.at, sums)?;
             }
+            progress.written = piece.file.end;
+            entered += 1;
         }
-        let written = pieces[count - 1].file.end;
-        let waiting = pieces.get(count).map(|piece| piece.file.start).or(waiting);
-        Ok((Progress { written, waiting, dropped_to: None }, count))
+        progress.waiting = pieces.get(entered).map(|piece| piece.file.start);
+        Ok((progress, entered))
     })
 }
 

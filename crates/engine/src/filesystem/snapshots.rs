@@ -68,11 +68,14 @@ impl Filesystem {
         place.check()?;
         super::require_subvolume(source)?;
         self.clean_up_subvolume(source)?;
-        self.with_room(|| self.snapshot_once(source, place, access))
+        self.with_room(|| {
+            self.write_back_subvolume(source)?;
+            self.snapshot_written(source, place, access)
+        })
     }
 
-    fn snapshot_once(&self, source: TreeId, place: Place<'_>, access: Access) -> Result<TreeId> {
-        self.write_back_subvolume(source)?;
+    /// A snapshot without what is dirty at this moment.
+    pub(super) fn snapshot_written(&self, source: TreeId, place: Place<'_>, access: Access) -> Result<TreeId> {
         let (now, uuid) = (self.now(), self.shared.environment.new_uuid());
         let inodes = [self.dir(place.dir)?];
         let mut locked = Locked::new(&inodes)?;

@@ -18,23 +18,23 @@ use crate::inode::xattr::{Xattr, XattrMode};
 use crate::inode::{InodeId, orphan};
 use crate::mkfs::{self, MakeOptions};
 
-const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
+pub(super) const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
 const DIR: NewInode<'static> = NewInode { kind: NewKind::Directory, permissions: 0o755, uid: 1, gid: 2 };
 const SUBVOLUME: NewSubvolume = NewSubvolume { permissions: 0o755, uid: 0, gid: 0 };
 
-fn device() -> Arc<MemDevice> {
+pub(super) fn device() -> Arc<MemDevice> {
     let device = Arc::new(MemDevice::new(1 << 30));
     mkfs::make(device.clone(), &MakeOptions::new(1 << 30, &SystemEnvironment)).unwrap();
     device
 }
 
-fn open(device: &Arc<MemDevice>) -> Filesystem {
+pub(super) fn open(device: &Arc<MemDevice>) -> Filesystem {
     let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
     Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap()
 }
 
 /// Commits, and has the checker judge what is on the device.
-fn judge(device: &Arc<MemDevice>, fs: Filesystem) {
+pub(super) fn judge(device: &Arc<MemDevice>, fs: Filesystem) {
     fs.sync().unwrap();
     drop(fs);
     let volume = Volume::open(vec![device.clone()], OpenMode::ReadOnly).unwrap();
@@ -47,7 +47,7 @@ fn judge(device: &Arc<MemDevice>, fs: Filesystem) {
     assert!(report.worst().is_none(), "{report}");
 }
 
-fn top(name: &[u8]) -> Place<'_> {
+pub(super) fn top(name: &[u8]) -> Place<'_> {
     Place::new(InodeId::top_of(TreeId::FS), name)
 }
 

@@ -39,6 +39,19 @@ impl Transaction {
         Ok(None)
     }
 
+    /// The generation that a data extent was made in, if no other reference to it than `own` is known,
+    /// those pending counted. Blocks that a snapshot shares hold references that do not show here: they
+    /// are all from generations up to that of the snapshot. [`None`] also for an extent so new that its
+    /// item is still to come.
+    pub fn generation_if_only(&self, at: Logical, len: u64, own: &BackRef) -> Result<Option<u64>> {
+        if self.refs.get(at).is_some_and(|head| head.changes.keys().any(|one| one != own)) {
+            return Ok(None);
+        }
+        let Some((_, item)) = self.extent_item(at, ExtentKind::Data, len)? else { return Ok(None) };
+        let only = matches!(item.inline[..], [one] if one.back_ref == *own && u64::from(one.count) == item.refs);
+        Ok(only.then_some(item.generation))
+    }
+
     /// Settles all delayed references, those that settling itself makes included.
     pub(super) fn run_delayed_refs(&mut self) -> Result<()> {
         while let Some((at, head)) = self.refs.pop_first() {
