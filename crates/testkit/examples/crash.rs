@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use butterfs_testkit::crash::campaign::{Campaign, Tally, by_name, campaigns};
+use butterfs_testkit::crash::cut::Cut;
 use butterfs_testkit::crash::judge::{Maker, judge};
 use butterfs_testkit::crash::kernel::KernelJudge;
 use butterfs_testkit::crash::recording::Event;
@@ -98,7 +99,7 @@ fn run(campaigns: &[Campaign], arguments: &Arguments) -> ExitCode {
     let (kernel, mut by_kernel) = ((arguments.kernel > 0).then(KernelJudge::default), 0);
     for campaign in campaigns {
         let recorded = campaign.record(|device| device, OnError::Panic);
-        let mut tally = recorded.judge(arguments.jobs);
+        let mut tally = recorded.judge_all(arguments.jobs);
         if let Some(kernel) = &kernel {
             let (plan, made) = (&recorded.plan, recorded.history.made);
             let (judged, others) = kernel.sample(plan, made, Maker::Butterfs, arguments.kernel);

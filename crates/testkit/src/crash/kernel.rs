@@ -11,11 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use butterfs_engine::filesystem::Access;
 use butterfs_volume::{BlockDevice, FileDevice};
 
-use super::contents;
 use super::judge::{Maker, Strictness, Violation, bad, check_devices, environment};
 use super::states::{CrashState, Plan};
 use super::workload::open;
 use crate::command::{Finished, run_program};
+use crate::library_tree;
 use crate::mounter::Mounter;
 use crate::oracle;
 use crate::tree_compare::{Time, Times, Tree};
@@ -44,9 +44,11 @@ impl KernelJudge {
         if btrfs_check(&image, "btrfs check", maker)? == Finding::KernelLog {
             return Ok(());
         }
-        let ours = open(state.forks(), Access::ReadWrite, environment())
-            .and_then(|filesystem| contents::tree(&filesystem))
+        let filesystem = open(state.forks(), Access::ReadWrite, environment())
             .or_else(|error| bad("does not open for writing", error))?;
+        let ours = library_tree::try_read(&filesystem)
+            .or_else(|(path, error)| bad("cannot be read", format!("{}: {error}", path.display())))?;
+        drop(filesystem);
         let before = SystemTime::now();
         let mounted = match Mounter::Kernel.try_mount(&image, &self.work.dir("mnt"), "") {
             Ok(mounted) => mounted,
