@@ -252,8 +252,8 @@ fn fsyncs_at_the_same_time_share_their_flushes() {
 /// An fsync does not return before a commit that is under way is durable, when that is what it relies on.
 #[test]
 fn fsync_waits_for_the_commit_that_it_relies_on() {
-    let device = Arc::new(Filtered::over(made(), SlowFlush::default()));
-    let fs = open(device.clone(), OpenOptions::default());
+    let image = made();
+    let fs = open(Arc::new(Filtered::over(image.clone(), SlowFlush::default())), OpenOptions::default());
     let file = fs.create(Place::new(fs.root(), b"f"), &FILE).unwrap();
     fs.write(file, 0, &[1; 5000]).unwrap();
     fs.sync().unwrap();
@@ -271,7 +271,7 @@ fn fsync_waits_for_the_commit_that_it_relies_on() {
         for round in 1..=60_u8 {
             fs.write(file, 0, &[round; 5000]).unwrap();
             fs.fsync(file).unwrap();
-            let after = open(Arc::new(device.inner.snapshot()), OpenOptions::default());
+            let after = open(Arc::new(image.snapshot()), OpenOptions::default());
             let mut bytes = [0; 5000];
             after.read(file, 0, &mut bytes).unwrap();
             if bytes != [round; 5000] {
