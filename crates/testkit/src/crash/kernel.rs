@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use butterfs_engine::filesystem::Access;
 use butterfs_volume::{BlockDevice, FileDevice};
 
+use super::cut::Cut;
 use super::judge::{Maker, Strictness, Violation, bad, check_devices, environment};
 use super::states::{CrashState, Plan};
 use super::workload::open;
@@ -69,14 +70,27 @@ impl KernelJudge {
     /// Judges about `count` states of a plan, those cut after event `made` alone. Gives how many they were, and what was
     /// wrong.
     pub fn sample(&self, plan: &Plan, made: usize, maker: Maker, count: usize) -> (usize, Vec<(String, Violation)>) {
+        self.sample_where(plan, maker, count, |state| {
+            // A superblock that is half written is no clean filesystem to others.
+            state.cut >= made && (!state.is_torn() || check_devices(&state.forks(), maker, Strictness::Cut).is_ok())
+        })
+    }
+
+    /// As [`KernelJudge::sample`], of any work by us: those states that others can be asked about.
+    pub fn sample_of(&self, cut: &dyn Cut, count: usize) -> (usize, Vec<(String, Violation)>) {
+        self.sample_where(cut.plan(), Maker::Butterfs, count, |state| cut.is_for_others(state))
+    }
+
+    fn sample_where(
+        &self,
+        plan: &Plan,
+        maker: Maker,
+        count: usize,
+        wanted: impl Fn(&CrashState) -> bool,
+    ) -> (usize, Vec<(String, Violation)>) {
         let (mut judged, mut violations) = (0, Vec::new());
         let step = (plan.len() / count.max(1)).max(1);
-        for number in (0..plan.len()).step_by(step).take(count) {
-            let state = plan.state(number);
-            // A superblock that is half written is no clean filesystem to others.
-            if state.cut < made || check_devices(&state.forks(), maker, Strictness::Cut).is_err() && state.is_torn() {
-                continue;
-            }
+        for state in (0..plan.len()).step_by(step).take(count).map(|number| plan.state(number)).filter(wanted) {
             judged += 1;
             if let Err(violation) = self.judge(&state, maker) {
                 violations.push((state.to_string(), violation));

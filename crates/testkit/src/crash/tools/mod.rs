@@ -66,3 +66,11 @@ impl Tool {
         }
     }
 }
+
+/// Of so many states in all, each tool gets one in this many: a judge of repairs plans another.
+const SHARE: usize = 200;
+
+/// All tools with the states to try of each, beside `states` of operations.
+pub fn tools(seed: u64, states: usize) -> impl Iterator<Item = (Tool, Settings)> {
+    TOOLS.into_iter().map(move |tool| (tool, Settings::new(seed, states.div_ceil(SHARE))))
+}
