@@ -6,8 +6,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
-mod faults;
-
 use std::sync::Arc;
 
 use butterfs_check::{Finding, Kind};
@@ -18,10 +16,11 @@ use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, ItemType as T, Key, Logical, Superblock, TreeBlock, TreeId};
+use butterfs_testkit::damage::rows::{
+    ANY, ConcatRows, DEVICES, EXTENTS_OF_FILES, FS, INODES, ROOTS, Row, SPACE, SUB, TREES, add64,
+};
+use butterfs_testkit::damage::{Dice, SIZE, Subject, findings};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
-
-use faults::rows::{ANY, ConcatRows, DEVICES, EXTENTS_OF_FILES, FS, INODES, ROOTS, Row, SPACE, SUB, TREES, add64};
-use faults::{Dice, SIZE, Subject, findings};
 
 /// How many items each row of a table is tried on.
 const TRIES: usize = 3;

@@ -12,11 +12,12 @@ use butterfs_engine::mkfs::{MakeOptions, make};
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_testkit::crash::breaker::{Breach, BrokenDevice};
 use butterfs_testkit::crash::campaign::{Campaign, Tally, Wrap, campaigns};
-use butterfs_testkit::crash::contents::files;
+use butterfs_testkit::crash::cut::Cut;
 use butterfs_testkit::crash::judge::{Maker, Strictness, check_devices, use_it};
 use butterfs_testkit::crash::recording::Event;
 use butterfs_testkit::crash::states::{Plan, Settings, SuperblockTear};
 use butterfs_testkit::crash::workload::{CountingEnvironment, DEVICE_LEN, OnError, Style, open};
+use butterfs_testkit::library_tree::files;
 use butterfs_volume::{BlockDevice, MemDevice};
 
 /// Judged in each run, over all workloads.
@@ -216,7 +217,7 @@ fn violations_with(wrap: Wrap) -> Vec<(String, String)> {
     let campaigns = all_campaigns(SuperblockTear::Never);
     let campaign = campaigns.iter().find(|campaign| campaign.script.style == Style::Mixed).unwrap();
     let campaign = Campaign { settings: Settings::new(1, 150), ..*campaign };
-    campaign.record(wrap, OnError::Stop).judge(1).violations
+    campaign.record(wrap, OnError::Stop).judge_all(1).violations
 }
 
 /// The judge can say no: each broken promise is seen.

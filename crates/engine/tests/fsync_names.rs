@@ -15,6 +15,7 @@ use butterfs_engine::inode::InodeId;
 use butterfs_engine::inode::xattr::{Xattr, XattrMode};
 use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_engine::tx::WhyCommit;
+use butterfs_testkit::filter::{Filter, Filtered};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
 const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
@@ -199,36 +200,14 @@ fn each_reason_to_commit_has_a_name() {
 }
 
 /// Counts flushes, and takes its time for each.
-struct SlowFlush {
-    inner: Arc<MemDevice>,
-    flushes: AtomicU64,
-}
+#[derive(Default)]
+struct SlowFlush(AtomicU64);
 
-impl BlockDevice for SlowFlush {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.inner.read_at(offset, buf)
-    }
-
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.inner.write_at(offset, buf)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.flushes.fetch_add(1, Ordering::Relaxed);
+impl Filter for SlowFlush {
+    fn flush(&self, inner: &dyn BlockDevice) -> io::Result<()> {
+        self.0.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(4));
-        self.inner.flush()
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.inner.discard(offset, len)
-    }
-
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
-
-    fn name(&self) -> String {
-        self.inner.name()
+        inner.flush()
     }
 }
 
@@ -237,14 +216,14 @@ impl BlockDevice for SlowFlush {
 fn fsyncs_at_the_same_time_share_their_flushes() {
     const THREADS: u64 = 8;
     const ROUNDS: u64 = 20;
-    let device = Arc::new(SlowFlush { inner: made(), flushes: AtomicU64::new(0) });
+    let device = Arc::new(Filtered::over(made(), SlowFlush::default()));
     let fs = open(device.clone(), OpenOptions::default());
     let name = |number: u64| format!("t{number}");
     let create = |number| fs.create(Place::new(fs.root(), name(number).as_bytes()), &FILE).unwrap();
     let files: Vec<InodeId> = (0..THREADS).map(create).collect();
     files.iter().for_each(|file| assert_eq!(fs.write(*file, 0, &[1; 5000]).unwrap(), 5000));
     fs.sync().unwrap();
-    let flushes = || device.flushes.load(Ordering::Relaxed);
+    let flushes = || device.0.load(Ordering::Relaxed);
     let before = flushes();
     fs.write(files[0], 0, &[2; 5000]).unwrap();
     fs.fsync(files[0]).unwrap();
@@ -273,8 +252,8 @@ fn fsyncs_at_the_same_time_share_their_flushes() {
 /// An fsync does not return before a commit that is under way is durable, when that is what it relies on.
 #[test]
 fn fsync_waits_for_the_commit_that_it_relies_on() {
-    let device = Arc::new(SlowFlush { inner: made(), flushes: AtomicU64::new(0) });
-    let fs = open(device.clone(), OpenOptions::default());
+    let image = made();
+    let fs = open(Arc::new(Filtered::over(image.clone(), SlowFlush::default())), OpenOptions::default());
     let file = fs.create(Place::new(fs.root(), b"f"), &FILE).unwrap();
     fs.write(file, 0, &[1; 5000]).unwrap();
     fs.sync().unwrap();
@@ -292,7 +271,7 @@ fn fsync_waits_for_the_commit_that_it_relies_on() {
         for round in 1..=60_u8 {
             fs.write(file, 0, &[round; 5000]).unwrap();
             fs.fsync(file).unwrap();
-            let after = open(Arc::new(device.inner.snapshot()), OpenOptions::default());
+            let after = open(Arc::new(image.snapshot()), OpenOptions::default());
             let mut bytes = [0; 5000];
             after.read(file, 0, &mut bytes).unwrap();
             if bytes != [round; 5000] {

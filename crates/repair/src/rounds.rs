@@ -9,6 +9,7 @@ use butterfs_volume::{OpenMode, Volume};
 
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Step, Verdict};
+use crate::store::{Space, Store};
 use crate::trial::Trial;
 use crate::workspace::Workspace;
 use crate::{Goal, Options, Renew, commit, derive, mend};
@@ -58,12 +59,12 @@ pub(crate) fn rounds(devices: &Devices, before: Report, options: &Options) -> Re
     let wanted = |report: &Report, options: &Options| {
         !report.is_clean() || options.renew != Renew::default() || options.instead_of.is_some()
     };
-    let mut stopped = None;
+    let (mut stopped, mut free) = (None, FreeAtFirst::default());
     for _ in 0..MAX_ROUNDS {
         if !wanted(&after, &options) {
             break;
         }
-        let done = match round(devices, after.clone(), &options, mend::run) {
+        let done = match round(devices, after.clone(), &options, &mut free, mend::run) {
             Ok(done) => done,
             // What earlier rounds did stands in the overlay, and is judged for itself.
             Err(error) if !steps.is_empty() => {
@@ -82,6 +83,20 @@ pub(crate) fn rounds(devices: &Devices, before: Report, options: &Options) -> Re
     Ok(Rounds { steps, after, stopped })
 }
 
+/// What nothing used before the first round. All rounds are written at once, so what one of them frees is still the
+/// filesystem's until then, and no later one may take it.
+#[derive(Default)]
+pub(crate) struct FreeAtFirst(Option<Space>);
+
+impl FreeAtFirst {
+    fn bind(&mut self, store: &mut Store) {
+        match &self.0 {
+            Some(free) => store.limit_space(free),
+            None => self.0 = Some(store.space().clone()),
+        }
+    }
+}
+
 /// One round with these edits of trees; gives what was done.
 ///
 /// # Errors
@@ -91,6 +106,7 @@ pub(crate) fn round(
     devices: &Devices,
     report: Report,
     options: &Options,
+    free: &mut FreeAtFirst,
     edit: impl FnOnce(&mut Workspace) -> Result<Vec<Step>>,
 ) -> Result<Vec<Step>> {
     let mut steps = commit::prepare_superblocks(devices, &report)?;
@@ -115,6 +131,7 @@ pub(crate) fn round(
              given up; bring it back with butterfs rescue chunk-recover first"
         )));
     }
+    free.bind(&mut workspace.store);
     let edited = edit(&mut workspace)?;
     let count = edited.len() + steps.len();
     steps.extend(edited);

@@ -3,22 +3,19 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
-#[path = "../../check/tests/faults/mod.rs"]
-mod faults;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind, OpenOptions};
+use butterfs_engine::mkfs::{MakeOptions, make};
 use butterfs_format::TreeId;
 use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_repair::{Devices, Error, Options, Plan, Verdict, apply, plan, undo};
+use butterfs_testkit::damage::{SIZE, Subject, findings};
 use butterfs_testkit::fault::{Fault, FaultDevice, Lasting, Request, Rule, errno};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
-
-use faults::{Subject, findings};
 
 /// A filesystem whose extent tree and free space tree are lost.
 fn broken(subject: &Subject) -> MemDevice {
@@ -161,7 +158,8 @@ fn a_damaged_or_foreign_undo_file_is_refused() {
     }
     std::fs::write(&other, [&good[..], b"more"].concat()).unwrap();
     refused(&case, &device, &other, "after its end");
-    let foreign = Arc::new(Subject::new().device);
+    let foreign = Arc::new(MemDevice::new(SIZE));
+    make(foreign.clone(), &MakeOptions::new(SIZE, &SystemEnvironment)).unwrap();
     refused(&case, &foreign, &case.file(), "another filesystem");
 }
 

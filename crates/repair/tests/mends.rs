@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
-#[path = "../../check/tests/faults/mod.rs"]
-mod faults;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,10 +13,9 @@ use butterfs_engine::inode::InodeId;
 use butterfs_format::items::FileType;
 use butterfs_format::{Generation, Key, TreeBlock, TreeId};
 use butterfs_repair::{Devices, Options, Plan, Verdict, apply, plan};
+use butterfs_testkit::damage::rows::{ConcatRows, EXTENTS_OF_FILES, INODES, ROOTS, Row};
+use butterfs_testkit::damage::{Dice, Subject, findings};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
-
-use faults::rows::{ConcatRows, EXTENTS_OF_FILES, INODES, ROOTS, Row};
-use faults::{Dice, Subject, findings};
 
 const TRIES: usize = 4;
 const FS: TreeId = TreeId::FS;

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
-#[path = "../../check/tests/faults/mod.rs"]
-mod faults;
-
 use std::sync::Arc;
 
 use butterfs_check::Severity;
@@ -12,10 +9,9 @@ use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Filesystem, OpenOptions};
 use butterfs_format::{TreeBlock, TreeId};
 use butterfs_repair::{Devices, Goal, Options, Renew, Verdict, apply, plan};
+use butterfs_testkit::damage::rows::TREES;
+use butterfs_testkit::damage::{Dice, Subject, findings};
 use butterfs_volume::{MemDevice, OpenMode, Volume};
-
-use faults::rows::TREES;
-use faults::{Dice, Subject, findings};
 
 fn opens(device: &MemDevice) -> bool {
     let Ok(volume) = Volume::open(vec![Arc::new(device.snapshot())], OpenMode::ReadWrite) else { return false };

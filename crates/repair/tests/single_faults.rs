@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
-#[path = "../../check/tests/faults/mod.rs"]
-mod faults;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,10 +13,9 @@ use butterfs_format::items::FileType;
 use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_format::{ItemType as T, Key, Logical, Superblock, TreeId};
 use butterfs_repair::{Devices, Goal, Options, Plan, Verdict, apply, plan, undo};
+use butterfs_testkit::damage::rows::{self, ConcatRows, DEVICES, EXTENTS_OF_FILES, ROOTS, Row, SPACE};
+use butterfs_testkit::damage::{Dice, SIZE, Subject, findings};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
-
-use faults::rows::{ConcatRows, DEVICES, EXTENTS_OF_FILES, ROOTS, Row, SPACE};
-use faults::{Dice, SIZE, Subject, findings};
 
 const TRIES: usize = 3;
 
@@ -246,7 +242,7 @@ fn extents_of_what_cannot_be_read_are_kept() {
 #[test]
 fn overlapping_checksums_are_cut() {
     let subject = Subject::new();
-    let row = Row { tree: TreeId::CSUM, item_type: T::EXTENT_CSUM, pick: faults::rows::ANY, ..EXTENTS_OF_FILES[0] };
+    let row = Row { tree: TreeId::CSUM, item_type: T::EXTENT_CSUM, pick: rows::ANY, ..EXTENTS_OF_FILES[0] };
     let wanted = |(leaf, slot): &(butterfs_format::TreeBlock, usize)| *slot > 0 && leaf.data(*slot - 1).len() > 8;
     let (mut leaf, slot) = subject.items(&row).into_iter().find(wanted).unwrap();
     let (key, size) = (leaf.key(slot), leaf.data(slot).len());

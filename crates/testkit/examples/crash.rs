@@ -10,14 +10,58 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use butterfs_testkit::crash::campaign::{Campaign, Tally, by_name, campaigns};
-use butterfs_testkit::crash::judge::{Maker, judge};
+use butterfs_testkit::crash::cut::Cut;
 use butterfs_testkit::crash::kernel::KernelJudge;
 use butterfs_testkit::crash::recording::Event;
 use butterfs_testkit::crash::states::{Settings, SuperblockTear};
+use butterfs_testkit::crash::tools::{Tool, tools};
 use butterfs_testkit::crash::workload::OnError;
 
 const USAGE: &str = "usage: crash [--states N] [--seed S] [--jobs J] [--torn-superblocks] [--kernel N] \
                      [--only NAME [--of STATES --state N [--save FILE]]]";
+
+/// What is cut: operations on the engine, or a tool.
+#[derive(Clone, Copy)]
+enum Work {
+    Operations(Campaign),
+    Tool(Tool, Settings),
+}
+
+impl Work {
+    fn all(arguments: &Arguments) -> Vec<Self> {
+        let (seed, states) = (arguments.seed, arguments.states);
+        let operations = campaigns(seed, states, arguments.superblocks).into_iter().map(Self::Operations);
+        operations.chain(tools(seed, states).map(|(tool, settings)| Self::Tool(tool, settings))).collect()
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Operations(campaign) => campaign.script.name,
+            Self::Tool(tool, _) => tool.name,
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        match self {
+            Self::Operations(campaign) => campaign.settings,
+            Self::Tool(_, settings) => *settings,
+        }
+    }
+
+    fn with(self, settings: Settings) -> Self {
+        match self {
+            Self::Operations(campaign) => Self::Operations(Campaign { settings, ..campaign }),
+            Self::Tool(tool, _) => Self::Tool(tool, settings),
+        }
+    }
+
+    fn record(&self) -> Box<dyn Cut> {
+        match self {
+            Self::Operations(campaign) => Box::new(campaign.record(|device| device, OnError::Panic)),
+            Self::Tool(tool, settings) => tool.record(*settings),
+        }
+    }
+}
 
 struct Arguments {
     states: usize,
@@ -39,9 +83,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut chosen = campaigns(arguments.seed, arguments.states, arguments.superblocks);
+    let mut chosen = Work::all(&arguments);
     if let Some(only) = &arguments.only {
-        chosen.retain(|campaign| campaign.script.name == only);
+        chosen.retain(|work| work.name() == only);
     }
     match (chosen.as_slice(), arguments.state) {
         ([], _) => {
@@ -49,9 +93,9 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         ([first, ..], Some(number)) if arguments.only.is_some() => {
-            let states = arguments.of.unwrap_or(first.settings.states);
-            let settings = Settings { states, ..first.settings };
-            one_state(&Campaign { settings, ..*first }, number, &arguments)
+            let states = arguments.of.unwrap_or(first.settings().states);
+            let settings = Settings { states, ..first.settings() };
+            one_state(first.with(settings), number, &arguments)
         }
         (_, Some(_)) => {
             eprintln!("--state needs --only\n{USAGE}");
@@ -93,19 +137,18 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     Ok(arguments)
 }
 
-fn run(campaigns: &[Campaign], arguments: &Arguments) -> ExitCode {
+fn run(all_work: &[Work], arguments: &Arguments) -> ExitCode {
     let (start, mut tallies) = (Instant::now(), Vec::new());
     let (kernel, mut by_kernel) = ((arguments.kernel > 0).then(KernelJudge::default), 0);
-    for campaign in campaigns {
-        let recorded = campaign.record(|device| device, OnError::Panic);
-        let mut tally = recorded.judge(arguments.jobs);
+    for work in all_work {
+        let recorded = work.record();
+        let mut tally = recorded.judge_all(arguments.jobs);
         if let Some(kernel) = &kernel {
-            let (plan, made) = (&recorded.plan, recorded.history.made);
-            let (judged, others) = kernel.sample(plan, made, Maker::Butterfs, arguments.kernel);
+            let (judged, others) = kernel.sample_of(&*recorded, arguments.kernel);
             by_kernel += judged;
             tally.violations.extend(others.into_iter().map(|(state, violation)| (state, violation.0)));
         }
-        let (name, Settings { seed, states, .. }) = (campaign.script.name, campaign.settings);
+        let (name, Settings { seed, states, .. }) = (work.name(), work.settings());
         for (state, why) in tally.violations.iter().take(5) {
             println!("VIOLATION {name}, seed {seed}, of {states}: {state}\n  {}", why.replace('\n', "\n  "));
         }
@@ -126,11 +169,12 @@ fn run(campaigns: &[Campaign], arguments: &Arguments) -> ExitCode {
     if all.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn one_state(campaign: &Campaign, number: usize, arguments: &Arguments) -> ExitCode {
-    let recorded = campaign.record(|device| device, OnError::Panic);
-    let state = recorded.plan.state(number);
+fn one_state(work: Work, number: usize, arguments: &Arguments) -> ExitCode {
+    let recorded = work.record();
+    let events = recorded.plan().events();
+    let state = recorded.plan().state(number);
     println!("{state}");
-    for event in &recorded.plan.events()[..state.cut.min(recorded.plan.events().len())] {
+    for event in &events[..state.cut.min(events.len())] {
         if let Event::Mark(label) = event {
             println!("  {label}");
         }
@@ -141,7 +185,7 @@ fn one_state(campaign: &Campaign, number: usize, arguments: &Arguments) -> ExitC
         eprintln!("{}: {error}", path.display());
         return ExitCode::from(2);
     }
-    match judge(&recorded.history, &state) {
+    match recorded.judge(&state) {
         Ok(verdict) => {
             println!("as it must be: {verdict:?}");
             ExitCode::SUCCESS

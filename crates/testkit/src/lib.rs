@@ -8,6 +8,7 @@ pub mod command;
 pub mod crash;
 pub mod cuts;
 pub mod daemon;
+pub mod damage;
 pub mod device_files;
 pub mod devices;
 pub mod fault;

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use butterfs_engine::Error;
+use butterfs_engine::dir::Place;
 use butterfs_engine::filesystem::{Attributes, Filesystem, Flow};
 use butterfs_engine::inode::InodeId;
 use butterfs_format::items::{FileType, Timespec};
@@ -17,43 +18,81 @@ use crate::tree_compare::{Entry, Time, Tree, hash_content};
 /// Bytes that are read at once.
 const PIECE: usize = 256 << 10;
 
-/// Reads everything below the top directory of the chosen subvolume. Panics on any error.
+/// Why a tree cannot be read, and where.
+pub type Unreadable = (PathBuf, Error);
+
+/// Reads everything below the top directory of the chosen subvolume, nested ones too. Panics on any error.
 #[track_caller]
 pub fn read(fs: &Filesystem) -> Tree {
+    try_read(fs).unwrap_or_else(|(path, error)| panic!("{}: {error}", path.display()))
+}
+
+/// As [`read`], for filesystems that may be damaged.
+///
+/// # Errors
+/// The first path that cannot be read.
+pub fn try_read(fs: &Filesystem) -> Result<Tree, Unreadable> {
     let mut tree = Tree::default();
     let mut groups: HashMap<InodeId, Vec<PathBuf>> = HashMap::new();
     walk(fs, |path, id| {
-        let entry = entry(fs, id).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let entry = entry(fs, id)?;
         if entry.kind != 'd' && entry.links > 1 {
             groups.entry(id).or_default().push(path.to_owned());
         }
         tree.entries.insert(path.to_owned(), entry);
-    })
-    .unwrap_or_else(|(path, error)| panic!("{}: {error}", path.display()));
+        Ok(())
+    })?;
     for mut group in groups.into_values().filter(|group| group.len() > 1) {
         group.sort();
         for path in &group {
             tree.entries.get_mut(path).expect("just inserted").same_as = Some(group[0].clone());
         }
     }
-    tree
+    Ok(tree)
+}
+
+/// The contents of all regular files by path.
+///
+/// # Errors
+/// The first path that cannot be read.
+pub fn files(fs: &Filesystem) -> Result<BTreeMap<String, Vec<u8>>, Unreadable> {
+    let mut files = BTreeMap::new();
+    walk(fs, |path, id| {
+        if fs.attributes(id)?.file_type == FileType::Regular {
+            let mut bytes = Vec::new();
+            File::new(fs, id).read_to_end(&mut bytes).map_err(engine_error)?;
+            files.insert(path.to_string_lossy().into_owned(), bytes);
+        }
+        Ok(())
+    })?;
+    Ok(files)
 }
 
 /// Calls `visit` with each path and inode, directories before what is in them.
-fn walk(fs: &Filesystem, mut visit: impl FnMut(&Path, InodeId)) -> Result<(), (PathBuf, Error)> {
-    let mut pending = vec![(PathBuf::new(), fs.root(), FileType::Directory)];
-    while let Some((path, id, file_type)) = pending.pop() {
-        visit(&path, id);
-        if file_type != FileType::Directory {
-            continue;
-        }
-        let listed = fs.read_dir(id, 2, |listed| {
-            pending.push((path.join(OsString::from_vec(listed.name.clone())), listed.id, listed.file_type));
-            Ok(Flow::More)
-        });
-        listed.map_err(|error| (path.clone(), error))?;
+fn walk(fs: &Filesystem, mut visit: impl FnMut(&Path, InodeId) -> Result<(), Error>) -> Result<(), Unreadable> {
+    let mut pending = vec![(PathBuf::new(), fs.root())];
+    while let Some((path, id)) = pending.pop() {
+        let visited = visit(&path, id).and_then(|()| children(fs, id));
+        let children = visited.map_err(|error| (path.clone(), error))?;
+        pending.extend(children.into_iter().map(|(name, child)| (path.join(name), child)));
     }
     Ok(())
+}
+
+/// What is in a directory, found by name; nothing in anything else.
+fn children(fs: &Filesystem, dir: InodeId) -> Result<Vec<(OsString, InodeId)>, Error> {
+    let mut names = Vec::new();
+    if fs.attributes(dir)?.file_type == FileType::Directory {
+        fs.read_dir(dir, 2, |listed| {
+            names.push(listed.name.clone());
+            Ok(Flow::More)
+        })?;
+    }
+    let found = names.into_iter().map(|name| {
+        let id = fs.lookup(Place::new(dir, &name))?;
+        Ok((OsString::from_vec(name), id))
+    });
+    found.collect()
 }
 
 fn entry(fs: &Filesystem, id: InodeId) -> Result<Entry, Error> {
@@ -156,33 +195,42 @@ impl Losses {
 #[track_caller]
 pub fn losses(whole: &Filesystem, damaged: &Filesystem) -> Losses {
     let mut losses = Losses::default();
-    walk(whole, |path, id| {
-        let (want, got) = (whole.attributes(id).expect("the whole one reads"), damaged.attributes(id));
-        let Some(got) = given(path, got) else { return losses.objects.push(path.to_owned()) };
-        assert_eq!(got, want, "{}", path.display());
-        match want.file_type {
-            FileType::Regular => compare_file(&mut losses, whole, damaged, path, id),
-            FileType::Symlink => {
-                let Some(got) = given(path, damaged.read_link(id)) else { return losses.objects.push(path.to_owned()) };
-                assert_eq!(got, whole.read_link(id).expect("the whole one reads"), "{}", path.display());
-            }
-            FileType::Directory => {
-                let names = |fs: &Filesystem| {
-                    let mut names = Vec::new();
-                    let listed = fs.read_dir(id, 2, |listed| {
-                        names.push((listed.id, listed.name.clone()));
-                        Ok(Flow::More)
-                    });
-                    listed.map(|()| names)
-                };
-                let Some(got) = given(path, names(damaged)) else { return losses.objects.push(path.to_owned()) };
-                assert_eq!(got, names(whole).expect("the whole one reads"), "{}", path.display());
-            }
-            _ => {}
+    let compared = walk(whole, |path, id| {
+        if compare(&mut losses, whole, damaged, path, id).is_none() {
+            losses.objects.push(path.to_owned());
         }
-    })
-    .unwrap_or_else(|(path, error)| panic!("{}: {error}", path.display()));
+        Ok(())
+    });
+    compared.unwrap_or_else(|(path, error)| panic!("{}: {error}", path.display()));
     losses
+}
+
+/// `None` if the damaged one does not give the object.
+fn compare(losses: &mut Losses, whole: &Filesystem, damaged: &Filesystem, path: &Path, id: InodeId) -> Option<()> {
+    let want = whole.attributes(id).expect("the whole one reads");
+    assert_eq!(given(path, damaged.attributes(id))?, want, "{}", path.display());
+    match want.file_type {
+        FileType::Regular => compare_file(losses, whole, damaged, path, id),
+        FileType::Symlink => {
+            let target = whole.read_link(id).expect("the whole one reads");
+            assert_eq!(given(path, damaged.read_link(id))?, target, "{}", path.display());
+        }
+        FileType::Directory => {
+            let listed = listed(whole, id).expect("the whole one reads");
+            assert_eq!(given(path, self::listed(damaged, id))?, listed, "{}", path.display());
+        }
+        _ => {}
+    }
+    Some(())
+}
+
+fn listed(fs: &Filesystem, dir: InodeId) -> Result<Vec<(InodeId, Vec<u8>)>, Error> {
+    let mut names = Vec::new();
+    fs.read_dir(dir, 2, |listed| {
+        names.push((listed.id, listed.name.clone()));
+        Ok(Flow::More)
+    })?;
+    Ok(names)
 }
 
 /// What was given, if it was not an I/O error.

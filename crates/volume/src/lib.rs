@@ -28,4 +28,5 @@ pub use error::{DeviceId, Error, Result};
 pub use profile::stripe_length;
 pub use scan::{ScannedDevice, find_missing, paths_in, scan, system_devices};
 pub use stats::DeviceStats;
+pub use superblock::erase_superblocks;
 pub use volume::{Missing, OpenMode, OpenOptions, Volume};

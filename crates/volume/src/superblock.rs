@@ -107,6 +107,25 @@ pub(crate) fn find(device: Arc<dyn BlockDevice>, mode: OpenMode) -> Result<Found
     Ok(Found { device, superblock, seen: Seen::Invalid })
 }
 
+/// Zeros whatever is in the places of superblocks, and makes that durable: whoever is about to overwrite what they lead
+/// to begins with this. Places that hold nothing are left alone.
+///
+/// # Errors
+/// Those of the device.
+pub fn erase_superblocks(device: &dyn BlockDevice) -> Result<()> {
+    let failed = |source| Error::Device { name: device.name(), devid: None, source };
+    let mut erased = false;
+    for offset in SUPERBLOCK_OFFSETS.into_iter().filter(|offset| offset + SUPERBLOCK_SIZE as u64 <= device.len()) {
+        let mut bytes = [0; SUPERBLOCK_SIZE];
+        device.read_at(offset, &mut bytes).map_err(failed)?;
+        if bytes != [0; SUPERBLOCK_SIZE] {
+            device.write_at(offset, &[0; SUPERBLOCK_SIZE]).map_err(failed)?;
+            erased = true;
+        }
+    }
+    if erased { device.flush().map_err(failed) } else { Ok(()) }
+}
+
 fn no_superblock(device: &dyn BlockDevice, primary: Copy) -> Error {
     let name = device.name();
     match primary {

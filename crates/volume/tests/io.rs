@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use butterfs_format::items::BlockGroupFlags as F;
-use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
+use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_format::validate::Expected;
 use butterfs_format::{Logical, Superblock};
-use butterfs_volume::{BlockDevice, Error, MemDevice, OpenMode, Volume};
+use butterfs_testkit::filter::{Filter, Filtered};
+use butterfs_volume::{BlockDevice, Error, MemDevice, OpenMode, Volume, erase_superblocks};
 use common::*;
 
 fn root() -> Expected {
@@ -137,38 +138,30 @@ fn all_profiles_round_trip() {
     }
 }
 
-/// A device whose reads, or writes, or flushes fail when told to.
-struct Failing {
-    inner: Arc<MemDevice>,
-    fail: AtomicBool,
-}
+/// Lets every request to a device fail when told to.
+struct Failing(AtomicBool);
 
 impl Failing {
     fn check(&self) -> io::Result<()> {
-        if self.fail.load(Ordering::Relaxed) { Err(io::Error::other("broken")) } else { Ok(()) }
+        if self.0.load(Ordering::Relaxed) { Err(io::Error::other("broken")) } else { Ok(()) }
     }
 }
 
-impl BlockDevice for Failing {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.check()?;
-        self.inner.read_at(offset, buf)
+impl Filter for Failing {
+    fn read_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.check().and_then(|()| inner.read_at(offset, buf))
     }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.check()?;
-        self.inner.write_at(offset, buf)
+
+    fn write_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.check().and_then(|()| inner.write_at(offset, buf))
     }
-    fn flush(&self) -> io::Result<()> {
-        self.check()
+
+    fn flush(&self, inner: &dyn BlockDevice) -> io::Result<()> {
+        self.check().and_then(|()| inner.flush())
     }
-    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
-        self.check()
-    }
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
-    fn name(&self) -> String {
-        self.inner.name()
+
+    fn discard(&self, inner: &dyn BlockDevice, offset: u64, len: u64) -> io::Result<()> {
+        self.check().and_then(|()| inner.discard(offset, len))
     }
 }
 
@@ -176,12 +169,12 @@ impl BlockDevice for Failing {
 fn a_dead_mirror_is_read_around_but_fails_writes() {
     let data = chunk(F::DATA | F::RAID1, CHUNK_LEN, &[(1, 80 << 20), (2, 80 << 20)]);
     let devices = Image::with_devices(2, data).build();
-    let failing = Arc::new(Failing { inner: Arc::clone(&devices[0]), fail: AtomicBool::new(false) });
+    let failing = Arc::new(Filtered::over(devices[0].clone(), Failing(AtomicBool::new(false))));
     let both: Vec<Arc<dyn BlockDevice>> = vec![Arc::clone(&failing) as _, Arc::clone(&devices[1]) as _];
     let volume = Volume::open(both, OpenMode::ReadWrite).unwrap();
     let want = pattern(65536);
     volume.write(Logical(DATA), &want).unwrap();
-    failing.fail.store(true, Ordering::Relaxed);
+    failing.0.store(true, Ordering::Relaxed);
     let mut buf = vec![0; want.len()];
     volume.read(Logical(DATA), &mut buf).unwrap();
     assert_eq!(buf, want);
@@ -260,6 +253,22 @@ fn superblocks_are_never_overwritten_or_discarded() {
     assert_eq!(bytes_at(&devices[0], (64 << 20) + 4096, 4096), [0; 4096]);
 }
 
+/// A copy of a larger filesystem must not survive a smaller one that is made in its place.
+#[test]
+fn all_superblocks_are_erased() {
+    let device = MemDevice::new(300 << 30);
+    for offset in SUPERBLOCK_OFFSETS {
+        device.write_at(offset - 1, &[7; SUPERBLOCK_SIZE + 2]).unwrap();
+    }
+    erase_superblocks(&device).unwrap();
+    for offset in SUPERBLOCK_OFFSETS {
+        let around = bytes_at(&device, offset - 1, SUPERBLOCK_SIZE + 2);
+        assert_eq!((around[0], around[SUPERBLOCK_SIZE + 1]), (7, 7));
+        assert!(around[1..=SUPERBLOCK_SIZE].iter().all(|byte| *byte == 0));
+    }
+    erase_superblocks(&MemDevice::new(65536)).unwrap();
+}
+
 #[test]
 fn a_new_filesystem_starts_without_chunks() {
     let device = Arc::new(MemDevice::new(DEVICE_LEN));
@@ -285,39 +294,16 @@ fn a_new_filesystem_starts_without_chunks() {
     assert_eq!(buf, [1; 4096]);
 }
 
-/// A device whose reads fail, at some offsets.
-struct Unreadable {
-    inner: Arc<dyn BlockDevice>,
-    offsets: Vec<std::ops::Range<u64>>,
-}
+/// Lets reads of some ranges fail.
+struct Unreadable(Vec<std::ops::Range<u64>>);
 
-impl BlockDevice for Unreadable {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+impl Filter for Unreadable {
+    fn read_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let end = offset + buf.len() as u64;
-        match self.offsets.iter().any(|bad| bad.start < end && offset < bad.end) {
+        match self.0.iter().any(|bad| bad.start < end && offset < bad.end) {
             true => Err(io::Error::from_raw_os_error(5)),
-            false => self.inner.read_at(offset, buf),
+            false => inner.read_at(offset, buf),
         }
-    }
-
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.inner.write_at(offset, buf)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.inner.flush()
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.inner.discard(offset, len)
-    }
-
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
-
-    fn name(&self) -> String {
-        self.inner.name()
     }
 }
 
@@ -333,7 +319,7 @@ fn a_device_that_cannot_be_read_is_no_corruption() {
             devices[0].write_at(place + 4096, &[0xaa; 9]).unwrap();
         }
         let offsets = offsets.iter().map(|offset| *offset..offset + (1 << 20)).collect();
-        let broken = Arc::new(Unreadable { inner: devices[0].clone(), offsets });
+        let broken = Arc::new(Filtered::over(devices[0].clone(), Unreadable(offsets)));
         let volume = Volume::open(vec![broken], OpenMode::ReadOnly);
         let mut buf = vec![0; want.len()];
         let good = |index: usize, bytes: &[u8]| bytes == &want[index * 4096..][..4096];

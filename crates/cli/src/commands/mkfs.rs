@@ -165,7 +165,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     options.total_bytes = total / u64::from(options.sectorsize) * u64::from(options.sectorsize);
     let device = Arc::new(device);
     make(device.clone(), &options).map_err(|error| failure::engine(exit::USAGE, image, &make_error(error)))?;
-    signatures::erase_others(&*device, options.total_bytes).map_err(|error| failure::io(exit::USAGE, image, &error))?;
+    signatures::erase_others(&*device).map_err(|error| failure::io(exit::USAGE, image, &error))?;
     target.keep();
     if !arguments.quiet {
         summary(image, &options);

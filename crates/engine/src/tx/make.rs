@@ -9,7 +9,7 @@ use butterfs_format::items::{
 };
 use butterfs_format::superblock::{CompatRo, HEADER_FLAG_WRITTEN, MAGIC};
 use butterfs_format::{Generation, Ino, ItemType, Key, Logical, Superblock, TreeId};
-use butterfs_volume::{BlockDevice, Volume};
+use butterfs_volume::{BlockDevice, Volume, erase_superblocks};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::chunks::{DeviceSpace, chunk_key};
@@ -29,12 +29,14 @@ struct FirstChunk {
     len: u64,
 }
 
-/// Writes a new filesystem to a device, and makes it durable.
+/// Writes a new filesystem to a device, and makes it durable. Another that was there is made unknown first: after a cut
+/// nobody takes what is left of it for a filesystem.
 pub fn make(device: Arc<dyn BlockDevice>, options: &MakeOptions) -> Result<()> {
     let sb = first_superblock(options);
+    let chunks = first_chunks(options)?;
+    erase_superblocks(&*device)?;
     let volume = Arc::new(Volume::create(device, sb, options.chunk_tree_uuid));
     let mut tx = Transaction::empty(volume.clone(), sb, 16 << 20);
-    let chunks = first_chunks(options)?;
     tx.map_first_chunks(&chunks)?;
     tx.create_first_trees(options)?;
     tx.enter_first_chunks(&chunks)?;

@@ -11,6 +11,7 @@ use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::inode::xattr::{Xattr, XattrMode};
 use butterfs_engine::mkfs::{self, MakeOptions};
+use butterfs_testkit::filter::{Filter, Filtered};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
 const LEN: u64 = 112 << 20;
@@ -185,14 +186,13 @@ fn a_writer_of_metadata_commits_before_memory_is_full() {
 
 /// Holds reads of file data back while it is closed.
 struct Valve {
-    inner: Arc<MemDevice>,
     closed: AtomicBool,
     waiting: Mutex<bool>,
     changed: Condvar,
 }
 
-impl BlockDevice for Valve {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+impl Filter for Valve {
+    fn read_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
         if buf.len() > 65536 {
             *self.waiting.lock().unwrap() = true;
             self.changed.notify_all();
@@ -200,27 +200,7 @@ impl BlockDevice for Valve {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        self.inner.read_at(offset, buf)
-    }
-
-    fn write_at(&self, offset: u64, buf: &[u8]) -> std::io::Result<()> {
-        self.inner.write_at(offset, buf)
-    }
-
-    fn flush(&self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> std::io::Result<()> {
-        self.inner.discard(offset, len)
-    }
-
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
-
-    fn name(&self) -> String {
-        self.inner.name()
+        inner.read_at(offset, buf)
     }
 }
 
@@ -229,7 +209,7 @@ impl BlockDevice for Valve {
 fn a_reader_keeps_what_he_reads() {
     let inner = made(16384);
     let (closed, waiting, changed) = (AtomicBool::new(false), Mutex::new(false), Condvar::new());
-    let valve = Arc::new(Valve { inner: inner.clone(), closed, waiting, changed });
+    let valve = Arc::new(Filtered::over(inner.clone(), Valve { closed, waiting, changed }));
     let fs = open(valve.clone(), OpenOptions::default());
     let id = create(&fs, "a").unwrap();
     fs.write(id, 0, &vec![1; 1 << 20]).unwrap();

@@ -19,7 +19,7 @@ use butterfs_volume::{OpenMode, Volume};
 
 use crate::error::Result;
 use crate::plan::{Plan, Step, Verdict};
-use crate::rounds::{Rounds, judge, round, rounds};
+use crate::rounds::{FreeAtFirst, Rounds, judge, round, rounds};
 use crate::trial::Trial;
 use crate::{Options, Workspace};
 
@@ -91,7 +91,7 @@ fn edit(
     options: &Options,
     work: impl FnOnce(&mut Workspace) -> Result<Vec<Step>>,
 ) -> Result<Vec<Step>> {
-    round(devices, before.clone(), options, work)
+    round(devices, before.clone(), options, &mut FreeAtFirst::default(), work)
 }
 
 /// With chunks known again, the rest can be checked and repaired; gives also why that went no further.

@@ -107,6 +107,11 @@ impl Store {
         self.space = space;
     }
 
+    /// New blocks take only what is free in `free`, too.
+    pub fn limit_space(&mut self, free: &Space) {
+        self.space.limit_to(free);
+    }
+
     /// Space for new blocks.
     pub fn space(&self) -> &Space {
         &self.space

@@ -52,6 +52,12 @@ impl Space {
         cut(&mut self.system, start, end);
     }
 
+    /// What is not free in `other` is not free here either.
+    pub fn limit_to(&mut self, other: &Self) {
+        self.metadata = common(&self.metadata, &other.metadata);
+        self.system = common(&self.system, &other.system);
+    }
+
     /// Free bytes for metadata.
     pub fn free_bytes(&self) -> u64 {
         self.metadata.iter().map(|(start, end)| end - start).sum()
@@ -91,6 +97,17 @@ fn cut(ranges: &mut Ranges, start: u64, end: u64) {
     }
 }
 
+/// What is in both.
+fn common(one: &Ranges, other: &Ranges) -> Ranges {
+    let mut both = Ranges::new();
+    for (start, end) in one {
+        let first = other.range(..=start).next_back().map_or(*start, |(from, _)| *from);
+        let parts = other.range(first..*end).map(|(from, to)| (*start.max(from), *end.min(to)));
+        both.extend(parts.filter(|(from, to)| from < to));
+    }
+    both
+}
+
 fn take(ranges: &mut Ranges, len: u64) -> Option<Logical> {
     let fits = |(start, end): (&u64, &u64)| {
         let at = start.checked_next_multiple_of(len)?;
@@ -116,5 +133,14 @@ mod tests {
         space.give_back(Logical(500), 100);
         assert_eq!(space.take(100), Some(Logical(500)));
         assert_eq!(space.take_system(100), None);
+    }
+
+    #[test]
+    fn a_limit_leaves_what_is_in_both() {
+        let ranges = |all: &[(u64, u64)]| all.iter().copied().collect::<Ranges>();
+        let (one, other) = (ranges(&[(0, 10), (20, 30), (40, 50)]), ranges(&[(5, 22), (25, 45), (50, 60)]));
+        let both = ranges(&[(5, 10), (20, 22), (25, 30), (40, 45)]);
+        assert_eq!((common(&one, &other), common(&other, &one)), (both.clone(), both));
+        assert_eq!(common(&one, &Ranges::new()), Ranges::new());
     }
 }

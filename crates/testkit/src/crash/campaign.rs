@@ -6,10 +6,11 @@ use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_volume::{BlockDevice, MemDevice};
 
+use super::cut::Cut;
 use super::history::History;
-use super::judge;
+use super::judge::{self, Verdict, Violation};
 use super::recording::Recorder;
-use super::states::{Plan, Settings, SuperblockTear};
+use super::states::{CrashState, Plan, Settings, SuperblockTear};
 pub use super::tally::Tally;
 use super::workload::{self, OnError, Script, Style};
 
@@ -47,14 +48,17 @@ impl Campaign {
 
     /// Runs the workload and judges its states, with so many threads.
     pub fn run(&self, threads: usize) -> Tally {
-        self.record(|device| device, OnError::Panic).judge(threads)
+        self.record(|device| device, OnError::Panic).judge_all(threads)
     }
 }
 
-impl Recorded {
-    /// Judges all states, with so many threads.
-    pub fn judge(&self, threads: usize) -> Tally {
-        Tally::of(&self.plan, threads, |state| judge::judge(&self.history, state))
+impl Cut for Recorded {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn judge(&self, state: &CrashState) -> Result<Verdict, Violation> {
+        judge::judge(&self.history, state)
     }
 }
 

@@ -11,11 +11,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use butterfs_engine::filesystem::Access;
 use butterfs_volume::{BlockDevice, FileDevice};
 
-use super::contents;
+use super::cut::Cut;
 use super::judge::{Maker, Strictness, Violation, bad, check_devices, environment};
 use super::states::{CrashState, Plan};
 use super::workload::open;
 use crate::command::{Finished, run_program};
+use crate::library_tree;
 use crate::mounter::Mounter;
 use crate::oracle;
 use crate::tree_compare::{Time, Times, Tree};
@@ -44,9 +45,11 @@ impl KernelJudge {
         if btrfs_check(&image, "btrfs check", maker)? == Finding::KernelLog {
             return Ok(());
         }
-        let ours = open(state.forks(), Access::ReadWrite, environment())
-            .and_then(|filesystem| contents::tree(&filesystem))
+        let filesystem = open(state.forks(), Access::ReadWrite, environment())
             .or_else(|error| bad("does not open for writing", error))?;
+        let ours = library_tree::try_read(&filesystem)
+            .or_else(|(path, error)| bad("cannot be read", format!("{}: {error}", path.display())))?;
+        drop(filesystem);
         let before = SystemTime::now();
         let mounted = match Mounter::Kernel.try_mount(&image, &self.work.dir("mnt"), "") {
             Ok(mounted) => mounted,
@@ -67,14 +70,27 @@ impl KernelJudge {
     /// Judges about `count` states of a plan, those cut after event `made` alone. Gives how many they were, and what was
     /// wrong.
     pub fn sample(&self, plan: &Plan, made: usize, maker: Maker, count: usize) -> (usize, Vec<(String, Violation)>) {
+        self.sample_where(plan, maker, count, |state| {
+            // A superblock that is half written is no clean filesystem to others.
+            state.cut >= made && (!state.is_torn() || check_devices(&state.forks(), maker, Strictness::Cut).is_ok())
+        })
+    }
+
+    /// As [`KernelJudge::sample`], of any work by us: those states that others can be asked about.
+    pub fn sample_of(&self, cut: &dyn Cut, count: usize) -> (usize, Vec<(String, Violation)>) {
+        self.sample_where(cut.plan(), Maker::Butterfs, count, |state| cut.is_for_others(state))
+    }
+
+    fn sample_where(
+        &self,
+        plan: &Plan,
+        maker: Maker,
+        count: usize,
+        wanted: impl Fn(&CrashState) -> bool,
+    ) -> (usize, Vec<(String, Violation)>) {
         let (mut judged, mut violations) = (0, Vec::new());
         let step = (plan.len() / count.max(1)).max(1);
-        for number in (0..plan.len()).step_by(step).take(count) {
-            let state = plan.state(number);
-            // A superblock that is half written is no clean filesystem to others.
-            if state.cut < made || check_devices(&state.forks(), maker, Strictness::Cut).is_err() && state.is_torn() {
-                continue;
-            }
+        for state in (0..plan.len()).step_by(step).take(count).map(|number| plan.state(number)).filter(wanted) {
             judged += 1;
             if let Err(violation) = self.judge(&state, maker) {
                 violations.push((state.to_string(), violation));

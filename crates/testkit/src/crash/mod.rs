@@ -6,18 +6,19 @@
 //! * [`history`], [`workload`]: seeded operations on the engine, and what the filesystem held after each.
 //! * [`judge`]: what a state must be like.
 //! * [`campaign`]: a workload and its states; [`tally`]: the counts.
-//! * [`contents`], [`kernel`]: states compared with what the kernel's btrfs shows of them; `btrfs check`.
+//! * [`kernel`]: states compared with what the kernel's btrfs shows of them; `btrfs check`.
 //! * [`breaker`]: devices that break their promise, to prove that the judge sees it.
 //!
 //! See `docs/crash-testing.md`.
 
 pub mod breaker;
 pub mod campaign;
-pub mod contents;
+pub mod cut;
 pub mod history;
 pub mod judge;
 pub mod kernel;
 pub mod recording;
 pub mod states;
 pub mod tally;
+pub mod tools;
 pub mod workload;

@@ -3,7 +3,10 @@
 //! A cut comes between two events. What a completed flush covers is there. Of every other write issued before the
 //! cut, any part may be there, sector by sector, whatever happened to the others. That covers every order too: with
 //! one device, what a sector holds in the end is what one of the writes to it put there, or what was there before,
-//! and each of these is a choice of which writes are lost. A discard is a write of zeros that may be lost as well.
+//! and each of these is a choice of which writes are lost.
+//!
+//! A discard is a hint: what it covers may read as zeros from then on or as before, flushed or not. So in half of the
+//! states of a recording that has discards none was ever heeded; in the others each is a write of zeros.
 //!
 //! # Invariants
 //! * State `n` of a plan depends on the recording, the settings and `n` alone: it can be built by itself.
@@ -113,10 +116,28 @@ impl std::fmt::Display for CrashState {
     }
 }
 
+/// What a device makes of discards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Discards {
+    /// They read as zeros.
+    Zeros,
+    /// They are never heeded.
+    Ignored,
+}
+
 /// The devices as they were at some event, with nothing pending.
 struct Checkpoint {
     events: usize,
     devices: Vec<MemDevice>,
+    /// The same where no discard was heeded, if there are any.
+    undiscarded: Option<Vec<MemDevice>>,
+}
+
+impl Checkpoint {
+    fn fork(&self, discards: Discards) -> Vec<MemDevice> {
+        let ignored = self.undiscarded.as_ref().filter(|_| discards == Discards::Ignored);
+        ignored.unwrap_or(&self.devices).iter().map(MemDevice::snapshot).collect()
+    }
 }
 
 /// A choice that leaves nothing to chance: bit n says whether the n-th pending write is there.
@@ -211,9 +232,14 @@ impl Plan {
         (0..cut).filter(|n| self.events[*n].changed_device().is_some() && self.durable_at[*n] >= cut).collect()
     }
 
-    fn build(&self, number: usize, cut: usize, fates: Vec<(usize, Fate)>) -> CrashState {
+    fn build(&self, number: usize, cut: usize, mut fates: Vec<(usize, Fate)>) -> CrashState {
         let index = self.checkpoints.partition_point(|checkpoint| checkpoint.events <= cut) - 1;
-        let devices: Vec<MemDevice> = self.checkpoints[index].devices.iter().map(MemDevice::snapshot).collect();
+        let discards = if number.is_multiple_of(2) { Discards::Zeros } else { Discards::Ignored };
+        let devices = self.checkpoints[index].fork(discards);
+        if discards == Discards::Ignored {
+            let ignored = fates.iter_mut().filter(|(event, _)| matches!(self.events[*event], Event::Discard { .. }));
+            ignored.for_each(|(_, fate)| *fate = Fate::Lost);
+        }
         for (event, fate) in &fates {
             match fate {
                 Fate::Lost => {}
@@ -356,23 +382,31 @@ fn durable_at(events: &[Event]) -> Vec<usize> {
 
 /// The durable devices at the beginning and after each flush.
 fn checkpoints(events: &[Event], durable_at: &[usize], bases: Vec<MemDevice>) -> Vec<Checkpoint> {
-    let last: Vec<MemDevice> = bases.iter().map(MemDevice::snapshot).collect();
-    let mut all = vec![Checkpoint { events: 0, devices: bases }];
+    let copies = |devices: &[MemDevice]| -> Vec<MemDevice> { devices.iter().map(MemDevice::snapshot).collect() };
+    let is_discard = |event: &Event| matches!(event, Event::Discard { .. });
+    let last = copies(&bases);
+    let undiscarded = events.iter().any(is_discard).then(|| copies(&bases));
+    let mut all = vec![Checkpoint { events: 0, undiscarded: undiscarded.as_deref().map(copies), devices: bases }];
     let mut first_open = 0;
     for (number, event) in events.iter().enumerate() {
         if !matches!(event, Event::Flush { .. }) {
             continue;
         }
         for write in first_open..number {
-            if durable_at[write] == number {
-                apply(&events[write], &last, None);
+            if durable_at[write] != number {
+                continue;
+            }
+            apply(&events[write], &last, None);
+            if let Some(undiscarded) = undiscarded.as_ref().filter(|_| !is_discard(&events[write])) {
+                apply(&events[write], undiscarded, None);
             }
         }
         while first_open < number && (durable_at[first_open] <= number || events[first_open].changed_device().is_none())
         {
             first_open += 1;
         }
-        all.push(Checkpoint { events: number + 1, devices: last.iter().map(MemDevice::snapshot).collect() });
+        let undiscarded = undiscarded.as_deref().map(copies);
+        all.push(Checkpoint { events: number + 1, devices: copies(&last), undiscarded });
     }
     all
 }
@@ -458,6 +492,33 @@ mod tests {
             assert_eq!((a.cut, &a.fates), (b.cut, &b.fates));
             assert_eq!(a.devices[0].written(), b.devices[0].written());
         }
+    }
+
+    /// What was discarded is zeros or as before, flushed or not, in part where the discard was; what was written to the
+    /// place later is there.
+    #[test]
+    fn a_discard_is_a_hint() {
+        let recorder = Recorder::new();
+        let base = MemDevice::named("disk", 1 << 20);
+        base.write_at(0, &[1; 4096]).unwrap();
+        let device = recorder.device(Arc::new(base.snapshot()));
+        device.discard(0, 2048).unwrap();
+        device.flush().unwrap();
+        device.write_at(512, &[2; 512]).unwrap();
+        device.flush().unwrap();
+        device.discard(2048, 2048).unwrap();
+        let plan = Plan::new(recorder.events(), vec![base], Settings::new(3, 1000));
+        let (mut flushed, mut pending) = (BTreeSet::new(), BTreeSet::new());
+        for state in (0..plan.len()).map(|n| plan.state(n)) {
+            let bytes = [0, 512, 2048, 3584].map(|at| byte(&state.devices[0], at));
+            if state.cut >= 4 {
+                assert_eq!(bytes[1], 2, "{state}");
+                flushed.insert(bytes[0]);
+                pending.insert((bytes[2], bytes[3]));
+            }
+        }
+        assert_eq!(flushed, BTreeSet::from([0, 1]));
+        assert_eq!(pending, BTreeSet::from([(0, 0), (0, 1), (1, 0), (1, 1)]));
     }
 
     #[test]

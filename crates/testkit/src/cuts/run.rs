@@ -19,13 +19,13 @@ use super::ledger::Ledger;
 use super::turns::conduct;
 use crate::command::run;
 use crate::crash::campaign::Wrap;
-use crate::crash::contents;
 use crate::crash::judge::{Maker, Strictness, Verdict, Violation, check_devices, environment, use_it};
 use crate::crash::recording::Recorder;
 use crate::crash::states::{CrashState, Plan, Settings};
 use crate::crash::tally::Tally;
 use crate::crash::workload::{DEVICE_LEN, open};
 use crate::device_files::DeviceFiles;
+use crate::library_tree;
 use crate::mounter::{create_sparse, is_mounted, wait_until};
 use crate::served::Served;
 use crate::workdir::{WorkDir, loops_below};
@@ -246,7 +246,8 @@ impl Recorded<'_> {
         let devices = state.forks();
         let filesystem = open(devices.clone(), Access::ReadWrite, environment())
             .map_err(|error| bad("does not open for writing", &error))?;
-        let files = contents::files(&filesystem).map_err(|error| bad("cannot be read", &error))?;
+        let files = library_tree::files(&filesystem)
+            .map_err(|(path, error)| bad("cannot be read", &format!("{}: {error}", path.display())))?;
         for lane in 0..self.workload.lanes() {
             self.workload.judge(&files, &self.ledger.at(lane, state.cut)).map_err(Violation)?;
         }

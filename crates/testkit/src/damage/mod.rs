@@ -1,7 +1,6 @@
 //! A good filesystem with every kind of item, and ways to break it: for the tests of the checker and of repair.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
-#![allow(dead_code, reason = "each test program uses a part")]
 
 pub mod rows;
 
@@ -10,7 +9,6 @@ use std::sync::Arc;
 
 use butterfs_check::{Finding, Options, check, open_failure};
 use butterfs_engine::dir::Place;
-use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::SizeMode;
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, NewSubvolume, OpenOptions};
 use butterfs_engine::inode::InodeId;
@@ -21,19 +19,21 @@ use butterfs_format::validate::Expected;
 use butterfs_format::{ItemType as T, Logical, TreeBlock, TreeId};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
+use crate::crash::workload::CountingEnvironment;
 use rows::Row;
 
+/// The length of its device, in bytes.
 pub const SIZE: u64 = 300 << 20;
 
-/// A filesystem with every kind of item the engine writes, and more than one leaf.
+/// A filesystem with every kind of item the engine writes, and more than one leaf; always the same bytes.
 pub fn good() -> MemDevice {
     const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
     const DIR: NewInode<'static> = NewInode { kind: NewKind::Directory, permissions: 0o755, uid: 1, gid: 2 };
     const SUBVOLUME: NewSubvolume = NewSubvolume { permissions: 0o755, uid: 0, gid: 0 };
     let device = Arc::new(MemDevice::new(SIZE));
-    mkfs::make(device.clone(), &MakeOptions::new(SIZE, &SystemEnvironment)).unwrap();
+    mkfs::make(device.clone(), &MakeOptions::new(SIZE, &CountingEnvironment::new(0))).unwrap();
     let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
-    let fs = Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap();
+    let fs = Filesystem::open(volume, OpenOptions::default(), Box::new(CountingEnvironment::new(1000))).unwrap();
     let sub = fs.create_subvolume(Place::new(fs.root(), b"sub"), &SUBVOLUME).unwrap();
     for top in [fs.root(), InodeId::top_of(sub)] {
         let dir = fs.create(Place::new(top, b"dir"), &DIR).unwrap();
@@ -93,6 +93,7 @@ pub fn findings(device: &MemDevice, data_csums: bool) -> Vec<Finding> {
 pub struct Dice(pub u64);
 
 impl Dice {
+    /// A number below `sides`.
     pub fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % sides
@@ -101,17 +102,27 @@ impl Dice {
 
 /// A good filesystem, and how to break it.
 pub struct Subject {
+    /// The good filesystem.
     pub device: MemDevice,
+    /// The same, opened.
     pub volume: Volume,
 }
 
+impl Default for Subject {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Subject {
+    /// Makes it.
     pub fn new() -> Self {
         let device = good();
         let volume = Volume::open(vec![Arc::new(device.snapshot())], OpenMode::ReadOnly).unwrap();
         Self { device, volume }
     }
 
+    /// Where the root block of a tree is.
     pub fn root_of(&self, tree: TreeId) -> Logical {
         let sb = self.volume.superblock();
         match tree {
@@ -154,6 +165,7 @@ impl Subject {
         slots.filter(wanted).collect()
     }
 
+    /// Where the copies of an address are on the device.
     pub fn places(&self, at: Logical) -> Vec<u64> {
         let (start, chunk) = self.volume.chunk_containing(at).unwrap();
         chunk.stripes.iter().map(|s| s.offset.get() + (at.0 - start.0)).collect()
@@ -161,11 +173,19 @@ impl Subject {
 
     /// Writes a block to all copies of an address, with the right checksum.
     pub fn with_block(&self, at: Logical, block: &TreeBlock) -> MemDevice {
-        let mut block = block.clone();
-        block.header_mut().csum = self.volume.geometry().csum_type.compute_block(block.bytes());
-        self.with_bytes(&self.places(at), block.bytes())
+        let device = self.device.snapshot();
+        self.put_block(&device, at, block);
+        device
     }
 
+    /// The same on a device that is broken already.
+    pub fn put_block(&self, device: &MemDevice, at: Logical, block: &TreeBlock) {
+        let mut block = block.clone();
+        block.header_mut().csum = self.volume.geometry().csum_type.compute_block(block.bytes());
+        self.places(at).iter().for_each(|place| device.write_at(*place, block.bytes()).unwrap());
+    }
+
+    /// A copy of the device with these bytes in some places.
     pub fn with_bytes(&self, places: &[u64], bytes: &[u8]) -> MemDevice {
         let device = self.device.snapshot();
         places.iter().for_each(|place| device.write_at(*place, bytes).unwrap());

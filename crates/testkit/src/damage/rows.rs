@@ -1,82 +1,118 @@
 //! Tables of single faults: which field of which item is broken, and what the finding must be called.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 use butterfs_check::Kind;
 use butterfs_format::{ItemType as T, Key, TreeBlock, TreeId};
 
+/// Which items a row is about.
 pub type Pick = fn(&Key, &[u8]) -> bool;
+/// What is broken in an item of a leaf.
 pub type Change = fn(&mut TreeBlock, usize);
 
 /// One kind of fault.
 pub struct Row {
+    /// What is broken, in words.
     pub name: &'static str,
+    /// What the finding is called.
     pub expect: Kind,
+    /// In which tree.
     pub tree: TreeId,
+    /// Of which type the item is.
     pub item_type: T,
+    /// Which of them.
     pub pick: Pick,
+    /// How it is broken.
     pub change: Change,
 }
 
+/// A row.
 pub const fn row(name: &'static str, expect: Kind, tree: TreeId, item_type: T, pick: Pick, change: Change) -> Row {
     Row { name, expect, tree, item_type, pick, change }
 }
 
+/// The bytes of an item at an offset.
 pub fn field<const N: usize>(leaf: &mut TreeBlock, slot: usize, at: usize) -> &mut [u8; N] {
     leaf.data_mut(slot)[at..].first_chunk_mut().unwrap()
 }
 
+/// Adds to a number of 64 bits.
 pub fn add64(leaf: &mut TreeBlock, slot: usize, at: usize, by: i64) {
     let field = field::<8>(leaf, slot, at);
     *field = u64::from_le_bytes(*field).wrapping_add_signed(by).to_le_bytes();
 }
 
+/// Adds to a number of 32 bits.
 pub fn add32(leaf: &mut TreeBlock, slot: usize, at: usize, by: i32) {
     let field = field::<4>(leaf, slot, at);
     *field = u32::from_le_bytes(*field).wrapping_add_signed(by).to_le_bytes();
 }
 
+/// Sets a byte.
 pub fn set8(leaf: &mut TreeBlock, slot: usize, at: usize, value: u8) {
     leaf.data_mut(slot)[at] = value;
 }
 
+/// Changes the last byte.
 pub fn flip_last(leaf: &mut TreeBlock, slot: usize) {
     *leaf.data_mut(slot).last_mut().unwrap() ^= 1;
 }
 
+/// Removes an item.
 pub fn remove(leaf: &mut TreeBlock, slot: usize) {
     leaf.remove_items(slot..slot + 1);
 }
 
+/// Changes the offset in a key.
 pub fn move_offset(leaf: &mut TreeBlock, slot: usize, by: i64) {
     let key = leaf.key(slot);
     leaf.set_item_key(slot, Key { offset: key.offset.wrapping_add_signed(by), ..key });
 }
 
+/// A number of 64 bits, 0 past the end.
 pub fn get64(data: &[u8], at: usize) -> u64 {
     data.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
+/// A number of 32 bits.
 pub fn get32(data: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(*data[at..].first_chunk().unwrap())
 }
 
+/// Every item.
 pub const ANY: Pick = |_, _| true;
 /// Far from what any field holds.
 pub const FAR: i64 = 1 << 40;
+/// The top subvolume.
 pub const FS: TreeId = TreeId::FS;
+/// The first other subvolume.
 pub const SUB: TreeId = TreeId(256);
+/// A file with one name.
 pub const IS_FILE: Pick = |_, d| get32(d, 52) & 0o170_000 == 0o100_000 && get32(d, 40) == 1;
+/// A file whose data is in extents.
 pub const HAS_EXTENTS: Pick =
     |_, d| get32(d, 52) & 0o170_000 == 0o100_000 && get32(d, 40) == 1 && get64(d, 16) == 20_000;
+/// A directory that is not empty.
 pub const IS_DIR: Pick = |_, d| get32(d, 52) & 0o170_000 == 0o040_000 && get64(d, 16) > 0;
+/// A symbolic link.
 pub const IS_SYMLINK: Pick = |_, d| get32(d, 52) & 0o170_000 == 0o120_000;
+/// A regular file extent that is no hole.
 pub const REGULAR: Pick = |_, d| d[20] == 1 && get64(d, 21) > 0;
+/// A preallocated file extent.
 pub const PREALLOC: Pick = |_, d| d[20] == 2;
+/// An inline file extent.
 pub const INLINE: Pick = |_, d| d[20] == 0;
+/// A root item of a subvolume.
 pub const OF_SUBVOLUME: Pick = |k, _| k.objectid >= 256 && k.objectid < 1 << 32;
+/// The root item of the relocation tree.
 pub const OF_RELOCATION: Pick = |k, _| k.objectid == TreeId::DATA_RELOC.0;
+/// A directory item of a file.
 pub const TO_FILE: Pick = |_, d| d[8] == T::INODE_ITEM.0 && d[29] == 1;
+/// A data extent with one inline reference.
 pub const ONE_REF: Pick = |_, d| d.len() == 24 + 29 && d[24] == T::EXTENT_DATA_REF.0;
+/// A tree block of one tree.
 pub const OWN_BLOCK: Pick = |_, d| d.len() == 24 + 9 && d[24] == T::TREE_BLOCK_REF.0;
+/// A block group that is in use.
 pub const USED_GROUP: Pick = |_, d| get64(d, 0) > 0;
 
 /// Inodes and what hangs on them.
@@ -351,6 +387,7 @@ pub const DEVICES: &[Row] = &[
 
 /// Joins tables.
 pub trait ConcatRows {
+    /// All rows.
     fn concat_rows(&self) -> Vec<&'static Row>;
 }
 

@@ -1,0 +1,368 @@
+//! Seeded operations on the engine, with a note of what the filesystem must hold after each.
+//!
+//! # Invariants
+//! * The same script gives the same operations; clock and UUIDs are counted up, not taken from the machine.
+//! * An operation that fails for want of space changed nothing; any other failure ends the workload.
+
+mod data;
+mod names;
+mod subvolumes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use butterfs_engine::dir::Place;
+use butterfs_engine::environment::Environment;
+use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
+use butterfs_engine::inode::InodeId;
+use butterfs_engine::mkfs::{self, MakeOptions};
+use butterfs_engine::{Error, Result};
+use butterfs_format::ChecksumType;
+use butterfs_format::items::{BlockGroupFlags, Timespec};
+use butterfs_volume::{BlockDevice, OpenMode, Volume};
+
+use super::history::{Durable, Entry, FileHistory, History, Names, Node, Step, Versions};
+use super::recording::Recorder;
+use crate::random::Random;
+
+/// What kind of operations come often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Some of each.
+    Mixed,
+    /// Small writes and renames, with many fsyncs.
+    Fsync,
+    /// Subvolumes and snapshots come and go, and the cleaner runs.
+    Snapshots,
+    /// Hardly any space is left.
+    NearlyFull,
+    /// Only mkfs.
+    MakeOnly,
+}
+
+/// Everything that a run follows from.
+#[derive(Clone, Copy, Debug)]
+pub struct Script {
+    /// Its name in tables.
+    pub name: &'static str,
+    /// Which operations.
+    pub style: Style,
+    /// The seed of all choices.
+    pub seed: u64,
+    /// How many operations.
+    pub steps: usize,
+    /// Size of a tree block, in bytes.
+    pub nodesize: u32,
+    /// Checksums.
+    pub csum_type: ChecksumType,
+    /// DUP, or none for single.
+    pub metadata: BlockGroupFlags,
+}
+
+/// Enough for both superblock copies and some chunks.
+pub const DEVICE_LEN: u64 = 160 << 20;
+/// Small enough to be filled.
+const SMALL_LEN: u64 = mkfs::MIN_SIZE;
+
+impl Script {
+    /// The size of the device, in bytes.
+    pub fn device_len(&self) -> u64 {
+        if self.style == Style::NearlyFull { SMALL_LEN } else { DEVICE_LEN }
+    }
+}
+
+/// Counts time and UUIDs up.
+pub struct CountingEnvironment(AtomicU64);
+
+impl CountingEnvironment {
+    /// Begins at a number.
+    pub fn new(start: u64) -> Self {
+        Self(AtomicU64::new(start))
+    }
+}
+
+impl Environment for CountingEnvironment {
+    fn now(&self) -> Timespec {
+        Timespec::new(1_700_000_000 + self.0.fetch_add(1, Ordering::Relaxed) as i64, 0)
+    }
+
+    fn new_uuid(&self) -> [u8; 16] {
+        let mut random = Random::new(self.0.fetch_add(1, Ordering::Relaxed));
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&random.bits().to_le_bytes());
+        uuid[8..].copy_from_slice(&random.bits().to_le_bytes());
+        uuid
+    }
+}
+
+/// How a workload ended.
+pub struct Outcome {
+    /// What was there, step by step.
+    pub history: History,
+    /// The filesystem, if it could be opened.
+    pub filesystem: Option<Filesystem>,
+    /// The error that ended it.
+    pub failure: Option<Error>,
+}
+
+/// What to do when an operation fails for another reason than space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// It is a bug.
+    Panic,
+    /// The device was made to fail: end the workload.
+    Stop,
+}
+
+const NEW_FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
+/// The one extended attribute.
+pub const XATTR: &[u8] = b"user.attribute";
+/// The path of the file that takes all space.
+const BALLAST: &str = "ballast";
+
+/// Runs a script on a device: mkfs, open, operations. `recorder` gives the positions.
+pub fn run(script: &Script, device: Arc<dyn BlockDevice>, recorder: &Arc<Recorder>, on_error: OnError) -> Outcome {
+    let environment = CountingEnvironment::new(script.seed << 20);
+    let mut options = MakeOptions::new(script.device_len(), &environment);
+    options.nodesize = script.nodesize;
+    options.csum_type = script.csum_type;
+    options.metadata_profile = script.metadata;
+    let made = mkfs::make(Arc::clone(&device), &options);
+    let mut history = History { made: recorder.mark("mkfs returned"), ..History::default() };
+    let opened = made.and_then(|()| open(vec![device], Access::ReadWrite, environment));
+    let filesystem = match opened {
+        Ok(filesystem) => filesystem,
+        Err(error) => {
+            assert!(on_error == OnError::Stop, "{script:?}: {error}");
+            history.made = usize::MAX;
+            return Outcome { history, filesystem: None, failure: Some(error) };
+        }
+    };
+    let mut run = Run {
+        filesystem,
+        recorder: Arc::clone(recorder),
+        random: Random::new(script.seed),
+        history,
+        names: Arc::default(),
+        held: Vec::new(),
+        failure: None,
+        on_error,
+        made_names: 0,
+    };
+    run.end(recorder.position(), "open", Durable::Nothing);
+    run.all(script);
+    Outcome { history: run.history, filesystem: Some(run.filesystem), failure: run.failure }
+}
+
+/// Opens devices with small caches.
+pub fn open(
+    devices: Vec<Arc<dyn BlockDevice>>,
+    access: Access,
+    environment: CountingEnvironment,
+) -> Result<Filesystem> {
+    let mode = if access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+    let volume = Volume::open(devices, mode)?;
+    let options = OpenOptions { access, cache_bytes: 4 << 20, cached_inodes: 256, ..OpenOptions::default() };
+    Filesystem::open(volume, options, Box::new(environment))
+}
+
+struct Run {
+    filesystem: Filesystem,
+    recorder: Arc<Recorder>,
+    random: Random,
+    history: History,
+    names: Arc<Names>,
+    held: Vec<InodeId>,
+    failure: Option<Error>,
+    on_error: OnError,
+    made_names: usize,
+}
+
+/// Operations, with how often each comes in each style.
+type Operation = (fn(&mut Run), [u64; 4]);
+
+const OPERATIONS: &[Operation] = &[
+    (Run::create, [16, 14, 12, 16]),
+    (Run::write, [26, 30, 22, 34]),
+    (Run::truncate, [7, 5, 6, 10]),
+    (Run::unlink, [9, 5, 9, 12]),
+    (Run::rename, [9, 12, 7, 5]),
+    (Run::exchange, [2, 3, 1, 1]),
+    (Run::link, [3, 4, 3, 1]),
+    (Run::make_dir, [4, 3, 3, 1]),
+    (Run::remove_dir, [1, 1, 1, 1]),
+    (Run::symlink, [2, 1, 2, 1]),
+    (Run::punch, [2, 2, 2, 2]),
+    (Run::preallocate, [2, 2, 1, 3]),
+    (Run::unnamed, [1, 2, 1, 1]),
+    (Run::unlink_held, [2, 1, 2, 1]),
+    (Run::release, [1, 1, 1, 1]),
+    (Run::set_xattr, [3, 5, 2, 2]),
+    (Run::fsync, [6, 18, 4, 6]),
+    (Run::fsync_dir, [1, 4, 1, 1]),
+    (Run::sync, [3, 1, 3, 4]),
+    (Run::verify, [2, 1, 1, 1]),
+    (Run::make_subvolume, [1, 0, 3, 0]),
+    (Run::snapshot, [1, 1, 6, 1]),
+    (Run::delete_subvolume, [1, 1, 6, 1]),
+    (Run::clean, [2, 1, 7, 2]),
+];
+
+impl Run {
+    fn all(&mut self, script: &Script) {
+        let column = match script.style {
+            Style::Mixed => 0,
+            Style::Fsync => 1,
+            Style::Snapshots => 2,
+            Style::NearlyFull => 3,
+            Style::MakeOnly => return,
+        };
+        if script.style == Style::NearlyFull {
+            self.fill();
+        }
+        let total: u64 = OPERATIONS.iter().map(|(_, weights)| weights[column]).sum();
+        while self.history.steps.len() < script.steps && self.failure.is_none() {
+            let mut choice = self.random.below(total);
+            for (operation, weights) in OPERATIONS {
+                if choice < weights[column] {
+                    operation(self);
+                    break;
+                }
+                choice -= weights[column];
+            }
+        }
+    }
+
+    /// One operation: `work` on the filesystem, then `note` what it changed. Gives whether it was done.
+    fn step<R>(
+        &mut self,
+        what: String,
+        durable: Durable,
+        work: impl FnOnce(&Self) -> Result<R>,
+        note: impl FnOnce(&mut Self, Option<R>),
+    ) {
+        let begun = self.recorder.position();
+        match work(self) {
+            Ok(result) => {
+                note(self, Some(result));
+                self.end(begun, &what, durable);
+            }
+            Err(Error::NoSpace) => self.end(begun, &format!("{what} (no space)"), Durable::Nothing),
+            Err(error) => {
+                assert!(self.on_error == OnError::Stop, "{what}: {error}");
+                note(self, None);
+                self.failure = Some(error);
+                self.end(begun, &format!("{what} (failed)"), Durable::Nothing);
+            }
+        }
+    }
+
+    fn end(&mut self, begun: usize, what: &str, durable: Durable) {
+        let number = self.history.steps.len();
+        let generation = match self.failure {
+            None => self.filesystem.shared().gate.volume().superblock().generation.get(),
+            Some(_) => u64::MAX,
+        };
+        let marked = self.recorder.mark(format!("step {number}: {what} returned, generation {generation}"));
+        let ended = self.failure.is_none().then_some(marked);
+        let names = Arc::clone(&self.names);
+        self.history.steps.push(Step { what: what.to_owned(), begun, ended, generation, names, durable });
+    }
+
+    /// The number of the step that is being done.
+    fn now(&self) -> usize {
+        self.history.steps.len()
+    }
+
+    fn set(&mut self, path: &str, node: Node) {
+        let since = self.now();
+        Arc::make_mut(&mut self.names).insert(path.to_owned(), Entry { node, since });
+    }
+
+    fn remove(&mut self, path: &str) {
+        Arc::make_mut(&mut self.names).remove(path);
+    }
+
+    fn id(&self, path: &str) -> Result<InodeId> {
+        path.split('/')
+            .filter(|name| !name.is_empty())
+            .try_fold(self.filesystem.root(), |dir, name| self.filesystem.lookup(Place::new(dir, name.as_bytes())))
+    }
+
+    /// Does something with the place of a path.
+    fn at<R>(&self, path: &str, work: impl FnOnce(Place<'_>) -> Result<R>) -> Result<R> {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        work(Place::new(self.id(dir)?, name.as_bytes()))
+    }
+
+    fn version(&self, file: usize) -> Arc<[u8]> {
+        self.history.files[file].content.last()
+    }
+
+    fn new_version(&mut self, file: usize, bytes: Vec<u8>) {
+        let now = self.now();
+        self.history.files[file].content.push(now, &bytes);
+    }
+
+    fn new_file(&mut self, path: &str, bytes: &[u8]) {
+        let nested = self.is_nested(path);
+        let (content, xattr) = (Versions::new(self.now(), bytes), Versions::new(self.now(), &[]));
+        self.history.files.push(FileHistory { nested, content, xattr });
+        let number = self.history.files.len() - 1;
+        self.set(path, Node::File(number));
+    }
+
+    fn is_nested(&self, path: &str) -> bool {
+        let top = path.split('/').next().unwrap_or_default();
+        path.contains('/') && self.names.get(top).is_some_and(|entry| entry.node == Node::Subvolume)
+    }
+
+    /// A path that may be free or taken; never in a snapshot.
+    fn any_path(&mut self) -> String {
+        let dirs: Vec<String> = self
+            .names
+            .iter()
+            .filter(|(_, entry)| matches!(entry.node, Node::Directory | Node::Subvolume))
+            .map(|(path, _)| format!("{path}/"))
+            .collect();
+        let dir = if self.random.percent(40) { self.random.pick(&dirs).cloned() } else { None };
+        let name = match self.random.below(40) {
+            0 => format!("{:x<250}", self.random.below(5)),
+            n => format!("f{n}"),
+        };
+        dir.unwrap_or_default() + &name
+    }
+
+    fn free_path(&mut self) -> Option<String> {
+        let path = self.any_path();
+        (!self.names.contains_key(&path)).then_some(path)
+    }
+
+    fn any_file(&mut self) -> Option<(String, usize)> {
+        let files: Vec<(&String, usize)> = self
+            .names
+            .iter()
+            .filter_map(|(path, entry)| match entry.node {
+                Node::File(number) if path != BALLAST => Some((path, number)),
+                _ => None,
+            })
+            .collect();
+        self.random.pick(&files).map(|(path, number)| ((*path).clone(), *number))
+    }
+
+    fn any_of(&mut self, wanted: fn(&Node) -> bool) -> Option<String> {
+        let paths: Vec<&String> = self.names.iter().filter(|(_, e)| wanted(&e.node)).map(|(path, _)| path).collect();
+        self.random.pick(&paths).map(|path| (*path).clone())
+    }
+
+    fn fresh_name(&mut self, prefix: &str) -> String {
+        self.made_names += 1;
+        format!("{prefix}{}", self.made_names)
+    }
+
+    /// Bytes that tell their file, version and place.
+    fn content(&self, file: usize, offset: usize, len: usize) -> Vec<u8> {
+        let tag = Random::new((file as u64) << 32 | self.now() as u64).bits() as usize;
+        (offset..offset + len).map(|at| ((tag >> (at / 61 % 40)) + at / 61) as u8 | 1).collect()
+    }
+}
