@@ -75,6 +75,7 @@ mod superblocks;
 mod tally;
 mod uuid_tree;
 mod walk;
+mod xattrs;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

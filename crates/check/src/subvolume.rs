@@ -23,6 +23,7 @@ use crate::loops;
 use crate::revisit::{Revisitor, revisit};
 use crate::tally::Verdict;
 use crate::walk::TreeRoot;
+use crate::xattrs;
 
 /// The inode of a subvolume's top directory.
 const ROOT_DIR: u64 = 256;
@@ -364,7 +365,14 @@ impl<'a> Subvolume<'a> {
             ItemType::DIR_ITEM => self.directory_item(context, key, data),
             ItemType::DIR_INDEX => self.directory_index(context, key, data),
             ItemType::EXTENT_DATA => self.file_extent(context, key, data),
-            ItemType::XATTR_ITEM | ItemType::VERITY_DESC_ITEM | ItemType::VERITY_MERKLE_ITEM => {
+            ItemType::XATTR_ITEM => {
+                self.inode(context, key.objectid);
+                if let Some(name) = xattrs::twice(data).filter(|_| self.share.is_first()) {
+                    let problem = format!("{:?} is there twice", String::from_utf8_lossy(name));
+                    context.error(Kind::Xattr, Place::item(self.tree, key), problem);
+                }
+            }
+            ItemType::VERITY_DESC_ITEM | ItemType::VERITY_MERKLE_ITEM => {
                 self.inode(context, key.objectid);
             }
             _ if !self.share.is_first() => {}

@@ -24,6 +24,7 @@ use crate::fingerprint::{named, numbers};
 use crate::inode::{Coverage, Inode, Rules, Suspicion};
 use crate::links::entry_fingerprint;
 use crate::walk::{Shape, TreeRoot, Visitor};
+use crate::xattrs::twice;
 
 /// The inode of a subvolume's top directory.
 const ROOT_DIR: u64 = 256;
@@ -162,7 +163,8 @@ impl Tally {
                 }
                 return (!suspicion.0).then_some(());
             }
-            ItemType::XATTR_ITEM | ItemType::VERITY_DESC_ITEM | ItemType::VERITY_MERKLE_ITEM => {}
+            ItemType::XATTR_ITEM => return twice(data).is_none().then_some(()),
+            ItemType::VERITY_DESC_ITEM | ItemType::VERITY_MERKLE_ITEM => {}
             _ => return None,
         }
         Some(())

@@ -10,12 +10,21 @@ use butterfs_volume::{
     system_devices,
 };
 
-/// All devices that are meant: those named, then what the filesystem has besides them in the directories
-/// named and, if it is on a block device, in the system.
+/// Opens all devices that are meant, and so locks them: those named, then what the filesystem has besides them in
+/// the directories named and, if it is on a block device, in the system.
 ///
 /// # Errors
-/// If a directory cannot be read, or if it cannot be told which of several copies is meant.
-pub fn resolve(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+/// The first that fails, with its path: if a directory cannot be read, if it cannot be told which of several copies is
+/// meant, or if a device cannot be opened.
+pub fn find_and_open(
+    named: &[PathBuf],
+    mode: OpenMode,
+) -> std::result::Result<Vec<Arc<dyn BlockDevice>>, (PathBuf, Error)> {
+    let paths = resolve(named).map_err(|error| (named.first().cloned().unwrap_or_default(), error))?;
+    paths.iter().map(|path| open(path, mode)).collect()
+}
+
+fn resolve(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let (directories, mut paths): (Vec<&PathBuf>, Vec<PathBuf>) = split(named);
     let mut candidates = Vec::new();
     for directory in directories {
@@ -59,19 +68,12 @@ fn is_block_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.file_type().is_block_device())
 }
 
-/// Opens the devices, and so locks them.
-///
-/// # Errors
-/// The first that fails, with its path.
-pub fn open(paths: &[PathBuf], mode: OpenMode) -> std::result::Result<Vec<Arc<dyn BlockDevice>>, (PathBuf, Error)> {
-    let open = |path: &PathBuf| -> std::result::Result<Arc<dyn BlockDevice>, (PathBuf, Error)> {
-        let device = match mode {
-            OpenMode::ReadOnly => FileDevice::open_read_only(path),
-            OpenMode::ReadWrite => FileDevice::open_read_write(path),
-        };
-        Ok(Arc::new(device.map_err(|error| (path.clone(), error))?))
+fn open(path: &PathBuf, mode: OpenMode) -> std::result::Result<Arc<dyn BlockDevice>, (PathBuf, Error)> {
+    let device = match mode {
+        OpenMode::ReadOnly => FileDevice::open_read_only(path),
+        OpenMode::ReadWrite => FileDevice::open_read_write(path),
     };
-    paths.iter().map(open).collect()
+    Ok(Arc::new(device.map_err(|error| (path.clone(), error))?))
 }
 
 /// Opens a filesystem for reading, without devices that are missing.

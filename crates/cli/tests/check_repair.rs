@@ -47,6 +47,13 @@ impl Image {
         self.work.file("disk.img.butterfs-undo")
     }
 
+    fn superblock(&self) -> Superblock {
+        let mut bytes = vec![0; 4096];
+        let file = std::fs::File::open(self.path()).unwrap();
+        file.read_exact_at(&mut bytes, SUPERBLOCK_OFFSETS[0]).unwrap();
+        Superblock::parse(&bytes, SUPERBLOCK_OFFSETS[0]).unwrap()
+    }
+
     fn bytes(&self) -> Vec<u8> {
         std::fs::read(self.path()).unwrap()
     }
@@ -119,6 +126,14 @@ fn what_makes_no_sense_is_refused() {
         &["--readonly", "--init-csum-tree"],
         &["--repair", "--undo", "x"],
         &["--dry-run", "--force"],
+        &["--force"],
+        &["-y"],
+        &["--partial"],
+        &["--undo-file", "x"],
+        &["--readonly", "--force"],
+        &["--undo", "x", "--force"],
+        &["--undo", "x", "--undo-file", "y"],
+        &["--undo", "x", "--init-csum-tree"],
     ] {
         assert_eq!(code(&image.check(args)), 16, "{args:?}");
     }
@@ -132,6 +147,36 @@ fn what_makes_no_sense_is_refused() {
     let foreign = butterfs(&["check", "--repair", "--force", text.to_str().unwrap()]);
     assert_eq!(code(&foreign), 8, "{}", words(&foreign));
     assert!(image.bytes() == before, "nothing was written");
+}
+
+/// Writes over a tree block in all its copies.
+fn wipe(image: &Image, at: butterfs_format::Logical) {
+    let device = std::sync::Arc::new(butterfs_volume::FileDevice::open_read_only(image.path()).unwrap());
+    let volume = butterfs_volume::Volume::open(vec![device], butterfs_volume::OpenMode::ReadOnly).unwrap();
+    let (start, chunk) = volume.chunk_containing(at).unwrap();
+    let file = std::fs::File::options().write(true).open(image.path()).unwrap();
+    for stripe in &chunk.stripes {
+        file.write_all_at(&[0; 16384], stripe.offset.get() + (at.0 - start.0)).unwrap();
+    }
+}
+
+/// Without a chunk tree nothing can be found: repair says who brings it back.
+#[test]
+fn a_lost_chunk_tree_is_a_matter_of_rescue() {
+    let image = Image::broken("repair-chunks");
+    assert_eq!(code(&image.check(&["--repair", "--force"])), 0);
+    std::fs::remove_file(image.undo_file()).unwrap();
+    wipe(&image, butterfs_format::Logical(image.superblock().chunk_root.get()));
+    let before = image.bytes();
+    for args in [&["--dry-run"][..], &["--repair", "--force"], &["--init-extent-tree", "--force"]] {
+        let refused = image.check(args);
+        assert_eq!(code(&refused), 1, "{args:?}: {}", words(&refused));
+        assert!(words(&refused).contains("butterfs rescue chunk-recover"), "{}", words(&refused));
+    }
+    assert!(image.bytes() == before && !image.undo_file().exists(), "nothing was written");
+    let rescued = butterfs(&["rescue", "chunk-recover", "-y", image.text()]);
+    assert_eq!(code(&rescued), 0, "{}", words(&rescued));
+    assert_eq!(code(&image.check(&[])), 0);
 }
 
 /// An image that somebody uses is refused before anything is looked at.
@@ -173,17 +218,7 @@ fn an_older_commit_is_gone_back_to() {
         assert_eq!(code(&image.check(&["--init-csum-tree", "--force"])), 0);
         std::fs::remove_file(image.undo_file()).unwrap();
     }
-    let file = std::fs::File::options().read(true).write(true).open(image.path()).unwrap();
-    let mut bytes = vec![0; 4096];
-    file.read_exact_at(&mut bytes, SUPERBLOCK_OFFSETS[0]).unwrap();
-    let sb = Superblock::parse(&bytes, SUPERBLOCK_OFFSETS[0]).unwrap();
-    let device = std::sync::Arc::new(butterfs_volume::FileDevice::open_read_only(image.path()).unwrap());
-    let volume = butterfs_volume::Volume::open(vec![device], butterfs_volume::OpenMode::ReadOnly).unwrap();
-    let (start, chunk) = volume.chunk_containing(sb.root()).unwrap();
-    for stripe in &chunk.stripes {
-        file.write_all_at(&[0; 16384], stripe.offset.get() + (sb.root().0 - start.0)).unwrap();
-    }
-    drop(volume);
+    wipe(&image, image.superblock().root());
     assert_eq!(code(&image.check(&[])), 1);
     let done = image.check(&["--repair", "--force", "-b"]);
     assert_eq!(code(&done), 0, "{}", words(&done));

@@ -1,15 +1,15 @@
 //! Committing a round into the overlay: blocks, then superblocks with a new generation.
 
-use butterfs_check::{Devices, Finding, Kind, Place, Report, Severity, superblock_copy};
+use butterfs_check::{Devices, Finding, Kind, Place, Report, Severity, open_failure, superblock_copy};
 use butterfs_engine::tree::{TreeReader, TreeWriter};
+use butterfs_engine::tx::Tops;
 use butterfs_engine::tx::seal::write_blocks;
-use butterfs_format::superblock::{RootBackup, SUPERBLOCK_OFFSETS};
+use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_format::validate::Expected;
 use butterfs_format::{Superblock, TreeId};
 use butterfs_volume::{BlockDevice, OpenMode, Volume};
-use zerocopy::FromZeros;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::Step;
 use crate::store::Store;
 use crate::workspace::Workspace;
@@ -44,9 +44,22 @@ pub fn prepare_superblocks(devices: &Devices, report: &Report) -> Result<Vec<Ste
     Ok(steps)
 }
 
+/// To open a volume nothing is read but superblocks and the chunk tree: repair begins where that tree ends.
+fn unopenable(error: butterfs_volume::Error) -> Error {
+    let finding = open_failure(&error).filter(|finding| [Kind::Chunk, Kind::TreeBlock].contains(&finding.kind));
+    match finding {
+        Some(finding) => Error::Refused(format!(
+            "the chunk tree cannot be read ({}), and without it nothing can be found; bring it back with butterfs \
+             rescue chunk-recover, then check again",
+            finding.problem
+        )),
+        None => error.into(),
+    }
+}
+
 /// A volume whose superblock says less than its devices have cannot be opened for writing.
 fn raise_total(devices: &Devices) -> Result<Option<Step>> {
-    let volume = Volume::open(devices.clone(), OpenMode::ReadOnly)?;
+    let volume = Volume::open(devices.clone(), OpenMode::ReadOnly).map_err(unopenable)?;
     let total = volume.dev_items().iter().fold(0u64, |sum, item| sum.saturating_add(item.total_bytes.get()));
     let said = volume.superblock().total_bytes.get();
     if said >= total {
@@ -94,38 +107,17 @@ fn heal_copies(store: &Store) -> Result<()> {
 }
 
 fn set_roots(store: &mut Store) -> Result<()> {
-    let (root, chunk) = (store.root(TreeId::ROOT)?, store.root(TreeId::CHUNK)?);
-    let generation = store.generation();
-    let uuid_was_current = store.superblock.uuid_tree_generation == store.superblock.generation;
-    let backup = root_backup(store);
-    let sb = &mut store.superblock;
-    sb.generation = generation.0.into();
-    (sb.root, sb.root_level) = (root.bytenr.0.into(), root.level);
-    (sb.chunk_root, sb.chunk_root_level) = (chunk.bytenr.0.into(), chunk.level);
-    sb.chunk_root_generation = chunk.generation.0.into();
-    sb.root_dir_objectid = TreeId::ROOT_TREE_DIR.0.into();
-    if uuid_was_current {
-        sb.uuid_tree_generation = sb.generation;
-    }
-    sb.super_roots[(generation.0 % 4) as usize] = backup;
-    Ok(())
-}
-
-/// The backup of this commit's roots; a tree that does not exist is zeros in it.
-fn root_backup(store: &Store) -> RootBackup {
-    let mut backup = RootBackup::new_zeroed();
-    let root = |tree| {
-        let root = store.root(tree).ok();
-        root.map_or((0.into(), 0.into(), 0), |root| (root.bytenr.0.into(), root.generation.0.into(), root.level))
+    let known = |tree| store.root(tree).ok();
+    let tops = Tops {
+        root: store.root(TreeId::ROOT)?,
+        chunk: store.root(TreeId::CHUNK)?,
+        extent: known(TreeId::EXTENT),
+        fs: known(TreeId::FS),
+        dev: known(TreeId::DEV),
+        csum: known(TreeId::CSUM),
     };
-    (backup.tree_root, backup.tree_root_gen, backup.tree_root_level) = root(TreeId::ROOT);
-    (backup.chunk_root, backup.chunk_root_gen, backup.chunk_root_level) = root(TreeId::CHUNK);
-    (backup.extent_root, backup.extent_root_gen, backup.extent_root_level) = root(TreeId::EXTENT);
-    (backup.fs_root, backup.fs_root_gen, backup.fs_root_level) = root(TreeId::FS);
-    (backup.dev_root, backup.dev_root_gen, backup.dev_root_level) = root(TreeId::DEV);
-    (backup.csum_root, backup.csum_root_gen, backup.csum_root_level) = root(TreeId::CSUM);
-    backup.total_bytes = store.superblock.total_bytes;
-    backup.bytes_used = store.superblock.bytes_used;
-    backup.num_devices = store.superblock.num_devices;
-    backup
+    let generation = store.generation();
+    store.superblock.root_dir_objectid = TreeId::ROOT_TREE_DIR.0.into();
+    tops.enter(&mut store.superblock, generation);
+    Ok(())
 }

@@ -21,6 +21,7 @@ mod error;
 pub mod mend;
 pub mod overlay;
 pub mod plan;
+mod refusals;
 pub mod rescue;
 mod rounds;
 pub mod store;

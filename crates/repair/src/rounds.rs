@@ -2,17 +2,16 @@
 
 use std::collections::HashMap;
 
-use butterfs_check::{Devices, Finding, Kind, Place, Report, Severity, check, open_failure};
+use butterfs_check::{Devices, Kind, Place, Report, Severity, check, open_failure};
 use butterfs_format::TreeId;
-use butterfs_format::superblock::{Incompat, SUPER_FLAG_SEEDING};
 use butterfs_volume::{OpenMode, Volume};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{Plan, Step, Verdict};
 use crate::store::{Space, Store};
 use crate::trial::Trial;
 use crate::workspace::Workspace;
-use crate::{Goal, Options, Renew, commit, derive, mend};
+use crate::{Goal, Options, Renew, commit, derive, mend, refusals};
 
 /// Each round can uncover what the one before could not see. Damage is nested a few deep at most.
 const MAX_ROUNDS: usize = 6;
@@ -25,11 +24,7 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
     let trial = Trial::begin(devices);
     let shown = trial.devices();
     let before = judge(&shown, options)?;
-    let Rounds { steps, mut after, stopped } = rounds(&shown, before.clone(), options)?;
-    if touches_checksums(&steps) && !options.data_csums && options.renew == Renew::default() {
-        // Mended checksums can be wrong themselves: only the data tells.
-        after = judge(&shown, &Options { data_csums: true, ..options.clone() })?;
-    }
+    let Rounds { steps, after, stopped } = rounds(&shown, before.clone(), options)?;
     let verdict = verdict(&before, &after, &steps, options.goal);
     Ok(Plan { steps, changes: trial.changes()?, before, after, verdict, stopped })
 }
@@ -55,6 +50,8 @@ pub(crate) struct Rounds {
 pub(crate) fn rounds(devices: &Devices, before: Report, options: &Options) -> Result<Rounds> {
     let mut steps = Vec::new();
     let mut after = before;
+    // Checksums that were asked to be made anew are those of the data as it is.
+    let computed = options.renew.checksum_tree;
     let mut options = options.clone();
     let wanted = |report: &Report, options: &Options| {
         !report.is_clean() || options.renew != Renew::default() || options.instead_of.is_some()
@@ -77,6 +74,8 @@ pub(crate) fn rounds(devices: &Devices, before: Report, options: &Options) -> Re
         if done.is_empty() {
             break;
         }
+        // Mended checksums can be wrong themselves: only the data tells.
+        options.data_csums |= touches_checksums(&done) && !computed;
         steps.extend(done);
         after = judge(devices, &options)?;
     }
@@ -114,23 +113,9 @@ pub(crate) fn round(
         let action = "the superblock that was asked for takes the place of the first";
         steps.push(Step::new("superblock", Place::superblock(), action));
     }
-    refuse_unwritable(&report)?;
+    refusals::of_report(&report)?;
     let mut workspace = Workspace::open(devices, report, options)?;
-    if workspace.store.superblock.flags.get() & SUPER_FLAG_SEEDING != 0 {
-        let why = "it is a seed, which other filesystems build on: nothing may change it; clear the seeding flag first";
-        return Err(Error::Refused(why.into()));
-    }
-    if workspace.store.superblock.incompat().contains(Incompat::SIMPLE_QUOTA) {
-        let why = "it has simple quotas, whose owners of extents this version cannot carry over a repair; \
-                   remove them with btrfstune --remove-simple-quota first";
-        return Err(Error::Refused(why.into()));
-    }
-    if let Some(start) = derive::lost_chunk(&workspace.store) {
-        return Err(Error::Refused(format!(
-            "chunk {start} is lost, though its block group and device extents are there: what lies in it would be \
-             given up; bring it back with butterfs rescue chunk-recover first"
-        )));
-    }
+    refusals::of_filesystem(&workspace)?;
     free.bind(&mut workspace.store);
     let edited = edit(&mut workspace)?;
     let count = edited.len() + steps.len();
@@ -140,17 +125,6 @@ pub(crate) fn round(
         commit::commit(&mut workspace)?;
     }
     Ok(steps)
-}
-
-/// What the checker cannot judge must not be written, whatever else is wrong.
-fn refuse_unwritable(report: &Report) -> Result<()> {
-    let unsupported = |finding: &&Finding| finding.kind == Kind::Unsupported && finding.severity == Severity::Error;
-    match report.findings.iter().find(unsupported) {
-        Some(finding) => {
-            Err(Error::Refused(format!("the filesystem uses what this version does not know: {}", finding.problem)))
-        }
-        None => Ok(()),
-    }
 }
 
 /// What the checker says of the devices.

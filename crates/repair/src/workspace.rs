@@ -11,6 +11,7 @@ use zerocopy::FromBytes;
 
 use crate::Options;
 use crate::error::Result;
+use crate::mend::data_can_lie;
 use crate::store::{Space, Store};
 use crate::survey::{Survey, survey, survey_log};
 
@@ -24,6 +25,8 @@ pub struct Workspace {
     pub survey: Survey,
     /// What was asked for.
     pub options: Options,
+    /// Items of checksums of which mends guessed something: they are to be tried against the data.
+    pub guessed_sums: Vec<Key>,
 }
 
 impl Workspace {
@@ -38,7 +41,7 @@ impl Workspace {
         survey_log(&store, &mut first);
         let space = free_space(&store, &first);
         store.set_space(space);
-        Ok(Self { store, report, survey: first, options: options.clone() })
+        Ok(Self { store, report, survey: first, options: options.clone(), guessed_sums: Vec::new() })
     }
 
     /// Surveys the edited filesystem.
@@ -105,20 +108,21 @@ fn exclude_old_extents(store: &Store, survey: &Survey, nodesize: u64, space: &mu
     for (at, _) in leaves {
         let Ok(leaf) = store.read(&Expected::at(*at)) else { continue };
         for slot in 0..leaf.len() {
-            if let Some(len) = extent_len(&leaf.key(slot), leaf.data(slot), nodesize) {
+            if let Some(len) = extent_len(store, &leaf.key(slot), leaf.data(slot), nodesize) {
                 space.exclude(leaf.key(slot).objectid, len);
             }
         }
     }
 }
 
-fn extent_len(key: &Key, data: &[u8], nodesize: u64) -> Option<u64> {
+/// The length of an item's extent; none if it is no extent, or cannot be where it says.
+fn extent_len(store: &Store, key: &Key, data: &[u8], nodesize: u64) -> Option<u64> {
     match key.item_type {
         ItemType::METADATA_ITEM => Some(nodesize),
-        ItemType::EXTENT_ITEM => Some(match ExtentItem::parse(key, data) {
-            Ok(item) if item.block_info.is_some() => nodesize,
-            _ => key.offset,
-        }),
+        ItemType::EXTENT_ITEM => match ExtentItem::parse(key, data) {
+            Ok(item) if item.block_info.is_some() => Some(nodesize),
+            _ => data_can_lie(store, key.objectid, key.offset).then_some(key.offset),
+        },
         _ => None,
     }
 }

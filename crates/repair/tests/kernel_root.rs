@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use butterfs_engine::tree::{Cursor, TreeReader};
+use butterfs_format::items::ExtentItem;
 use butterfs_format::validate::Expected;
 use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
 use butterfs_repair::store::Store;
@@ -209,4 +210,45 @@ fn quotas_are_counted() {
     image.repair("quota", Renew::default(), &files);
     image.lose_root(TreeId::EXTENT);
     image.repair("extents-with-quota", Renew::default(), &files);
+}
+
+/// Each extent keeps its owner where its item can be read, and gets one that the counters fit where it cannot.
+#[test]
+fn simple_quotas_are_kept() {
+    let more = "for i in $(seq 9); do head -c 9000 /dev/urandom > sub/o$i; head -c 9000 /dev/urandom > snap3/o$i; done; \
+                cp --reflink=always snap3/o1 clone; rm snap3/o1; btrfs qgroup limit 1G sub; sync";
+    let image = Image::new("repair-squota", &["-O", "squota"], "", more);
+    oracle::assert_clean(&image.path());
+    let files = image.mounted("", SUMS);
+    let nothing = Renew::default();
+    image.edit(TreeId::EXTENT, ItemType::EXTENT_ITEM, |leaf, slot| leaf.data_mut(slot)[0] ^= 1);
+    let owners = owners(&image);
+    assert!(owners.len() > 15, "{owners:?}");
+    image.repair("owners", nothing, &files);
+    image.repair("made-anew", Renew { extent_tree: true, ..nothing }, &files);
+    let now = self::owners(&image);
+    let lost: Vec<_> = owners.iter().filter(|owner| !now.contains(owner)).collect();
+    assert!(lost.is_empty(), "{lost:?} of {owners:?}");
+    image.edit(TreeId::QUOTA, ItemType::QGROUP_INFO, |leaf, slot| leaf.data_mut(slot)[9] ^= 1);
+    image.repair("counters", nothing, &files);
+    image.edit(TreeId::EXTENT, ItemType::EXTENT_ITEM, |leaf, slot| leaf.remove_items(slot..slot + 1));
+    image.repair("lost-items", nothing, &files);
+    image.lose_root(TreeId::EXTENT);
+    image.repair("extents", nothing, &files);
+    image.lose_root(TreeId::QUOTA);
+    image.repair("quotas", nothing, &files);
+}
+
+/// Extents and their owners, by the extent tree.
+fn owners(image: &Image) -> Vec<(u64, TreeId)> {
+    let (store, mut owners) = (image.store(), Vec::new());
+    let mut cursor = Cursor::seek(&store, TreeId::EXTENT, &Key::MIN).unwrap();
+    while let Some((key, data)) = cursor.item() {
+        if key.item_type == ItemType::EXTENT_ITEM {
+            let item = ExtentItem::parse(&key, data).unwrap();
+            owners.extend(item.owner.map(|owner| (key.objectid, owner)));
+        }
+        cursor.advance().unwrap();
+    }
+    owners
 }

@@ -3,19 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod common;
 
-use butterfs_check::Severity;
-use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::filesystem::{Access, Filesystem, Flow, OpenOptions};
-use butterfs_engine::inode::InodeId;
-use butterfs_format::items::FileType;
 use butterfs_format::{Generation, Key, TreeBlock, TreeId};
-use butterfs_repair::{Devices, Options, Plan, Verdict, apply, plan};
+use butterfs_volume::{BlockDevice, MemDevice};
+
 use butterfs_testkit::damage::rows::{ConcatRows, EXTENTS_OF_FILES, INODES, ROOTS, Row};
-use butterfs_testkit::damage::{Dice, Subject, findings};
-use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
+use butterfs_testkit::damage::{Dice, Subject};
+use common::{content, differing, has_errors, repaired, trouble};
 
 const TRIES: usize = 4;
 const FS: TreeId = TreeId::FS;
@@ -26,96 +21,8 @@ fn is_stored(row: &Row) -> bool {
     row.tree.is_subvolume() || row.tree == TreeId::ROOT
 }
 
-/// Faults after which something is gone that nothing else tells, and what it may take at most: one file's bytes.
+/// Faults after which something is gone that nothing else tells: one file's bytes.
 const LOSSY: &[&str] = &["file extent lost", "inline extent lost", "inode item lost"];
-
-fn shared(device: &MemDevice) -> Devices {
-    vec![Arc::new(device.snapshot())]
-}
-
-/// Every file of a filesystem: its path and its bytes.
-type Content = BTreeMap<String, Vec<u8>>;
-
-fn content(device: &MemDevice) -> Content {
-    let volume = Volume::open(shared(device), OpenMode::ReadOnly).unwrap();
-    let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
-    let fs = Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap();
-    let mut files = BTreeMap::new();
-    collect(&fs, fs.root(), String::new(), &mut files);
-    files
-}
-
-fn collect(fs: &Filesystem, dir: InodeId, path: String, files: &mut Content) {
-    let mut entries = Vec::new();
-    fs.read_dir(dir, 2, |entry| {
-        entries.push((entry.id, entry.file_type, entry.name.clone()));
-        Ok(Flow::More)
-    })
-    .unwrap();
-    for (id, file_type, name) in entries {
-        let path = format!("{path}/{}", String::from_utf8_lossy(&name));
-        let item = fs.attributes(id).unwrap().item;
-        match file_type {
-            FileType::Directory => {
-                files.insert(format!("{path}/"), item.mode.get().to_string().into_bytes());
-                collect(fs, id, path, files);
-            }
-            FileType::Regular => {
-                let mut bytes = vec![0; item.size.get() as usize];
-                fs.read(id, 0, &mut bytes).unwrap();
-                files.insert(path, bytes);
-            }
-            _ => drop(files.insert(path, item.mode.get().to_string().into_bytes())),
-        }
-    }
-}
-
-/// Files that are not as they were: path, and how many bytes differ.
-fn differing(good: &Content, now: &Content) -> Vec<String> {
-    let missing = good.keys().filter(|path| !now.contains_key(*path)).map(|path| format!("{path} is gone"));
-    let extra = now.keys().filter(|path| !good.contains_key(*path)).map(|path| format!("{path} is new"));
-    let changed = good.iter().filter(|(path, bytes)| now.get(*path).is_some_and(|other| other != *bytes));
-    let all = missing.chain(extra).chain(changed.map(|(path, _)| format!("{path} differs")));
-    all.map(|text| text.chars().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect()).collect()
-}
-
-fn make_plan(device: &MemDevice) -> Result<Plan, String> {
-    plan(&shared(device), &Options::default()).map_err(|error| error.to_string())
-}
-
-/// Repairs a copy; gives it and what was done, or why not.
-fn repaired(device: &MemDevice, folder: &tempfile::TempDir) -> Result<(MemDevice, Plan), String> {
-    let plan = make_plan(device)?;
-    if plan.verdict != Verdict::Repaired {
-        let left: String = plan.after.findings.iter().take(5).map(|finding| format!("\n    left: {finding}")).collect();
-        return Err(format!("{plan}{left}"));
-    }
-    let copy = Arc::new(device.snapshot());
-    let file = folder.path().join("undo");
-    apply(&plan, &vec![copy.clone() as Arc<dyn BlockDevice>], &file, [0; 16]).map_err(|error| error.to_string())?;
-    std::fs::remove_file(&file).unwrap();
-    Ok((copy.snapshot(), plan))
-}
-
-fn has_errors(device: &MemDevice) -> bool {
-    findings(device, false).iter().any(|f| f.severity == Severity::Error)
-}
-
-/// Repairs, and says what is not as it must be.
-fn trouble(name: &str, broken: &MemDevice, good: &Content, folder: &tempfile::TempDir) -> Option<String> {
-    match repaired(broken, folder) {
-        Ok((device, plan)) => {
-            let left: Vec<_> =
-                findings(&device, true).into_iter().filter(|f| f.severity == Severity::Error).take(3).collect();
-            let differing = differing(good, &content(&device));
-            let most = usize::from(LOSSY.contains(&name));
-            let bad = !left.is_empty() || differing.len() > most;
-            let (few, number) = (&differing[..differing.len().min(4)], differing.len());
-            bad.then(|| format!("{name}: {left:?}\n    {number} differ: {few:?}\n{plan}"))
-        }
-        Err(problem) => Some(format!("{name}: {problem}")),
-    }
-}
 
 #[test]
 fn single_faults_in_what_users_stored_are_repaired() {
@@ -135,7 +42,8 @@ fn single_faults_in_what_users_stored_are_repaired() {
                 continue;
             }
             tried += 1;
-            wrong.extend(trouble(row.name, &broken, &good, &folder).map(|text| format!("{key} {text}")));
+            let most = usize::from(LOSSY.contains(&row.name));
+            wrong.extend(trouble(row.name, &broken, &good, most, &folder).map(|text| format!("{key} {text}")));
         }
     }
     assert!(wrong.is_empty(), "{} of {tried} are not repaired:\n{}", wrong.len(), wrong.join("\n"));
@@ -161,7 +69,7 @@ fn all_kept(name: &str, breaks: impl Fn(&Subject, &TreeBlock, &mut Dice) -> Vec<
             }
             tried += 1;
             let at = format!("{number} in block {} of tree {tree}, level {}", block.bytenr(), block.level());
-            wrong.extend(trouble(name, &broken, &good, &folder).map(|text| format!("{at}: {text}")));
+            wrong.extend(trouble(name, &broken, &good, 0, &folder).map(|text| format!("{at}: {text}")));
         }
     }
     assert!(wrong.is_empty(), "{} of {tried} are not repaired:\n{}", wrong.len(), wrong.join("\n"));
@@ -248,7 +156,7 @@ fn lost_nodes_are_made_again_of_their_children() {
     let mut tried = 0;
     for (tree, block) in stored_blocks(&subject).into_iter().filter(|(_, block)| !block.is_leaf()) {
         let broken = subject.with_bytes(&subject.places(block.bytenr()), &[0; 16384]);
-        let problem = trouble("node", &broken, &good, &folder);
+        let problem = trouble("node", &broken, &good, 0, &folder);
         assert_eq!(problem, None, "tree {tree}");
         tried += 1;
     }
@@ -342,5 +250,5 @@ fn file_extents_at_impossible_offsets_are_put_back() {
     leaf.set_item_key(slot, Key { offset: key.offset + 1, ..key });
     let broken = subject.with_block(leaf.bytenr(), &leaf);
     assert!(has_errors(&broken));
-    assert_eq!(trouble("offset", &broken, &good, &folder), None);
+    assert_eq!(trouble("offset", &broken, &good, 0, &folder), None);
 }

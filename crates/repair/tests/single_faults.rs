@@ -3,19 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod common;
 
-use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::filesystem::{Access, Filesystem, Flow, OpenOptions};
-use butterfs_engine::inode::InodeId;
-use butterfs_format::items::FileType;
 use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_format::{ItemType as T, Key, Logical, Superblock, TreeId};
-use butterfs_repair::{Devices, Goal, Options, Plan, Verdict, apply, plan, undo};
-use butterfs_testkit::damage::rows::{self, ConcatRows, DEVICES, EXTENTS_OF_FILES, ROOTS, Row, SPACE};
+use butterfs_repair::{Goal, Options, Verdict, plan};
+use butterfs_volume::BlockDevice;
+
+use butterfs_testkit::damage::rows::{ANY, ConcatRows, DEVICES, EXTENTS_OF_FILES, ROOTS, Row, SPACE};
 use butterfs_testkit::damage::{Dice, SIZE, Subject, findings};
-use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
+use common::{content, has_errors, make_plan, repaired_and_undone, shared, trouble};
 
 const TRIES: usize = 3;
 
@@ -27,72 +24,6 @@ fn is_derived(row: &Row) -> bool {
     let unopenable = ["device used beyond", "device size", "device number"];
     let is_device = row.tree == TreeId::CHUNK && row.item_type == T::DEV_ITEM;
     tables.contains(&row.tree) || is_device && !unopenable.contains(&row.name)
-}
-
-fn shared(device: &MemDevice) -> Devices {
-    vec![Arc::new(device.snapshot())]
-}
-
-/// Every file of a filesystem: its path and its bytes.
-fn content(device: &MemDevice) -> BTreeMap<String, Vec<u8>> {
-    let volume = Volume::open(shared(device), OpenMode::ReadOnly).unwrap();
-    let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
-    let fs = Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap();
-    let mut files = BTreeMap::new();
-    collect(&fs, fs.root(), String::new(), &mut files);
-    files
-}
-
-fn collect(fs: &Filesystem, dir: InodeId, path: String, files: &mut BTreeMap<String, Vec<u8>>) {
-    let mut entries = Vec::new();
-    fs.read_dir(dir, 2, |entry| {
-        entries.push((entry.id, entry.file_type, entry.name.clone()));
-        Ok(Flow::More)
-    })
-    .unwrap();
-    for (id, file_type, name) in entries {
-        let path = format!("{path}/{}", String::from_utf8_lossy(&name));
-        match file_type {
-            FileType::Directory => collect(fs, id, path, files),
-            FileType::Regular => {
-                let mut bytes = vec![0; fs.attributes(id).unwrap().item.size.get() as usize];
-                fs.read(id, 0, &mut bytes).unwrap();
-                files.insert(path, bytes);
-            }
-            _ => drop(files.insert(path, Vec::new())),
-        }
-    }
-}
-
-fn make_plan(device: &MemDevice) -> Result<Plan, String> {
-    plan(&shared(device), &Options::default()).map_err(|error| error.to_string())
-}
-
-/// Repairs a copy; gives it, or why not.
-fn repaired(device: &MemDevice, folder: &tempfile::TempDir) -> Result<MemDevice, String> {
-    let plan = make_plan(device)?;
-    if plan.verdict != Verdict::Repaired {
-        return Err(format!("{plan}\nleft: {}", plan.after));
-    }
-    if plan.steps.is_empty() {
-        return Err("a plan without steps".into());
-    }
-    let copy = Arc::new(device.snapshot());
-    let devices: Devices = vec![copy.clone()];
-    let file = folder.path().join("undo");
-    apply(&plan, &devices, &file, [0; 16]).map_err(|error| error.to_string())?;
-    let after = copy.snapshot();
-    undo(&file, &devices).map_err(|error| error.to_string())?;
-    std::fs::remove_file(&file).unwrap();
-    assert_same(device, &copy);
-    Ok(after)
-}
-
-#[track_caller]
-fn assert_same(a: &MemDevice, b: &MemDevice) {
-    let zeros = |part: &(u64, Vec<u8>)| part.1.iter().any(|byte| *byte != 0);
-    let parts = |device: &MemDevice| device.written().into_iter().filter(zeros).collect::<Vec<_>>();
-    assert!(parts(a) == parts(b), "undo does not give back every byte");
 }
 
 #[test]
@@ -109,20 +40,11 @@ fn single_faults_in_derived_trees_are_repaired() {
             let key = leaf.key(slot);
             (row.change)(&mut leaf, slot);
             let broken = subject.with_block(leaf.bytenr(), &leaf);
-            if findings(&broken, false).iter().all(|f| f.severity < butterfs_check::Severity::Error) {
+            if !has_errors(&broken) {
                 continue;
             }
             tried += 1;
-            match repaired(&broken, &folder) {
-                Ok(device) => {
-                    let left = findings(&device, true);
-                    let bad = left.iter().any(|f| f.severity == butterfs_check::Severity::Error);
-                    if bad || content(&device) != good {
-                        wrong.push(format!("{} of {key}: {left:?}", row.name));
-                    }
-                }
-                Err(problem) => wrong.push(format!("{} of {key}: {problem}", row.name)),
-            }
+            wrong.extend(trouble(row.name, &broken, &good, 0, &folder).map(|text| format!("{key} {text}")));
         }
     }
     assert!(wrong.is_empty(), "{} of {tried} are not repaired:\n{}", wrong.len(), wrong.join("\n"));
@@ -142,7 +64,8 @@ fn lost_blocks_of_derived_trees_are_made_anew() {
         for block in subject.blocks(subject.root_of(tree)) {
             let zeros = vec![0; block.bytes().len()];
             let broken = subject.with_bytes(&subject.places(block.bytenr()), &zeros);
-            let device = repaired(&broken, &folder).unwrap_or_else(|problem| panic!("tree {tree}: {problem}"));
+            let device =
+                repaired_and_undone(&broken, &folder).unwrap_or_else(|problem| panic!("tree {tree}: {problem}"));
             assert_eq!(content(&device), good, "tree {tree}");
         }
     }
@@ -155,7 +78,7 @@ fn bad_copies_are_healed_from_good_ones() {
     for tree in [TreeId::ROOT, TreeId::CHUNK, TreeId::FS, TreeId::EXTENT] {
         let at = subject.root_of(tree);
         let broken = subject.with_bytes(&subject.places(at)[1..], &[0; 16384]);
-        let device = repaired(&broken, &folder).unwrap_or_else(|problem| panic!("tree {tree}: {problem}"));
+        let device = repaired_and_undone(&broken, &folder).unwrap_or_else(|problem| panic!("tree {tree}: {problem}"));
         assert_eq!(findings(&device, true), [], "tree {tree}");
     }
 }
@@ -186,12 +109,12 @@ fn faults_of_superblocks_are_repaired() {
         change(&mut sb);
         let device = subject.device.snapshot();
         places.iter().for_each(|at| device.write_at(*at, &sb.to_bytes_at(*at)).unwrap());
-        let fixed = repaired(&device, &folder).unwrap_or_else(|problem| panic!("{number}: {problem}"));
+        let fixed = repaired_and_undone(&device, &folder).unwrap_or_else(|problem| panic!("{number}: {problem}"));
         assert_eq!(findings(&fixed, false), [], "{number}");
     }
     for place in &places {
         let torn = subject.with_bytes(&[*place + 600], &[0xff; 16]);
-        let fixed = repaired(&torn, &folder).unwrap_or_else(|problem| panic!("copy at {place}: {problem}"));
+        let fixed = repaired_and_undone(&torn, &folder).unwrap_or_else(|problem| panic!("copy at {place}: {problem}"));
         assert_eq!(findings(&fixed, false), [], "copy at {place}");
     }
 }
@@ -215,7 +138,7 @@ fn a_block_across_a_stripe_is_moved() {
     let csum = subject.volume.geometry().csum_type.compute_block(leaf.bytes());
     leaf.header_mut().csum = csum;
     subject.places(place).iter().for_each(|at| broken.write_at(*at, leaf.bytes()).unwrap());
-    let device = repaired(&broken, &tempfile::tempdir().unwrap()).unwrap();
+    let device = repaired_and_undone(&broken, &tempfile::tempdir().unwrap()).unwrap();
     assert_eq!(findings(&device, true), []);
     assert_eq!(content(&device), good);
 }
@@ -242,7 +165,7 @@ fn extents_of_what_cannot_be_read_are_kept() {
 #[test]
 fn overlapping_checksums_are_cut() {
     let subject = Subject::new();
-    let row = Row { tree: TreeId::CSUM, item_type: T::EXTENT_CSUM, pick: rows::ANY, ..EXTENTS_OF_FILES[0] };
+    let row = Row { tree: TreeId::CSUM, item_type: T::EXTENT_CSUM, pick: ANY, ..EXTENTS_OF_FILES[0] };
     let wanted = |(leaf, slot): &(butterfs_format::TreeBlock, usize)| *slot > 0 && leaf.data(*slot - 1).len() > 8;
     let (mut leaf, slot) = subject.items(&row).into_iter().find(wanted).unwrap();
     let (key, size) = (leaf.key(slot), leaf.data(slot).len());
@@ -257,7 +180,7 @@ fn overlapping_checksums_are_cut() {
     let broken = subject.with_block(leaf.bytenr(), &leaf);
     let plan = make_plan(&broken).unwrap();
     assert!(!plan.steps.iter().any(|step| step.action.contains("computed")), "{plan}");
-    let device = repaired(&broken, &tempfile::tempdir().unwrap()).unwrap();
+    let device = repaired_and_undone(&broken, &tempfile::tempdir().unwrap()).unwrap();
     assert_eq!(findings(&device, true), [], "{size} bytes");
 }
 

@@ -65,10 +65,11 @@ pub struct Arguments {
 /// Runs the command; `before` is the format that was given before it.
 pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     let arguments = &Arguments { format: arguments.format.or(Some(before)), ..arguments.clone() };
+    arguments.repair.refuse_idle_options()?;
     if arguments.repair.is_wanted() {
         return repair::run(arguments);
     }
-    let devices = open_devices(&arguments.images)?;
+    let devices = open_devices(&arguments.images, OpenMode::ReadOnly)?;
     let volume = match open_volume(arguments, &devices) {
         Ok(volume) => volume,
         Err(error) => return unopenable(arguments, &error),
@@ -86,11 +87,8 @@ fn first_image(arguments: &Arguments) -> &Path {
     arguments.images.first().map_or(Path::new(""), PathBuf::as_path)
 }
 
-fn open_devices(images: &[PathBuf]) -> Result<Devices> {
-    let failed = |path: &Path, error: &Error| failure::volume(exit::NOT_CHECKED, path, error);
-    let paths = devices::resolve(images)
-        .map_err(|error| failed(images.first().map_or(Path::new(""), PathBuf::as_path), &error))?;
-    devices::open(&paths, OpenMode::ReadOnly).map_err(|(path, error)| failed(&path, &error))
+fn open_devices(images: &[PathBuf], mode: OpenMode) -> Result<Devices> {
+    devices::find_and_open(images, mode).map_err(|(path, error)| failure::volume(exit::NOT_CHECKED, &path, &error))
 }
 
 /// Opens with the superblock that was asked for.

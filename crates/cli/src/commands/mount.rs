@@ -216,8 +216,7 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         Access::ReadOnly => OpenMode::ReadOnly,
         Access::ReadWrite => OpenMode::ReadWrite,
     };
-    let paths = devices::resolve(&plan.named).map_err(|error| failed(plan.image, error))?;
-    let devices = devices::open(&paths, mode).map_err(|(path, error)| failed(&path, error))?;
+    let devices = devices::find_and_open(&plan.named, mode).map_err(|(path, error)| failed(&path, error))?;
     let how = butterfs_volume::OpenOptions {
         mode,
         missing: plan.options.missing,

@@ -3,17 +3,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use butterfs_repair::rescue::SpaceCache;
 use butterfs_repair::{Devices, Error, Options, Plan, Rescue, Step, Verdict, rescue};
-use butterfs_volume::{BlockDevice, FileDevice};
+use butterfs_volume::OpenMode;
 use serde_json::json;
 
 use super::Format;
 use super::check::plan::{confirm, fsid, step_json, undo_file_beside};
 use crate::failure::{self, Failure, Result};
-use crate::{exit, output};
+use crate::{devices, exit, output};
 
 /// Single operations for known kinds of trouble, on an unmounted filesystem.
 #[derive(Debug, clap::Subcommand)]
@@ -56,7 +55,8 @@ pub struct Plain {
     /// How to print: for people or for programs.
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// An image file or a block device, not mounted; of a filesystem on several devices, all of them.
+    /// An image file or a block device, not mounted; of a filesystem on several devices, all of them, or a
+    /// directory to look for the others in.
     #[arg(required = true)]
     images: Vec<PathBuf>,
 }
@@ -194,11 +194,9 @@ fn first_image(plain: &Plain) -> &std::path::Path {
 }
 
 fn open(plain: &Plain) -> Result<Devices> {
-    let open = |path: &PathBuf| -> Result<Arc<dyn BlockDevice>> {
-        let device = if plain.dry_run { FileDevice::open_read_only(path) } else { FileDevice::open_read_write(path) };
-        Ok(Arc::new(device.map_err(|error| failure::volume(exit::USAGE, path, &error))?))
-    };
-    plain.images.iter().map(open).collect()
+    let mode = if plain.dry_run { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+    let opened = devices::find_and_open(&plain.images, mode);
+    opened.map_err(|(path, error)| failure::volume(exit::USAGE, &path, &error))
 }
 
 fn failed(plain: &Plain, error: &Error) -> Failure {

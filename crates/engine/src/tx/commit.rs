@@ -13,13 +13,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use butterfs_format::superblock::RootBackup;
 use butterfs_format::{Generation, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
 
 use super::Transaction;
 use super::log::Log;
 use super::seal::write_blocks;
+use super::tops::Tops;
 use crate::error::Result;
 
 /// A generation that is on its way to the devices.
@@ -74,46 +74,19 @@ impl Transaction {
     }
 
     fn update_superblock(&mut self) -> Result<()> {
-        let (root, chunk) = (self.tree_root(TreeId::ROOT)?, self.tree_root(TreeId::CHUNK)?);
-        let uuid_tree_was_current = self.superblock.uuid_tree_generation == self.superblock.generation;
-        let slot = self.superblock.next_backup();
-        let sb = &mut self.superblock;
-        sb.generation = self.generation.0.into();
-        sb.root = root.bytenr.0.into();
-        sb.root_level = root.level;
-        sb.chunk_root = chunk.bytenr.0.into();
-        sb.chunk_root_level = chunk.level;
-        sb.chunk_root_generation = chunk.generation.0.into();
-        sb.bytes_used = self.space.used().into();
-        sb.dev_item = self.devices[0];
-        if uuid_tree_was_current {
-            sb.uuid_tree_generation = sb.generation;
-        }
-        self.superblock.super_roots[slot] = self.root_backup()?;
-        Ok(())
-    }
-
-    fn root_backup(&self) -> Result<RootBackup> {
-        let mut backup: RootBackup = zerocopy::FromZeros::new_zeroed();
         let root = |tree| self.tree_root(tree);
-        let (tree, chunk, extent) = (root(TreeId::ROOT)?, root(TreeId::CHUNK)?, root(TreeId::EXTENT)?);
-        let (fs, dev, csum) = (root(TreeId::FS)?, root(TreeId::DEV)?, root(TreeId::CSUM)?);
-        (backup.tree_root, backup.tree_root_gen) = (tree.bytenr.0.into(), tree.generation.0.into());
-        (backup.chunk_root, backup.chunk_root_gen) = (chunk.bytenr.0.into(), chunk.generation.0.into());
-        (backup.extent_root, backup.extent_root_gen) = (extent.bytenr.0.into(), extent.generation.0.into());
-        (backup.fs_root, backup.fs_root_gen) = (fs.bytenr.0.into(), fs.generation.0.into());
-        (backup.dev_root, backup.dev_root_gen) = (dev.bytenr.0.into(), dev.generation.0.into());
-        (backup.csum_root, backup.csum_root_gen) = (csum.bytenr.0.into(), csum.generation.0.into());
-        backup.tree_root_level = tree.level;
-        backup.chunk_root_level = chunk.level;
-        backup.extent_root_level = extent.level;
-        backup.fs_root_level = fs.level;
-        backup.dev_root_level = dev.level;
-        backup.csum_root_level = csum.level;
-        backup.total_bytes = self.superblock.total_bytes;
-        backup.bytes_used = self.superblock.bytes_used;
-        backup.num_devices = self.superblock.num_devices;
-        Ok(backup)
+        let tops = Tops {
+            root: root(TreeId::ROOT)?,
+            chunk: root(TreeId::CHUNK)?,
+            extent: Some(root(TreeId::EXTENT)?),
+            fs: Some(root(TreeId::FS)?),
+            dev: Some(root(TreeId::DEV)?),
+            csum: Some(root(TreeId::CSUM)?),
+        };
+        self.superblock.bytes_used = self.space.used().into();
+        self.superblock.dev_item = self.devices[0];
+        tops.enter(&mut self.superblock, self.generation);
+        Ok(())
     }
 
     /// The frozen generation is durable: its blocks are clean, its freed space is free.

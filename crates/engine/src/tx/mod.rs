@@ -4,7 +4,8 @@
 //! its copy on write, [`roots`] and [`groups`] what it knows of trees and space; [`extent_tree`],
 //! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`mod@drop`]
 //! share and unshare whole trees; [`log`] is what fsync writes, with [`names`] that changed since, and
-//! [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`commit`] makes all durable;
+//! [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`tops`] enters trees in the superblock,
+//! [`commit`] makes all durable;
 //! [`promises`] says who may use how much of what is left, and [`sharing`] what shared blocks may
 //! still cost; [`gate`] lets others in.
 
@@ -31,6 +32,7 @@ pub mod seal;
 mod sharing;
 mod snapshot;
 mod stopped;
+mod tops;
 mod transaction;
 mod turn;
 mod why_commit;
@@ -45,5 +47,6 @@ pub use make_options::{MIN_SIZE, MakeOptions};
 pub use names::{EntryKey, Leads, NameChanges};
 pub use promises::{Copier, DataReservation, Need, SpaceUsage, Wanted};
 pub use stopped::Stopped;
+pub use tops::Tops;
 pub use transaction::Transaction;
 pub use why_commit::WhyCommit;

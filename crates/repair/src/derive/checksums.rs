@@ -15,6 +15,7 @@ use butterfs_format::validate::Expected;
 use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
 
 use crate::error::Result;
+use crate::mend::sums::{contradicted, fit};
 use crate::plan::Step;
 use crate::store::Store;
 use crate::survey::Survey;
@@ -75,6 +76,7 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
     let place = Place::tree(TREE);
     let renew = workspace.options.renew.checksum_tree;
     let whole = workspace.survey.is_whole(TREE);
+    let guessed = std::mem::take(&mut workspace.guessed_sums);
     if renew || !whole {
         let kept = if renew { BTreeMap::new() } else { readable(&workspace.store, &workspace.survey) };
         workspace.store.renew_tree(TREE)?;
@@ -84,15 +86,76 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
         };
         steps.push(Step::new("checksum", place.clone(), action));
         insert_kept(&mut workspace.store, kept)?;
-    } else if !has_findings(workspace) {
+    } else if !has_findings(workspace) && guessed.is_empty() {
         return Ok(steps);
     } else {
+        steps.extend(move_misplaced(workspace)?);
         steps.extend(remove_broken(workspace)?);
+    }
+    if !renew {
+        steps.extend(remove_contradicted(&mut workspace.store, &guessed)?);
     }
     if workspace.survey.damage.iter().all(|damage| damage.tree == TREE) {
         steps.extend(remove_stray(workspace)?);
     }
     steps.extend(add_missing(workspace)?);
+    Ok(steps)
+}
+
+/// Items that lie where there is no data, or could be none, though with one bit of their address set right every one of
+/// their sums fits the data there.
+fn move_misplaced(workspace: &mut Workspace) -> Result<Vec<Step>> {
+    let data = written_data(&workspace.survey);
+    let store = &mut workspace.store;
+    let mut moves: Vec<(Key, Key, Vec<u8>)> = Vec::new();
+    let mut cursor = store.cursor(TREE, &Key::MIN)?;
+    while let Some((key, sums)) = cursor.item() {
+        let end = |key: &Key| key.offset.saturating_add(covered_by(store, sums));
+        let is_sound = is_sound(store, &key, sums) && data.gaps(key.offset, end(&key)).is_empty();
+        if !is_sound && (key.objectid, key.item_type) == (objectid::EXTENT_CSUM, ItemType::EXTENT_CSUM) {
+            let bits = (0..u64::BITS).map(|bit| Key { offset: key.offset ^ (1 << bit), ..key });
+            let on_data = |key: &Key| self::is_sound(store, key, sums) && data.gaps(key.offset, end(key)).is_empty();
+            let all = (sums.len() / store.geometry().csum_type.size()) as i64;
+            let mut right = bits.filter(on_data).filter(|key| fit(store, key, sums) == all);
+            if let (Some(right), None) = (right.next(), right.next()) {
+                moves.push((key, right, sums.to_vec()));
+            }
+        }
+        cursor.advance()?;
+    }
+    let mut steps = Vec::new();
+    for (from, to, sums) in moves {
+        tree::remove(store, TREE, &from)?;
+        // What lies there already is cut or joined.
+        insert_kept(store, BTreeMap::from([(to.offset, sums)]))?;
+        let action = format!("belongs to {}, where all its sums fit the data; moved there", to.offset);
+        steps.push(Step::new("checksum", Place::item(TREE, &from), action));
+    }
+    Ok(steps)
+}
+
+/// Bytes of data that the sums of an item cover.
+fn covered_by(store: &Store, sums: &[u8]) -> u64 {
+    (sums.len() / store.geometry().csum_type.size()) as u64 * u64::from(store.geometry().sectorsize)
+}
+
+/// Of items that were damaged themselves, the sums that do not fit the data go: see [`crate::mend::sums`].
+fn remove_contradicted(store: &mut Store, guessed: &[Key]) -> Result<Vec<Step>> {
+    let (geometry, mut steps) = (*store.geometry(), Vec::new());
+    for key in guessed {
+        let Some(sums) = store.get(TREE, key)? else { continue };
+        let wrong = contradicted(store, key, &sums);
+        for at in &wrong {
+            ChecksumTreeMut::new(store, geometry).delete(*at, geometry.sectorsize.into())?;
+        }
+        if !wrong.is_empty() {
+            let action = format!(
+                "was damaged itself, and {} of its sums do not fit the data; they are computed from the data as it is",
+                wrong.len()
+            );
+            steps.push(Step::new("checksum", Place::item(TREE, key), action));
+        }
+    }
     Ok(steps)
 }
 
@@ -203,12 +266,18 @@ fn covered(store: &Store) -> Result<Ranges> {
     Ok(covered)
 }
 
+/// Data that files or logs refer to and that was written.
+fn written_data(survey: &Survey) -> Ranges {
+    let mut data = Ranges::default();
+    let written = survey.extents.iter().filter(|(_, extent)| extent.written);
+    written.for_each(|(at, extent)| data.add(*at, at.saturating_add(extent.len)));
+    survey.log_data.iter().for_each(|(start, len)| data.add(*start, start.saturating_add(*len)));
+    data
+}
+
 /// Takes away checksums of what is no data, or was never written.
 fn remove_stray(workspace: &mut Workspace) -> Result<Vec<Step>> {
-    let mut data = Ranges::default();
-    let written = workspace.survey.extents.iter().filter(|(_, extent)| extent.written);
-    written.for_each(|(at, extent)| data.add(*at, at.saturating_add(extent.len)));
-    workspace.survey.log_data.iter().for_each(|(start, len)| data.add(*start, start.saturating_add(*len)));
+    let data = written_data(&workspace.survey);
     let stray: Vec<_> =
         covered(&workspace.store)?.0.into_iter().flat_map(|(start, end)| data.gaps(start, end)).collect();
     let geometry = *workspace.store.geometry();

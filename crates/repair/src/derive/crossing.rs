@@ -1,5 +1,6 @@
-//! Tree blocks that cross a 64 KiB boundary, as old conversions left them: no kernel scrubs them, and some do not
-//! read them. They are copied to a better place, in each tree that has them.
+//! Tree blocks that are good but must not be as they are, and are copied, in each tree that has them: those that cross a
+//! 64 KiB boundary, as old conversions left them (no kernel scrubs them, and some do not read them), and those of a
+//! generation to come.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +11,7 @@ use butterfs_format::{Key, Logical, TreeId};
 
 use crate::error::Result;
 use crate::plan::Step;
-use crate::survey::{Parent, Survey};
+use crate::survey::{Block, Parent, Survey};
 use crate::workspace::Workspace;
 
 /// Moves them.
@@ -19,24 +20,28 @@ use crate::workspace::Workspace;
 /// If a tree cannot be edited.
 pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
     let nodesize = u64::from(workspace.store.geometry().nodesize);
-    let crosses = |at: &Logical| at.0 % STRIPE_LEN + nodesize > STRIPE_LEN;
-    let found: BTreeMap<Logical, Key> = workspace
-        .survey
-        .blocks
-        .iter()
-        .filter(|(at, _)| crosses(at))
-        .map(|(at, block)| (*at, block.first_key))
-        .collect();
+    let newest = workspace.store.superblock.generation();
+    let problem = |at: &Logical, block: &Block| {
+        if at.0 % STRIPE_LEN + nodesize > STRIPE_LEN {
+            return Some("crosses a 64 KiB boundary; copied to another place".to_owned());
+        }
+        let generation = block.generation;
+        let is_old = !workspace.store.dirty().contains_key(at);
+        (generation > newest && is_old)
+            .then(|| format!("is of generation {generation}, which is to come; written anew"))
+    };
+    let blocks = workspace.survey.blocks.iter();
+    let found: BTreeMap<Logical, (Key, String)> =
+        blocks.filter_map(|(at, block)| Some((*at, (block.first_key, problem(at, block)?)))).collect();
     let mut steps = Vec::new();
-    for (at, first_key) in found {
+    for (at, (first_key, action)) in found {
         let mut trees = trees_of(&workspace.survey, at);
         // A relocation's own trees are dropped by the next mount.
         trees.remove(&TreeId::TREE_RELOC);
         for id in trees {
             // Whatever lies on the way to a key is copied before it is changed.
             tree::update(&mut workspace.store, id, &first_key, |_| {})?;
-            let action = "crosses a 64 KiB boundary; copied to another place";
-            steps.push(Step::new("tree-block-place", Place::block(id, at), action));
+            steps.push(Step::new("tree-block-place", Place::block(id, at), action.clone()));
         }
     }
     Ok(steps)

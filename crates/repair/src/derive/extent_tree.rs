@@ -202,7 +202,7 @@ pub fn stored_extents(store: &Store) -> Result<Extents> {
             let len = if is_block { nodesize } else { key.offset };
             let what = if is_block { What::Block { level: 0, first_key: Key::MIN } } else { What::Data };
             let flags = if is_block { ExtentFlags::TREE_BLOCK } else { ExtentFlags::DATA };
-            extents.insert(key.objectid, Extent { len, generation: 0, flags, what, refs: Vec::new() });
+            extents.insert(key.objectid, Extent { len, generation: 0, flags, what, owner: None, refs: Vec::new() });
         }
         cursor.advance()?;
     }
@@ -229,8 +229,7 @@ pub fn rewrite(store: &mut Store, at: u64, wanted: Option<&Extent>) -> Result<()
     };
     let refs = extent.refs.iter().map(|(_, count)| u64::from(*count)).sum();
     let (generation, flags) = (extent.generation, extent.flags);
-    // Owners are of simple quotas, which are not repaired.
-    let mut item = ExtentItem { refs, generation, flags, block_info, owner: None, inline: Vec::new() };
+    let mut item = ExtentItem { refs, generation, flags, block_info, owner: extent.owner, inline: Vec::new() };
     let keyed = fill_inline(&mut item, extent, store.geometry().nodesize as usize);
     tree::insert(store, TREE, &key, &item.pack())?;
     keyed.into_iter().try_for_each(|one| insert_keyed(store, at, &one))

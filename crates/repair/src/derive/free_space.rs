@@ -39,11 +39,20 @@ fn free_ranges(extents: &Extents, start: u64, len: u64) -> BTreeMap<u64, u64> {
     free
 }
 
-/// Compares all groups, takes away what lies outside of them; gives the groups that are wrong.
+/// What is wrong with the tree.
+#[derive(Debug, Default)]
+pub struct Wrong {
+    /// Groups whose entries are to be written anew.
+    pub groups: Vec<u64>,
+    /// Entries outside of all groups.
+    pub outside: Vec<Key>,
+}
+
+/// Compares all groups, and takes away what lies outside of them.
 ///
 /// # Errors
 /// If the tree cannot be read or edited.
-pub fn compare(store: &mut Store, groups: &Groups, extents: &Extents) -> Result<Vec<u64>> {
+pub fn compare(store: &mut Store, groups: &Groups, extents: &Extents) -> Result<Wrong> {
     let sector = u64::from(store.geometry().sectorsize);
     let mut stored: BTreeMap<u64, Stored> = BTreeMap::new();
     let mut outside = Vec::new();
@@ -57,14 +66,14 @@ pub fn compare(store: &mut Store, groups: &Groups, extents: &Extents) -> Result<
         }
         cursor.advance()?;
     }
-    for key in outside {
-        tree::remove(store, TREE, &key)?;
+    for key in &outside {
+        tree::remove(store, TREE, key)?;
     }
     let wrong = starts.iter().filter(|(start, len)| {
         let free = free_ranges(extents, **start, **len);
         !stored.get(start).is_some_and(|stored| stored.is_right(&free))
     });
-    Ok(wrong.map(|(start, _)| *start).collect())
+    Ok(Wrong { groups: wrong.map(|(start, _)| *start).collect(), outside })
 }
 
 /// What the tree says of a group.

@@ -13,6 +13,7 @@ pub mod extent_tree;
 mod free_space;
 mod groups;
 mod log;
+mod owners;
 mod quota;
 pub mod references;
 mod roots;
@@ -32,6 +33,7 @@ use crate::store::Store;
 use crate::workspace::Workspace;
 use extent_tree::Difference;
 use groups::{Groups, read_block_group_tree, tree_of_groups};
+use owners::Owners;
 use settle::Settling;
 
 /// Steps of one kind are listed up to here; the rest is counted.
@@ -43,6 +45,7 @@ const MOST_STEPS: usize = 1000;
 /// If a tree cannot be edited, or what must be known for it cannot be read.
 pub fn run(workspace: &mut Workspace, mended: usize) -> Result<Vec<Step>> {
     let mut steps = bad_copies(workspace);
+    let owners = Owners::load(workspace);
     steps.extend(log::run(workspace));
     steps.extend(crossing::run(workspace)?);
     steps.extend(devices::run(workspace)?);
@@ -56,7 +59,7 @@ pub fn run(workspace: &mut Workspace, mended: usize) -> Result<Vec<Step>> {
     let renewed_extents = renewed.iter().any(|step| step.name == "extent-tree");
     steps.extend(renewed);
     steps.extend(space_cache(workspace));
-    let so_far = SoFar { nothing: steps.is_empty() && mended == 0, counted, renewed_extents };
+    let so_far = SoFar { nothing: steps.is_empty() && mended == 0, counted, renewed_extents, owners };
     steps.extend(extents_and_space(workspace, so_far)?);
     Ok(steps)
 }
@@ -148,7 +151,6 @@ fn refuse_unknown(workspace: &Workspace) -> Result<()> {
 }
 
 /// What was done before the extents.
-#[derive(Clone, Copy)]
 struct SoFar {
     /// Nothing at all.
     nothing: bool,
@@ -156,6 +158,8 @@ struct SoFar {
     counted: bool,
     /// The extent tree is empty, to be filled.
     renewed_extents: bool,
+    /// Who made the data, as it was known.
+    owners: Owners,
 }
 
 /// The places of blocks that edits moved.
@@ -184,6 +188,7 @@ fn extents_and_space(workspace: &mut Workspace, so_far: SoFar) -> Result<Vec<Ste
     let incomplete = workspace.survey.damage.iter().any(|damage| !is_derived(damage.tree));
     let nodesize = u64::from(workspace.store.geometry().nodesize);
     let mut extents = references::extents(&workspace.survey, nodesize);
+    so_far.owners.enter(workspace, &mut extents);
     let compared = extent_tree::compare(&workspace.store, &mut extents)?;
     let mut differences = compared.differences;
     if incomplete {
@@ -219,14 +224,16 @@ fn extents_and_space(workspace: &mut Workspace, so_far: SoFar) -> Result<Vec<Ste
     if !changed || workspace.report.has(Kind::Usage) || workspace.report.has(Kind::BlockGroup) {
         steps.extend(group_steps);
     }
-    let mut spaces = Vec::new();
+    let mut spaces = free_space::Wrong::default();
     if free_space::is_wanted(store) {
         spaces = free_space::compare(store, &groups, &all)?;
     }
     if !changed || workspace.report.has(Kind::FreeSpace) {
         let step = |start: &u64| Step::new("free-space", Place::block_group(*start), "written anew");
-        steps.extend(spaces.iter().map(step));
+        steps.extend(spaces.groups.iter().map(step));
     }
+    let outside = spaces.outside.iter().map(|key| Place::item(TreeId::FREE_SPACE, key));
+    steps.extend(outside.map(|place| Step::new("free-space", place, "there is no such block group; removed")));
     if store.superblock.bytes_used.get() != groups.used() && !changed {
         let action = format!("bytes_used is {}, set to {}", store.superblock.bytes_used, groups.used());
         steps.push(Step::new("superblock", Place::superblock(), action));
@@ -234,7 +241,7 @@ fn extents_and_space(workspace: &mut Workspace, so_far: SoFar) -> Result<Vec<Ste
     if so_far.nothing && steps.is_empty() {
         return Ok(steps);
     }
-    groups.space_is_wrong(&spaces);
+    groups.space_is_wrong(&spaces.groups);
     touch_root_tree(workspace)?;
     quota::carry_over(workspace, so_far.counted)?;
     let mut settling = Settling { store: &mut workspace.store, extents: all, groups };

@@ -1,12 +1,13 @@
 //! Quota groups: counters as the check counted them, and a status that belongs to this commit.
 //!
 //! The check counts what the trees hold, so the counters are right once the trees are: a round that mends leaves
-//! them to the next.
+//! them to the next. Simple quotas are never counted by the kernel: their counters are always set here.
 
 use butterfs_check::{Kind, Place, Severity};
 use butterfs_engine::tree::{self, TreeWriter};
 use butterfs_format::{ItemType, Key, TreeId};
 
+use super::owners::are_counted;
 use crate::error::Result;
 use crate::plan::Step;
 use crate::workspace::Workspace;
@@ -25,6 +26,8 @@ const ITEM_SIZE: usize = 40;
 const GENERATION_AT: usize = 8;
 const FLAGS_AT: usize = 16;
 const RESCAN_AT: usize = 24;
+/// Of simple quotas only.
+const ENABLED_AT: usize = 32;
 
 fn set(data: &mut [u8], at: usize, value: u64) {
     if let Some(field) = data.get_mut(at..at + 8) {
@@ -54,11 +57,9 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
 
 /// A new tree with a group for each subvolume. Limits and relations are lost.
 fn renew(workspace: &mut Workspace) -> Result<Vec<Step>> {
+    let (status, is_simple) = (new_status(workspace), are_counted(workspace));
     let store = &mut workspace.store;
     store.renew_tree(TREE)?;
-    let mut status = vec![0; STATUS_SIZE];
-    set(&mut status, 0, 1);
-    set(&mut status, FLAGS_AT, ON | INCONSISTENT);
     tree::insert(store, TREE, &STATUS, &status)?;
     let ids = workspace.survey.trees.iter().filter(|tree| tree.id.is_subvolume() && !tree.is_dead()).map(|t| t.id.0);
     for id in ids {
@@ -66,9 +67,31 @@ fn renew(workspace: &mut Workspace) -> Result<Vec<Step>> {
             tree::put(store, TREE, &Key::new(0, item_type, id), &[0; ITEM_SIZE])?;
         }
     }
-    let action = "cannot be read; made anew with a group for each subvolume, to be counted by `btrfs quota rescan`; \
-                  limits and relations are lost";
+    let action = match is_simple {
+        true => {
+            "cannot be read; made anew with a group for each subvolume, which counts what is made from now on; limits \
+                 and relations are lost"
+        }
+        false => {
+            "cannot be read; made anew with a group for each subvolume, to be counted by `btrfs quota rescan`; \
+                  limits and relations are lost"
+        }
+    };
     Ok(vec![Step::new("quota", Place::tree(TREE), action)])
+}
+
+/// The status of quotas that are on, and of which nothing else is known: to be counted again, or if they are simple
+/// ones, since this commit.
+fn new_status(workspace: &Workspace) -> Vec<u8> {
+    let mut status = vec![0; STATUS_SIZE];
+    set(&mut status, 0, 1);
+    if are_counted(workspace) {
+        set(&mut status, FLAGS_AT, ON | SIMPLE);
+        set(&mut status, ENABLED_AT, workspace.store.generation().0);
+    } else {
+        set(&mut status, FLAGS_AT, ON | INCONSISTENT);
+    }
+    status
 }
 
 /// Groups without limit or counters, relations in one direction, items that do not belong here.
@@ -80,9 +103,10 @@ fn structure(workspace: &mut Workspace) -> Result<Vec<Step>> {
     if !wrong {
         return Ok(Vec::new());
     }
-    let store = &mut workspace.store;
     let (mut keys, mut bad) = (std::collections::BTreeSet::new(), Vec::new());
     let mut status = None;
+    let new_status = new_status(workspace);
+    let store = &mut workspace.store;
     let mut cursor = store.cursor(TREE, &Key::MIN)?;
     while let Some((key, data)) = cursor.item() {
         let fits = match key.item_type {
@@ -130,24 +154,21 @@ fn structure(workspace: &mut Workspace) -> Result<Vec<Step>> {
             step(&other, "is missing; added, without limits");
         }
     }
-    if let Some(problem) = fix_status(status.as_deref(), workspace.report.has(Kind::Quota)) {
-        tree::put(store, TREE, &STATUS, &problem)?;
-        step(&STATUS, "is set to: on, to be counted again");
+    if !is_possible(status.as_deref(), &new_status) {
+        tree::put(store, TREE, &STATUS, &new_status)?;
+        step(&STATUS, "is impossible; set to: on, to be counted again");
     }
     Ok(steps)
 }
 
-/// A status with known version and flags, if the present one has others.
-fn fix_status(status: Option<&[u8]>, wrong: bool) -> Option<Vec<u8>> {
-    let mut new = status.map_or_else(|| vec![0; STATUS_SIZE], <[u8]>::to_vec);
-    let known = ON | RESCAN | INCONSISTENT | SIMPLE;
-    let good = status.is_some() && get(&new, 0) == 1 && get(&new, FLAGS_AT) & !known == 0;
-    if good || !wrong {
-        return None;
-    }
-    set(&mut new, 0, 1);
-    set(&mut new, FLAGS_AT, ON | INCONSISTENT);
-    Some(new)
+/// Whether a status has a known version, known flags, and the kind of quotas of the new one.
+fn is_possible(status: Option<&[u8]>, new: &[u8]) -> bool {
+    let Some(status) = status else { return false };
+    let (flags, known) = (get(status, FLAGS_AT), ON | RESCAN | INCONSISTENT | SIMPLE);
+    let is_simple = get(new, FLAGS_AT) & SIMPLE != 0;
+    let same_kind = flags & ON == 0 || (flags & SIMPLE != 0) == is_simple;
+    let enabled = if is_simple { get(status, ENABLED_AT) } else { 0 };
+    get(status, 0) == 1 && flags & !known == 0 && same_kind && enabled <= get(new, ENABLED_AT)
 }
 
 /// Counters that are not what the check counted.

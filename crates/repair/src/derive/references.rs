@@ -36,6 +36,8 @@ pub struct Extent {
     pub flags: ExtentFlags,
     /// What it is.
     pub what: What,
+    /// The subvolume that data counts for in simple quotas: see [`super::owners`].
+    pub owner: Option<TreeId>,
     /// Who refers to it, and how often; in order.
     pub refs: Vec<(BackRef, u32)>,
 }
@@ -48,6 +50,7 @@ impl Extent {
             generation,
             flags: ExtentFlags::TREE_BLOCK,
             what: What::Block { level, first_key },
+            owner: None,
             refs: vec![(BackRef::TreeBlock { root: tree }, 1)],
         }
     }
@@ -86,6 +89,7 @@ fn blocks(survey: &Survey, nodesize: u64, extents: &mut Extents) -> HashSet<Logi
             generation: block.generation.0,
             flags,
             what: What::Block { level: block.level, first_key: block.first_key },
+            owner: None,
             refs: refs.into_iter().map(|back_ref| (back_ref, 1)).collect(),
         };
         extents.insert(at.0, extent);
@@ -132,6 +136,7 @@ fn data(survey: &Survey, full: &HashSet<Logical>, extent: &DataExtent) -> Extent
         generation: extent.generation,
         flags: ExtentFlags::DATA,
         what: What::Data,
+        owner: None,
         refs: counts.into_iter().collect(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use butterfs_check::{Kind, Place};
 use butterfs_engine::tree;
-use butterfs_format::ids::objectid;
+use butterfs_format::ids::{FIRST_FREE_OBJECTID, objectid};
 use butterfs_format::{ItemType, Key, TreeId};
 
 use crate::error::Result;
@@ -55,7 +55,9 @@ pub fn uuid_tree(workspace: &mut Workspace) -> Result<Vec<Step>> {
         stored.insert(key, data.to_vec());
         cursor.advance()?;
     }
-    for key in stored.keys().filter(|key| !wanted.contains_key(key) && key.objectid != Key::MIN.objectid) {
+    // What some mkfs.btrfs left there is of no harm, and nobody looks at it.
+    let is_foreign = |key: &&Key| !wanted.contains_key(key) && key.objectid != FIRST_FREE_OBJECTID;
+    for key in stored.keys().filter(is_foreign) {
         tree::remove(store, TreeId::UUID, key)?;
         steps.push(Step::new("uuid-tree", Place::item(TreeId::UUID, key), "no subvolume has this UUID; removed"));
     }

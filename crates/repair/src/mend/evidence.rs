@@ -3,14 +3,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use butterfs_format::items::{BackRef, ExtentFlags, ExtentItem};
+use butterfs_format::items::{BackRef, BlockGroupFlags, ExtentFlags, ExtentItem};
 use butterfs_format::validate::Expected;
-use butterfs_format::{ItemType, Key, TreeId};
+use butterfs_format::{ItemType, Key, Logical, TreeId};
 
 use crate::error::Result;
 use crate::store::Store;
 use crate::survey::Survey;
 use crate::workspace::Workspace;
+
+/// Whether data can lie there: aligned, and in one chunk for data.
+pub fn data_can_lie(store: &Store, start: u64, len: u64) -> bool {
+    let sector = u64::from(store.geometry().sectorsize);
+    let Some(end) = start.checked_add(len).filter(|_| len > 0) else { return false };
+    let inside = store.volume().chunk_containing(Logical(start)).is_some_and(|(first, chunk)| {
+        chunk.flags().contains(BlockGroupFlags::DATA) && end <= first.0.saturating_add(chunk.length())
+    });
+    inside && start.is_multiple_of(sector) && len.is_multiple_of(sector)
+}
 
 /// Extents and their back references by file, and what has checksums.
 #[derive(Debug, Default)]
@@ -25,12 +35,16 @@ pub struct Evidence {
     sums: BTreeMap<u64, u64>,
     /// Data that some file extent says was written.
     written: HashSet<u64>,
+    /// Extents that some file extent refers to.
+    used: HashSet<u64>,
     /// References that are made: extent, inode, offset.
     claimed: HashSet<(u64, u64, u64)>,
     /// Extents with references by leaf, which do not tell the file.
     shared: HashSet<u64>,
     /// Tree blocks.
     blocks: BTreeSet<u64>,
+    /// Free space, where the free space tree says so extent by extent: start to end.
+    free: BTreeMap<u64, u64>,
     nodesize: u64,
 }
 
@@ -44,9 +58,11 @@ impl Evidence {
         let mut evidence = Self { nodesize: u64::from(store.geometry().nodesize), ..Self::default() };
         evidence.load_extents(store, survey);
         evidence.load_sums(store, survey);
+        evidence.load_free_space(store, survey);
         evidence.blocks = survey.blocks.keys().map(|at| at.0).collect();
         let written = survey.extents.iter().filter(|(_, extent)| extent.written);
         evidence.written = written.map(|(at, _)| *at).collect();
+        evidence.used = survey.extents.keys().copied().collect();
         let claims =
             survey.extents.iter().flat_map(|(at, extent)| extent.refs.iter().map(|r| (*at, r.objectid, r.offset)));
         evidence.claimed = claims.collect();
@@ -58,7 +74,11 @@ impl Evidence {
         for (at, _) in leaves {
             let Ok(leaf) = store.read(&Expected::at(*at)) else { continue };
             for slot in 0..leaf.len() {
-                self.extent_item(&leaf.key(slot), leaf.data(slot));
+                let key = leaf.key(slot);
+                // What no data can lie in says nothing of data, whatever happened to it.
+                if key.item_type != ItemType::EXTENT_ITEM || data_can_lie(store, key.objectid, key.offset) {
+                    self.extent_item(&key, leaf.data(slot));
+                }
             }
         }
     }
@@ -108,6 +128,22 @@ impl Evidence {
         }
     }
 
+    fn load_free_space(&mut self, store: &Store, survey: &Survey) {
+        let leaves = survey.blocks.iter().filter(|(_, block)| block.level == 0 && block.owner == TreeId::FREE_SPACE);
+        for (at, _) in leaves {
+            let Ok(leaf) = store.read(&Expected::at(*at)) else { continue };
+            let keys = (0..leaf.len()).map(|slot| leaf.key(slot));
+            let extents = keys.filter(|key| key.item_type == ItemType::FREE_SPACE_EXTENT);
+            self.free.extend(extents.map(|key| (key.objectid, key.objectid.saturating_add(key.offset))));
+        }
+    }
+
+    /// Whether the free space tree calls a part of a range free.
+    pub fn is_free(&self, start: u64, len: u64) -> bool {
+        let end = start.saturating_add(len);
+        self.free.range(..end).next_back().is_some_and(|(_, to)| *to > start)
+    }
+
     /// How many bytes of a range have checksums.
     pub fn covered(&self, start: u64, len: u64) -> u64 {
         let end = start.saturating_add(len);
@@ -149,11 +185,14 @@ impl Evidence {
         self.written.contains(&at)
     }
 
-    /// Whether an extent that begins elsewhere, or a tree block, lies in a range.
+    /// Whether an extent that begins elsewhere and that some file refers to, or a tree block, lies in a range. One that
+    /// nobody refers to may be an item with a wrong address, and must not cost a file its data.
     pub fn is_taken(&self, start: u64, len: u64) -> bool {
         let end = start.saturating_add(len);
-        let before = self.extents.range(..start).next_back().is_some_and(|(at, len)| at.saturating_add(*len) > start);
-        let inside = self.extents.range(start..end).any(|(at, _)| *at != start);
+        let used = |(at, _): &(&u64, &u64)| self.used.contains(*at);
+        let before =
+            self.extents.range(..start).rev().find(used).is_some_and(|(at, len)| at.saturating_add(*len) > start);
+        let inside = self.extents.range(start..end).filter(used).any(|(at, _)| *at != start);
         let from = start.saturating_sub(self.nodesize - 1);
         before || inside || self.blocks.range(from..end).next().is_some()
     }

@@ -1,13 +1,15 @@
 //! The extents of one file: fields that are wrong are set right where the extent tree, the checksums, the
 //! neighbours or the inode tell; what points at nothing becomes a hole, and is told of as lost.
 
-use butterfs_engine::tx::ChecksumTree;
-use butterfs_format::items::{BlockGroupFlags, Compression, InodeFlags, InodeItem};
+mod place;
+
+use butterfs_format::items::{Compression, InodeFlags, InodeItem};
 use butterfs_format::{Key, Logical};
 
 use super::evidence::Evidence;
 use super::extent_record::{Body, Record};
 use super::model::Extents;
+use super::sums::sums_are_right;
 use crate::store::Store;
 
 /// What is known of the file and the filesystem.
@@ -183,153 +185,6 @@ impl Mender<'_> {
         }
     }
 
-    /// Sets the place of a regular extent right; says whether there is one.
-    fn place(&mut self, record: &mut Record) -> bool {
-        let before = record.clone();
-        let known = match self.own_word(record) {
-            Word::Certain => true,
-            Word::Likely => self.by_back_reference(record) || !self.is_taken(record),
-            Word::None => self.by_back_reference(record) || self.by_one_bit(record),
-        };
-        if !known && (!self.is_possible(record) || self.is_taken(record)) || !self.part(record) {
-            return false;
-        }
-        if *record != before {
-            let words = format!("{before} is {record}");
-            self.tell(record.offset, words);
-        }
-        true
-    }
-
-    /// How far an extent is to be believed by itself.
-    fn own_word(&self, record: &Record) -> Word {
-        let evidence = self.file.evidence;
-        let (Body::Extent(extent), Some((at, len, start))) = (&record.body, record.reference()) else {
-            return Word::None;
-        };
-        if !self.is_possible(record) {
-            return Word::None;
-        }
-        let plain = record.compression == Compression::None as u8;
-        let sums = if plain { (at.saturating_add(extent.offset), extent.num_bytes) } else { (at, len) };
-        let has_sums = !extent.prealloc && evidence.covered(sums.0, sums.1) == sums.1;
-        let consistent = if plain { record.ram_bytes == len } else { has_sums };
-        match evidence.extent_len(at) {
-            Some(known) if known == len && evidence.agrees(self.file.ino, at, start) => Word::Certain,
-            Some(known) if known == len => Word::Likely,
-            // The extent tree may be what is wrong.
-            Some(_) if consistent && evidence.agrees(self.file.ino, at, start) => Word::Certain,
-            _ if consistent && has_sums => Word::Likely,
-            _ => Word::None,
-        }
-    }
-
-    /// The extent tree knows an extent that this file should refer to just here, and nothing does.
-    fn by_back_reference(&self, record: &mut Record) -> bool {
-        let evidence = self.file.evidence;
-        let plain = record.compression == Compression::None as u8;
-        let ram_bytes = record.ram_bytes;
-        let Some((at, len, start)) = record.reference() else { return false };
-        let Body::Extent(extent) = &mut record.body else { return false };
-        if let Some(known) = evidence.extent_len(at).filter(|known| *known != len)
-            && evidence.agrees(self.file.ino, at, start)
-        {
-            extent.disk_num_bytes = known;
-            return true;
-        }
-        let found = evidence.unclaimed_of_file(self.file.ino, start);
-        let of_len =
-            |at: &&u64| evidence.extent_len(**at).is_some_and(|known| known == len || plain && known == ram_bytes);
-        let mut fitting = found.iter().filter(of_len);
-        let chosen = match (fitting.next(), fitting.next(), &found[..]) {
-            (Some(only), None, _) => Some(*only),
-            (None, _, [only]) if evidence.extent_len(at).is_none() => Some(*only),
-            _ => None,
-        };
-        let Some((at, len)) = chosen.and_then(|at| Some((at, evidence.extent_len(at)?))) else { return false };
-        (extent.disk_bytenr, extent.disk_num_bytes) = (at, len);
-        true
-    }
-
-    /// One bit of the address or the length is wrong, and an extent is exactly there without it.
-    fn by_one_bit(&self, record: &mut Record) -> bool {
-        let Body::Extent(extent) = &mut record.body else { return false };
-        let evidence = self.file.evidence;
-        let (at, len) = (extent.disk_bytenr, extent.disk_num_bytes);
-        let addresses = (0..u64::BITS).map(|bit| (at ^ (1 << bit), len));
-        let mut found = addresses.filter(|(at, len)| evidence.extent_len(*at) == Some(*len));
-        match (found.next(), found.next()) {
-            (Some(only), None) => {
-                (extent.disk_bytenr, extent.disk_num_bytes) = only;
-                true
-            }
-            _ => match evidence.extent_len(at) {
-                Some(other) if other != len => {
-                    extent.disk_num_bytes = other;
-                    true
-                }
-                _ => false,
-            },
-        }
-    }
-
-    fn is_possible(&self, record: &Record) -> bool {
-        let Body::Extent(extent) = &record.body else { return false };
-        let aligned = [extent.disk_bytenr, extent.disk_num_bytes].iter().all(|v| v.is_multiple_of(self.sector));
-        let end = extent.disk_bytenr.checked_add(extent.disk_num_bytes);
-        let chunk = self.file.store.volume().chunk_containing(Logical(extent.disk_bytenr));
-        let inside = chunk.zip(end).is_some_and(|((start, chunk), end)| {
-            chunk.flags().contains(BlockGroupFlags::DATA) && end <= start.0.saturating_add(chunk.length())
-        });
-        aligned && extent.disk_num_bytes > 0 && inside
-    }
-
-    fn is_taken(&self, record: &Record) -> bool {
-        let Body::Extent(extent) = &record.body else { return false };
-        self.file.evidence.is_taken(extent.disk_bytenr, extent.disk_num_bytes)
-    }
-
-    /// The part of the extent that the file has: inside it, by the back reference or as much as there is.
-    fn part(&self, record: &mut Record) -> bool {
-        let plain = record.compression == Compression::None as u8;
-        let Some((at, _, start)) = record.reference() else { return true };
-        let offsets = self.file.evidence.unclaimed_offsets(self.file.ino, at);
-        let Body::Extent(extent) = &mut record.body else { return true };
-        let aligned = |value: u64| value.is_multiple_of(self.sector);
-        if plain && (!aligned(record.ram_bytes) || record.ram_bytes < extent.disk_num_bytes) {
-            record.ram_bytes = extent.disk_num_bytes;
-        }
-        let whole = if plain { extent.disk_num_bytes } else { record.ram_bytes };
-        let inside = |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= whole);
-        if !plain && (!aligned(record.ram_bytes) || record.ram_bytes == 0) {
-            record.ram_bytes =
-                extent.offset.saturating_add(extent.num_bytes).checked_next_multiple_of(self.sector).unwrap_or(0);
-            return aligned(extent.offset) && aligned(extent.num_bytes) && extent.num_bytes > 0;
-        }
-        let good = |offset: u64, len: u64| aligned(offset) && aligned(len) && len > 0 && inside(offset, len);
-        if good(extent.offset, extent.num_bytes) && self.file.evidence.agrees(self.file.ino, at, start) {
-            return true;
-        }
-        let by_refs = offsets.iter().map(|start| record.offset.wrapping_sub(*start));
-        let mut by_refs = by_refs.filter(|offset| good(*offset, extent.num_bytes));
-        if let (Some(offset), None) = (by_refs.next(), by_refs.next()) {
-            extent.offset = offset;
-            return true;
-        }
-        if good(extent.offset, extent.num_bytes) {
-            return true;
-        }
-        if aligned(extent.offset) && extent.offset < whole {
-            extent.num_bytes = if aligned(extent.num_bytes) && extent.num_bytes > 0 {
-                extent.num_bytes.min(whole - extent.offset)
-            } else {
-                whole - extent.offset
-            };
-            return true;
-        }
-        false
-    }
-
     /// No extent reaches into the next one.
     fn order(&mut self) {
         let starts: Vec<u64> = self.records.iter().skip(1).map(|record| record.offset).collect();
@@ -482,17 +337,6 @@ impl Mender<'_> {
     }
 }
 
-/// How far something is to be believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
-    /// Others say the same.
-    Certain,
-    /// Nothing contradicts it.
-    Likely,
-    /// It cannot be so.
-    None,
-}
-
 /// What the first bytes of compressed data say.
 fn guess(front: &[u8]) -> Compression {
     match front {
@@ -511,23 +355,5 @@ fn is_zero(store: &Store, start: u64, len: u64) -> bool {
         buffer.resize(PIECE.min(len - at) as usize, 0);
         let read = store.volume().read(Logical(start.saturating_add(at)), &mut buffer);
         read.is_ok() && buffer.iter().all(|byte| *byte == 0)
-    })
-}
-
-/// Whether every sector of a range has a checksum that is that of what lies there.
-fn sums_are_right(store: &Store, start: u64, len: u64) -> bool {
-    const PIECE: u64 = 1 << 20;
-    let geometry = *store.geometry();
-    let size = geometry.csum_type.size();
-    let mut buffer = Vec::new();
-    (0..len).step_by(PIECE as usize).all(|at| {
-        let (from, piece) = (Logical(start.saturating_add(at)), PIECE.min(len - at));
-        let Ok(sums) = ChecksumTree::new(store, geometry).checksums(from, piece) else { return false };
-        buffer.resize(piece as usize, 0);
-        let good = |index: usize, sector: &[u8]| {
-            let sum = sums.get(index).copied().flatten();
-            sum.is_some_and(|sum| geometry.csum_type.compute(sector)[..size] == sum[..size])
-        };
-        store.volume().read_verified(from, &mut buffer, &good).is_ok()
     })
 }

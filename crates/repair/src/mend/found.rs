@@ -1,9 +1,9 @@
-//! What no name leads to: put into the subvolume's `lost+found`, as number; and directories that lead to
-//! themselves or that have two names.
+//! What no name leads to: put into the subvolume's `lost+found`, under the name that it had if one is known, else
+//! under its number; and directories that lead to themselves or that have two names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use butterfs_format::items::FileType;
+use butterfs_format::items::{FileType, NAME_MAX};
 
 use super::model::{Model, Target};
 use super::names::{At, Link, Names};
@@ -173,7 +173,7 @@ fn lost_and_found(model: &mut Model, names: &mut Names, types: &mut Types, gener
             None => {
                 let highest = model.inodes.keys().next_back().copied().unwrap_or(TOP);
                 let ino = highest.max(TOP) + 1;
-                model.inode(ino);
+                model.inode(ino).is_new = true;
                 types.insert(ino, FileType::Directory);
                 let index = names.free_index(TOP, None);
                 let types = vec![FileType::Directory];
@@ -185,9 +185,14 @@ fn lost_and_found(model: &mut Model, names: &mut Names, types: &mut Types, gener
     TOP
 }
 
+/// The name that it had; if that is taken there, with its number behind it; if none is known, the number.
 fn free_name(names: &Names, dir: u64, ino: u64) -> Vec<u8> {
-    let plain = ino.to_string().into_bytes();
+    const ROOM: usize = 20;
+    let number = ino.to_string().into_bytes();
+    let former = names.former(Target::Inode(ino)).map(<[u8]>::to_vec);
+    let cut = |name: &[u8]| name[..name.len().min(NAME_MAX - ROOM - 1)].to_vec();
+    let second = former.as_deref().map(|name| [&cut(name)[..], b".", &number].concat());
     let more = (2u64..).map(|n| format!("{ino}.{n}").into_bytes());
-    let mut all = std::iter::once(plain).chain(more);
+    let mut all = former.into_iter().chain(second).chain([number]).chain(more);
     all.find(|name| !names.links.contains_key(&(dir, name.clone()))).expect("there is no end of numbers")
 }

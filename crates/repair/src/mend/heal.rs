@@ -6,10 +6,11 @@
 
 use butterfs_format::block::{FLAG_RELOC, FLAG_WRITTEN, KeyPtr, MIXED_BACKREF_REV};
 use butterfs_format::validate::{Checksum, Expected, Geometry, check_block, check_structure};
-use butterfs_format::{Key, Logical, TreeBlock};
+use butterfs_format::{Key, Logical, TreeBlock, TreeId};
 
 use super::flip;
-use super::salvage::{Bounds, salvage_leaf};
+use super::salvage::{Bounds, Fit, Salvaged, salvage_leaf};
+use super::sums;
 use crate::store::Store;
 use crate::survey::{Damage, header_problem};
 
@@ -22,6 +23,15 @@ pub struct Healed {
     pub words: String,
     /// Keys of items or children that are lost.
     pub lost: Vec<Key>,
+    /// Keys of items of which something was guessed.
+    pub guessed: Vec<Key>,
+}
+
+impl Healed {
+    /// Nothing was guessed, and nothing is lost.
+    fn whole(block: &TreeBlock, words: String) -> Self {
+        Self { block: block.clone(), words, lost: Vec::new(), guessed: Vec::new() }
+    }
 }
 
 /// Makes a damaged block good, if there is a way that does not guess. All its keys must be below `end`.
@@ -32,7 +42,7 @@ pub fn heal(store: &Store, damage: &Damage, end: Option<Key>) -> Option<Healed> 
     let readable = readable(&copies, geometry);
     let exact = readable.iter().find(|(block, _)| is_right(block, geometry, expected, end));
     if let Some((block, words)) = exact {
-        return Some(Healed { block: block.clone(), words: words.to_string(), lost: Vec::new() });
+        return Some(Healed::whole(block, words.to_string()));
     }
     if damage.parent.is_none()
         && let Some(healed) = root(&readable, geometry, expected)
@@ -45,7 +55,7 @@ pub fn heal(store: &Store, damage: &Damage, end: Option<Key>) -> Option<Healed> 
     });
     if let Some(block) = unsealed {
         let words = "its checksum was wiped out; all else is right, and is kept".to_owned();
-        return Some(Healed { block: block.clone(), words, lost: Vec::new() });
+        return Some(Healed::whole(block, words));
     }
     readable.iter().find_map(|(block, words)| adopt(store, block, words, damage, end))
 }
@@ -61,7 +71,7 @@ fn root(readable: &[(TreeBlock, &'static str)], geometry: &Geometry, expected: &
     ];
     words.iter().find_map(|(words, expected)| {
         let (block, _) = readable.iter().find(|(block, _)| is_right(block, geometry, expected, None))?;
-        Some(Healed { block: block.clone(), words: (*words).to_owned(), lost: Vec::new() })
+        Some(Healed::whole(block, (*words).to_owned()))
     })
 }
 
@@ -105,12 +115,12 @@ fn adopt(store: &Store, block: &TreeBlock, words: &str, damage: &Damage, end: Op
     let place = Expected { level, owner, ..Expected::at(damage.expected.bytenr) };
     told.extend((!words.is_empty()).then(|| words.to_owned()));
     if is_right(&fixed, geometry, &place, end) {
-        return Some(Healed { block: fixed, words: told.join("; "), lost: Vec::new() });
+        return Some(Healed::whole(&fixed, told.join("; ")));
     }
-    let healed = if fixed.is_leaf() { leaf(&fixed, geometry, damage, end) } else { node(store, &fixed, damage, end) };
-    let (block, repaired, lost) = healed?;
+    let healed = if fixed.is_leaf() { leaf(store, &fixed, damage, end) } else { node(store, &fixed, damage, end) };
+    let Mended { block, repaired, lost, guessed } = healed?;
     told.extend(repaired);
-    is_right(&block, geometry, &place, end).then(|| Healed { block, words: told.join("; "), lost })
+    is_right(&block, geometry, &place, end).then(|| Healed { block, words: told.join("; "), lost, guessed })
 }
 
 /// The block with the one fact set right; none if more than one is wrong, because then it is another block.
@@ -137,7 +147,7 @@ fn known_by_all_but_one(store: &Store, block: &TreeBlock, expected: &Expected) -
     }
     let owner = match expected.owner {
         Some(owner) => (block.owner() != owner).then_some(owner),
-        None => (!block.owner().is_shareable()).then_some(butterfs_format::TreeId::FS),
+        None => (!block.owner().is_shareable()).then_some(TreeId::FS),
     };
     if let Some(owner) = owner {
         told.push(format!("it says that it belongs to tree {}", block.owner()));
@@ -157,14 +167,21 @@ fn known_by_all_but_one(store: &Store, block: &TreeBlock, expected: &Expected) -
     (told.len() <= 1).then_some((fixed, told))
 }
 
-type Mended = (TreeBlock, Vec<String>, Vec<Key>);
+struct Mended {
+    block: TreeBlock,
+    repaired: Vec<String>,
+    lost: Vec<Key>,
+    guessed: Vec<Key>,
+}
 
-fn leaf(block: &TreeBlock, geometry: &Geometry, damage: &Damage, end: Option<Key>) -> Option<Mended> {
+fn leaf(store: &Store, block: &TreeBlock, damage: &Damage, end: Option<Key>) -> Option<Mended> {
     let first = damage.expected.first_key;
     // With many items the parent's word of the first key is the better one only if the leaf agrees somewhere.
     let bounds = Bounds { first, end };
-    let salvaged = salvage_leaf(block, &bounds, geometry);
-    (!salvaged.leaf.is_empty()).then_some((salvaged.leaf, salvaged.repaired, salvaged.lost))
+    let by_data = |key: &Key, data: &[u8]| sums::fit(store, key, data);
+    let fit: Fit<'_> = if damage.tree == TreeId::CSUM { &by_data } else { &|_, _| 0 };
+    let Salvaged { leaf, repaired, lost, guessed } = salvage_leaf(block, &bounds, store.geometry(), fit);
+    (!leaf.is_empty()).then_some(Mended { block: leaf, repaired, lost, guessed })
 }
 
 /// A node whose pointers are asked for what they point to.
@@ -189,7 +206,7 @@ fn node(store: &Store, block: &TreeBlock, damage: &Damage, end: Option<Key>) -> 
     let mut node = block.clone();
     node.header_mut().nritems = 0.into();
     node.insert_ptrs(0, &ptrs);
-    (!ptrs.is_empty()).then_some((node, repaired, lost))
+    (!ptrs.is_empty()).then_some(Mended { block: node, repaired, lost, guessed: Vec::new() })
 }
 
 /// A pointer as it must be: its child is there by all its words but one, or by all with one bit of the address

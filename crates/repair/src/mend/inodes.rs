@@ -104,6 +104,13 @@ pub type Change = (&'static str, String);
 pub fn mended(inode: &Inode, around: &Around) -> (InodeItem, Vec<Change>) {
     let mut item = inode.item.unwrap_or_else(|| new_item(inode, around));
     let mut changes = Vec::new();
+    if inode.is_new {
+        // It was never anything else.
+        let mut unsaid = Vec::new();
+        links(around, &mut item, &mut unsaid);
+        sizes(inode, around, &mut item, &mut unsaid);
+        return (item, vec![("lost-and-found", "made, for what no name leads to".to_owned())]);
+    }
     if inode.item.is_none() {
         changes.push(("inode-item", format!("lost: made again as {} of {} bytes", around.file_type, item.size)));
     }

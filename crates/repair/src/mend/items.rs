@@ -68,16 +68,16 @@ fn patient_entry(key: &Key, data: &[u8]) -> Option<(Entry, usize)> {
     let said = (usize::from(header.name_len.get()), usize::from(header.data_len.get()));
     let possible = (1..=NAME_MAX).contains(&said.0) && said.0 + said.1 <= rest.len() && (is_xattr || said.1 == 0);
     let hashes = |len: usize| key.item_type == ItemType::DIR_INDEX || name_hash(&rest[..len]) == key.offset;
-    let (name_len, value_len) = if possible && hashes(said.0) {
-        said
+    let name_len = if possible && hashes(said.0) {
+        said.0
     } else if let Some(len) = (1..=rest.len().min(NAME_MAX)).rev().find(|len| hashes(*len)) {
-        (len, rest.len() - len)
+        len
     } else if possible {
-        said
+        said.0
     } else {
         return None;
     };
-    let value_len = if is_xattr { value_len } else { 0 };
+    let value_len = if is_xattr { value_len_of(key, &rest[name_len..], said.1) } else { 0 };
     let kind = if is_xattr { Some(FileType::Xattr) } else { FileType::from_number(header.file_type) };
     let entry = Entry {
         location: header.location.into(),
@@ -87,6 +87,19 @@ fn patient_entry(key: &Key, data: &[u8]) -> Option<(Entry, usize)> {
         value: rest[name_len..name_len + value_len].to_vec(),
     };
     Some((entry, ENTRY_HEADER + name_len + value_len))
+}
+
+/// The length of an attribute's value: as its item says if nothing or another attribute of the same hash follows;
+/// else up to where one does. If none can be found it is as its item says, or all that is left.
+fn value_len_of(key: &Key, rest: &[u8], said: usize) -> usize {
+    let of_same_hash = |entries: Vec<DirEntry<'_>>| entries.iter().all(|entry| name_hash(entry.name) == key.offset);
+    let follows = |len: &usize| match rest.get(*len..) {
+        None => false,
+        Some([]) => true,
+        Some(more) => DirEntry::parse_all(more).is_ok_and(of_same_hash),
+    };
+    let found = [said].into_iter().chain(0..rest.len()).find(follows);
+    found.unwrap_or(if said <= rest.len() { said } else { rest.len() })
 }
 
 /// A name of an inode: directory, index and name.

@@ -28,10 +28,13 @@ mod salvage;
 mod structure;
 mod subvolume;
 mod subvolumes;
+pub(crate) mod sums;
 mod xattrs;
 
 use butterfs_format::block::NewBlock;
 use butterfs_format::{Generation, Key, Logical, TreeBlock, TreeId};
+
+pub(crate) use evidence::data_can_lie;
 
 use crate::error::Result;
 use crate::plan::Step;

@@ -116,6 +116,8 @@ pub struct Inode {
     pub leaf_generation: u64,
     /// Some item or entry says that there is such an inode.
     pub exists: bool,
+    /// It was not there before: a directory for what has no name.
+    pub is_new: bool,
     /// It has its own name "..".
     pub root_name: bool,
     /// Entries in it, of either kind.

@@ -40,6 +40,8 @@ pub struct Names {
     pub spoiled: BTreeSet<Key>,
     /// What was done, by directory and in words.
     pub steps: Vec<(&'static str, u64, String)>,
+    /// A name that each target had and lost: better than a number where it is put into `lost+found`.
+    former: BTreeMap<Target, Vec<u8>>,
     used: HashSet<(u64, u64)>,
     highest: HashMap<u64, u64>,
 }
@@ -137,7 +139,13 @@ impl Names {
         if let Some(link) = self.links.remove(at) {
             self.changed.insert(at.clone());
             self.spoiled.insert(Key::new(at.0, butterfs_format::ItemType::DIR_INDEX, link.index));
+            self.former.entry(link.target).or_insert_with(|| at.1.clone());
         }
+    }
+
+    /// A name that was taken from a target, if one was.
+    pub fn former(&self, target: Target) -> Option<&[u8]> {
+        self.former.get(&target).map(Vec::as_slice)
     }
 }
 

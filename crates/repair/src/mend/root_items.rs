@@ -314,7 +314,9 @@ fn plain_fields(tree: TreeId, item: &mut RootItem, told: &mut Vec<String>) {
         item.root_dirid = 256.into();
     }
     let mode = item.inode.mode.get();
-    if mode & 0o170_000 != 0o040_000 {
+    // mkfs.btrfs of old versions left it out.
+    let is_unset = tree == TreeId::DATA_RELOC && mode == 0;
+    if mode & 0o170_000 != 0o040_000 && !is_unset {
         let right = 0o040_000 | mode & 0o7777;
         told.push(format!("mode {mode:#o} to {right:#o}"));
         item.inode.mode = right.into();

@@ -2,7 +2,8 @@
 //!
 //! Each item says where its data begins and how long it is, and so do its neighbours, because data lies back to
 //! back: of these claims the one is taken under which the item keeps its own rules. A key that is out of order
-//! is put where it belongs if its neighbours tell, or one bit of it; else the item is lost.
+//! is put where it belongs if its neighbours tell, or one bit of it; else the item is lost. Checksums keep every rule
+//! anywhere: of several readings of such an item the data tells ([`super::sums`]).
 
 use butterfs_format::block::{HEADER_SIZE, ITEM_HEADER_SIZE, NewBlock};
 use butterfs_format::validate::Geometry;
@@ -33,36 +34,66 @@ pub struct Salvaged {
     pub repaired: Vec<String>,
     /// Keys of items that are lost, as they were found.
     pub lost: Vec<Key>,
+    /// Keys of items of which something was guessed.
+    pub guessed: Vec<Key>,
+}
+
+/// How well an item in a place fits what is known elsewhere; higher is better.
+pub type Fit<'a> = &'a dyn Fn(&Key, &[u8]) -> i64;
+
+/// The leaf as it is, and what is known of its items.
+struct Raw<'a> {
+    block: &'a TreeBlock,
+    /// How many items there are.
+    count: usize,
+    geometry: &'a Geometry,
+    fit: Fit<'a>,
+}
+
+impl Raw<'_> {
+    /// Whether the item before says itself that it ends where the one before it begins.
+    fn end_is_certain(&self, slot: usize) -> bool {
+        let place = |slot: usize| (self.block.item(slot).offset.get(), self.block.item(slot).size.get());
+        let Some(before) = slot.checked_sub(1) else { return true };
+        let capacity = TreeBlock::leaf_capacity(self.block.bytes().len()) as u32;
+        let end = before.checked_sub(1).map_or(capacity, |first| place(first).0);
+        place(before).0.checked_add(place(before).1) == Some(end)
+    }
 }
 
 /// An item as far as it is known.
 struct Found {
     key: Key,
     data: Option<Vec<u8>>,
+    /// Its place is not what it says itself.
+    is_guessed: bool,
 }
 
 /// Takes the items out of a leaf. The header of `raw` must be right but for the count.
-pub fn salvage_leaf(raw: &TreeBlock, bounds: &Bounds, geometry: &Geometry) -> Salvaged {
+pub fn salvage_leaf(raw: &TreeBlock, bounds: &Bounds, geometry: &Geometry, fit: Fit<'_>) -> Salvaged {
     let mut repaired = Vec::new();
     let count = believable_count(raw);
-    if count != raw.len() {
+    let is_counted = count == raw.len();
+    if !is_counted {
         repaired.push(format!("count of items {} to {count}", raw.len()));
     }
-    let items: Vec<Found> = (0..count).map(|slot| found(raw, slot, count, geometry, &mut repaired)).collect();
-    let keys = settle_keys(raw, &items, bounds, geometry, &mut repaired);
-    let mut leaf = empty_like(raw, geometry);
-    let mut lost = Vec::new();
+    let raw = Raw { block: raw, count, geometry, fit };
+    let items: Vec<Found> = (0..count).map(|slot| found(&raw, slot, &mut repaired)).collect();
+    let keys = settle_keys(&raw, &items, bounds, &mut repaired);
+    let mut out = Salvaged { leaf: empty_like(raw.block, geometry), repaired, lost: Vec::new(), guessed: Vec::new() };
     for (item, key) in items.iter().zip(keys) {
-        let fits = |data: &Vec<u8>| leaf.leaf_free() >= data.len() + ITEM_HEADER_SIZE;
-        match (key, item.data.as_ref().filter(|data| fits(data))) {
-            (Some(key), Some(data)) => match leaf.search(&key) {
-                Err(slot) => leaf.insert_item(slot, &key, data),
-                Ok(_) => lost.push(item.key),
-            },
-            _ => lost.push(item.key),
+        let fits = |data: &Vec<u8>| out.leaf.leaf_free() >= data.len() + ITEM_HEADER_SIZE;
+        let slot = key.and_then(|key| out.leaf.search(&key).err().map(|slot| (slot, key)));
+        match (slot, item.data.as_ref().filter(|data| fits(data))) {
+            (Some((slot, key)), Some(data)) => {
+                out.leaf.insert_item(slot, &key, data);
+                let is_guessed = !is_counted || item.is_guessed || key != item.key;
+                out.guessed.extend(is_guessed.then_some(key));
+            }
+            _ => out.lost.push(item.key),
         }
     }
-    Salvaged { leaf, repaired, lost }
+    out
 }
 
 fn empty_like(raw: &TreeBlock, geometry: &Geometry) -> TreeBlock {
@@ -85,6 +116,10 @@ fn believable_count(raw: &TreeBlock) -> usize {
     let most = capacity / ITEM_HEADER_SIZE;
     let in_order = |count: usize| count < 2 || raw.item(count - 1).offset < raw.item(count - 2).offset;
     let said = raw.len();
+    let is_blank = |slot: usize| raw.key(slot) == Key::MIN && raw.item(slot).size.get() == 0;
+    if said <= most && said > chain(raw, most) && is_blank(said - 1) {
+        return (0..said).rev().find(|slot| !is_blank(*slot)).map_or(0, |slot| slot + 1);
+    }
     if said <= most && lowest(said).is_none_or(|_| chain(raw, most) <= said || in_order(said)) {
         return said;
     }
@@ -107,14 +142,14 @@ fn chain(raw: &TreeBlock, most: usize) -> usize {
 }
 
 /// An item's key and data.
-fn found(raw: &TreeBlock, slot: usize, count: usize, geometry: &Geometry, repaired: &mut Vec<String>) -> Found {
-    let key = raw.key(slot);
-    let capacity = TreeBlock::leaf_capacity(raw.bytes().len());
-    let item = |slot: usize| (raw.item(slot).offset.get() as usize, raw.item(slot).size.get() as usize);
+fn found(raw: &Raw<'_>, slot: usize, repaired: &mut Vec<String>) -> Found {
+    let key = raw.block.key(slot);
+    let capacity = TreeBlock::leaf_capacity(raw.block.bytes().len());
+    let item = |slot: usize| (raw.block.item(slot).offset.get() as usize, raw.block.item(slot).size.get() as usize);
     let (offset, size) = item(slot);
     // Where the data ends by the neighbour before, and begins by the one after.
     let end = if slot == 0 { capacity } else { item(slot - 1).0 };
-    let start = if slot + 1 < count { item(slot + 1).0.saturating_add(item(slot + 1).1) } else { offset };
+    let start = if slot + 1 < raw.count { item(slot + 1).0.saturating_add(item(slot + 1).1) } else { offset };
     let claims = [
         (offset, size),
         (end.wrapping_sub(size), size),
@@ -122,23 +157,30 @@ fn found(raw: &TreeBlock, slot: usize, count: usize, geometry: &Geometry, repair
         (start, end.wrapping_sub(start)),
         (offset, end.wrapping_sub(offset)),
     ];
-    let headers = count * ITEM_HEADER_SIZE;
+    let headers = raw.count * ITEM_HEADER_SIZE;
     let inside =
         |(from, len): &(usize, usize)| *from >= headers && from.checked_add(*len).is_some_and(|to| to <= capacity);
-    for (at, (from, len)) in claims.iter().enumerate().filter(|(_, claim)| inside(claim)) {
-        let data = &raw.bytes()[HEADER_SIZE + from..HEADER_SIZE + from + len];
-        if keeps_rules(raw, &key, data, geometry) {
-            if at > 0 || offset + size != end {
-                repaired.push(format!("place of item {slot} {key}: {from}+{len}, was {offset}+{size}"));
-            }
-            return Found { key, data: Some(data.to_vec()) };
+    let data = |(from, len): (usize, usize)| &raw.block.bytes()[HEADER_SIZE + from..HEADER_SIZE + from + len];
+    let possible = |claim: &&(usize, usize)| inside(claim) && keeps_rules(raw.block, &key, data(**claim), raw.geometry);
+    // Where the item before ends is certain if that itself lies back to back: then its own word may be what is wrong.
+    let is_wrong = raw.end_is_certain(slot) && offset.checked_add(size) != Some(end);
+    let snug = |(from, len): (usize, usize)| {
+        let ends = from + len == end;
+        if is_wrong { u8::from(ends) + u8::from(ends && from == start) } else { 0 }
+    };
+    // The first of those that fit best.
+    let best = claims.iter().filter(possible).rev().max_by_key(|claim| ((raw.fit)(&key, data(**claim)), snug(**claim)));
+    if let Some((from, len)) = best.copied() {
+        let is_guessed = (from, len) != (offset, size);
+        if is_guessed || offset + size != end {
+            repaired.push(format!("place of item {slot} {key}: {from}+{len}, was {offset}+{size}"));
         }
+        return Found { key, data: Some(data((from, len)).to_vec()), is_guessed };
     }
     // Its own rules may be broken for another reason; the place that it says itself is good if it is possible.
     let own = (offset, size);
     let fits = inside(&own) && offset + size == end;
-    let data = fits.then(|| raw.bytes()[HEADER_SIZE + offset..HEADER_SIZE + offset + size].to_vec());
-    Found { key, data }
+    Found { key, data: fits.then(|| data(own).to_vec()), is_guessed: false }
 }
 
 /// Whether an item by itself breaks no rule.
@@ -152,13 +194,7 @@ pub fn keeps_rules(like: &TreeBlock, key: &Key, data: &[u8], geometry: &Geometry
 }
 
 /// The key of each item: its own, or the one that it must have had, or none.
-fn settle_keys(
-    raw: &TreeBlock,
-    items: &[Found],
-    bounds: &Bounds,
-    geometry: &Geometry,
-    repaired: &mut Vec<String>,
-) -> Vec<Option<Key>> {
+fn settle_keys(raw: &Raw<'_>, items: &[Found], bounds: &Bounds, repaired: &mut Vec<String>) -> Vec<Option<Key>> {
     let mut keys: Vec<Option<Key>> = items.iter().map(|item| Some(item.key)).collect();
     let ordered = longest_ordered(items, bounds);
     let outliers: Vec<usize> = (0..items.len()).filter(|index| ordered.binary_search(index).is_err()).collect();
@@ -167,7 +203,7 @@ fn settle_keys(
         let before = keys[..index].iter().rev().flatten().next().copied();
         let after = keys[index + 1..].iter().flatten().next().copied();
         let between = Between { before, after, bounds: *bounds };
-        let key = swapped(items, index, &keys).or_else(|| one_bit(raw, &items[index], &between, geometry));
+        let key = swapped(items, index, &keys).or_else(|| one_bit(raw, &items[index], &between));
         let sorted = || Some(items[index].key).filter(|key| bounds.hold(key) && !keys.contains(&Some(*key)));
         keys[index] = key.or_else(sorted);
         if let Some(key) = keys[index] {
@@ -224,11 +260,14 @@ fn swapped(items: &[Found], index: usize, keys: &[Option<Key>]) -> Option<Key> {
 }
 
 /// The one key that differs in one bit and fits; of several the one of the neighbour's object.
-fn one_bit(raw: &TreeBlock, item: &Found, between: &Between, geometry: &Geometry) -> Option<Key> {
+fn one_bit(raw: &Raw<'_>, item: &Found, between: &Between) -> Option<Key> {
     let data = item.data.as_deref()?;
-    let good =
-        |key: &Key| between.holds(key) && key.item_type.name().is_some() && keeps_rules(raw, key, data, geometry);
-    let candidates: Vec<Key> = one_bit_keys(&item.key).filter(good).collect();
+    let is_right = |key: &Key| key.item_type.name().is_some() && keeps_rules(raw.block, key, data, raw.geometry);
+    let mut candidates: Vec<Key> = one_bit_keys(&item.key).filter(|key| between.holds(key) && is_right(key)).collect();
+    if candidates.len() > 1 {
+        let best = candidates.iter().map(|key| (raw.fit)(key, data)).max();
+        candidates.retain(|key| Some((raw.fit)(key, data)) == best);
+    }
     if let [only] = candidates[..] {
         return Some(only);
     }
@@ -288,7 +327,7 @@ mod tests {
     }
 
     fn assert_kept(broken: &TreeBlock) {
-        let salvaged = salvage_leaf(broken, &ANY, &GEOMETRY);
+        let salvaged = salvage_leaf(broken, &ANY, &GEOMETRY, &|_, _| 0);
         let good = leaf();
         assert_eq!(salvaged.lost, [], "{:?}", salvaged.repaired);
         let items =
@@ -324,7 +363,7 @@ mod tests {
         let keys = [broken.bytes()[one..one + 17].to_vec(), broken.bytes()[other..other + 17].to_vec()];
         broken.bytes_mut()[one..one + 17].copy_from_slice(&keys[1]);
         broken.bytes_mut()[other..other + 17].copy_from_slice(&keys[0]);
-        let salvaged = salvage_leaf(&broken, &ANY, &GEOMETRY);
+        let salvaged = salvage_leaf(&broken, &ANY, &GEOMETRY, &|_, _| 0);
         assert_eq!((salvaged.leaf.len(), salvaged.lost.len()), (10, 0));
     }
 

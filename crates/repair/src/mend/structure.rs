@@ -28,7 +28,9 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
     for _ in 0..MAX_PASSES {
         let mut pass = Pass::new(workspace);
         pass.run();
+        let guessed = std::mem::take(&mut pass.guessed_sums);
         let (fates, mut done) = pass.finish();
+        workspace.guessed_sums.extend(guessed);
         if fates.is_empty() {
             break;
         }
@@ -47,11 +49,14 @@ struct Pass<'w> {
     /// Changes of single pointers, by node and slot; none takes the pointer away.
     pointers: BTreeMap<Logical, BTreeMap<usize, Option<KeyPtr>>>,
     steps: Vec<Step>,
+    /// Items of checksums of which something was guessed.
+    guessed_sums: Vec<Key>,
 }
 
 impl<'w> Pass<'w> {
     fn new(workspace: &'w Workspace) -> Self {
-        Self { workspace, strays: None, fates: HashMap::new(), pointers: BTreeMap::new(), steps: Vec::new() }
+        let (fates, pointers) = (HashMap::new(), BTreeMap::new());
+        Self { workspace, strays: None, fates, pointers, steps: Vec::new(), guessed_sums: Vec::new() }
     }
 
     fn run(&mut self) {
@@ -84,6 +89,9 @@ impl<'w> Pass<'w> {
         // A pointer to what its own node has already is wrong itself.
         let healed = heal(store, damage, self.true_end(damage));
         if let Some(healed) = healed.filter(|_| !self.is_double(damage)) {
+            if damage.tree == TreeId::CSUM {
+                self.guessed_sums.extend(healed.guessed);
+            }
             self.fates.insert(damage.expected.bytenr, Fate::Replaced(healed.block));
             self.steps.push(Step::new("tree-block", place.clone(), format!("{}: {}", damage.problem, healed.words)));
             if !healed.lost.is_empty() {

@@ -2,15 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use butterfs_check::{superblock_copy, with_superblock};
 use butterfs_repair::{Bounds, Error as RepairError, Goal, Options, Plan, Renew, Verdict};
-use butterfs_volume::{BlockDevice, FileDevice};
+use butterfs_volume::OpenMode;
 use serde_json::{Value, json};
 
 use super::plan::{confirm, fsid, step_json, undo_file_beside};
-use super::{Devices, Format, finding_json, first_image, progress, progress_bar, report_json};
+use super::{Devices, Format, finding_json, first_image, open_devices, progress, progress_bar, report_json};
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output};
 
@@ -24,7 +23,9 @@ pub struct Repair {
     #[arg(long, conflicts_with = "force")]
     dry_run: bool,
     /// Bring everything back to what it was before the repair that wrote this undo file.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["readonly", "repair", "dry_run", "superblock", "backup"])]
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["readonly", "repair", "dry_run", "superblock", "backup"])]
+    #[arg(conflicts_with_all = ["init_extent_tree", "init_csum_tree"])]
     undo: Option<PathBuf>,
     /// Where the undo file is written; without it beside the image, under its name with `.butterfs-undo`
     /// (for a block device, in the current directory).
@@ -47,7 +48,27 @@ pub struct Repair {
 impl Repair {
     /// Whether more than a check is wanted.
     pub fn is_wanted(&self) -> bool {
-        self.repair || self.dry_run || self.undo.is_some() || self.init_extent_tree || self.init_csum_tree
+        self.plans() || self.undo.is_some()
+    }
+
+    /// Whether a plan is made.
+    fn plans(&self) -> bool {
+        self.repair || self.dry_run || self.init_extent_tree || self.init_csum_tree
+    }
+
+    /// Options that say how to repair are of no use without one: who gives them expects it.
+    ///
+    /// # Errors
+    /// The first of them that is given without a repair.
+    pub fn refuse_idle_options(&self) -> Result<()> {
+        let given = [(self.force, "--force"), (self.partial, "--partial"), (self.undo_file.is_some(), "--undo-file")];
+        match given.into_iter().find(|(given, _)| *given && !self.plans()) {
+            Some((_, option)) => Err(Failure::new(
+                exit::CHECK_USAGE,
+                format!("{option} is of no use without a repair; say --repair too, or leave {option} out"),
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -63,7 +84,9 @@ struct Opened {
 /// Runs the command.
 pub fn run(arguments: &super::Arguments) -> Result<ExitCode> {
     let repair = &arguments.repair;
-    let devices = open_devices(arguments)?;
+    // A plan that is only shown needs no right to write.
+    let mode = if repair.dry_run { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+    let devices = open_devices(&arguments.images, mode)?;
     if let Some(file) = &repair.undo {
         butterfs_repair::undo(file, &devices).map_err(|error| failed(arguments, &error))?;
         output::line(format!("{}: is as it was before the repair", first_image(arguments).display()));
@@ -105,21 +128,6 @@ fn failed(arguments: &super::Arguments, error: &RepairError) -> Failure {
         ),
         _ => Failure::at(exit::NOT_CHECKED, first_image(arguments), error),
     }
-}
-
-/// A plan that is only shown needs no right to write.
-fn open_devices(arguments: &super::Arguments) -> Result<Devices> {
-    let open = |path: &PathBuf| -> Result<Arc<dyn BlockDevice>> {
-        let device = match arguments.repair.dry_run {
-            true => FileDevice::open_read_only(path),
-            false => FileDevice::open_read_write(path),
-        };
-        match device {
-            Ok(device) => Ok(Arc::new(device)),
-            Err(error) => Err(failure::volume(exit::NOT_CHECKED, path, &error)),
-        }
-    };
-    arguments.images.iter().map(open).collect()
 }
 
 /// The devices with the superblock that was asked for.
