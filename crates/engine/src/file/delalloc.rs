@@ -162,6 +162,12 @@ impl FileData {
         lock(&self.inner).promise.as_ref().is_some_and(DataReservation::has_inline)
     }
 
+    /// Whether bytes were promised no space but that which the file has preallocated for them.
+    pub(super) fn counts_on_preallocated(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.held > inner.promise.as_ref().map_or(0, DataReservation::bytes)
+    }
+
     /// Bytes left memory: the budget has room again, and what is promised beyond the rest goes.
     fn release(&self, bytes: u64) {
         lock(&self.inner).held -= bytes;

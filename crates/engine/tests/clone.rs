@@ -1,0 +1,540 @@
+//! Clones and deduplication, rule by rule; the checker judges what is left.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use butterfs_engine::Error;
+use butterfs_engine::dir::Place;
+use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::file::{self, CloneLen, Dedupe, MappedExtent, MappedKind, SizeMode};
+use butterfs_engine::filesystem::{Access, FileOffset, Filesystem, NewInode, NewKind, NewSubvolume, OpenOptions};
+use butterfs_engine::inode::InodeId;
+use butterfs_engine::mkfs::{self, MakeOptions};
+use butterfs_format::TreeId;
+use butterfs_format::items::{InodeFlags, InodeItem};
+use butterfs_format::superblock::{CompatRo, Incompat};
+use butterfs_volume::{MemDevice, OpenMode, Volume};
+
+const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
+const SUBVOLUME: NewSubvolume = NewSubvolume { permissions: 0o755, uid: 0, gid: 0 };
+const K: u64 = 1024;
+const SECTOR: u64 = 4 * K;
+
+/// A filesystem in memory; judged when it is dropped by [`Bench::judge`].
+struct Bench {
+    device: Arc<MemDevice>,
+    fs: Filesystem,
+}
+
+fn open(device: &Arc<MemDevice>) -> Filesystem {
+    let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
+    Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap()
+}
+
+fn judge(device: &Arc<MemDevice>, what: &str) {
+    let volume = Volume::open(vec![device.clone()], OpenMode::ReadOnly).unwrap();
+    let options = butterfs_check::Options { data_csums: true, devices: vec![device.clone()], ..Default::default() };
+    let report = butterfs_check::check(&volume, &options);
+    assert!(report.worst().is_none(), "{what}: {report}");
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::made(|_| {})
+    }
+
+    /// With hole items.
+    fn explicit_holes() -> Self {
+        Self::made(|options| {
+            options.incompat.remove(Incompat::NO_HOLES);
+            options.compat_ro.remove(CompatRo::BLOCK_GROUP_TREE);
+        })
+    }
+
+    fn made(change: impl FnOnce(&mut MakeOptions)) -> Self {
+        let device = Arc::new(MemDevice::new(1 << 30));
+        let mut options = MakeOptions::new(1 << 30, &SystemEnvironment);
+        change(&mut options);
+        mkfs::make(device.clone(), &options).unwrap();
+        let fs = open(&device);
+        Self { device, fs }
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> InodeId {
+        let id = self.fs.create(Place::new(self.fs.root(), name.as_bytes()), &FILE).unwrap();
+        assert_eq!(self.fs.write(id, 0, bytes).unwrap(), bytes.len());
+        id
+    }
+
+    fn clone(&self, from: (InodeId, u64), to: (InodeId, u64), len: CloneLen) -> Result<u64, Error> {
+        self.fs.clone_range(at(from), at(to), len)
+    }
+
+    fn clone_bytes(&self, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u64, Error> {
+        self.clone(from, to, CloneLen::Bytes(len))
+    }
+
+    fn bytes(&self, id: InodeId) -> Vec<u8> {
+        read(&self.fs, id)
+    }
+
+    fn item(&self, id: InodeId) -> InodeItem {
+        self.fs.attributes(id).unwrap().item
+    }
+
+    fn map(&self, id: InodeId, range: Range<u64>) -> Vec<MappedExtent> {
+        self.fs.shared().gate.view(|tx| file::map(tx, id, range)).unwrap()
+    }
+
+    /// Address on disk of each part that is written.
+    fn addresses(&self, id: InodeId, range: Range<u64>) -> Vec<(u64, u64)> {
+        let written = |extent: &MappedExtent| match &extent.kind {
+            MappedKind::Regular(data) => Some((data.disk_bytenr + data.offset, data.num_bytes)),
+            _ => None,
+        };
+        self.map(id, range).iter().filter_map(written).collect()
+    }
+
+    fn data_used(&self) -> u64 {
+        self.fs.sync().unwrap();
+        self.fs.sync().unwrap();
+        self.fs.shared().gate.space().data.used
+    }
+
+    /// Commits, has everything checked, and opens it again.
+    fn judge(self) -> Self {
+        self.fs.sync().unwrap();
+        drop(self.fs);
+        judge(&self.device, "after a sync");
+        let fs = open(&self.device);
+        Self { device: self.device, fs }
+    }
+}
+
+fn at((id, offset): (InodeId, u64)) -> FileOffset {
+    FileOffset { id, offset }
+}
+
+fn read(fs: &Filesystem, id: InodeId) -> Vec<u8> {
+    let mut bytes = vec![0; fs.attributes(id).unwrap().item.size.get() as usize];
+    assert_eq!(fs.read(id, 0, &mut bytes).unwrap(), bytes.len());
+    bytes
+}
+
+/// Bytes that tell their place.
+fn pattern(seed: u64, len: u64) -> Vec<u8> {
+    (0..len).map(|at| ((at / 97 + at / 4096 * 31 + seed * 57) % 255 + 1) as u8).collect()
+}
+
+#[test]
+fn a_whole_file_shares_its_extents() {
+    let bench = Bench::new();
+    let bytes = pattern(1, 1_000_000);
+    let source = bench.file("source", &bytes);
+    let copy = bench.file("copy", b"");
+    let before = bench.data_used();
+    assert_eq!(bench.clone((source, 0), (copy, 0), CloneLen::ToEnd).unwrap(), 1_000_000);
+    assert_eq!(bench.addresses(source, 0..1 << 20), bench.addresses(copy, 0..1 << 20));
+    assert_eq!(bench.data_used(), before);
+    assert_eq!(bench.item(copy).nbytes.get(), bench.item(source).nbytes.get());
+    let bench = bench.judge();
+    assert!(bench.bytes(copy) == bytes);
+    // What is written later is each file's own.
+    bench.fs.write(source, 5000, &[7; 10_000]).unwrap();
+    bench.fs.write(copy, 500_000, &[8; 10_000]).unwrap();
+    let (mut first, mut second) = (bytes.clone(), bytes);
+    first[5000..15_000].fill(7);
+    second[500_000..510_000].fill(8);
+    let bench = bench.judge();
+    assert!(bench.bytes(source) == first && bench.bytes(copy) == second);
+    for name in ["source", "copy"] {
+        bench.fs.unlink(Place::new(bench.fs.root(), name.as_bytes())).unwrap();
+    }
+    assert_eq!(bench.data_used(), 0, "space that two files shared comes back");
+    bench.judge();
+}
+
+#[test]
+fn what_is_in_memory_is_written_first_or_goes() {
+    let bench = Bench::new();
+    let bytes = pattern(1, 300_000);
+    let source = bench.file("source", &bytes);
+    let dest = bench.file("dest", &vec![9; 400_000]);
+    bench.clone_bytes((source, 4 * SECTOR), (dest, 8 * SECTOR), 16 * SECTOR).unwrap();
+    let mut expected = vec![9; 400_000];
+    expected[8 * 4096..24 * 4096].copy_from_slice(&bytes[4 * 4096..20 * 4096]);
+    assert!(bench.bytes(dest) == expected);
+    let bench = bench.judge();
+    assert!(bench.bytes(dest) == expected && bench.bytes(source) == bytes);
+}
+
+#[test]
+fn ranges_that_cannot_be_shared_are_refused_and_nothing_changes() {
+    let bench = Bench::new();
+    let source = bench.file("source", &pattern(1, 10_000));
+    let dest = bench.file("dest", &pattern(2, 50_000));
+    bench.fs.sync().unwrap();
+    let before = (bench.item(source), bench.item(dest));
+    for (from, to, len, why) in [
+        ((source, 100), (dest, 0), 4096, "source not aligned"),
+        ((source, 0), (dest, 100), 4096, "destination not aligned"),
+        ((source, 0), (dest, 0), 5000, "length not aligned"),
+        ((source, 8192), (dest, 0), 1808, "a tail into the middle"),
+        ((source, 8192), (dest, 0), 4096, "past the end"),
+        ((source, 16384), (dest, 0), 4096, "behind the end"),
+        ((source, u64::MAX - 4095), (dest, 0), 8192, "wraps"),
+        ((dest, 0), (dest, 4096), 8192, "overlap"),
+        ((dest, 8192), (dest, 4096), 8192, "overlap from behind"),
+        ((dest, 0), (dest, 0), 4096, "onto itself"),
+    ] {
+        let result = bench.clone_bytes(from, to, len);
+        assert!(matches!(result, Err(Error::Invalid(_))), "{why}: {result:?}");
+    }
+    assert!(matches!(bench.clone((source, 16384), (dest, 0), CloneLen::ToEnd), Err(Error::Invalid(_))));
+    assert!(matches!(bench.clone_bytes((source, 0), (dest, 1 << 63), 4096), Err(Error::TooLarge)));
+    let top = bench.fs.root();
+    assert!(matches!(bench.clone_bytes((top, 0), (dest, 0), 4096), Err(Error::IsDirectory)));
+    assert!(matches!(bench.clone_bytes((source, 0), (top, 0), 4096), Err(Error::IsDirectory)));
+    assert_eq!(bench.clone_bytes((source, 0), (dest, 0), 0).unwrap(), 0);
+    assert_eq!((bench.item(source), bench.item(dest)), before);
+    bench.judge();
+}
+
+#[test]
+fn a_tail_is_shared_where_nothing_follows() {
+    let bench = Bench::new();
+    let bytes = pattern(1, 10_000);
+    let source = bench.file("source", &bytes);
+    let exact = bench.file("exact", &pattern(2, 10_000));
+    let shorter = bench.file("shorter", &pattern(3, 9000));
+    let far = bench.file("far", b"");
+    assert_eq!(bench.clone((source, 0), (exact, 0), CloneLen::ToEnd).unwrap(), 10_000);
+    assert_eq!(bench.clone_bytes((source, 4096), (shorter, 4096), 5904).unwrap(), 5904);
+    assert_eq!(bench.clone((source, 8192), (far, 1 << 20), CloneLen::ToEnd).unwrap(), 1808);
+    let mut third = pattern(3, 10_000);
+    third[4096..].copy_from_slice(&bytes[4096..]);
+    let mut fourth = vec![0; (1 << 20) + 1808];
+    fourth[1 << 20..].copy_from_slice(&bytes[8192..]);
+    let bench = bench.judge();
+    assert!(bench.bytes(exact) == bytes && bench.bytes(shorter) == third && bench.bytes(far) == fourth);
+    // Behind the tail there are zeros.
+    bench.fs.set_size(far, (1 << 20) + 5000).unwrap();
+    fourth.resize((1 << 20) + 5000, 0);
+    assert!(bench.bytes(far) == fourth);
+    bench.judge();
+}
+
+#[test]
+fn within_one_file() {
+    let bench = Bench::new();
+    let mut bytes = pattern(1, 256 * K);
+    let id = bench.file("file", &bytes);
+    for copy in 1..=20 {
+        let to = 256 * K + copy * 32 * K;
+        bench.clone_bytes((id, 16 * K), (id, to), 32 * K).unwrap();
+    }
+    // Before the place where the extent begins in the file.
+    bench.clone_bytes((id, 128 * K), (id, 0), 64 * K).unwrap();
+    bytes.resize((256 + 21 * 32) * 1024, 0);
+    let part = bytes[16 * 1024..48 * 1024].to_vec();
+    for copy in 1..=20 {
+        let to = (256 + copy * 32) * 1024;
+        bytes[to..to + part.len()].copy_from_slice(&part);
+    }
+    let front = bytes[128 * 1024..192 * 1024].to_vec();
+    bytes[..64 * 1024].copy_from_slice(&front);
+    let bench = bench.judge();
+    assert!(bench.bytes(id) == bytes);
+    assert!(bench.addresses(id, 0..1 << 20).len() > 20);
+    bench.fs.set_size(id, 0).unwrap();
+    assert_eq!(bench.data_used(), 0);
+    bench.judge();
+}
+
+fn is_inline(bench: &Bench, id: InodeId) -> bool {
+    matches!(bench.map(id, 0..SECTOR)[0].kind, MappedKind::Inline(_))
+}
+
+#[test]
+fn inline_sources_are_copied() {
+    for bench in [Bench::new(), Bench::explicit_holes()] {
+        let small = pattern(1, 900);
+        let source = bench.file("source", &small);
+        let empty = bench.file("empty", b"");
+        let smaller = bench.file("smaller", &pattern(2, 500));
+        let larger = bench.file("larger", &pattern(3, 30_000));
+        let hollow = bench.file("hollow", b"");
+        bench.fs.preallocate(hollow, 64 * K..128 * K, SizeMode::Keep).unwrap();
+        bench.fs.sync().unwrap();
+        assert!(is_inline(&bench, source));
+        assert_eq!(bench.clone((source, 0), (empty, 0), CloneLen::ToEnd).unwrap(), 900);
+        bench.clone((source, 0), (smaller, 0), CloneLen::ToEnd).unwrap();
+        bench.clone((source, 0), (larger, 32 * K), CloneLen::ToEnd).unwrap();
+        bench.clone((source, 0), (hollow, 0), CloneLen::ToEnd).unwrap();
+        assert!(is_inline(&bench, empty) && is_inline(&bench, smaller));
+        let mut grown = pattern(3, 30_000);
+        grown.resize(32 * 1024 + 900, 0);
+        grown[32 * 1024..].copy_from_slice(&small);
+        let bench = bench.judge();
+        for id in [source, empty, smaller, hollow] {
+            assert_eq!(bench.bytes(id), small);
+        }
+        assert!(bench.bytes(larger) == grown && !is_inline(&bench, hollow));
+        bench.judge();
+    }
+}
+
+#[test]
+fn inline_destinations_leave_the_tree_when_they_grow() {
+    for bench in [Bench::new(), Bench::explicit_holes()] {
+        let bytes = pattern(1, 64 * K);
+        let source = bench.file("source", &bytes);
+        let behind = bench.file("behind", &pattern(2, 700));
+        let over = bench.file("over", &pattern(3, 700));
+        let tail = bench.file("tail", &pattern(4, 700));
+        let tail_source = bench.file("tail source", &pattern(5, 800));
+        bench.fs.sync().unwrap();
+        assert!(is_inline(&bench, behind) && is_inline(&bench, over));
+        bench.clone_bytes((source, 0), (behind, 16 * K), 16 * K).unwrap();
+        bench.clone_bytes((source, 8 * K), (over, 0), 8 * K).unwrap();
+        bench.clone((tail_source, 0), (tail, 4 * K), CloneLen::ToEnd).unwrap();
+        let mut first = pattern(2, 700);
+        first.resize(16 * 1024, 0);
+        first.extend_from_slice(&bytes[..16 * 1024]);
+        let mut third = pattern(4, 700);
+        third.resize(4096, 0);
+        third.extend(pattern(5, 800));
+        let bench = bench.judge();
+        assert!(bench.bytes(behind) == first && bench.bytes(over) == bytes[8 * 1024..16 * 1024]);
+        assert!(bench.bytes(tail) == third);
+        bench.judge();
+    }
+}
+
+#[test]
+fn holes_and_preallocated_space() {
+    for bench in [Bench::new(), Bench::explicit_holes()] {
+        let source = bench.file("source", &pattern(1, 16 * K));
+        bench.fs.write(source, 64 * K, &pattern(2, 16 * K)).unwrap();
+        bench.fs.preallocate(source, 128 * K..192 * K, SizeMode::Extend).unwrap();
+        bench.fs.set_size(source, 256 * K).unwrap();
+        let full = bench.file("full", &vec![9; 300 * 1024]);
+        let empty = bench.file("empty", b"");
+        let bytes = bench.bytes(source);
+        for dest in [full, empty] {
+            bench.clone((source, 0), (dest, 0), CloneLen::ToEnd).unwrap();
+            assert!(matches!(bench.map(dest, 128 * K..192 * K)[0].kind, MappedKind::Prealloc(_)));
+        }
+        let mut longer = bytes.clone();
+        longer.resize(300 * 1024, 9);
+        let bench = bench.judge();
+        assert!(bench.bytes(full) == longer && bench.bytes(empty) == bytes);
+        // A hole alone, past the end.
+        bench.clone_bytes((source, 32 * K), (empty, 512 * K), 16 * K).unwrap();
+        assert_eq!(bench.item(empty).size.get(), 528 * K);
+        bench.judge();
+    }
+}
+
+/// References that are still pending count: within one transaction, too.
+#[test]
+fn shared_preallocated_space_is_not_written_in_place() {
+    for commit_between in [false, true] {
+        let bench = Bench::new();
+        let source = bench.file("source", b"");
+        bench.fs.preallocate(source, 0..256 * K, SizeMode::Extend).unwrap();
+        let dest = bench.file("dest", b"");
+        bench.fs.sync().unwrap();
+        bench.clone((source, 0), (dest, 0), CloneLen::ToEnd).unwrap();
+        if commit_between {
+            bench.fs.sync().unwrap();
+        }
+        bench.fs.write(source, 16 * K, &pattern(1, 32 * K)).unwrap();
+        bench.fs.fsync(source).unwrap();
+        let zeros = vec![0; 256 * 1024];
+        assert!(bench.bytes(dest) == zeros);
+        bench.fs.write(dest, 24 * K, &pattern(2, 32 * K)).unwrap();
+        let (mut first, mut second) = (zeros.clone(), zeros);
+        first[16 * 1024..48 * 1024].copy_from_slice(&pattern(1, 32 * K));
+        second[24 * 1024..56 * 1024].copy_from_slice(&pattern(2, 32 * K));
+        let bench = bench.judge();
+        assert!(bench.bytes(source) == first && bench.bytes(dest) == second);
+    }
+}
+
+#[test]
+fn across_subvolumes_and_into_read_only_ones() {
+    let bench = Bench::new();
+    let top = bench.fs.root();
+    let bytes = pattern(1, 100_000);
+    let source = bench.file("source", &bytes);
+    let tree = bench.fs.create_subvolume(Place::new(top, b"other"), &SUBVOLUME).unwrap();
+    let dest = bench.fs.create(Place::new(InodeId::top_of(tree), b"dest"), &FILE).unwrap();
+    bench.clone((source, 0), (dest, 0), CloneLen::ToEnd).unwrap();
+    assert_eq!(bench.addresses(source, 0..100 * K), bench.addresses(dest, 0..100 * K));
+    let frozen = bench.fs.snapshot(TreeId::FS, Place::new(top, b"frozen"), Access::ReadOnly).unwrap();
+    let old = InodeId::new(frozen, source.ino);
+    assert!(matches!(bench.clone((dest, 0), (old, 0), CloneLen::ToEnd), Err(Error::ReadOnly)));
+    // Out of a snapshot whose source is gone.
+    bench.fs.unlink(Place::new(top, b"source")).unwrap();
+    let again = bench.file("again", b"");
+    bench.clone((old, 0), (again, 0), CloneLen::ToEnd).unwrap();
+    bench.fs.delete_subvolume(Place::new(top, b"frozen")).unwrap();
+    bench.fs.delete_subvolume(Place::new(top, b"other")).unwrap();
+    while bench.fs.clean_once(100).unwrap() {}
+    let bench = bench.judge();
+    assert!(bench.bytes(again) == bytes);
+    bench.fs.unlink(Place::new(top, b"again")).unwrap();
+    assert_eq!(bench.data_used(), 0);
+    bench.judge();
+}
+
+#[test]
+fn files_with_and_without_checksums_do_not_share() {
+    let bench = Bench::new();
+    let with = bench.file("with", &pattern(1, 64 * K));
+    let (first, second) = (bench.file("first", b""), bench.file("second", b""));
+    for id in [first, second] {
+        bench.fs.set_flags(id, InodeFlags::NODATACOW | InodeFlags::NODATASUM).unwrap();
+    }
+    bench.fs.write(first, 0, &pattern(2, 64 * K)).unwrap();
+    assert!(matches!(bench.clone_bytes((with, 0), (first, 0), 64 * K), Err(Error::Invalid(_))));
+    assert!(matches!(bench.clone_bytes((first, 0), (with, 0), 64 * K), Err(Error::Invalid(_))));
+    bench.clone_bytes((first, 0), (second, 0), 64 * K).unwrap();
+    bench.fs.write(first, 0, &[3; 4096]).unwrap();
+    let bench = bench.judge();
+    assert!(bench.bytes(second) == pattern(2, 64 * K));
+}
+
+/// Many more extents than a step has, on both sides.
+#[test]
+fn many_extents_go_in_many_steps() {
+    let bench = Bench::new();
+    let (source, dest) = (bench.file("source", b""), bench.file("dest", b""));
+    for number in 0..150 {
+        bench.fs.write(source, number * 2 * SECTOR, &pattern(number, SECTOR)).unwrap();
+        bench.fs.write(dest, number * 3 * SECTOR, &pattern(number + 7, SECTOR)).unwrap();
+    }
+    bench.fs.sync().unwrap();
+    let bytes = bench.bytes(source);
+    let before = bench.bytes(dest);
+    bench.clone((source, 0), (dest, SECTOR), CloneLen::ToEnd).unwrap();
+    let mut expected = before;
+    expected[4096..4096 + bytes.len()].copy_from_slice(&bytes);
+    let bench = bench.judge();
+    assert!(bench.bytes(dest) == expected);
+    assert_eq!(bench.addresses(dest, SECTOR..SECTOR + bytes.len() as u64).len(), 150);
+    // One extent of the source in place of many.
+    let large = bench.file("large", &pattern(9, 2000 * K));
+    bench.clone_bytes((large, 0), (dest, 0), 1200 * K).unwrap();
+    assert!(bench.bytes(dest)[..1200 * 1024] == pattern(9, 2000 * K)[..1200 * 1024]);
+    bench.judge();
+}
+
+/// Two opposite clones, with writers on both files.
+#[test]
+fn opposite_clones_do_not_wait_for_each_other() {
+    let bench = Bench::new();
+    let (a, b) = (bench.file("a", &pattern(1, 512 * K)), bench.file("b", &pattern(2, 512 * K)));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let work: Vec<_> = [(a, b), (b, a), (a, a)]
+            .into_iter()
+            .map(|(from, to)| {
+                let bench = &bench;
+                scope.spawn(move || {
+                    for step in 0..120 {
+                        let (source, dest) = (step % 30 * 2 * SECTOR, 64 * SECTOR + step % 20 * 2 * SECTOR);
+                        bench.clone_bytes((from, source), (to, dest), 2 * SECTOR).unwrap();
+                    }
+                })
+            })
+            .collect();
+        for id in [a, b] {
+            let (bench, done) = (&bench, &done);
+            scope.spawn(move || {
+                for step in 0.. {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    bench.fs.write(id, step % 128 * SECTOR, &pattern(step, SECTOR)).unwrap();
+                    if step % 16 == 0 {
+                        bench.fs.fsync(id).unwrap();
+                    }
+                }
+            });
+        }
+        let results: Vec<_> = work.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        done.store(true, Ordering::Relaxed);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+    bench.judge();
+}
+
+#[test]
+fn same_bytes_are_deduplicated() {
+    let bench = Bench::new();
+    let bytes = pattern(1, 600_000);
+    let (first, second) = (bench.file("first", &bytes), bench.file("second", &bytes));
+    let before = bench.data_used();
+    let item = bench.item(second);
+    assert_eq!(bench.fs.dedupe_range(at((first, 0)), at((second, 0)), 600_000).unwrap(), Dedupe::Shared);
+    assert!(bench.data_used() <= before - 600_000);
+    assert_eq!(bench.addresses(first, 0..600_000), bench.addresses(second, 0..600_000));
+    let now = bench.item(second);
+    assert_eq!((now.mtime, now.ctime, now.size), (item.mtime, item.ctime, item.size));
+    let bench = bench.judge();
+    assert!(bench.bytes(second) == bytes);
+    // Zeros are shared by a hole.
+    let (zeros, hole) = (bench.file("zeros", &[0; 65536]), bench.file("hole", b""));
+    bench.fs.set_size(hole, 65536).unwrap();
+    assert_eq!(bench.fs.dedupe_range(at((hole, 0)), at((zeros, 0)), 65536).unwrap(), Dedupe::Shared);
+    assert!(bench.addresses(zeros, 0..65536).is_empty());
+    bench.judge();
+}
+
+#[test]
+fn other_bytes_are_left_alone() {
+    let bench = Bench::new();
+    let bytes = pattern(1, 600_000);
+    let (first, second) = (bench.file("first", &bytes), bench.file("second", &bytes));
+    bench.fs.write(second, 599_999, &[bytes[599_999] ^ 1]).unwrap();
+    bench.fs.sync().unwrap();
+    let before = (bench.addresses(second, 0..600_000), bench.item(second));
+    assert_eq!(bench.fs.dedupe_range(at((first, 0)), at((second, 0)), 600_000).unwrap(), Dedupe::Differs);
+    assert_eq!((bench.addresses(second, 0..600_000), bench.item(second)), before);
+    // A part of a sector only where both end.
+    let short = bench.file("short", &bytes[..10_000]);
+    for (from, to, len) in
+        [((short, 0), (second, 0), 10_000), ((first, 0), (short, 0), 12_288), ((short, 0), (short, 0), 8192)]
+    {
+        assert!(matches!(bench.fs.dedupe_range(at(from), at(to), len), Err(Error::Invalid(_))));
+    }
+    assert_eq!(bench.fs.dedupe_range(at((short, 0)), at((second, 0)), 8192).unwrap(), Dedupe::Shared);
+    let bench = bench.judge();
+    assert!(bench.bytes(second)[..599_999] == bytes[..599_999]);
+}
+
+/// Bytes that count on preallocated space of a file are safe when a clone makes that space shared.
+#[test]
+fn nothing_promised_to_dirty_bytes_is_shared_away() {
+    let device = Arc::new(MemDevice::new(112 << 20));
+    mkfs::make(device.clone(), &MakeOptions::new(112 << 20, &SystemEnvironment)).unwrap();
+    let bench = Bench { fs: open(&device), device };
+    let source = bench.file("source", b"");
+    bench.fs.preallocate(source, 0..1024 * K, SizeMode::Extend).unwrap();
+    let dest = bench.file("dest", b"");
+    let full = bench.file("full", b"");
+    let _no_space = (0..).try_for_each(|part| bench.fs.write(full, part << 16, &[3; 1 << 16]).map(drop));
+    bench.fs.sync().unwrap();
+    bench.fs.write(source, 0, &pattern(1, 64 * K)).unwrap();
+    bench.clone_bytes((source, 512 * K), (dest, 0), 64 * K).unwrap();
+    bench.fs.fsync(source).unwrap();
+    assert!(bench.bytes(source)[..64 * 1024] == pattern(1, 64 * K));
+    // From now on the space is shared, and there is no other.
+    assert!(matches!(bench.fs.write(source, 256 * K, &pattern(2, 512 * K)), Err(Error::NoSpace)));
+    bench.judge();
+}
