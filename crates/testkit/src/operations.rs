@@ -38,6 +38,7 @@ pub enum Operation {
     Read { path: PathBuf, offset: u64, length: usize },
     Truncate { path: PathBuf, length: u64 },
     Allocate { path: PathBuf, offset: u64, length: u64, how: u8 },
+    CopyRange { from: PathBuf, offset: u64, to: PathBuf, target: u64, length: u64 },
     Rename { from: PathBuf, to: PathBuf },
     RenameExchange { from: PathBuf, to: PathBuf },
     RenameNoReplace { from: PathBuf, to: PathBuf },
@@ -136,6 +137,9 @@ impl Side {
                     rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: now })?;
                 }
                 size(&file)
+            }
+            CopyRange { from, offset, to, target, length } => {
+                copy_range((&at(from), *offset), (&at(to), *target), *length)
             }
             Rename { from, to } => rustix::fs::rename(at(from), at(to)).map(|()| 0),
             RenameExchange { from, to } => {
@@ -238,6 +242,21 @@ fn read_range(file: &File, offset: u64, length: usize) -> Outcome {
         }
     }
     Ok(hash(&buffer[..done]))
+}
+
+/// Copies by `copy_file_range` until all is done, or the source ends: how far one call comes is the mount's business.
+fn copy_range((from, offset): (&Path, u64), (to, target): (&Path, u64), length: u64) -> Outcome {
+    let (source, dest) = (open(from, OFlags::RDONLY)?, open(to, OFlags::RDWR)?);
+    let mut done = 0;
+    while done < length {
+        let (mut offset, mut target) = (offset + done, target + done);
+        let rest = (length - done) as usize;
+        match rustix::fs::copy_file_range(&source, Some(&mut offset), &dest, Some(&mut target), rest)? {
+            0 => break,
+            copied => done += copied as u64,
+        }
+    }
+    Ok(size(&dest)?.wrapping_mul(31).wrapping_add(done))
 }
 
 fn stat_hash(path: &Path) -> Outcome {
@@ -471,6 +490,18 @@ impl Generator {
                 length: self.length() as u64,
                 how: (seed % 4) as u8,
             },
+            560..580 => {
+                let aligned = self.random.percent(70);
+                let place = |offset: u64| if aligned { offset / 4096 * 4096 } else { offset };
+                let length = self.random.below(200 << 10) + 1;
+                CopyRange {
+                    from: self.existing_file(),
+                    offset: place(self.offset()),
+                    to: self.existing_file(),
+                    target: place(self.offset()),
+                    length: if self.random.percent(50) { length.next_multiple_of(4096) } else { length },
+                }
+            }
             540..600 => Rename { from: self.movable(), to: self.rename_target() },
             600..605 => RenameExchange { from: self.movable(), to: self.movable() },
             605..610 => RenameNoReplace { from: self.movable(), to: self.some_name() },
@@ -650,7 +681,7 @@ fn brief(operation: &Operation) -> String {
 }
 
 fn verb(text: &str) -> &'static str {
-    const VERBS: [&str; 33] = [
+    const VERBS: [&str; 34] = [
         "Create",
         "Write",
         "Append",
@@ -661,6 +692,7 @@ fn verb(text: &str) -> &'static str {
         "Read",
         "Truncate",
         "Allocate",
+        "CopyRange",
         "Rename",
         "RenameExchange",
         "RenameNoReplace",
@@ -802,7 +834,7 @@ mod tests {
         run_together(&mut workers, 3000);
         let (a, b) = (crate::tree_compare::Tree::read(&sides[0]), crate::tree_compare::Tree::read(&sides[1]));
         a.assert_same(&b, crate::tree_compare::Times::Ignored, "after the run");
-        for verb in ["Create", "Write", "MapWrite", "Rename", "Link", "Unlink", "Hold", "Truncate"] {
+        for verb in ["Create", "Write", "MapWrite", "Rename", "Link", "Unlink", "Hold", "Truncate", "CopyRange"] {
             let succeeded: u64 =
                 workers.iter().filter_map(|worker| worker.counts().get(verb)).map(|count| count.0).sum();
             assert!(succeeded > 0, "no {verb} succeeded");
