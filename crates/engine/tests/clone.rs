@@ -434,6 +434,37 @@ fn many_extents_go_in_many_steps() {
     bench.judge();
 }
 
+/// More references to one extent than its item has room for, also several counted as one.
+#[test]
+fn many_references_to_one_extent() {
+    const COPIES: u64 = 1500;
+    let bench = Bench::new();
+    let source = bench.file("source", &pattern(1, 64 * K));
+    let files: Vec<_> = (0..5).map(|number| bench.file(&format!("file{number}"), b"")).collect();
+    for copy in 0..COPIES {
+        let file = files[(copy % 5) as usize];
+        let from = copy % 16 * SECTOR;
+        // The same difference of offsets, and so the same reference, for some.
+        let to = if copy % 3 == 0 { from + copy / 160 * 128 * K } else { copy * 2 * SECTOR };
+        bench.clone_bytes((source, from), (file, to), SECTOR).unwrap();
+    }
+    let contents: Vec<_> = files.iter().map(|id| bench.bytes(*id)).collect();
+    let used = bench.data_used();
+    assert_eq!(used, 64 * K);
+    let bench = bench.judge();
+    for (id, content) in files.iter().zip(&contents) {
+        assert!(bench.bytes(*id) == *content);
+    }
+    bench.fs.unlink(Place::new(bench.fs.root(), b"source")).unwrap();
+    for (number, id) in files.iter().enumerate() {
+        bench.fs.set_size(*id, 1 << 20).unwrap();
+        bench.fs.sync().unwrap();
+        bench.fs.unlink(Place::new(bench.fs.root(), format!("file{number}").as_bytes())).unwrap();
+    }
+    assert_eq!(bench.data_used(), 0);
+    bench.judge();
+}
+
 /// Two opposite clones, with writers on both files.
 #[test]
 fn opposite_clones_do_not_wait_for_each_other() {
