@@ -70,7 +70,9 @@ pub fn clone_range(shared: &Shared, source: Place<'_>, dest: Place<'_>, len: Clo
         }
         let job = Job::new(shared, source, dest, len)?;
         job.check_clone()?;
-        if dest.offset == 0 || !move_out_of_tree(shared, dest.inode)? {
+        // The first step replaces what is there, unless it copies.
+        let is_replaced = dest.offset == 0 && !source.inode.data.is_dirty();
+        if is_replaced || !move_out_of_tree(shared, dest.inode)? {
             job.run(Purpose::Clone)?;
             return Ok(len);
         }
