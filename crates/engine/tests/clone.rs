@@ -356,6 +356,10 @@ fn shared_preallocated_space_is_not_written_in_place() {
         bench.fs.fsync(source).unwrap();
         let zeros = vec![0; 256 * 1024];
         assert!(bench.bytes(dest) == zeros);
+        let MappedKind::Prealloc(shared) = bench.map(dest, 0..256 * K)[0].kind else { panic!("not preallocated") };
+        let shared = shared.disk_bytenr..shared.disk_bytenr + shared.disk_num_bytes;
+        let written = bench.addresses(source, 0..256 * K);
+        assert!(written.iter().all(|(at, _)| !shared.contains(at)), "{written:?} in {shared:?}");
         bench.fs.write(dest, 24 * K, &pattern(2, 32 * K)).unwrap();
         let (mut first, mut second) = (zeros.clone(), zeros);
         first[16 * 1024..48 * 1024].copy_from_slice(&pattern(1, 32 * K));
@@ -556,7 +560,7 @@ fn nothing_promised_to_dirty_bytes_is_shared_away() {
     mkfs::make(device.clone(), &MakeOptions::new(112 << 20, &SystemEnvironment)).unwrap();
     let bench = Bench { fs: open(&device), device };
     let source = bench.file("source", b"");
-    bench.fs.preallocate(source, 0..1024 * K, SizeMode::Extend).unwrap();
+    bench.fs.preallocate(source, 0..16 * 1024 * K, SizeMode::Extend).unwrap();
     let dest = bench.file("dest", b"");
     let full = bench.file("full", b"");
     let _no_space = (0..).try_for_each(|part| bench.fs.write(full, part << 16, &[3; 1 << 16]).map(drop));
@@ -567,5 +571,40 @@ fn nothing_promised_to_dirty_bytes_is_shared_away() {
     assert!(bench.bytes(source)[..64 * 1024] == pattern(1, 64 * K));
     // From now on the space is shared, and there is no other.
     assert!(matches!(bench.fs.write(source, 256 * K, &pattern(2, 512 * K)), Err(Error::NoSpace)));
+    let bench = bench.judge();
+    share_beside_a_writer(&bench, source, dest);
     bench.judge();
+}
+
+/// Clones come and go while the source's preallocated space is written to: each write that was not refused arrives.
+fn share_beside_a_writer(bench: &Bench, source: InodeId, dest: InodeId) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                match bench.clone_bytes((source, 16 * 1024 * K - 64 * K), (dest, 0), 64 * K) {
+                    Ok(_) | Err(Error::NoSpace) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                bench.fs.set_size(dest, 0).unwrap();
+                bench.fs.sync().unwrap();
+            }
+        });
+        let (mut arrived, mut refused) = (0, 0);
+        for step in 0..3900 {
+            let offset = 128 * K + step * SECTOR;
+            match bench.fs.write(source, offset, &pattern(step, SECTOR)) {
+                Ok(_) => arrived += 1,
+                Err(Error::NoSpace) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            let synced = if step % 20 == 0 { bench.fs.fsync(source) } else { Ok(()) };
+            if let Err(error) = synced {
+                done.store(true, Ordering::Relaxed);
+                panic!("step {step}, {arrived} writes arrived, {refused} were refused: {error}");
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        println!("{arrived} writes arrived, {refused} were refused");
+    });
 }
