@@ -2,132 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::ops::Range;
-use std::sync::Arc;
+mod bench;
+mod dedupe;
+mod space;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
-use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::file::{self, CloneLen, Dedupe, MappedExtent, MappedKind, SizeMode};
-use butterfs_engine::filesystem::{Access, FileOffset, Filesystem, NewInode, NewKind, NewSubvolume, OpenOptions};
+use butterfs_engine::file::{CloneLen, MappedKind, SizeMode};
+use butterfs_engine::filesystem::Access;
 use butterfs_engine::inode::InodeId;
-use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_format::TreeId;
-use butterfs_format::items::{InodeFlags, InodeItem};
-use butterfs_format::superblock::{CompatRo, Incompat};
-use butterfs_volume::{MemDevice, OpenMode, Volume};
+use butterfs_format::items::InodeFlags;
 
-const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
-const SUBVOLUME: NewSubvolume = NewSubvolume { permissions: 0o755, uid: 0, gid: 0 };
-const K: u64 = 1024;
-const SECTOR: u64 = 4 * K;
-
-/// A filesystem in memory; judged when it is dropped by [`Bench::judge`].
-struct Bench {
-    device: Arc<MemDevice>,
-    fs: Filesystem,
-}
-
-fn open(device: &Arc<MemDevice>) -> Filesystem {
-    let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
-    Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap()
-}
-
-fn judge(device: &Arc<MemDevice>, what: &str) {
-    let volume = Volume::open(vec![device.clone()], OpenMode::ReadOnly).unwrap();
-    let options = butterfs_check::Options { data_csums: true, devices: vec![device.clone()], ..Default::default() };
-    let report = butterfs_check::check(&volume, &options);
-    assert!(report.worst().is_none(), "{what}: {report}");
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self::made(|_| {})
-    }
-
-    /// With hole items.
-    fn explicit_holes() -> Self {
-        Self::made(|options| {
-            options.incompat.remove(Incompat::NO_HOLES);
-            options.compat_ro.remove(CompatRo::BLOCK_GROUP_TREE);
-        })
-    }
-
-    fn made(change: impl FnOnce(&mut MakeOptions)) -> Self {
-        let device = Arc::new(MemDevice::new(1 << 30));
-        let mut options = MakeOptions::new(1 << 30, &SystemEnvironment);
-        change(&mut options);
-        mkfs::make(device.clone(), &options).unwrap();
-        let fs = open(&device);
-        Self { device, fs }
-    }
-
-    fn file(&self, name: &str, bytes: &[u8]) -> InodeId {
-        let id = self.fs.create(Place::new(self.fs.root(), name.as_bytes()), &FILE).unwrap();
-        assert_eq!(self.fs.write(id, 0, bytes).unwrap(), bytes.len());
-        id
-    }
-
-    fn clone(&self, from: (InodeId, u64), to: (InodeId, u64), len: CloneLen) -> Result<u64, Error> {
-        self.fs.clone_range(at(from), at(to), len)
-    }
-
-    fn clone_bytes(&self, from: (InodeId, u64), to: (InodeId, u64), len: u64) -> Result<u64, Error> {
-        self.clone(from, to, CloneLen::Bytes(len))
-    }
-
-    fn bytes(&self, id: InodeId) -> Vec<u8> {
-        read(&self.fs, id)
-    }
-
-    fn item(&self, id: InodeId) -> InodeItem {
-        self.fs.attributes(id).unwrap().item
-    }
-
-    fn map(&self, id: InodeId, range: Range<u64>) -> Vec<MappedExtent> {
-        self.fs.shared().gate.view(|tx| file::map(tx, id, range)).unwrap()
-    }
-
-    /// Address on disk of each part that is written.
-    fn addresses(&self, id: InodeId, range: Range<u64>) -> Vec<(u64, u64)> {
-        let written = |extent: &MappedExtent| match &extent.kind {
-            MappedKind::Regular(data) => Some((data.disk_bytenr + data.offset, data.num_bytes)),
-            _ => None,
-        };
-        self.map(id, range).iter().filter_map(written).collect()
-    }
-
-    fn data_used(&self) -> u64 {
-        self.fs.sync().unwrap();
-        self.fs.sync().unwrap();
-        self.fs.shared().gate.space().data.used
-    }
-
-    /// Commits, has everything checked, and opens it again.
-    fn judge(self) -> Self {
-        self.fs.sync().unwrap();
-        drop(self.fs);
-        judge(&self.device, "after a sync");
-        let fs = open(&self.device);
-        Self { device: self.device, fs }
-    }
-}
-
-fn at((id, offset): (InodeId, u64)) -> FileOffset {
-    FileOffset { id, offset }
-}
-
-fn read(fs: &Filesystem, id: InodeId) -> Vec<u8> {
-    let mut bytes = vec![0; fs.attributes(id).unwrap().item.size.get() as usize];
-    assert_eq!(fs.read(id, 0, &mut bytes).unwrap(), bytes.len());
-    bytes
-}
-
-/// Bytes that tell their place.
-fn pattern(seed: u64, len: u64) -> Vec<u8> {
-    (0..len).map(|at| ((at / 97 + at / 4096 * 31 + seed * 57) % 255 + 1) as u8).collect()
-}
+use bench::{Bench, FILE, K, SECTOR, SUBVOLUME, pattern};
 
 #[test]
 fn a_whole_file_shares_its_extents() {
@@ -507,104 +396,4 @@ fn opposite_clones_do_not_wait_for_each_other() {
         results.into_iter().for_each(|result| result.unwrap());
     });
     bench.judge();
-}
-
-#[test]
-fn same_bytes_are_deduplicated() {
-    let bench = Bench::new();
-    let bytes = pattern(1, 600_000);
-    let (first, second) = (bench.file("first", &bytes), bench.file("second", &bytes));
-    let before = bench.data_used();
-    let item = bench.item(second);
-    assert_eq!(bench.fs.dedupe_range(at((first, 0)), at((second, 0)), 600_000).unwrap(), Dedupe::Shared);
-    assert!(bench.data_used() <= before - 600_000);
-    assert_eq!(bench.addresses(first, 0..600_000), bench.addresses(second, 0..600_000));
-    let now = bench.item(second);
-    assert_eq!((now.mtime, now.ctime, now.size), (item.mtime, item.ctime, item.size));
-    let bench = bench.judge();
-    assert!(bench.bytes(second) == bytes);
-    // Zeros are shared by a hole.
-    let (zeros, hole) = (bench.file("zeros", &[0; 65536]), bench.file("hole", b""));
-    bench.fs.set_size(hole, 65536).unwrap();
-    assert_eq!(bench.fs.dedupe_range(at((hole, 0)), at((zeros, 0)), 65536).unwrap(), Dedupe::Shared);
-    assert!(bench.addresses(zeros, 0..65536).is_empty());
-    bench.judge();
-}
-
-#[test]
-fn other_bytes_are_left_alone() {
-    let bench = Bench::new();
-    let bytes = pattern(1, 600_000);
-    let (first, second) = (bench.file("first", &bytes), bench.file("second", &bytes));
-    bench.fs.write(second, 599_999, &[bytes[599_999] ^ 1]).unwrap();
-    bench.fs.sync().unwrap();
-    let before = (bench.addresses(second, 0..600_000), bench.item(second));
-    assert_eq!(bench.fs.dedupe_range(at((first, 0)), at((second, 0)), 600_000).unwrap(), Dedupe::Differs);
-    assert_eq!((bench.addresses(second, 0..600_000), bench.item(second)), before);
-    // A part of a sector only where both end.
-    let short = bench.file("short", &bytes[..10_000]);
-    for (from, to, len) in
-        [((short, 0), (second, 0), 10_000), ((first, 0), (short, 0), 12_288), ((short, 0), (short, 0), 8192)]
-    {
-        assert!(matches!(bench.fs.dedupe_range(at(from), at(to), len), Err(Error::Invalid(_))));
-    }
-    assert_eq!(bench.fs.dedupe_range(at((short, 0)), at((second, 0)), 8192).unwrap(), Dedupe::Shared);
-    let bench = bench.judge();
-    assert!(bench.bytes(second)[..599_999] == bytes[..599_999]);
-}
-
-/// Bytes that count on preallocated space of a file are safe when a clone makes that space shared.
-#[test]
-fn nothing_promised_to_dirty_bytes_is_shared_away() {
-    let device = Arc::new(MemDevice::new(112 << 20));
-    mkfs::make(device.clone(), &MakeOptions::new(112 << 20, &SystemEnvironment)).unwrap();
-    let bench = Bench { fs: open(&device), device };
-    let source = bench.file("source", b"");
-    bench.fs.preallocate(source, 0..16 * 1024 * K, SizeMode::Extend).unwrap();
-    let dest = bench.file("dest", b"");
-    let full = bench.file("full", b"");
-    let _no_space = (0..).try_for_each(|part| bench.fs.write(full, part << 16, &[3; 1 << 16]).map(drop));
-    bench.fs.sync().unwrap();
-    bench.fs.write(source, 0, &pattern(1, 64 * K)).unwrap();
-    bench.clone_bytes((source, 512 * K), (dest, 0), 64 * K).unwrap();
-    bench.fs.fsync(source).unwrap();
-    assert!(bench.bytes(source)[..64 * 1024] == pattern(1, 64 * K));
-    // From now on the space is shared, and there is no other.
-    assert!(matches!(bench.fs.write(source, 256 * K, &pattern(2, 512 * K)), Err(Error::NoSpace)));
-    let bench = bench.judge();
-    share_beside_a_writer(&bench, source, dest);
-    bench.judge();
-}
-
-/// Clones come and go while the source's preallocated space is written to: each write that was not refused arrives.
-fn share_beside_a_writer(bench: &Bench, source: InodeId, dest: InodeId) {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                match bench.clone_bytes((source, 16 * 1024 * K - 64 * K), (dest, 0), 64 * K) {
-                    Ok(_) | Err(Error::NoSpace) => {}
-                    Err(error) => panic!("{error}"),
-                }
-                bench.fs.set_size(dest, 0).unwrap();
-                bench.fs.sync().unwrap();
-            }
-        });
-        let (mut arrived, mut refused) = (0, 0);
-        for step in 0..3900 {
-            let offset = 128 * K + step * SECTOR;
-            match bench.fs.write(source, offset, &pattern(step, SECTOR)) {
-                Ok(_) => arrived += 1,
-                Err(Error::NoSpace) => refused += 1,
-                Err(error) => panic!("{error}"),
-            }
-            let synced = if step % 20 == 0 { bench.fs.fsync(source) } else { Ok(()) };
-            if let Err(error) = synced {
-                done.store(true, Ordering::Relaxed);
-                panic!("step {step}, {arrived} writes arrived, {refused} were refused: {error}");
-            }
-        }
-        done.store(true, Ordering::Relaxed);
-        println!("{arrived} writes arrived, {refused} were refused");
-    });
 }
