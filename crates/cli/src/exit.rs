@@ -2,6 +2,8 @@
 
 /// Wrong usage, no permission; for commands other than `mount` and `umount`, any failure.
 pub const USAGE: u8 = 1;
+/// `dedupe`: files differ.
+pub const DIFFERS: u8 = 1;
 /// `status`: a filesystem is read-only because of an error, or lost data.
 pub const IN_ERROR: u8 = 1;
 /// The system lacks something: memory, loop devices, FUSE.

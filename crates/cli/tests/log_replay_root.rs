@@ -18,7 +18,7 @@ use butterfs_testkit::oracle;
 use butterfs_testkit::tree_compare::{Entry, Times, Tree};
 use common::{MIB, kernel, setup, subject};
 use log_scenarios::first::SCENARIOS;
-use log_scenarios::{GONE, SYNCED, Scenario, fstests, near_misses};
+use log_scenarios::{GONE, SYNCED, Scenario, clones, fstests, near_misses};
 
 /// The kernel's replay sets the times of directories that lose names to that of the replay.
 const NEAR: Times = Times::Within(Duration::from_secs(60));
@@ -218,13 +218,28 @@ fn the_kernel_replays_what_we_log_at_its_limits() {
 }
 
 #[test]
+fn the_kernel_replays_our_logs_of_clones() {
+    crossed("ours_clones", &[], clones::SCENARIOS.iter());
+}
+
+#[test]
+fn the_kernel_replays_our_logs_of_clones_with_small_nodes_and_holes() {
+    crossed("ours_clones_small", &["-n", "4096", "-O", "^no-holes", "--csum", "sha256"], clones::SCENARIOS.iter());
+}
+
+#[test]
+fn the_kernels_logs_of_clones() {
+    replay("theirs_clones", &[], "commit=300,noatime", clones::SCENARIOS.iter());
+}
+
+#[test]
 fn what_the_kernel_keeps_we_keep() {
     no_less("kept", SCENARIOS.iter());
 }
 
 #[test]
 fn what_the_kernel_keeps_in_fstests_we_keep() {
-    no_less("kept_fstests", fstests::SCENARIOS.iter().chain(near_misses::SCENARIOS));
+    no_less("kept_fstests", fstests::SCENARIOS.iter().chain(near_misses::SCENARIOS).chain(clones::SCENARIOS));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod inspect;
 mod mkfs;
 mod mount;
 mod rescue;
+mod share;
 mod status;
 mod subvolume;
 mod sync;
@@ -54,6 +55,10 @@ pub enum Command {
     Filesystem(Filesystem),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
+    /// Make a file share the extents of another, as cp --reflink does.
+    Reflink(share::ReflinkArguments),
+    /// Make files with the same bytes share extents. The bytes are compared first.
+    Dedupe(share::DedupeArguments),
     /// Show how mounted filesystems are, and what went wrong.
     Status(status::Arguments),
     /// Check an unmounted filesystem, and repair it if that is asked for.
@@ -87,6 +92,8 @@ impl Command {
             Self::Subvolume(command) => command.name(),
             Self::Filesystem(Filesystem::Sync(_)) => "filesystem sync",
             Self::Sync(_) => "sync",
+            Self::Reflink(_) => "reflink",
+            Self::Dedupe(_) => "dedupe",
             Self::Status(_) => "status",
             Self::Check(_) => "check",
             Self::InspectInternal(command) => command.name(),
@@ -106,6 +113,8 @@ impl Command {
             Self::Umount(arguments) => umount::run(&arguments),
             Self::Subvolume(command) => subvolume::run(&command),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
+            Self::Reflink(arguments) => share::reflink(&arguments),
+            Self::Dedupe(arguments) => share::dedupe(&arguments),
             Self::Status(arguments) => return status::run(&arguments, format),
             Self::Check(arguments) => return check::run(&arguments, format),
             Self::InspectInternal(command) => return inspect::run(&command, format),

@@ -5,6 +5,7 @@
 
 #![allow(missing_docs)]
 
+pub mod clones;
 pub mod first;
 pub mod fstests;
 pub mod near_misses;

@@ -162,6 +162,12 @@ impl FileData {
         lock(&self.inner).promise.as_ref().is_some_and(DataReservation::has_inline)
     }
 
+    /// Whether bytes were promised no space but that which the file has preallocated for them.
+    pub(super) fn counts_on_preallocated(&self) -> bool {
+        let inner = lock(&self.inner);
+        inner.held > inner.promise.as_ref().map_or(0, DataReservation::bytes)
+    }
+
     /// Bytes left memory: the budget has room again, and what is promised beyond the rest goes.
     fn release(&self, bytes: u64) {
         lock(&self.inner).held -= bytes;
@@ -251,6 +257,7 @@ mod tests {
         assert_eq!(data.take_off(u64::MAX).len(), 1);
         write(&data, 4096, 3);
         assert_eq!((budget.bytes(), data.dirty_bytes(0..8192)), (12288, 4096));
+        assert!(data.counts_on_preallocated(), "nothing was promised");
         let mut buf = vec![9; 16384];
         assert_eq!(data.copy_to(0, &mut buf), [Range { start: 8192, end: 16384 }]);
         assert_eq!((buf[0], buf[4096], buf[8192]), (1, 3, 9));
@@ -259,7 +266,7 @@ mod tests {
         drop(settle);
         assert_eq!((data.clean_parts(0..8192).len(), budget.bytes()), (1, 4096));
         data.forget();
-        assert_eq!((data.is_dirty(), budget.bytes()), (false, 0));
+        assert_eq!((data.is_dirty(), budget.bytes(), data.counts_on_preallocated()), (false, 0, false));
     }
 
     #[test]

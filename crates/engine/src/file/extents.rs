@@ -424,10 +424,23 @@ fn put(tx: &mut Transaction, id: InodeId, start: u64, extent: &DataExtent) -> Re
 
 /// Makes `bytes` the file's inline extent. Gives the bytes that it counts.
 pub(super) fn put_inline(tx: &mut Transaction, id: InodeId, bytes: &[u8]) -> Result<u64> {
-    let ram_bytes = bytes.len() as u64;
+    put_inline_as(tx, id, bytes, (bytes.len() as u64, Compression::None))
+}
+
+/// Makes a copy of another file's inline extent the file's own. Gives the bytes that it counts.
+pub(super) fn put_inline_extent(tx: &mut Transaction, id: InodeId, inline: &InlineExtent) -> Result<u64> {
+    put_inline_as(tx, id, &inline.data, (inline.ram_bytes, inline.compression))
+}
+
+fn put_inline_as(
+    tx: &mut Transaction,
+    id: InodeId,
+    bytes: &[u8],
+    (ram_bytes, compression): (u64, Compression),
+) -> Result<u64> {
     tx.note_touched(id, 0..ceil(ram_bytes.max(1), sector_of(tx)));
     let body = FileExtentBody::Inline(bytes);
-    let extent = FileExtent { generation: tx.generation().0, ram_bytes, compression: Compression::None, body };
+    let extent = FileExtent { generation: tx.generation().0, ram_bytes, compression, body };
     tx.put(id.tree, &key(id, 0), &extent.pack())?;
     Ok(ram_bytes)
 }

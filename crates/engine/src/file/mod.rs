@@ -4,6 +4,7 @@
 //! * [`extents`]: EXTENT_DATA items: look at them, drop them, put them in.
 //! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`]: the data paths.
 //! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
+//! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share.
 //!
 //! # Invariants
 //! * Dirty and in-flight runs start and end at sector boundaries; bytes past the file's end in its
@@ -18,6 +19,8 @@
 //! is taken and nobody is waited for while it is held.
 
 pub mod budget;
+pub mod clone;
+pub mod dedupe;
 pub mod delalloc;
 pub mod delete;
 pub mod errors;
@@ -33,9 +36,12 @@ mod compressed;
 mod place;
 mod runs;
 mod sectors;
+mod share;
 mod update;
 
 pub use budget::DirtyBudget;
+pub use clone::{CloneLen, Place, clone_range};
+pub use dedupe::{Dedupe, dedupe_range};
 pub use delalloc::FileData;
 pub use delete::wait_for_users;
 pub use errors::{ErrorCursor, WriteErrors};

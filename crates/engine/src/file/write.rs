@@ -62,7 +62,7 @@ pub(super) fn retry_after_writeback<R>(
 }
 
 /// Notes in the inode that its content changed, and now reaches at least to `end`.
-fn wrote(shared: &Shared, state: &mut InodeState, end: u64) {
+pub(super) fn wrote(shared: &Shared, state: &mut InodeState, end: u64) {
     state.item.size = state.item.size.get().max(end).into();
     touch(shared, &mut state.item);
     state.dirty = true;

@@ -6,8 +6,23 @@ use butterfs_format::items::FileType;
 
 use super::Filesystem;
 use crate::error::{Error, Result};
-use crate::file::{self, Seek, SizeMode};
+use crate::file::{self, CloneLen, Dedupe, Seek, SizeMode};
 use crate::inode::{InodeId, InodeRef, item, lock};
+
+/// A place in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileOffset {
+    /// The file.
+    pub id: InodeId,
+    /// Where in it, in bytes.
+    pub offset: u64,
+}
+
+impl FileOffset {
+    fn in_inode(self, inode: &InodeRef) -> file::Place<'_> {
+        file::Place { inode, offset: self.offset }
+    }
+}
 
 impl Filesystem {
     /// Reads bytes; fewer than asked for at the end of the file only.
@@ -39,6 +54,31 @@ impl Filesystem {
     /// Makes a range read as zeros, with space allocated.
     pub fn zero_range(&self, id: InodeId, range: Range<u64>, mode: SizeMode) -> Result<()> {
         self.on_file(id, |inode| file::zero_range(&self.shared, inode, range.clone(), mode))
+    }
+
+    /// Makes a range of a file share the extents of another range, in any file of the filesystem; gives how many
+    /// bytes it has. See [`file::clone_range`] for what can be shared.
+    pub fn clone_range(&self, from: FileOffset, to: FileOffset, len: CloneLen) -> Result<u64> {
+        self.share(from, to, |source, dest| file::clone_range(&self.shared, source, dest, len))
+    }
+
+    /// Makes a range of a file share the extents of another range that has the same bytes.
+    pub fn dedupe_range(&self, from: FileOffset, to: FileOffset, len: u64) -> Result<Dedupe> {
+        self.share(from, to, |source, dest| file::dedupe_range(&self.shared, source, dest, len))
+    }
+
+    fn share<R>(
+        &self,
+        from: FileOffset,
+        to: FileOffset,
+        work: impl Fn(file::Place<'_>, file::Place<'_>) -> Result<R>,
+    ) -> Result<R> {
+        // A small source may have to be copied.
+        self.throttle(u64::from(self.shared.gate.volume().geometry().sectorsize))?;
+        let source = self.file(from.id)?;
+        let result = self.on_file(to.id, |dest| work(from.in_inode(&source), to.in_inode(dest)));
+        self.forget_if_clean(&source);
+        result
     }
 
     /// The next data or hole at or after an offset; `None` past the end.

@@ -1,5 +1,7 @@
 //! The operations of the stress, and what may come of them.
 
+mod clones;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -238,6 +240,8 @@ struct Worker<'a> {
     dirs: Vec<InodeId>,
     files: BTreeMap<u64, (InodeId, InodeId, Vec<u8>)>,
     snapshots: Vec<Vec<u8>>,
+    /// Directories and names of files that share extents.
+    clones: Vec<(InodeId, Vec<u8>)>,
     next: u64,
 }
 
@@ -251,7 +255,7 @@ impl<'a> Worker<'a> {
     fn new(fs: &'a Filesystem, counts: &'a Counts, random: Random, thread: u64) -> Self {
         let (dirs, files, snapshots) = (vec![fs.root()], BTreeMap::new(), Vec::new());
         let next = generation(fs) * 100_000 + thread * 10_000_000_000;
-        Self { fs, counts, random, thread, dirs, files, snapshots, next }
+        Self { fs, counts, random, thread, dirs, files, snapshots, clones: Vec::new(), next }
     }
 
     /// A call that asks for space.
@@ -318,7 +322,9 @@ impl<'a> Worker<'a> {
     fn step(&mut self) {
         match self.random.below(100) {
             0..=24 => self.create(),
-            25..=44 => self.overwrite(),
+            25..=38 => self.overwrite(),
+            39..=42 => self.clone(),
+            43..=44 => self.clone_and_delete(),
             45..=49 => self.small_runs(),
             50..=54 => self.cut(),
             55..=58 => self.attribute(),

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::file::{CloneLen, Dedupe, SizeMode};
 use butterfs_engine::filesystem::{
-    Access, Filesystem, Flow, Leave, NewInode, NewKind, OpenOptions, RenameOptions, Replace, SubvolumeChoice,
+    Access, FileOffset, Filesystem, Flow, Leave, NewInode, NewKind, OpenOptions, RenameOptions, Replace,
+    SubvolumeChoice,
 };
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions};
@@ -187,7 +190,9 @@ impl Exercise {
     fn operation(&mut self) {
         match self.below(100) {
             0..=19 => self.create(),
-            20..=49 => self.write(),
+            20..=41 => self.write(),
+            42..=47 => self.clone_range(),
+            48 | 49 => self.preallocate(),
             50..=59 => self.truncate(),
             60..=69 => self.remove(),
             70..=79 => self.rename(),
@@ -261,6 +266,60 @@ impl Exercise {
         let new = if self.below(2) == 0 { self.below(size + 1) } else { self.below(400_000) };
         self.fs.set_size(id, new as u64).unwrap();
         self.model.files.get_mut(&number).unwrap().bytes.resize(new, 0);
+    }
+
+    fn preallocate(&mut self) {
+        let Some((dir, name, number)) = self.any_file() else { return };
+        let id = self.fs.lookup(Place::new(dir, &name)).unwrap();
+        let start = self.below(300_000) as u64;
+        let range = start..start + 1 + self.below(100_000) as u64;
+        self.fs.preallocate(id, range, SizeMode::Keep).unwrap();
+        assert!(self.model.files.contains_key(&number));
+    }
+
+    /// A clone between two files or within one, or, with the same bytes, a deduplication.
+    fn clone_range(&mut self) {
+        const SECTOR: usize = 4096;
+        let (Some(from), Some(to)) = (self.any_file(), self.any_file()) else { return };
+        let id = |fs: &Filesystem, file: &(InodeId, Vec<u8>, usize)| fs.lookup(Place::new(file.0, &file.1)).unwrap();
+        let (source, dest) = (id(&self.fs, &from), id(&self.fs, &to));
+        let bytes = self.model.files[&from.2].bytes.clone();
+        let size = self.model.files[&to.2].bytes.len();
+        let offset = self.below(bytes.len() / SECTOR + 1) * SECTOR;
+        let target = self.below(size.max(200_000) / SECTOR + 1) * SECTOR;
+        let len = match self.below(3) {
+            0 => self.below((bytes.len() - offset) / SECTOR + 1) * SECTOR,
+            _ => bytes.len() - offset,
+        };
+        let place = |id: InodeId, offset: usize| FileOffset { id, offset: offset as u64 };
+        let whole = len.next_multiple_of(SECTOR);
+        let overlaps = source == dest && offset < target + whole && target < offset + whole;
+        let is_tail = offset + len == bytes.len() && target + len >= size;
+        let allowed = len == 0 || (!overlaps && (len % SECTOR == 0 || is_tail));
+        if len > 0 && self.below(5) == 0 {
+            self.dedupe(place(source, offset), place(dest, target), len, (from.2, to.2));
+            return;
+        }
+        let result = self.fs.clone_range(place(source, offset), place(dest, target), CloneLen::Bytes(len as u64));
+        assert_eq!(result.is_ok(), allowed, "{result:?}: {source:?} {offset}+{len} to {dest:?} {target} of {size}");
+        if allowed && len > 0 {
+            let file = self.model.files.get_mut(&to.2).unwrap();
+            file.bytes.resize(size.max(target + len), 0);
+            file.bytes[target..target + len].copy_from_slice(&bytes[offset..offset + len]);
+        }
+    }
+
+    fn dedupe(&mut self, source: FileOffset, dest: FileOffset, len: usize, (from, to): (usize, usize)) {
+        let of = |number: usize, at: FileOffset| {
+            let at = at.offset as usize;
+            self.model.files[&number].bytes.get(at..at + len)
+        };
+        let (first, second) = (of(from, source), of(to, dest));
+        match self.fs.dedupe_range(source, dest, len as u64) {
+            Ok(outcome) => assert_eq!(outcome == Dedupe::Shared, first == second),
+            Err(Error::Invalid(_)) => assert!(second.is_none() || source.id == dest.id || !len.is_multiple_of(4096)),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     fn remove(&mut self) {

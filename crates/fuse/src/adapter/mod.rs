@@ -1,7 +1,7 @@
 //! Serves a [`Filesystem`] through FUSE.
 //!
 //! * `nodes`: node ids; `attr`: what `stat` shows; `rights`, `acl`: what the kernel does not check.
-//! * `names`, `create`, `change`, `data`, `list`, `xattr`: the operations, by theme.
+//! * `names`, `create`, `change`, `data`, `share`, `list`, `xattr`: the operations, by theme.
 //! * `ioctl`: ioctls of the mount; [`crate::control`] is their other side.
 //! * `background`: the threads that commit and clean up.
 //!
@@ -21,6 +21,7 @@ mod list;
 mod names;
 mod nodes;
 mod rights;
+mod share;
 mod xattr;
 
 use crate::front_end::{FrontEnd, Result};
@@ -35,6 +36,7 @@ use butterfs_engine::filesystem::{Access, Attributes, Filesystem};
 use butterfs_engine::inode::{InodeId, lock};
 use handles::Handles;
 use nodes::Nodes;
+use share::Offers;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -93,6 +95,7 @@ pub struct EngineFrontEnd {
     fs: Arc<Filesystem>,
     nodes: Nodes,
     handles: Handles,
+    offers: Offers,
     /// What callers of syncfs were told.
     synced: Mutex<ErrorCursor>,
     numbers: Numbers,
@@ -136,6 +139,7 @@ impl EngineFrontEnd {
         Self {
             nodes: Nodes::new(root),
             handles: Handles::default(),
+            offers: Offers::default(),
             synced: Mutex::default(),
             numbers: Numbers { mounted: root.tree, tops: options.subvolume_ino },
             options,
@@ -353,6 +357,10 @@ impl FrontEnd for EngineFrontEnd {
 
     fn fallocate(&self, _: &Caller, node: NodeId, _: FileHandle, range: Fallocate) -> Result<()> {
         self.do_fallocate(self.id(node)?, range)
+    }
+
+    fn copy_file_range(&self, caller: &Caller, from: FilePos, to: FilePos, length: u64) -> Result<u64> {
+        self.do_copy(caller, &from, &to, length)
     }
 
     fn lseek(&self, _: &Caller, at: FilePos, what: Seek) -> Result<u64> {

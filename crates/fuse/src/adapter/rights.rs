@@ -30,6 +30,13 @@ pub(super) fn require_unprotected(found: &Attributes, deed: Deed) -> Result<()> 
     if found.item.flags().intersects(refusing) { Err(Errno::EPERM) } else { Ok(()) }
 }
 
+/// To read, as a permission.
+pub(super) const READ: u16 = 4;
+/// To write.
+pub(super) const WRITE: u16 = 2;
+/// To enter a directory.
+const ENTER: u16 = 1;
+
 /// A line of `/proc/<pid>/status`.
 fn status(caller: &Caller, field: &str) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{}/status", caller.pid)).ok()?;
@@ -63,18 +70,22 @@ impl EngineFrontEnd {
         if owns { Ok(()) } else { Err(Errno::EPERM) }
     }
 
-    /// Fails unless the caller may add names to, and remove them from, a directory. As in the
-    /// kernel's own checks of this mount, nobody but root is above permissions.
+    /// Fails unless the caller may add names to, and remove them from, a directory.
     pub(super) fn require_dir_access(&self, caller: &Caller, dir: &Attributes) -> Result<()> {
-        const WRITE_AND_ENTER: u16 = 3;
+        self.require_access(caller, dir, WRITE | ENTER)
+    }
+
+    /// Fails unless an inode's permissions allow the caller all that is wanted. As in the kernel's own checks of this
+    /// mount, nobody but root is above permissions.
+    pub(super) fn require_access(&self, caller: &Caller, found: &Attributes, wanted: u16) -> Result<()> {
         if caller.uid == 0 {
             return Ok(());
         }
-        let item = &dir.item;
+        let item = &found.item;
         let all = groups(caller);
         let who = Subject { uid: caller.uid, groups: &all, owner: item.uid.get(), group: item.gid.get() };
-        let granted = match self.acl(dir.id, acl::ACCESS)? {
-            Some(acl) => acl.grants(&who, WRITE_AND_ENTER),
+        let granted = match self.acl(found.id, acl::ACCESS)? {
+            Some(acl) => acl.grants(&who, wanted),
             None => {
                 let shift = if who.uid == who.owner {
                     6
@@ -83,7 +94,7 @@ impl EngineFrontEnd {
                 } else {
                     0
                 };
-                (item.mode.get() >> shift) as u16 & WRITE_AND_ENTER == WRITE_AND_ENTER
+                (item.mode.get() >> shift) as u16 & wanted == wanted
             }
         };
         if granted { Ok(()) } else { Err(Errno::EACCES) }

@@ -2,9 +2,11 @@
 //!
 //! [`create_subvolume`], [`delete_subvolume`] and [`sync`] work on the kernel's Btrfs too.
 
+mod share;
 pub(crate) mod status;
 pub(crate) mod wire;
 
+pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};
 pub use status::{MountFailure, MountState, MountStatus, status};
 
 use butterfs_os::flat_ioctl::flat_ioctl;

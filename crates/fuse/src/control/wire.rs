@@ -1,6 +1,6 @@
 //! What goes through the ioctls of a mount: commands and structs.
 //!
-//! Those of Btrfs are the kernel's, in the machine's byte order. The two of our own are little
+//! Those of Btrfs are the kernel's, in the machine's byte order. Those of our own are little
 //! endian; the kernel's ways to do the same pass descriptors or trees, which FUSE cannot.
 
 use zerocopy::little_endian::{U16, U32, U64};
@@ -31,6 +31,13 @@ pub const LIST_SUBVOLUMES: u32 = 0xf000_bf02;
 
 /// Butterfs: how the mount is, with [`StatusRecord`] and four texts behind it.
 pub const STATUS: u32 = 0xe000_bf03;
+
+/// Butterfs: offers the file for [`CLONE`] and [`DEDUPE`]; gives a token of 16 bytes.
+pub const OFFER: u32 = 0x8010_bf04;
+/// Butterfs: shares extents of an offered file, with [`ShareArgs`].
+pub const CLONE: u32 = 0xc038_bf05;
+/// Butterfs: the same for bytes that are equal, with [`ShareArgs`].
+pub const DEDUPE: u32 = 0xc038_bf06;
 
 /// How long the argument of a command is.
 pub const fn size_of_command(command: u32) -> usize {
@@ -63,6 +70,25 @@ pub struct SnapshotArgs {
     pub name: [u8; 4080],
 }
 const _: () = assert!(size_of::<SnapshotArgs>() == size_of_command(SNAPSHOT));
+
+/// A range of an offered file, and where it goes in the file that the command is given to.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct ShareArgs {
+    /// What the offer gave.
+    pub token: [u8; 16],
+    /// Where the range begins in the offered file, in bytes.
+    pub source_offset: U64,
+    /// How long it is; 0 for a clone of all up to the end.
+    pub len: U64,
+    /// Where it goes.
+    pub dest_offset: U64,
+    /// Out: how many bytes are shared; 0 if they differ.
+    pub done: U64,
+    /// Zero.
+    pub spare: U64,
+}
+const _: () = assert!(size_of::<ShareArgs>() == size_of_command(CLONE));
 
 /// The beginning of a page of subvolumes.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

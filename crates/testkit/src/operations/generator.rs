@@ -126,6 +126,18 @@ impl Generator {
                 length: self.length() as u64,
                 how: (seed % 4) as u8,
             },
+            560..580 => {
+                let aligned = self.random.percent(70);
+                let place = |offset: u64| if aligned { offset / 4096 * 4096 } else { offset };
+                let length = self.random.below(200 << 10) + 1;
+                CopyRange {
+                    from: self.existing_file(),
+                    offset: place(self.offset()),
+                    to: self.existing_file(),
+                    target: place(self.offset()),
+                    length: if self.random.percent(50) { length.next_multiple_of(4096) } else { length },
+                }
+            }
             540..600 => Rename { from: self.movable(), to: self.rename_target() },
             600..605 => RenameExchange { from: self.movable(), to: self.movable() },
             605..610 => RenameNoReplace { from: self.movable(), to: self.some_name() },

@@ -44,6 +44,7 @@ pub enum Operation {
     Read { path: PathBuf, offset: u64, length: usize },
     Truncate { path: PathBuf, length: u64 },
     Allocate { path: PathBuf, offset: u64, length: u64, how: u8 },
+    CopyRange { from: PathBuf, offset: u64, to: PathBuf, target: u64, length: u64 },
     Rename { from: PathBuf, to: PathBuf },
     RenameExchange { from: PathBuf, to: PathBuf },
     RenameNoReplace { from: PathBuf, to: PathBuf },
@@ -91,7 +92,7 @@ mod tests {
         run_together(&mut workers, 3000);
         let (a, b) = (crate::tree_compare::Tree::read(&sides[0]), crate::tree_compare::Tree::read(&sides[1]));
         a.assert_same(&b, crate::tree_compare::Times::Ignored, "after the run");
-        for verb in ["Create", "Write", "MapWrite", "Rename", "Link", "Unlink", "Hold", "Truncate"] {
+        for verb in ["Create", "Write", "MapWrite", "Rename", "Link", "Unlink", "Hold", "Truncate", "CopyRange"] {
             let succeeded: u64 =
                 workers.iter().filter_map(|worker| worker.counts().get(verb)).map(|count| count.0).sum();
             assert!(succeeded > 0, "no {verb} succeeded");

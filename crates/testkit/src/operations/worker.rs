@@ -84,7 +84,7 @@ fn brief(operation: &Operation) -> String {
 }
 
 fn verb(text: &str) -> &'static str {
-    const VERBS: [&str; 33] = [
+    const VERBS: [&str; 34] = [
         "Create",
         "Write",
         "Append",
@@ -95,6 +95,7 @@ fn verb(text: &str) -> &'static str {
         "Read",
         "Truncate",
         "Allocate",
+        "CopyRange",
         "Rename",
         "RenameExchange",
         "RenameNoReplace",

@@ -2,6 +2,7 @@
 //! kernel has too.
 
 mod flags;
+mod share;
 mod status;
 mod subvolumes;
 
@@ -50,6 +51,9 @@ impl EngineFrontEnd {
             wire::SUBVOL_GETFLAGS => reply(self.subvolume_flags(id)?.to_ne_bytes()),
             wire::SUBVOL_SETFLAGS => self.set_subvolume_flags(caller, id, number(call.input, 0)?),
             wire::GET_SUBVOL_INFO => reply(self.subvolume_info(id)?),
+            wire::OFFER => reply(self.offer(caller, id)?),
+            wire::CLONE => self.ioctl_clone(caller, call),
+            wire::DEDUPE => self.ioctl_dedupe(caller, call),
             wire::STATUS => reply(self.status()),
             wire::LIST_SUBVOLUMES => {
                 self.require_privileged(caller)?;

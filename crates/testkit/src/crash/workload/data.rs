@@ -1,6 +1,8 @@
 //! Operations on what files hold, and what makes it durable.
 
-use butterfs_engine::file::SizeMode;
+use butterfs_engine::file::{CloneLen, SizeMode};
+use butterfs_engine::filesystem::FileOffset;
+use butterfs_engine::inode::InodeId;
 use butterfs_engine::inode::xattr::{Xattr, XattrMode};
 
 use super::{BALLAST, NEW_FILE, Run, XATTR};
@@ -66,6 +68,35 @@ impl Run {
             Durable::Nothing,
             |run| run.filesystem.punch_hole(run.id(&path)?, start..end),
             |run, _| run.new_version(number, new),
+        );
+    }
+
+    /// Some sectors of a file, or its end, into another file or another place. So few that it is one change: where
+    /// there is no space nothing changes.
+    pub(super) fn clone_range(&mut self) {
+        const MOST: usize = 8;
+        let (Some((from, source)), Some((to, dest))) = (self.any_file(), self.any_file()) else { return };
+        let (bytes, mut new) = (self.version(source), self.version(dest).to_vec());
+        let start = self.random.below(bytes.len() as u64 / 4096 + 1) as usize * 4096;
+        let target = self.random.below(new.len().max(40_000) as u64 / 4096 + 1) as usize * 4096;
+        let (rest, sectors) = (bytes.len() - start, (bytes.len() - start) / 4096);
+        let to_end = target + rest >= new.len() && rest <= MOST * 4096 && self.random.percent(60);
+        let len = if to_end { rest } else { self.random.below(sectors.min(MOST) as u64 + 1) as usize * 4096 };
+        let end = |start: usize| start + len.next_multiple_of(4096);
+        if len == 0 || (source == dest && start < end(target) && target < end(start)) {
+            return;
+        }
+        new.resize(new.len().max(target + len), 0);
+        new[target..target + len].copy_from_slice(&bytes[start..start + len]);
+        let place = |id: InodeId, offset: usize| FileOffset { id, offset: offset as u64 };
+        self.step(
+            format!("clone {from} {start}+{len} to {to} {target}"),
+            Durable::Nothing,
+            |run| {
+                let (source, dest) = (place(run.id(&from)?, start), place(run.id(&to)?, target));
+                run.filesystem.clone_range(source, dest, CloneLen::Bytes(len as u64))
+            },
+            |run, _| run.new_version(dest, new),
         );
     }
 

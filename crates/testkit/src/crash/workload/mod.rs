@@ -193,6 +193,7 @@ const OPERATIONS: &[Operation] = &[
     (Run::remove_dir, [1, 1, 1, 1]),
     (Run::symlink, [2, 1, 2, 1]),
     (Run::punch, [2, 2, 2, 2]),
+    (Run::clone_range, [5, 8, 5, 6]),
     (Run::preallocate, [2, 2, 1, 3]),
     (Run::unnamed, [1, 2, 1, 1]),
     (Run::unlink_held, [2, 1, 2, 1]),
