@@ -1,6 +1,35 @@
 //! zlib: one stream.
 
-use flate2::{Decompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::ZlibLevel;
+
+/// Memory to compress with, at one level.
+pub(super) struct Encoder {
+    stream: Compress,
+    level: ZlibLevel,
+}
+
+impl Encoder {
+    /// The one in `place`, made anew when its level is another.
+    pub fn at(place: &mut Option<Self>, level: ZlibLevel) -> &mut Self {
+        place.take_if(|encoder| encoder.level != level);
+        place.get_or_insert_with(|| {
+            let stream = Compress::new(Compression::new(level.number().into()), true);
+            Self { stream, level }
+        })
+    }
+
+    /// Compresses `input` as far as `output` has room; gives the length.
+    pub fn compress(&mut self, input: &[u8], output: &mut [u8]) -> Option<usize> {
+        self.stream.reset();
+        // A stream that cannot end has no room: nothing else stops zlib.
+        match self.stream.compress(input, output, FlushCompress::Finish) {
+            Ok(Status::StreamEnd) => Some(self.stream.total_out() as usize),
+            _ => None,
+        }
+    }
+}
 
 pub(super) fn decompress(input: &[u8], output: &mut [u8]) -> Result<usize, String> {
     let mut stream = Decompress::new(true);
@@ -23,8 +52,6 @@ pub(super) fn decompress(input: &[u8], output: &mut [u8]) -> Result<usize, Strin
 
 #[cfg(test)]
 pub(super) mod tests {
-    use flate2::{Compress, Compression, FlushCompress};
-
     use super::*;
 
     pub fn compress(bytes: &[u8]) -> Vec<u8> {
