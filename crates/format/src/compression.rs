@@ -1,5 +1,5 @@
 //! Compression of file extents: [`decompress`] from bytes as they are on disk to bytes as the file has
-//! them, a [`Compressor`] the other way, and what decides whether to try ([`Choice`]).
+//! them, a [`Compressor`] the other way, and what decides whether to try ([`worth_trying`], [`Choice`]).
 //!
 //! # Invariants of decompression
 //! * Memory is bounded: nothing grows past the output that the caller brings, but for a sector and
@@ -9,6 +9,7 @@
 
 mod choice;
 mod compressor;
+mod heuristic;
 mod lzo;
 mod lzo1x;
 mod zlib;
@@ -16,6 +17,7 @@ mod zstd;
 
 pub use choice::{Choice, Method, UnknownChoice, ZlibLevel, ZstdLevel};
 pub use compressor::{Compressor, Place};
+pub use heuristic::worth_trying;
 
 use crate::items::Compression;
 
