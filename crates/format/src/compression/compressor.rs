@@ -141,14 +141,15 @@ mod tests {
                     for method in some_methods() {
                         let regular = checked(&mut compressor, method, input, Place::Regular, sector);
                         let inline = checked(&mut compressor, method, input, Place::Inline, sector);
-                        let (many, one) = (len > sector as usize, len <= sector as usize);
-                        assert_eq!(
-                            regular.is_some(),
-                            many && kind < 3 || regular.is_some() && kind == 3,
-                            "{method} {len}"
-                        );
-                        assert!(inline.is_none() || one && kind < 4, "{method} {len}");
-                        assert!(inline.is_some() || !one || kind > 2 || len < 2048, "{method} {len}");
+                        let case = format!("{method}, {len} bytes of kind {kind}, sectors of {sector}");
+                        let sector = sector as usize;
+                        // Noise never shrinks, and what is half of it need not.
+                        assert!(kind < 4 || regular.is_none() && inline.is_none(), "{case}");
+                        // The fastest level finds little in records.
+                        let shrinks = kind < 2 || kind == 2 && method != self::method("zstd:-15");
+                        assert!(!shrinks || len <= 2 * sector || regular.is_some(), "{case}");
+                        assert!(!shrinks || !(2048..=sector).contains(&len) || inline.is_some(), "{case}");
+                        assert!(len <= sector || inline.is_none(), "{case}");
                     }
                 }
             }
@@ -167,10 +168,10 @@ mod tests {
 
     #[test]
     fn higher_levels_give_less() {
-        let (input, mut compressor) = (records(&mut Noise(33), 131_072), Compressor::new());
+        let (input, mut compressor) = (Noise(33).text(131_072), Compressor::new());
         let mut len = |word| checked(&mut compressor, method(word), &input, Place::Regular, 4096).unwrap();
         assert!(len("zlib:9") < len("zlib:1"));
-        assert!(len("zstd:15") < len("zstd:1") && len("zstd:1") < len("zstd:-15"));
+        assert!(len("zstd:15") < len("zstd:-15"));
     }
 
     /// The room that the caller leaves is used to the last byte, and never more.
@@ -197,7 +198,7 @@ mod tests {
                 let input = [vec![0; zeros], noise.bytes(65_536 - zeros)].concat();
                 checked(&mut compressor, method, &input, Place::Regular, 4096).is_some()
             };
-            assert!(saves(16_000) && !saves(3000), "{method}");
+            assert!(saves(6000) && !saves(3000), "{method}");
         }
     }
 

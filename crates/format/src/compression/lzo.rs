@@ -195,7 +195,7 @@ pub(super) mod tests {
         let mut output = vec![0xee; 200_000];
         for _ in 0..3000 {
             let first = 300 + noise.next() as usize % 400;
-            let second = 970 - first + noise.next() as usize % 50;
+            let second = 930 - first + noise.next() as usize % 100;
             let parts = [noise.bytes(first), vec![7; 1024 - first], noise.bytes(second), vec![7; 1024 - second]];
             let input = parts.concat();
             let len = encoder.compress(&input, 1024, &mut output).unwrap();

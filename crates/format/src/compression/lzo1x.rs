@@ -258,13 +258,13 @@ mod tests {
     fn copies_over_every_kind_of_distance_come_back() {
         let (mut noise, mut encoder) = (Noise(12), Encoder::default());
         for distance in [1, 2, 8, 9, 2047, 2048, 2049, 16383, 16384, 16385, 32767, 32768, 49150, 49151, 49152, 60000] {
-            for len in (4..45).chain([254, 264, 265, 288, 289, 520, 2000]) {
+            for len in (4..45).chain([254, 264, 265, 288, 289, 520]) {
                 // Zeros between, lest the search takes long steps.
                 let mut input = noise.bytes(len.min(distance));
                 input.resize(distance, 0);
                 (0..len).for_each(|at| input.push(input[at]));
                 let stream = round_trip(&mut encoder, &input);
-                let copied = stream < len + distance / 255 + 40;
+                let copied = stream < len + len / 2 + distance / 255 + 20;
                 assert!(len <= 40 || copied == (distance <= MAX_DISTANCE), "{len} bytes over {distance}: {stream}");
             }
         }
