@@ -2,7 +2,7 @@
 //!
 //! * [`budget`], `runs`, [`delalloc`]: bytes that are not on a device yet.
 //! * [`extents`]: EXTENT_DATA items: look at them, drop them, put them in.
-//! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`]: the data paths.
+//! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`], [`compress`]: the data paths.
 //! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
 //!
 //! # Invariants
@@ -18,6 +18,7 @@
 //! is taken and nobody is waited for while it is held.
 
 pub mod budget;
+pub mod compress;
 pub mod delalloc;
 pub mod delete;
 pub mod errors;
@@ -30,12 +31,15 @@ pub mod write;
 pub mod writeback;
 
 mod compressed;
+mod cores;
+mod grow;
 mod place;
 mod runs;
 mod sectors;
 mod update;
 
 pub use budget::DirtyBudget;
+pub use compress::{CompressRule, Compressors, PROPERTY as COMPRESSION_PROPERTY};
 pub use delalloc::FileData;
 pub use delete::wait_for_users;
 pub use errors::{ErrorCursor, WriteErrors};
