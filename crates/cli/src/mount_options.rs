@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use butterfs_engine::file::CompressRule;
 use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, Rescue, SubvolumeChoice};
+use butterfs_format::compression::{Choice, Method};
 use butterfs_format::{Generation, TreeId};
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
@@ -35,6 +37,8 @@ pub struct Options {
     pub commit: Option<u32>,
     /// `max_inline=`.
     pub max_inline: Option<u64>,
+    /// `compress`, `compress=`, `compress-force`, `compress-force=`.
+    pub compress: CompressRule,
     /// `user_subvol_rm_allowed`.
     pub subvolume_deletion: SubvolumeDeletion,
     /// `open_files`.
@@ -61,6 +65,7 @@ impl Default for Options {
             fsync: Fsync::Log,
             commit: None,
             max_inline: None,
+            compress: CompressRule::Asked,
             subvolume_deletion: SubvolumeDeletion::Privileged,
             open_files: OpenFiles::Anonymous,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
@@ -163,6 +168,8 @@ impl Options {
             "treelog" => self.fsync = Fsync::Log,
             "notreelog" => self.fsync = Fsync::Commit,
             "norecovery" | "nologreplay" => self.log_tree = LogTree::Ignore,
+            "compress" => self.compress = CompressRule::All(Method::default()),
+            "compress-force" => self.compress = CompressRule::Force(Method::default()),
             "degraded" => self.missing = Missing::Accept,
             "usebackuproot" | "recovery" => self.rescue |= Rescue::USE_BACKUP_ROOT,
             _ => return word.split_once('=').and_then(|(name, value)| self.take_value(name, value)),
@@ -195,6 +202,8 @@ impl Options {
             "rescue" => Rescue::parse(value).map(|rescue| self.rescue |= rescue),
             "generation" => number(name, value).map(|number| self.generation = Some(Generation(number))),
             "commit" => seconds(value).map(|seconds| self.commit = Some(seconds)),
+            "compress" => compression(name, value, CompressRule::All).map(|rule| self.compress = rule),
+            "compress-force" => compression(name, value, CompressRule::Force).map(|rule| self.compress = rule),
             "max_inline" => size::parse(value).map(|bytes| self.max_inline = Some(bytes)),
             _ => return None,
         })
@@ -243,6 +252,14 @@ fn seconds(value: &str) -> Result<u32, String> {
     }
 }
 
+fn compression(name: &str, value: &str, rule: impl Fn(Method) -> CompressRule) -> Result<CompressRule, String> {
+    match value.parse() {
+        Ok(Choice::With(method)) => Ok(rule(method)),
+        Ok(Choice::Never) => Ok(CompressRule::Asked),
+        Err(error) => Err(format!("{name}={value}: {error}")),
+    }
+}
+
 /// Subvolume 0 is another name of the top level.
 fn tree(id: u64) -> TreeId {
     if id == 0 { TreeId::FS } else { TreeId(id) }
@@ -288,7 +305,7 @@ mod tests {
     fn the_unknown_is_named() {
         // ACLs are always in force.
         assert!(parse("noacl").unwrap_err().contains("'noacl'"));
-        assert!(parse("ro,compress=zstd").unwrap_err().contains("'compress=zstd'"));
+        assert!(parse("ro,autodefrag").unwrap_err().contains("'autodefrag'"));
         assert!(parse("commit=0").is_err());
         assert!(parse("norecovery").is_err());
         for word in ["nologreplay", "rescue=nologreplay", "norecovery"] {
@@ -310,6 +327,17 @@ mod tests {
             assert!(parse(&format!("{option},ro")).is_ok(), "{option}");
         }
         assert_eq!(parse("ro,device=/a,device=/b").unwrap().devices, [PathBuf::from("/a"), "/b".into()]);
+    }
+
+    #[test]
+    fn the_last_compression_counts() {
+        let rule = |text| parse(text).unwrap().compress;
+        let (zlib, lzo) = (Method::default(), Method::Lzo);
+        assert_eq!(rule("compress"), CompressRule::All(zlib));
+        assert_eq!(rule("compress=lzo"), CompressRule::All(lzo));
+        assert_eq!(rule("compress=zstd:7,compress-force=lzo"), CompressRule::Force(lzo));
+        assert_eq!(rule("compress-force,compress=no"), CompressRule::Asked);
+        assert!(parse("compress=gzip").unwrap_err().contains("zstd:-15 to zstd:15"));
     }
 
     #[test]

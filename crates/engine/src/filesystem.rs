@@ -9,15 +9,20 @@
 
 mod access_times;
 mod attributes;
+#[cfg(test)]
+mod compress_tests;
 mod create;
 mod data;
 mod features;
+#[cfg(test)]
+mod grow_tests;
 mod health;
 mod holds;
 mod old_root;
 mod open;
 #[cfg(test)]
 mod prealloc_tests;
+mod properties;
 mod read;
 mod remove;
 mod rename;

@@ -1,14 +1,23 @@
-//! Decompression of file extents: bytes as they are on disk to bytes as the file has them.
+//! Compression of file extents: [`decompress`] from bytes as they are on disk to bytes as the file has
+//! them, a [`Compressor`] the other way, and what decides whether to try ([`worth_trying`], [`Choice`]).
 //!
-//! # Invariants
+//! # Invariants of decompression
 //! * Memory is bounded: nothing grows past the output that the caller brings, but for a sector and
 //!   what zstd needs for a window of [`MAX_UNCOMPRESSED`].
 //! * Any input ends in bytes or in an error. What follows a stream (padding to a sector) is never
 //!   looked at, and a stream may give fewer bytes than there is room for: those are zeros.
 
+mod choice;
+mod compressor;
+mod heuristic;
 mod lzo;
+mod lzo1x;
 mod zlib;
 mod zstd;
+
+pub use choice::{Choice, Method, UnknownChoice, ZlibLevel, ZstdLevel};
+pub use compressor::{Compressor, Place};
+pub use heuristic::worth_trying;
 
 use crate::items::Compression;
 
@@ -43,29 +52,29 @@ fn copy(from: &[u8], to: &mut [u8]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub(super) const SECTOR: u32 = 4096;
     const KINDS: [Compression; 3] = [Compression::Zlib, Compression::Lzo, Compression::Zstd];
 
     /// SplitMix64: the same noise everywhere.
-    struct Noise(u64);
+    pub struct Noise(pub u64);
 
     impl Noise {
-        fn next(&mut self) -> u64 {
+        pub fn next(&mut self) -> u64 {
             self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             z ^ (z >> 31)
         }
 
-        fn bytes(&mut self, len: usize) -> Vec<u8> {
+        pub fn bytes(&mut self, len: usize) -> Vec<u8> {
             (0..len).map(|_| self.next() as u8).collect()
         }
 
         /// Text-like: compressible, and not the same all over.
-        fn text(&mut self, len: usize) -> Vec<u8> {
+        pub fn text(&mut self, len: usize) -> Vec<u8> {
             let words = ["butter", "fat ", "churn\n", "cream, ", "milk "];
             let mut text = Vec::with_capacity(len + 8);
             while text.len() < len {

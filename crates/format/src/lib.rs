@@ -11,7 +11,7 @@
 //! * [`mod@print`]: structures as text, as btrfs-progs prints them.
 //! * [`validate`]: the checks a tree block must pass before it is used or written.
 //! * [`checksum`], [`hash`]: the checksums and name hashes of the format.
-//! * [`compression`]: from compressed extents to the bytes of files.
+//! * [`compression`]: from compressed extents to the bytes of files, and back.
 
 pub mod block;
 pub mod checksum;

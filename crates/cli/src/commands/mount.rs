@@ -38,6 +38,8 @@ const MOST_THREADS: usize = 8;
   subvol=PATH            show this subvolume
   subvolid=N             show the subvolume with this number
   commit=SECONDS         commit at least this often (30)
+  compress[=METHOD]      compress what becomes smaller: zlib[:1-9], lzo, zstd[:-15..15], no (zlib)
+  compress-force[=METHOD]  the same without a look at the data first
   max_inline=BYTES       keep files up to this size in metadata (2048)
   user_subvol_rm_allowed let owners delete subvolumes
   open_files             tell each open file of data that was lost, not each
@@ -233,6 +235,7 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         access_times: plan.options.access_times,
         ..Default::default()
     };
+    options.compress = plan.options.compress;
     if let Some(bytes) = plan.options.max_inline {
         options.max_inline = bytes;
     }

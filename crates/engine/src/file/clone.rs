@@ -22,6 +22,7 @@ use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 use butterfs_format::items::InodeFlags;
 
 use super::extents::{InlineExtent, Stored, item_below};
+use super::grow::dirty_last_sector;
 use super::read::read_locked;
 use super::sectors::{ceil, floor, lock, lock_alone, lock_shared, require_alive, sector_size};
 use super::share::{self, Sharing, Target};
@@ -216,6 +217,10 @@ impl<'a> Job<'a> {
 
     /// Shares what can be shared, and, in a clone, copies the rest.
     pub fn run(&self, purpose: Purpose) -> Result<()> {
+        // What begins in the destination's last sector replaces that.
+        if self.dest.offset >= ceil(lock(&self.dest.inode.state).item.size.get(), self.sector) {
+            dirty_last_sector(self.shared, self.dest.inode, self.dest.offset + self.len)?;
+        }
         let end = ceil(self.source.offset + self.len, self.sector);
         let mut at = self.source.offset;
         while at < end {

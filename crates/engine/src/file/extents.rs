@@ -74,6 +74,13 @@ pub struct InlineExtent {
     pub compression: Compression,
 }
 
+impl InlineExtent {
+    /// Bytes as they are.
+    pub fn plain(bytes: &[u8]) -> Self {
+        Self { data: bytes.to_vec(), ram_bytes: bytes.len() as u64, compression: Compression::None }
+    }
+}
+
 /// A part of an extent on disk, preallocated or written, or a hole; see [`FileExtentBody::Extent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataExtent {
@@ -371,7 +378,7 @@ fn shorten_inline(tx: &mut Transaction, id: InodeId, inline: &InlineExtent, new_
         return Ok(0);
     }
     let kept = inline.data.get(..new_len as usize).ok_or_else(|| corrupt(id, 0, "inline extent is too short"))?;
-    put_inline(tx, id, kept)?;
+    put_inline(tx, id, &InlineExtent::plain(kept))?;
     Ok(inline.ram_bytes - new_len)
 }
 
@@ -422,24 +429,11 @@ fn put(tx: &mut Transaction, id: InodeId, start: u64, extent: &DataExtent) -> Re
     tx.put(id.tree, &key(id, start), &extent.pack(generation))
 }
 
-/// Makes `bytes` the file's inline extent. Gives the bytes that it counts.
-pub(super) fn put_inline(tx: &mut Transaction, id: InodeId, bytes: &[u8]) -> Result<u64> {
-    put_inline_as(tx, id, bytes, (bytes.len() as u64, Compression::None))
-}
-
-/// Makes a copy of another file's inline extent the file's own. Gives the bytes that it counts.
-pub(super) fn put_inline_extent(tx: &mut Transaction, id: InodeId, inline: &InlineExtent) -> Result<u64> {
-    put_inline_as(tx, id, &inline.data, (inline.ram_bytes, inline.compression))
-}
-
-fn put_inline_as(
-    tx: &mut Transaction,
-    id: InodeId,
-    bytes: &[u8],
-    (ram_bytes, compression): (u64, Compression),
-) -> Result<u64> {
+/// Makes bytes the file's inline extent. Gives the bytes that it counts.
+pub(super) fn put_inline(tx: &mut Transaction, id: InodeId, inline: &InlineExtent) -> Result<u64> {
+    let InlineExtent { ref data, ram_bytes, compression } = *inline;
     tx.note_touched(id, 0..ceil(ram_bytes.max(1), sector_of(tx)));
-    let body = FileExtentBody::Inline(bytes);
+    let body = FileExtentBody::Inline(data);
     let extent = FileExtent { generation: tx.generation().0, ram_bytes, compression, body };
     tx.put(id.tree, &key(id, 0), &extent.pack())?;
     Ok(ram_bytes)

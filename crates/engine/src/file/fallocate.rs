@@ -13,8 +13,9 @@ use butterfs_format::Logical;
 use butterfs_format::items::InodeFlags;
 
 use super::extents::{DataExtent, HoleStyle, MAX_EXTENT, MappedKind, drop_some, fill_gaps, map, replace};
+use super::grow::dirty_last_sector;
 use super::sectors::{ceil, cover, floor, inner, len, lock, lock_alone, require_alive, sector_size};
-use super::truncate::{ITEMS_PER_CHANGE, dirty_inline};
+use super::truncate::ITEMS_PER_CHANGE;
 use super::update::{Progress, count, update_file};
 use super::write::{MAX_FILE_SIZE, read_sector, retry_after_writeback, touch, write_locked};
 use super::writeback::writeback;
@@ -64,7 +65,7 @@ fn preallocate_locked(shared: &Shared, inode: &Inode, sectors: &Range<u64>, new_
     let total: u64 = holes.iter().map(len).sum();
     let mut promise =
         if total > 0 { Some(shared.gate.reserve_data(Wanted { data: total, ..Wanted::default() })?) } else { None };
-    dirty_inline(shared, inode, new_size)?;
+    dirty_last_sector(shared, inode, new_size)?;
     // Taken from the end, each hole from its start.
     holes.reverse();
     while let Some(promise) = promise.as_mut().filter(|_| !holes.is_empty()) {

@@ -2,7 +2,7 @@
 //!
 //! * [`budget`], `runs`, [`delalloc`]: bytes that are not on a device yet.
 //! * [`extents`]: EXTENT_DATA items: look at them, drop them, put them in.
-//! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`]: the data paths.
+//! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`], [`compress`]: the data paths.
 //! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
 //! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share.
 //!
@@ -20,6 +20,7 @@
 
 pub mod budget;
 pub mod clone;
+pub mod compress;
 pub mod dedupe;
 pub mod delalloc;
 pub mod delete;
@@ -33,6 +34,8 @@ pub mod write;
 pub mod writeback;
 
 mod compressed;
+mod cores;
+mod grow;
 mod place;
 mod runs;
 mod sectors;
@@ -41,6 +44,7 @@ mod update;
 
 pub use budget::DirtyBudget;
 pub use clone::{CloneLen, Place, clone_range};
+pub use compress::{CompressRule, Compressors, PROPERTY as COMPRESSION_PROPERTY};
 pub use dedupe::{Dedupe, dedupe_range};
 pub use delalloc::FileData;
 pub use delete::wait_for_users;

@@ -10,10 +10,12 @@
 //! The caller holds `FileData::settle`, so the file's extents stay as they were found.
 
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 use butterfs_format::Logical;
 use butterfs_format::items::InodeFlags;
 
+use super::compress::{Chunk, Packed};
 use super::extents::{Item, MAX_EXTENT, Stored, item_below, scan};
 use super::sectors::{intersect, len, lock};
 use crate::error::Result;
@@ -31,6 +33,15 @@ pub(super) struct Piece {
     pub home: Home,
     /// How many references its way into the tree makes and drops.
     pub refs: usize,
+    /// What is written, if it is not the file's bytes as they are.
+    pub packed: Option<Arc<Packed>>,
+}
+
+impl Piece {
+    /// Length of its space on the devices.
+    pub fn disk_len(&self) -> u64 {
+        self.packed.as_ref().map_or(len(&self.file), |packed| packed.bytes.len() as u64)
+    }
 }
 
 /// What space a piece goes to.
@@ -42,15 +53,23 @@ pub(super) enum Home {
     Prealloc,
 }
 
-/// Finds space for ranges (whole sectors, lowest first); gives pieces, lowest first.
-pub(super) fn place(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<Vec<Piece>> {
+/// Finds space for ranges (whole sectors, lowest first); gives pieces, lowest first. What has no
+/// preallocated space is cut into chunks by `chunks`.
+pub(super) fn place(
+    shared: &Shared,
+    inode: &Inode,
+    ranges: &[Range<u64>],
+    chunks: impl FnOnce(Vec<Range<u64>>) -> Result<Vec<Chunk>>,
+) -> Result<Vec<Piece>> {
     let has_prealloc = lock(&inode.state).item.flags().contains(InodeFlags::PREALLOC);
     let mut pieces = Vec::new();
     if has_prealloc {
         pieces = shared.gate.view(|tx| preallocated(tx, inode.id, ranges))?;
     }
     let homeless = without(ranges, &pieces);
-    pieces.extend(allocate(shared, inode, &homeless)?);
+    if !homeless.is_empty() {
+        pieces.extend(allocate(shared, inode, chunks(homeless)?)?);
+    }
     pieces.sort_by_key(|piece| piece.file.start);
     Ok(pieces)
 }
@@ -70,7 +89,7 @@ fn preallocated(tx: &Transaction, id: InodeId, ranges: &[Range<u64>]) -> Result<
             if may_overwrite(tx, id, &item)? {
                 let file = intersect(&(item.start..item.end(sector)), range);
                 let at = extent.part(file.start - item.start, len(&file)).address()?;
-                pieces.push(Piece { file, at, home: Home::Prealloc, refs: 2 });
+                pieces.push(Piece { file, at, home: Home::Prealloc, refs: 2, packed: None });
             }
         }
     }
@@ -106,7 +125,7 @@ pub(super) fn is_still_good(tx: &Transaction, id: InodeId, piece: &Piece) -> Res
 
 /// Finds new space for a piece that may not go where it was to.
 pub(super) fn place_anew(shared: &Shared, inode: &Inode, piece: &Piece) -> Result<Vec<Piece>> {
-    cut(shared, inode, allocate(shared, inode, std::slice::from_ref(&piece.file))?)
+    cut(shared, inode, allocate(shared, inode, vec![Chunk::plain(piece.file.clone())])?)
 }
 
 /// What `pieces` leave of `ranges`.
@@ -124,39 +143,56 @@ fn without(ranges: &[Range<u64>], pieces: &[Piece]) -> Vec<Range<u64>> {
     rest
 }
 
-/// New space for ranges, in as few parts as there is contiguous space.
-fn allocate(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<Vec<Piece>> {
-    if ranges.is_empty() {
-        return Ok(Vec::new());
-    }
+/// New space for chunks, in as few parts as there is contiguous space.
+fn allocate(shared: &Shared, inode: &Inode, chunks: Vec<Chunk>) -> Result<Vec<Piece>> {
+    let bytes = chunks.iter().map(|chunk| len(&chunk.file)).sum::<u64>();
     // Who was to write into preallocated space that is now shared may have been promised nothing, and
     // must not take what others were promised.
-    let missing = ranges.iter().map(len).sum::<u64>().saturating_sub(inode.data.promised());
-    let _own = match missing {
+    let _own = match bytes.saturating_sub(inode.data.promised()) {
         0 => None,
         data => Some(shared.gate.reserve_data(Wanted { data, ..Wanted::default() })?),
     };
     // The inner result is not the change's: space that was not found changed nothing.
     let pieces = shared.gate.change(Need::Promised, |tx| {
         let mut pieces = Vec::new();
-        let result = ranges.iter().try_for_each(|range| allocate_range(tx, range, &mut pieces));
+        let result = chunks.into_iter().try_for_each(|chunk| allocate_chunk(tx, chunk, &mut pieces));
         if result.is_err() {
-            pieces.iter().for_each(|piece| tx.give_back(piece.at, len(&piece.file)));
+            pieces.iter().for_each(|piece| tx.give_back(piece.at, piece.disk_len()));
         }
         Ok(result.map(|()| pieces))
     })??;
-    inode.data.spend_data(pieces.iter().map(|piece| len(&piece.file)).sum());
+    inode.data.spend_data(bytes);
     Ok(pieces)
+}
+
+fn allocate_chunk(tx: &mut Transaction, chunk: Chunk, pieces: &mut Vec<Piece>) -> Result<()> {
+    let Chunk { file, packed } = chunk;
+    if let Some(packed) = packed {
+        let want = packed.bytes.len() as u64;
+        let (at, got) = tx.allocate_data(want)?;
+        if got == want {
+            pieces.push(Piece { file, at, home: Home::New, refs: 1, packed: Some(Arc::new(packed)) });
+            return Ok(());
+        }
+        // An extent is in one part: what is in pieces is written as it is.
+        tx.give_back(at, got);
+    }
+    allocate_range(tx, &file, pieces)
 }
 
 fn allocate_range(tx: &mut Transaction, range: &Range<u64>, pieces: &mut Vec<Piece>) -> Result<()> {
     let mut start = range.start;
     while start < range.end {
         let (at, got) = tx.allocate_data((range.end - start).min(MAX_EXTENT))?;
-        pieces.push(Piece { file: start..start + got, at, home: Home::New, refs: 1 });
+        pieces.push(Piece { file: start..start + got, at, home: Home::New, refs: 1, packed: None });
         start += got;
     }
     Ok(())
+}
+
+/// Whether a range replaces so few extents that it may become a single one in one change.
+pub(super) fn may_be_one_extent(shared: &Shared, inode: &Inode, range: &Range<u64>) -> Result<bool> {
+    shared.gate.view(|tx| Ok(starts_in(tx, inode.id, range)?.len() <= tx.affordable(DROPS_PER_PIECE)))
 }
 
 /// Cuts pieces that would replace more extents than one change may drop: each part becomes an extent
@@ -168,6 +204,10 @@ pub(super) fn cut(shared: &Shared, inode: &Inode, pieces: Vec<Piece>) -> Result<
         for piece in pieces {
             match piece.home {
                 Home::Prealloc => parts.push(piece),
+                Home::New if piece.packed.is_some() => {
+                    let refs = 1 + starts_in(tx, inode.id, &piece.file)?.len();
+                    parts.push(Piece { refs, ..piece });
+                }
                 Home::New => cut_at(&starts_in(tx, inode.id, &piece.file)?, piece, most, &mut parts),
             }
         }
@@ -191,11 +231,12 @@ fn cut_at(starts: &[u64], piece: Piece, most: usize, parts: &mut Vec<Piece>) {
     for (index, group) in starts.chunks(most).enumerate() {
         let next = starts.get((index + 1) * most).copied().unwrap_or(file.end);
         let part = from..next;
-        parts.push(Piece { at: Logical(at.0 + (from - file.start)), file: part, home, refs: 1 + group.len() });
+        let at = Logical(at.0 + (from - file.start));
+        parts.push(Piece { at, file: part, home, refs: 1 + group.len(), packed: None });
         from = next;
     }
     if starts.is_empty() {
-        parts.push(Piece { file, at, home, refs: 1 });
+        parts.push(Piece { file, at, home, refs: 1, packed: None });
     }
 }
 
@@ -205,7 +246,7 @@ pub(super) fn give_back(shared: &Shared, pieces: &[Piece]) -> Result<()> {
         pieces
             .iter()
             .filter(|piece| piece.home == Home::New)
-            .for_each(|piece| tx.give_back(piece.at, len(&piece.file)));
+            .for_each(|piece| tx.give_back(piece.at, piece.disk_len()));
         Ok(())
     })
 }
@@ -216,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_piece_over_many_extents_is_cut() {
-        let piece = || Piece { file: 8..40, at: Logical(1000), home: Home::New, refs: 1 };
+        let piece = || Piece { file: 8..40, at: Logical(1000), home: Home::New, refs: 1, packed: None };
         let mut parts = Vec::new();
         cut_at(&[4, 12, 16, 20, 32], piece(), 2, &mut parts);
         let found: Vec<_> = parts.iter().map(|part| (part.file.clone(), part.at.0, part.refs)).collect();
@@ -228,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_has_no_preallocated_space_is_left_over() {
-        let piece = |file| Piece { file, at: Logical(0), home: Home::Prealloc, refs: 1 };
+        let piece = |file| Piece { file, at: Logical(0), home: Home::Prealloc, refs: 1, packed: None };
         let pieces = [piece(0..4), piece(8..12), piece(20..24)];
         assert_eq!(without(&[0..16, 20..24, 30..32], &pieces), [4..8, 12..16, 30..32]);
     }

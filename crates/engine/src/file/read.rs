@@ -45,6 +45,13 @@ pub(super) fn read_locked(shared: &Shared, inode: &Inode, offset: u64, buf: &mut
     Ok(count)
 }
 
+/// What lies below the bytes in memory, also past the file's end, for who holds `Inode::range`.
+pub(super) fn read_stored(shared: &Shared, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<()> {
+    let flags = lock(&inode.state).item.flags();
+    let range = offset..offset + buf.len() as u64;
+    Below { shared, id: inode.id, flags, sector: sector_size(shared) }.read(&range, buf)
+}
+
 /// One extent's part of a read, found in the trees and not read yet.
 struct Source {
     extent: MappedExtent,

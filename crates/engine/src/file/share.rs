@@ -14,7 +14,7 @@ use butterfs_format::Logical;
 use butterfs_format::items::{InodeFlags, InodeItem};
 
 use super::extents::{
-    DataExtent, HoleStyle, InlineExtent, Stored, corrupt, drop_range, fill_gaps, insert_item, put_inline_extent, scan,
+    DataExtent, HoleStyle, InlineExtent, Stored, corrupt, drop_range, fill_gaps, insert_item, put_inline, scan,
 };
 use super::sectors::{ceil, intersect, len, sector_size};
 use super::update::{Progress, count, update_file};
@@ -186,7 +186,7 @@ pub(super) fn put_inline_alone(shared: &Shared, inode: &Inode, inline: &InlineEx
     let sector = sector_size(shared);
     update_file(shared, inode, Need::Items(INLINE_ITEMS), |tx, id, item| {
         let removed = drop_range(tx, id, 0..sector)?;
-        let added = put_inline_extent(tx, id, inline)?;
+        let added = put_inline(tx, id, inline)?;
         count(item, (added, removed));
         item.size = item.size.get().max(inline.ram_bytes).into();
         touch(shared, item);

@@ -12,9 +12,10 @@
 use butterfs_format::items::Compression;
 
 use super::extents::{InlineExtent, Stored, item_below, truncate_items};
+use super::grow::dirty_last_sector;
 use super::sectors::{ceil, floor, lock, lock_alone, require_alive, sector_size};
 use super::update::{Progress, count, update_file};
-use super::write::{MAX_FILE_SIZE, inline_sector, promise, read_sector, retry_after_writeback, touch};
+use super::write::{MAX_FILE_SIZE, promise, read_sector, retry_after_writeback, touch};
 use crate::error::{Error, Result};
 use crate::inode::{Inode, Shared};
 use crate::tx::{Need, Transaction};
@@ -38,21 +39,12 @@ pub fn set_size(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {
 }
 
 fn grow(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {
-    dirty_inline(shared, inode, new_size)?;
+    dirty_last_sector(shared, inode, new_size)?;
     update_file(shared, inode, Need::Items(2), |_, _, item| {
         item.size = new_size.into();
         touch(shared, item);
         Ok((Progress::default(), ()))
     })
-}
-
-/// Before a file grows to `new_size`: makes its first sector dirty if it is kept inline.
-pub(super) fn dirty_inline(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {
-    if let Some(first) = inline_sector(shared, inode, new_size)? {
-        let promise = promise(shared, inode, &inode.data.clean_parts(0..first.len() as u64))?;
-        inode.data.make_dirty(&[], (0, &first), promise);
-    }
-    Ok(())
 }
 
 fn shrink(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {

@@ -13,10 +13,11 @@ use std::ops::{ControlFlow, Range};
 
 use butterfs_format::items::{InodeFlags, InodeItem};
 
-use super::extents::{Stored, item_below, scan};
+use super::extents::scan;
+use super::grow::last_sector;
 use super::place::may_overwrite;
 use super::read::read_locked;
-use super::sectors::{cover, floor, intersect, len, lock, lock_alone, require_alive, sector_size};
+use super::sectors::{ceil, cover, floor, intersect, len, lock, lock_alone, require_alive, sector_size};
 use super::writeback::{inline_limit, writeback};
 use crate::error::{Error, Result};
 use crate::inode::{Inode, InodeState, Shared};
@@ -81,12 +82,13 @@ pub(super) fn write_locked(shared: &Shared, inode: &Inode, offset: u64, bytes: &
     let range = offset..offset + bytes.len() as u64;
     let mut fresh = inode.data.clean_parts(cover(&range, sector));
     let mut edges = edges(shared, inode, &range, &fresh)?;
-    if let Some(first) = inline_sector(shared, inode, range.end)?
-        && edges.iter().all(|(start, _)| *start != 0)
-        && range.start >= sector
+    // A write into the last sector has it among the edges, or covers it.
+    let old_size = lock(&inode.state).item.size.get();
+    if range.start >= ceil(old_size, sector)
+        && let Some((start, bytes)) = last_sector(shared, inode, range.end)?
     {
-        edges.push((0, first));
-        fresh.push(0..sector);
+        fresh.extend(inode.data.clean_parts(start..start + sector));
+        edges.push((start, bytes));
     }
     let promise = promise(shared, inode, &fresh)?;
     inode.data.make_dirty(&edges, (offset, bytes), promise);
@@ -113,26 +115,6 @@ pub(super) fn read_sector(shared: &Shared, inode: &Inode, start: u64) -> Result<
     let mut bytes = vec![0; sector_size(shared) as usize];
     read_locked(shared, inode, start, &mut bytes)?;
     Ok(bytes)
-}
-
-/// The first sector's bytes, if the file is about to grow, and they are kept inline or may become so.
-pub(super) fn inline_sector(shared: &Shared, inode: &Inode, new_size: u64) -> Result<Option<Vec<u8>>> {
-    let size = lock(&inode.state).item.size.get();
-    let sector = sector_size(shared);
-    let most = sector.max(u64::from(shared.gate.volume().geometry().nodesize));
-    if size == 0 || size > most || new_size <= size || inode.data.clean_parts(0..sector).is_empty() {
-        return Ok(None);
-    }
-    let in_flight = inode.data.next_in_memory(0) == Some(0);
-    if in_flight || shared.gate.view(|tx| is_inline(tx, inode))? {
-        return read_sector(shared, inode, 0).map(Some);
-    }
-    Ok(None)
-}
-
-/// Whether the file's first bytes are kept inline.
-fn is_inline(tx: &crate::tx::Transaction, inode: &Inode) -> Result<bool> {
-    Ok(item_below(tx, inode.id, 1)?.is_some_and(|item| matches!(item.stored, Stored::Inline(_))))
 }
 
 /// Promises space for sectors that become dirty; what has preallocated space can do without.

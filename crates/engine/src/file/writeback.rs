@@ -16,10 +16,11 @@ use butterfs_format::checksum::Checksum;
 use butterfs_format::items::{InodeFlags, InodeItem};
 use butterfs_format::validate::Geometry;
 
+use super::compress::{self, Chunk, Plan, WINDOW};
 use super::delalloc::{FileData, TakenRun};
 use super::errors::ErrorCursor;
-use super::extents::{self, DataExtent, Stored};
-use super::place::{Home, Piece, cut, give_back, is_still_good, place, place_anew};
+use super::extents::{self, DataExtent, InlineExtent, Stored};
+use super::place::{Home, Piece, cut, give_back, is_still_good, may_be_one_extent, place, place_anew};
 use super::sectors::{intersect, len, lock, lock_alone, lock_shared, sector_size};
 use super::update::{Progress, count, settle_item, update_file};
 use crate::error::Result;
@@ -66,11 +67,31 @@ pub fn sync_data(shared: &Shared, inode: &Inode, cursor: &mut ErrorCursor) -> Re
 }
 
 fn write_out(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result<()> {
-    if let Some(bytes) = inline_candidate(shared, inode, runs)? {
-        return store_inline(shared, inode, &bytes);
+    let plan = compress::plan(shared, inode)?;
+    if let Some(inline) = inline_candidate(shared, inode, runs, plan)? {
+        return store_inline(shared, inode, &inline);
     }
-    let mut pieces = VecDeque::from(cut(shared, inode, place(shared, inode, &joined(runs))?)?);
-    let result = write_all(shared, inode, runs, &mut pieces);
+    let ranges = joined(runs);
+    let Some(plan) = plan else {
+        let plain = |ranges: Vec<Range<u64>>| Ok(ranges.into_iter().map(Chunk::plain).collect());
+        let pieces = place(shared, inode, &ranges, plain)?;
+        return write_all(shared, inode, runs, pieces, None);
+    };
+    let windows: Vec<Range<u64>> = ranges.iter().flat_map(|range| compress::cut(range, WINDOW)).collect();
+    for (index, window) in windows.iter().enumerate() {
+        let may_pack = |chunk: &Range<u64>| may_be_one_extent(shared, inode, chunk);
+        let packed = |ranges: Vec<Range<u64>>| compress::pack(shared, inode, plan, runs, &ranges, may_pack);
+        let pieces = place(shared, inode, std::slice::from_ref(window), packed)?;
+        write_all(shared, inode, runs, pieces, windows.get(index + 1).map(|next| next.start))?;
+    }
+    Ok(())
+}
+
+/// Writes pieces, lowest first, and puts them into the tree. Bytes in flight from `later` on come after
+/// them.
+fn write_all(shared: &Shared, inode: &Inode, runs: &[TakenRun], pieces: Vec<Piece>, later: Option<u64>) -> Result<()> {
+    let mut pieces = VecDeque::from(cut(shared, inode, pieces)?);
+    let result = write_batches(shared, inode, runs, &mut pieces, later);
     if result.is_err() {
         // After an abort this fails too, and the first cause is the one to tell.
         let _ = give_back(shared, pieces.make_contiguous());
@@ -78,14 +99,20 @@ fn write_out(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result<()> {
     result
 }
 
-/// Writes pieces, lowest first, and puts them into the tree; those that are there leave `pieces`.
-fn write_all(shared: &Shared, inode: &Inode, runs: &[TakenRun], pieces: &mut VecDeque<Piece>) -> Result<()> {
+/// Those pieces that are in the tree leave `pieces`.
+fn write_batches(
+    shared: &Shared,
+    inode: &Inode,
+    runs: &[TakenRun],
+    pieces: &mut VecDeque<Piece>,
+    later: Option<u64>,
+) -> Result<()> {
     while !pieces.is_empty() {
         let batch = pieces.len().min(PIECES_PER_CHANGE);
         let sums = write_data(shared, inode, runs, &pieces.make_contiguous()[..batch])?;
         let mut sums = &sums[..];
         while !sums.is_empty() {
-            let entered = enter(shared, inode, pieces.make_contiguous(), sums)?;
+            let entered = enter(shared, inode, pieces.make_contiguous(), sums, later)?;
             pieces.drain(..entered);
             sums = &sums[entered..];
             if entered == 0 {
@@ -130,7 +157,10 @@ fn write_data(shared: &Shared, inode: &Inode, runs: &[TakenRun], pieces: &[Piece
 }
 
 /// A piece's bytes with their addresses; runs are whole sectors, so these are too.
-fn slices_of<'a>(runs: &'a [TakenRun], piece: &Piece) -> Vec<(Logical, &'a [u8])> {
+fn slices_of<'a>(runs: &'a [TakenRun], piece: &'a Piece) -> Vec<(Logical, &'a [u8])> {
+    if let Some(packed) = &piece.packed {
+        return vec![(piece.at, &packed.bytes)];
+    }
     let first = runs.partition_point(|run| run.range().end <= piece.file.start);
     let mut slices = Vec::new();
     for run in runs[first..].iter().take_while(|run| run.start < piece.file.end) {
@@ -148,7 +178,13 @@ fn checksums(geometry: &Geometry, slices: &[(Logical, &[u8])]) -> Vec<Checksum> 
 
 /// Puts written pieces into the tree, as one change, those that have `sums`: as many as there is
 /// metadata for now, up to one that may not go where it was written any more. Gives how many.
-fn enter(shared: &Shared, inode: &Inode, pieces: &[Piece], sums: &[Vec<Checksum>]) -> Result<usize> {
+fn enter(
+    shared: &Shared,
+    inode: &Inode,
+    pieces: &[Piece],
+    sums: &[Vec<Checksum>],
+    later: Option<u64>,
+) -> Result<usize> {
     let _range = lock_alone(&inode.range);
     update_file(shared, inode, Need::Promised, |tx, id, item| {
         let most = fitting(&pieces[..sums.len()], tx.affordable(PIECES_PER_CHANGE * REFS_PER_PIECE));
@@ -165,7 +201,7 @@ fn enter(shared: &Shared, inode: &Inode, pieces: &[Piece], sums: &[Vec<Checksum>
             progress.written = piece.file.end;
             entered += 1;
         }
-        progress.waiting = pieces.get(entered).map(|piece| piece.file.start);
+        progress.waiting = pieces.get(entered).map(|piece| piece.file.start).or(later);
         Ok((progress, entered))
     })
 }
@@ -184,23 +220,32 @@ fn enter_piece(tx: &mut Transaction, id: InodeId, item: &mut InodeItem, piece: &
     match piece.home {
         Home::Prealloc => extents::mark_written(tx, id, &piece.file),
         Home::New => {
-            let extent = DataExtent::new(piece.at, len(&piece.file));
+            let mut extent = DataExtent::new(piece.at, len(&piece.file));
+            if let Some(packed) = &piece.packed {
+                tx.use_compression(packed.kind);
+                (extent.disk_num_bytes, extent.compression) = (packed.bytes.len() as u64, packed.kind);
+            }
             count(item, extents::replace(tx, id, piece.file.start, &extent)?);
             Ok(())
         }
     }
 }
 
-/// The file's bytes, if the runs are all of a file that is small enough to be kept inline: one
+/// What the tree is to hold, if the runs are all of a file that is small enough to be kept inline: one
 /// sector at most, and nothing else in the tree but what it replaces.
-fn inline_candidate(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result<Option<Vec<u8>>> {
+fn inline_candidate(
+    shared: &Shared,
+    inode: &Inode,
+    runs: &[TakenRun],
+    plan: Option<Plan>,
+) -> Result<Option<InlineExtent>> {
     let size = lock(&inode.state).item.size.get();
     let [run] = runs else { return Ok(None) };
     let sector = sector_size(shared);
-    let fits = size > 0 && size < sector && size <= inline_limit(shared);
-    if !fits || run.start != 0 || run.bytes.len() as u64 != sector || !inode.data.may_be_inline() {
+    if size == 0 || size > sector || run.start != 0 || run.bytes.len() as u64 != sector || !inode.data.may_be_inline() {
         return Ok(None);
     }
+    let Some(inline) = small_enough(shared, plan, &run.bytes[..size as usize]) else { return Ok(None) };
     let alone = shared.gate.view(|tx| {
         let mut alone = true;
         extents::scan(tx, inode.id, &(0..u64::MAX), |item| {
@@ -211,7 +256,15 @@ fn inline_candidate(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result
         })?;
         Ok(alone)
     })?;
-    Ok(alone.then(|| run.bytes[..size as usize].to_vec()))
+    Ok(alone.then_some(inline))
+}
+
+/// A small file's bytes, compressed if that makes them smaller, if they may be in the tree.
+fn small_enough(shared: &Shared, plan: Option<Plan>, bytes: &[u8]) -> Option<InlineExtent> {
+    let (limit, len) = (inline_limit(shared), bytes.len() as u64);
+    let packed = plan.and_then(|plan| compress::pack_inline(shared, plan, bytes, limit));
+    let fits = len <= limit && len < sector_size(shared);
+    packed.or_else(|| fits.then(|| InlineExtent::plain(bytes)))
 }
 
 /// The user's limit, or what a leaf can hold.
@@ -221,24 +274,25 @@ pub(super) fn inline_limit(shared: &Shared) -> u64 {
     shared.options.max_inline.min(nodesize - LEAF_AND_ITEM_HEADERS)
 }
 
-fn store_inline(shared: &Shared, inode: &Inode, bytes: &[u8]) -> Result<()> {
+fn store_inline(shared: &Shared, inode: &Inode, inline: &InlineExtent) -> Result<()> {
     let sector = sector_size(shared);
     let _range = lock_alone(&inode.range);
     update_file(shared, inode, Need::Promised, |tx, id, item| {
-        if grew(item, bytes, &inode.data) {
+        if grew(item, inline.ram_bytes, &inode.data) {
             return Ok((Progress::default(), ()));
         }
+        tx.use_compression(inline.compression);
         let removed = extents::drop_range(tx, id, 0..sector)?;
-        let added = extents::put_inline(tx, id, bytes)?;
+        let added = extents::put_inline(tx, id, inline)?;
         count(item, (added, removed));
-        Ok((Progress { written: bytes.len() as u64, ..Progress::default() }, ()))
+        Ok((Progress { written: inline.ram_bytes, ..Progress::default() }, ()))
     })
 }
 
 /// Whether the file grew since its bytes were taken. Whoever made it grow made its first sector
 /// dirty again, so the bytes that were taken are of no use any more.
-fn grew(item: &InodeItem, bytes: &[u8], data: &FileData) -> bool {
-    let grew = item.size.get() != bytes.len() as u64;
+fn grew(item: &InodeItem, len: u64, data: &FileData) -> bool {
+    let grew = item.size.get() != len;
     debug_assert!(!grew || data.first_dirty_after(0) == Some(0));
     grew
 }
@@ -262,7 +316,7 @@ mod tests {
     #[test]
     fn a_piece_finds_its_bytes_in_several_runs() {
         let runs = [run(0, 8192, 1), run(8192, 4096, 2), run(16384, 4096, 3)];
-        let piece = Piece { file: 4096..12288, at: Logical(1 << 20), home: Home::New, refs: 1 };
+        let piece = Piece { file: 4096..12288, at: Logical(1 << 20), home: Home::New, refs: 1, packed: None };
         let found = slices_of(&runs, &piece);
         let wanted = [(Logical(1 << 20), &[1u8; 4096][..]), (Logical((1 << 20) + 4096), &[2u8; 4096][..])];
         assert_eq!(found, wanted);

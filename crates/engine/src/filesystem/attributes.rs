@@ -2,7 +2,7 @@
 
 use butterfs_format::items::{FileType, InodeFlags, InodeItem, Timespec};
 
-use super::Filesystem;
+use super::{Filesystem, properties};
 use crate::error::{Error, Result};
 use crate::inode::{InodeId, item, lock};
 use crate::tx::Need;
@@ -97,10 +97,11 @@ impl Filesystem {
 
     /// Changes the flags that chattr shows; the caller has checked the user's rights.
     pub fn set_flags(&self, id: InodeId, flags: InodeFlags) -> Result<()> {
-        let now = self.now();
-        self.change(&[self.inode(id)?], Need::Items(1), |tx, drafts| {
+        let (now, method) = (self.now(), self.shared.options.compress.method());
+        self.change(&[self.inode(id)?], Need::Items(3), |tx, drafts| {
             item::require_writable(tx, id.tree)?;
             let found = drafts.item(id)?;
+            properties::follow_flags(tx, id, (found.flags(), flags), method)?;
             found.flags = flags.bits().into();
             found.ctime = now;
             item::bump_sequence(found);

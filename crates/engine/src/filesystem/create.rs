@@ -6,7 +6,7 @@ use butterfs_format::items::{
 use butterfs_format::{Ino, ItemType, Key};
 use zerocopy::IntoBytes;
 
-use super::{Filesystem, require_growable_dir};
+use super::{Filesystem, properties, require_growable_dir};
 use crate::dir::Place;
 use crate::dir::entry::{self, Entry, Target};
 use crate::dir::link::{self, Room};
@@ -132,7 +132,7 @@ impl Filesystem {
         place.check()?;
         let now = self.now();
         let dir = self.dir(place.dir)?;
-        let (id, item) = self.change(&[dir], Need::Items(8 + 2 * xattrs.len() as u32), |tx, drafts| {
+        let (id, item) = self.change(&[dir], Need::Items(10 + 2 * xattrs.len() as u32), |tx, drafts| {
             require_growable_dir(tx, drafts, place.dir)?;
             new.check(tx)?;
             xattrs.iter().try_for_each(|new| xattr::check_new(tx, new))?;
@@ -146,6 +146,7 @@ impl Filesystem {
             let id = self.take_id(tx, place.dir)?;
             insert_inode(tx, id, new, &mut item)?;
             set_xattrs(tx, id, xattrs)?;
+            properties::inherit(tx, place.dir, id, &item)?;
             let what = Entry { target: Target::Inode(id.ino), file_type: new.file_type() };
             link::attach(tx, dir, place.name, what, now)?;
             item::write_inode_item(tx, dir.id, &mut dir.item)?;
@@ -165,7 +166,7 @@ impl Filesystem {
     pub fn create_unnamed_with(&self, dir_id: InodeId, new: &NewInode<'_>, xattrs: &[Xattr<'_>]) -> Result<InodeId> {
         let now = self.now();
         let dir = self.dir(dir_id)?;
-        let (id, item) = self.change(&[dir], Need::Items(4 + 2 * xattrs.len() as u32), |tx, drafts| {
+        let (id, item) = self.change(&[dir], Need::Items(6 + 2 * xattrs.len() as u32), |tx, drafts| {
             require_growable_dir(tx, drafts, dir_id)?;
             new.check(tx)?;
             xattrs.iter().try_for_each(|new| xattr::check_new(tx, new))?;
@@ -177,6 +178,7 @@ impl Filesystem {
             let id = self.take_id(tx, dir_id)?;
             insert_inode(tx, id, new, &mut item)?;
             set_xattrs(tx, id, xattrs)?;
+            properties::inherit(tx, dir_id, id, &item)?;
             orphan::add(tx, id)?;
             Ok((id, item))
         })?;

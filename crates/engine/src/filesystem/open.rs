@@ -13,7 +13,7 @@ use super::{AccessTimeRule, AccessTimes, Filesystem, Rescue, features, old_root}
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
-use crate::file::{DirtyBudget, FileData, WriteErrors};
+use crate::file::{CompressRule, Compressors, DirtyBudget, FileData, WriteErrors};
 use crate::inode::cache::InodeCache;
 use crate::inode::{BadData, InodeId, Options, Shared, scan};
 use crate::replay;
@@ -69,6 +69,8 @@ pub struct OpenOptions {
     pub access_times: AccessTimes,
     /// Inline extents up to this many bytes.
     pub max_inline: u64,
+    /// What is compressed.
+    pub compress: CompressRule,
     /// Bytes of tree blocks in memory.
     pub cache_bytes: usize,
     /// Inodes in memory, besides those in use.
@@ -88,6 +90,7 @@ impl Default for OpenOptions {
             fsync: Fsync::Log,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             max_inline: 2048,
+            compress: CompressRule::Asked,
             cache_bytes: 128 << 20,
             cached_inodes: 1 << 16,
             dirty_limit: 256 << 20,
@@ -119,6 +122,7 @@ impl Filesystem {
         let new_data = Box::new(move || FileData::new(Arc::clone(&counted)));
         let chosen = Options {
             max_inline: options.max_inline,
+            compress: options.compress,
             dirty_limit: options.dirty_limit,
             bad_data: if options.rescue.contains(Rescue::IGNORE_DATA_CSUMS) { BadData::Give } else { BadData::Refuse },
         };
@@ -129,6 +133,7 @@ impl Filesystem {
                 options: chosen,
                 features: sb.incompat(),
                 errors: WriteErrors::default(),
+                compressors: Compressors::default(),
             },
             inodes: InodeCache::new(options.cached_inodes, new_data),
             subvolumes: Subvolumes::default(),

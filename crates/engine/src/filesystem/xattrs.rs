@@ -1,6 +1,9 @@
 //! Extended attributes.
 
+use butterfs_format::items::InodeItem;
+
 use super::Filesystem;
+use super::properties::is_property;
 use crate::error::{Error, Result};
 use crate::inode::xattr::{self, Xattr, XattrMode};
 use crate::inode::{InodeId, item};
@@ -27,26 +30,35 @@ impl Filesystem {
 
     /// Sets an attribute.
     pub fn set_xattr(&self, id: InodeId, new: Xattr<'_>, mode: XattrMode) -> Result<()> {
-        if new.name.starts_with(b"btrfs.") {
-            return Err(Error::Unsupported("changing Btrfs properties".into()));
+        if is_property(new.name) {
+            return self.set_property(id, new, mode);
         }
-        self.change_xattrs(id, Need::Items(2), |tx| xattr::set(tx, id, new, mode))
+        self.change_xattrs(id, Need::Items(2), |tx, _| xattr::set(tx, id, new, mode))
     }
 
     /// Removes an attribute.
     pub fn remove_xattr(&self, id: InodeId, name: &[u8]) -> Result<()> {
-        self.change_xattrs(id, Need::Deletion, |tx| xattr::remove(tx, id, name))
+        if is_property(name) {
+            return self.remove_property(id, name);
+        }
+        self.change_xattrs(id, Need::Deletion, |tx, _| xattr::remove(tx, id, name))
     }
 
-    fn change_xattrs(&self, id: InodeId, need: Need, work: impl Fn(&mut Transaction) -> Result<()>) -> Result<()> {
+    /// Does `work`, which may change the item, and notes the change.
+    pub(super) fn change_xattrs(
+        &self,
+        id: InodeId,
+        need: Need,
+        work: impl Fn(&mut Transaction, &mut InodeItem) -> Result<()>,
+    ) -> Result<()> {
         if id.is_placeholder() {
             return Err(Error::NotPermitted("a subvolume that is not in this snapshot cannot be changed here"));
         }
         let now = self.now();
         self.change(&[self.inode(id)?], need, |tx, drafts| {
             item::require_writable(tx, id.tree)?;
-            work(tx)?;
             let found = drafts.item(id)?;
+            work(tx, found)?;
             found.ctime = now;
             item::bump_sequence(found);
             item::write_changed(tx, id, found)

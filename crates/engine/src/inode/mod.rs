@@ -26,7 +26,7 @@ use butterfs_format::{Corruption, Key, TreeId};
 
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::file::{FileData, WriteErrors};
+use crate::file::{CompressRule, Compressors, FileData, WriteErrors};
 use crate::tx::Gate;
 
 pub use crate::id::InodeId;
@@ -44,6 +44,8 @@ pub struct Shared {
     pub features: Incompat,
     /// Errors of writeback, of all files together.
     pub errors: WriteErrors,
+    /// Memory for compressing.
+    pub compressors: Compressors,
 }
 
 /// What the user chose at open.
@@ -51,6 +53,8 @@ pub struct Shared {
 pub struct Options {
     /// Inline extents up to this many bytes (mount option `max_inline`, default 2048).
     pub max_inline: u64,
+    /// What is compressed (mount options `compress`, `compress-force`).
+    pub compress: CompressRule,
     /// Dirty data in memory over all files before writers are made to write back, in bytes.
     pub dirty_limit: u64,
     /// What is done with data that no copy has right.

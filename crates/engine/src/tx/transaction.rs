@@ -10,7 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
-use butterfs_format::items::{BackRef, DevItem, ExtentFlags};
+use butterfs_format::items::{BackRef, Compression, DevItem, ExtentFlags};
 use butterfs_format::superblock::{CompatRo, Incompat};
 use butterfs_format::validate::Geometry;
 use butterfs_format::{Generation, Key, Logical, Superblock, TreeBlock, TreeId};
@@ -77,6 +77,16 @@ impl Transaction {
     /// Features that readers must know.
     pub fn incompat(&self) -> Incompat {
         self.superblock.incompat()
+    }
+
+    /// Notes that data is compressed in a way that readers must know.
+    pub fn use_compression(&mut self, kind: Compression) {
+        let feature = match kind {
+            Compression::None | Compression::Zlib => return,
+            Compression::Lzo => Incompat::COMPRESS_LZO,
+            Compression::Zstd => Incompat::COMPRESS_ZSTD,
+        };
+        self.superblock.incompat_flags = (self.incompat() | feature).bits().into();
     }
 
     pub(super) fn skinny_metadata(&self) -> bool {

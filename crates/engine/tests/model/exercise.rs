@@ -6,7 +6,7 @@ use std::sync::Arc;
 use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::file::{CloneLen, Dedupe, SizeMode};
+use butterfs_engine::file::{CloneLen, CompressRule, Dedupe, SizeMode};
 use butterfs_engine::filesystem::{
     Access, FileOffset, Filesystem, Flow, Leave, NewInode, NewKind, OpenOptions, RenameOptions, Replace,
     SubvolumeChoice,
@@ -26,11 +26,12 @@ pub struct Shape {
     pub nodesize: u32,
     pub csum_type: ChecksumType,
     pub without: &'static str,
+    pub compress: CompressRule,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodesize: 16384, csum_type: ChecksumType::Crc32c, without: "" }
+        Self { nodesize: 16384, csum_type: ChecksumType::Crc32c, without: "", compress: CompressRule::Asked }
     }
 }
 
@@ -43,6 +44,7 @@ struct Snapshot {
 
 pub struct Exercise {
     device: Arc<MemDevice>,
+    compress: CompressRule,
     fs: Filesystem,
     model: Model,
     snapshots: Vec<Snapshot>,
@@ -50,9 +52,9 @@ pub struct Exercise {
     seed: u64,
 }
 
-fn open(device: &Arc<MemDevice>, subvolume: SubvolumeChoice) -> Filesystem {
+fn open(device: &Arc<MemDevice>, subvolume: SubvolumeChoice, compress: CompressRule) -> Filesystem {
     let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
-    let options = OpenOptions { subvolume, ..OpenOptions::default() };
+    let options = OpenOptions { subvolume, compress, ..OpenOptions::default() };
     Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap()
 }
 
@@ -76,8 +78,10 @@ impl Exercise {
             _ => {}
         }
         mkfs::make(device.clone(), &options).unwrap();
-        let fs = open(&device, SubvolumeChoice::Default);
-        Self { device, fs, model: Model::default(), snapshots: Vec::new(), random: Random::new(seed), seed }
+        let fs = open(&device, SubvolumeChoice::Default, shape.compress);
+        let compress = shape.compress;
+        let (model, random) = (Model::default(), Random::new(seed));
+        Self { device, compress, fs, model, snapshots: Vec::new(), random, seed }
     }
 
     fn below(&mut self, limit: usize) -> usize {
@@ -105,7 +109,7 @@ impl Exercise {
         while self.fs.clean_once(50).unwrap() {}
         self.fs.sync().unwrap();
         self.judge(step);
-        self.fs = open(&self.device, SubvolumeChoice::Default);
+        self.fs = open(&self.device, SubvolumeChoice::Default, self.compress);
         self.compare(self.fs.root(), &self.model.root.clone(), &self.model, step);
         for snapshot in &self.snapshots {
             let top = InodeId { tree: snapshot.tree, ino: butterfs_format::Ino::ROOT_DIR };

@@ -5,6 +5,8 @@
 mod exercise;
 mod model;
 
+use butterfs_engine::file::CompressRule;
+use butterfs_format::compression::Choice;
 use exercise::{Exercise, Shape};
 
 #[test]
@@ -35,5 +37,15 @@ fn every_checksum() {
 fn without_each_feature() {
     for without in ["block-group-tree", "free-space-tree", "no-holes", "skinny-metadata", "extref"] {
         Exercise::new(14, Shape { without, ..Shape::default() }).run(1200);
+    }
+}
+
+#[test]
+fn with_each_compression() {
+    for (seed, method) in [(15, "zlib"), (16, "lzo"), (17, "zstd:1"), (18, "zstd:-5")] {
+        let Ok(Choice::With(method)) = method.parse() else { panic!("{method}") };
+        for compress in [CompressRule::All(method), CompressRule::Force(method)] {
+            Exercise::new(seed, Shape { compress, ..Shape::default() }).run(800);
+        }
     }
 }

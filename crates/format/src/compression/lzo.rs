@@ -6,9 +6,58 @@
 //! are left in a sector, they are padding. The segment itself may cross.
 
 use super::copy;
+use super::lzo1x;
 
 /// Bytes in a length.
 const LEN: usize = 4;
+
+/// Input that has shrunk by nothing after more sectors than these is given up, as the kernel does.
+const PATIENCE: usize = 2;
+
+/// Memory to compress with.
+#[derive(Default)]
+pub(super) struct Encoder {
+    encoder: lzo1x::Encoder,
+    /// Where a segment goes before its length is known to fit.
+    segment: Vec<u8>,
+}
+
+impl Encoder {
+    /// Compresses `input` as far as `output` has room; gives the length.
+    pub fn compress(&mut self, input: &[u8], sectorsize: usize, output: &mut [u8]) -> Option<usize> {
+        self.segment.resize(lzo1x::worst_case(sectorsize), 0);
+        let mut at = LEN;
+        for (index, sector) in input.chunks(sectorsize).enumerate() {
+            let len = self.encoder.encode(sector, &mut self.segment)?;
+            at = put_segment(output, at, &self.segment[..len], sectorsize)?;
+            if index >= PATIENCE && at > index * sectorsize + sector.len() {
+                return None;
+            }
+        }
+        put(output, 0, &length(at))?;
+        Some(at)
+    }
+}
+
+/// Puts a segment with its length before it at `at`; gives where the next one goes. The padding belongs
+/// to the stream after the last segment too.
+fn put_segment(output: &mut [u8], at: usize, segment: &[u8], sectorsize: usize) -> Option<usize> {
+    put(output, at, &length(segment.len()))?;
+    put(output, at + LEN, segment)?;
+    let end = at + LEN + segment.len();
+    let next = skip_padding(end, sectorsize);
+    output.get_mut(end..next)?.fill(0);
+    Some(next)
+}
+
+fn put(output: &mut [u8], at: usize, bytes: &[u8]) -> Option<()> {
+    output.get_mut(at..at + bytes.len())?.copy_from_slice(bytes);
+    Some(())
+}
+
+fn length(len: usize) -> [u8; LEN] {
+    (len as u32).to_le_bytes()
+}
 
 pub(super) fn decompress(input: &[u8], sectorsize: usize, output: &mut [u8]) -> Result<usize, String> {
     let total = length_at(input, 0).ok_or("LZO stream without its length")?;
@@ -46,6 +95,7 @@ fn skip_padding(at: usize, sectorsize: usize) -> usize {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::tests::Noise;
     use super::*;
 
     pub fn compress(bytes: &[u8], sectorsize: usize) -> Vec<u8> {
@@ -136,5 +186,39 @@ pub(super) mod tests {
     fn a_segment_gives_no_more_than_a_sector() {
         let long = lzokay::compress::compress(&[1; 5000]).unwrap();
         assert!(decompress(&frame([long].into_iter(), 4096), 4096, &mut [0; 8000]).is_err());
+    }
+
+    /// Where segments end near a sector's end there is padding, which is zeros, and part of the total.
+    #[test]
+    fn frames_are_whole() {
+        let (mut noise, mut encoder, mut paddings) = (Noise(41), Encoder::default(), [0; LEN]);
+        let mut output = vec![0xee; 200_000];
+        for _ in 0..3000 {
+            let first = 300 + noise.next() as usize % 400;
+            let second = 930 - first + noise.next() as usize % 100;
+            let parts = [noise.bytes(first), vec![7; 1024 - first], noise.bytes(second), vec![7; 1024 - second]];
+            let input = parts.concat();
+            let len = encoder.compress(&input, 1024, &mut output).unwrap();
+            assert_eq!(length_at(&output, 0), Some(len));
+            let mut at = LEN;
+            for _ in 0..2 {
+                assert!(at % 1024 <= 1024 - LEN);
+                let end = at + LEN + length_at(&output, at).unwrap();
+                at = skip_padding(end, 1024);
+                assert!(output[end..at].iter().all(|byte| *byte == 0));
+                paddings[at - end] += 1;
+            }
+            assert_eq!(at, len);
+        }
+        assert!(paddings.iter().all(|count| *count > 0), "{paddings:?}");
+    }
+
+    /// Nothing is written for long that does not shrink.
+    #[test]
+    fn noise_is_given_up_early() {
+        let mut output = vec![0xee; 200_000];
+        let result = Encoder::default().compress(&Noise(42).bytes(131_072), 4096, &mut output);
+        assert_eq!(result, None);
+        assert!(output[4 * 4096..].iter().all(|byte| *byte == 0xee));
     }
 }

@@ -1,6 +1,38 @@
 //! zlib: one stream.
 
-use flate2::{Decompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::ZlibLevel;
+
+/// Memory to compress with, at one level.
+pub(super) struct Encoder {
+    stream: Compress,
+    level: ZlibLevel,
+}
+
+impl Encoder {
+    /// The one in `place`, made anew when its level is another.
+    pub fn at(place: &mut Option<Self>, level: ZlibLevel) -> &mut Self {
+        place.take_if(|encoder| encoder.level != level);
+        place.get_or_insert_with(|| Self { stream: stream(level), level })
+    }
+
+    /// Compresses `input` as far as `output` has room; gives the length.
+    pub fn compress(&mut self, input: &[u8], output: &mut [u8]) -> Option<usize> {
+        self.stream.reset();
+        // A stream that cannot end has no room: nothing else stops zlib.
+        match self.stream.compress(input, output, FlushCompress::Finish) {
+            Ok(Status::StreamEnd) => Some(self.stream.total_out() as usize),
+            _ => None,
+        }
+    }
+}
+
+/// The library's level 1 is far larger than zlib's, and of a stream that was given up zlib-rs 0.6.8 keeps an
+/// open block through a reset there: what comes next is broken. Its level 2 is what zlib's level 1 is.
+fn stream(level: ZlibLevel) -> Compress {
+    Compress::new(Compression::new(u32::from(level.number()).max(2)), true)
+}
 
 pub(super) fn decompress(input: &[u8], output: &mut [u8]) -> Result<usize, String> {
     let mut stream = Decompress::new(true);
@@ -23,8 +55,6 @@ pub(super) fn decompress(input: &[u8], output: &mut [u8]) -> Result<usize, Strin
 
 #[cfg(test)]
 pub(super) mod tests {
-    use flate2::{Compress, Compression, FlushCompress};
-
     use super::*;
 
     pub fn compress(bytes: &[u8]) -> Vec<u8> {
@@ -33,6 +63,25 @@ pub(super) mod tests {
         let status = stream.compress_vec(bytes, &mut packed, FlushCompress::Finish);
         assert_eq!(status.unwrap(), Status::StreamEnd);
         packed
+    }
+
+    /// What is given up leaves nothing in the stream that comes next.
+    #[test]
+    fn a_stream_that_is_given_up_is_forgotten() {
+        let mut noise = super::super::tests::Noise(1);
+        for level in 1..=9 {
+            let (mut place, mut packed) = (None, vec![0; 65536]);
+            let encoder = Encoder::at(&mut place, ZlibLevel::nearest(level));
+            for round in 0..30 {
+                let len = 60_000 - round * 1000;
+                assert_eq!(encoder.compress(&noise.bytes(len), &mut packed[..len - 1000]), None);
+                let text = noise.text(len);
+                let count = encoder.compress(&text, &mut packed).expect("text fits");
+                let mut back = vec![0; len];
+                assert_eq!(super::decompress(&packed[..count], &mut back), Ok(len), "level {level}");
+                assert!(back == text, "level {level}");
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,39 @@
 //! zstd: one frame, with a window no larger than an extent.
 
-use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, compress_bound, get_error_name};
 
-use super::MAX_UNCOMPRESSED;
+use super::{MAX_UNCOMPRESSED, ZstdLevel};
+
+/// Memory to compress with.
+pub(super) struct Encoder {
+    context: CCtx<'static>,
+    /// Where a frame goes before its length is known to fit: zstd does without room to spare only by
+    /// luck.
+    frame: Vec<u8>,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self { context: CCtx::create(), frame: Vec::new() }
+    }
+}
+
+impl Encoder {
+    /// Compresses `input` as far as `output` has room; gives the length.
+    ///
+    /// zstd knows the length beforehand, and chooses no window that is larger. What fails for want of
+    /// memory is left as it is, like what does not fit.
+    pub fn compress(&mut self, input: &[u8], level: ZstdLevel, output: &mut [u8]) -> Option<usize> {
+        self.context.set_parameter(CParameter::CompressionLevel(level.number().into())).ok()?;
+        let room = compress_bound(input.len());
+        if self.frame.len() < room {
+            self.frame.resize(room, 0);
+        }
+        let len = self.context.compress2(&mut self.frame[..], input).ok()?;
+        output.get_mut(..len)?.copy_from_slice(&self.frame[..len]);
+        Some(len)
+    }
+}
 
 pub(super) fn decompress(input: &[u8], output: &mut [u8]) -> Result<usize, String> {
     let mut context = DCtx::try_create().ok_or("no memory for zstd")?;
@@ -31,8 +62,6 @@ fn problem(given: usize, code: usize) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use zstd::zstd_safe::{CCtx, CParameter};
-
     use super::*;
 
     pub fn compress(bytes: &[u8]) -> Vec<u8> {
