@@ -89,14 +89,15 @@ fn settle_missing(volume: &Volume, options: &OpenOptions) -> Result<()> {
     Ok(())
 }
 
-/// Opens for writing with chunks and devices that are given, in place of a chunk tree that cannot be read.
+/// Opens with chunks and devices that are given, in place of a chunk tree that cannot be read. Where devices may be
+/// missing, so may chunks that cannot be mapped.
 pub(crate) fn open_with_chunks(
     devices: Vec<Arc<dyn BlockDevice>>,
+    options: &OpenOptions,
     chunk_tree_uuid: [u8; 16],
     chunks: &[(Logical, Chunk)],
     items: &[DevItem],
 ) -> Result<Volume> {
-    let options = &OpenOptions::new(OpenMode::ReadWrite);
     let find = |device| superblock::find(device, OpenMode::ReadOnly);
     let found = devices.into_iter().map(find).collect::<Result<Vec<_>>>()?;
     let Some(newest) = choose(&found) else {
@@ -105,10 +106,32 @@ pub(crate) fn open_with_chunks(
     refuse_features(&newest)?;
     let members = assemble_members(found, &newest)?;
     let volume = Volume::assemble(members, &newest, options, chunk_tree_uuid);
+    if options.missing == Missing::Accept {
+        return Ok(take_what_fits(volume, chunks, items));
+    }
     chunks.iter().try_for_each(|(logical, chunk)| volume.add_chunk(*logical, chunk.clone()))?;
     items.iter().for_each(|item| volume.set_dev_item(*item));
     check_stripes_within(&volume)?;
     Ok(volume)
+}
+
+fn take_what_fits(mut volume: Volume, chunks: &[(Logical, Chunk)], items: &[DevItem]) -> Volume {
+    for item in items {
+        let id = DeviceId { devid: DevId(item.devid.get()), uuid: item.uuid };
+        match volume.know_device(id) {
+            Ok(index) => volume.members[index].set_item(*item),
+            Err(error) => tracing::warn!(%error, "device left out"),
+        }
+        if let Err(error) = volume.know_seed(item.fsid) {
+            tracing::warn!(%error, "seed left out");
+        }
+    }
+    for (logical, chunk) in chunks {
+        if let Err(error) = add_chunk(&mut volume, *logical, chunk.clone()) {
+            tracing::warn!(%logical, %error, "chunk left out");
+        }
+    }
+    volume
 }
 
 /// Features that put bytes elsewhere than the chunks say.

@@ -95,18 +95,19 @@ impl Volume {
         crate::open::open(devices, options)
     }
 
-    /// Opens a filesystem whose chunk tree cannot be read, for writing a new one: chunks and device items are
-    /// given instead.
+    /// Opens a filesystem whose chunk tree cannot be read: chunks and device items are given instead. Where
+    /// devices may be missing, what of these cannot be used is left out.
     ///
     /// # Errors
     /// As [`Volume::open`], but that the chunk tree is not looked at.
     pub fn open_with_chunks(
         devices: Vec<Arc<dyn BlockDevice>>,
+        options: &OpenOptions,
         chunk_tree_uuid: [u8; 16],
         chunks: &[(Logical, Chunk)],
         items: &[DevItem],
     ) -> Result<Self> {
-        crate::open::open_with_chunks(devices, chunk_tree_uuid, chunks, items)
+        crate::open::open_with_chunks(devices, options, chunk_tree_uuid, chunks, items)
     }
 
     /// A volume for a filesystem that is being made: one device, no chunks; nothing is read.
