@@ -60,7 +60,9 @@ pub fn guess(blocks: &Blocks) -> Truth {
                 truth.chunks.insert(start, chunk);
             }
         }
-        one.devices.into_iter().for_each(|(devid, item)| drop(truth.devices.entry(devid).or_insert(item)));
+        for (devid, item) in one.devices {
+            truth.devices.entry(devid).or_insert(item);
+        }
     }
     truth
 }

@@ -177,7 +177,7 @@ pub fn whole(devices: &Devices) -> Vec<Part> {
 }
 
 /// Cuts what is stored of the parts into windows.
-fn windows<'d>(devices: &'d Devices, sector: u64, parts: &[Part]) -> impl Iterator<Item = Part> + use<'d> {
+pub(crate) fn windows<'d>(devices: &'d Devices, sector: u64, parts: &[Part]) -> impl Iterator<Item = Part> + use<'d> {
     let mut parts = parts.to_vec();
     parts.reverse();
     let mut current: Option<Part> = None;

@@ -1,0 +1,188 @@
+//! Which trees there are, and where they begin: by the root tree, and where it is lost by the newest root block that
+//! was found of each tree.
+
+use std::collections::{BTreeMap, HashMap};
+
+use butterfs_format::items::{RootItem, RootRef};
+use butterfs_format::validate::Expected;
+use butterfs_format::{ItemType, Key, Logical, TreeId};
+
+use crate::error::{Error, Result};
+use crate::fill::{Evidence, Filling};
+use crate::guess::newest_root;
+use crate::outline::{LeafRef, Outline, Start, Trust};
+use crate::report::LostBlock;
+use crate::source::{Block, Source};
+
+/// Where a subvolume hangs: the tree, the directory in it, the name.
+pub type Hook = (TreeId, u64, Vec<u8>);
+
+/// A tree.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// Its number.
+    pub id: TreeId,
+    /// Where it begins.
+    pub start: Start,
+    /// Its root item, unless that is lost.
+    pub item: Option<RootItem>,
+    /// The key of its root item, as far as it is known.
+    pub key: Key,
+    /// How far its root item is to be believed.
+    pub trust: Trust,
+}
+
+impl Root {
+    /// Whether it is a snapshot: their root items tell when they were made.
+    pub fn is_snapshot(&self) -> bool {
+        self.key.offset != 0
+    }
+}
+
+/// The trees.
+#[derive(Default)]
+pub struct Roots {
+    /// By number.
+    pub trees: BTreeMap<TreeId, Root>,
+    /// Where each subvolume hangs, as far as that is known.
+    pub hooks: HashMap<TreeId, Hook>,
+    /// What of the root tree cannot be read.
+    pub lost: Vec<LostBlock>,
+}
+
+/// What one thread found in leaves of the root tree.
+#[derive(Default)]
+struct Catch {
+    roots: Vec<Root>,
+    hooks: Vec<(Trust, TreeId, Hook)>,
+}
+
+/// Finds the trees; `at` is the root block of the root tree, if another is wanted than that of the superblock.
+///
+/// # Errors
+/// If there is no block at `at`.
+pub fn find(source: &Source, at: Option<Logical>) -> Result<Roots> {
+    let start = root_tree(source, at)?;
+    let mut outline = Outline::new(source, TreeId::ROOT, start, &[], Filling::Unconfirmed);
+    let catches = outline.sweep(source, Filling::Unconfirmed, Catch::take);
+    let mut roots = Roots::default();
+    catches.into_iter().for_each(|catch| roots.enter(catch));
+    if !outline.has_all() {
+        roots.complete(source, &outline);
+    }
+    roots.trees.retain(|_, root| root.item.is_none_or(|item| item.refs.get() > 0) || !root.id.is_subvolume());
+    roots.lost = outline.lost;
+    Ok(roots)
+}
+
+fn root_tree(source: &Source, at: Option<Logical>) -> Result<Start> {
+    let Some(at) = at else {
+        let sb = source.superblock();
+        return Ok(Start { name: (sb.root(), sb.generation()), level: sb.root_level });
+    };
+    start_at(source, at)
+}
+
+/// Where a tree begins whose root block is at an address.
+///
+/// # Errors
+/// If there is no tree block.
+pub fn start_at(source: &Source, at: Logical) -> Result<Start> {
+    let block = source.read(&Expected::at(at));
+    let block = block.map_err(|problem| Error::Unknown(format!("no tree block at {at}: {problem}")))?.block;
+    Ok(Start { name: (at, block.generation()), level: block.level() })
+}
+
+impl Catch {
+    fn take(&mut self, leaf: &LeafRef, block: &Block) {
+        for (key, data) in leaf.items(block) {
+            match key.item_type {
+                ItemType::ROOT_ITEM => self.roots.extend(root(&key, data, leaf.trust)),
+                ItemType::ROOT_BACKREF => {
+                    if let Ok(back) = RootRef::parse(data) {
+                        let hook = (TreeId(key.offset), back.dirid, back.name.to_vec());
+                        self.hooks.push((leaf.trust, TreeId(key.objectid), hook));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn root(key: &Key, data: &[u8], trust: Trust) -> Option<Root> {
+    let item = RootItem::parse(data).ok()?;
+    let start = Start { name: (item.bytenr(), item.generation()), level: item.level };
+    Some(Root { id: TreeId(key.objectid), start, item: Some(item), key: *key, trust })
+}
+
+impl Roots {
+    /// Of several root items of one tree the current counts, then the newest.
+    fn enter(&mut self, mut catch: Catch) {
+        catch.hooks.sort();
+        catch.hooks.into_iter().rev().for_each(|(_, tree, hook)| drop(self.hooks.insert(tree, hook)));
+        for root in catch.roots {
+            let rank = |root: &Root| (std::cmp::Reverse(root.trust), root.start.name.1);
+            let known = self.trees.entry(root.id).or_insert_with(|| root.clone());
+            if rank(&root) > rank(known) {
+                *known = root;
+            }
+        }
+    }
+
+    /// Where root items are lost: the newest root blocks. The extent tree is found first, since it tells which of
+    /// them are in use.
+    fn complete(&mut self, source: &Source, outline: &Outline) {
+        let lost = |id: TreeId| {
+            let keys = Key::new(id.0, ItemType::ROOT_ITEM, 0)..Key::new(id.0, ItemType::ROOT_ITEM, u64::MAX);
+            !outline.is_whole(&keys)
+        };
+        for id in [TreeId::EXTENT, TreeId::CSUM, TreeId::FS] {
+            self.take_newest(source, id, lost(id));
+        }
+        let evidence = Evidence::new(source, self.start(TreeId::EXTENT));
+        let mut owners: Vec<TreeId> = source.blocks().iter().map(|(_, found)| found.owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        for id in owners.into_iter().filter(|id| id.is_subvolume() && *id != TreeId::FS) {
+            let Some((name, _)) = newest_root(source.blocks(), id, source.superblock().generation()) else { continue };
+            // One that was deleted has blocks on the devices too.
+            if evidence.allocated().has(name) != Some(false) {
+                self.take_newest(source, id, lost(id));
+            }
+        }
+    }
+
+    /// Begins a tree at its newest root block, if its root item is lost and that block is newer than what is known.
+    fn take_newest(&mut self, source: &Source, id: TreeId, is_lost: bool) {
+        let known = self.trees.get(&id);
+        if !is_lost || known.is_some_and(|root| root.trust == Trust::Current) {
+            return;
+        }
+        let Some((name, level)) = newest_root(source.blocks(), id, source.superblock().generation()) else { return };
+        if known.is_some_and(|root| root.start.name.1 >= name.1) {
+            return;
+        }
+        let (item, key) = known.map_or((None, Key::new(id.0, ItemType::ROOT_ITEM, 0)), |root| (root.item, root.key));
+        self.trees.insert(id, Root { id, start: Start { name, level }, item, key, trust: Trust::Older });
+    }
+
+    /// Where a tree begins.
+    pub fn start(&self, id: TreeId) -> Option<Start> {
+        self.trees.get(&id).map(|root| root.start)
+    }
+
+    /// The trees that a subvolume may share blocks with: what it was made of, and that what it was made of.
+    pub fn kin(&self, id: TreeId) -> Vec<TreeId> {
+        let mut kin = Vec::new();
+        let mut next = Some(id);
+        while let Some(item) = next.and_then(|id| self.trees.get(&id)?.item)
+            && item.parent_uuid != [0; 16]
+        {
+            let is_parent = |root: &&Root| root.item.is_some_and(|other| other.uuid == item.parent_uuid);
+            next = self.trees.values().find(is_parent).map(|root| root.id).filter(|id| !kin.contains(id));
+            kin.extend(next);
+        }
+        kin
+    }
+}
