@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use butterfs_volume::{
-    BlockDevice, Error, FileDevice, Missing, OpenMode, OpenOptions, Result, Volume, find_missing, paths_in,
+    BadChunks, BlockDevice, Error, FileDevice, Missing, OpenMode, OpenOptions, Result, Volume, find_missing, paths_in,
     system_devices,
 };
 
@@ -72,6 +72,15 @@ pub fn open(paths: &[PathBuf], mode: OpenMode) -> std::result::Result<Vec<Arc<dy
         Ok(Arc::new(device.map_err(|error| (path.clone(), error))?))
     };
     paths.iter().map(open).collect()
+}
+
+/// Opens a filesystem to be looked at: without devices that are missing, and without chunks that cannot be.
+///
+/// # Errors
+/// As [`Volume::open_with`].
+pub fn open_damaged(devices: Vec<Arc<dyn BlockDevice>>) -> Result<Volume> {
+    let (missing, bad_chunks) = (Missing::Accept, BadChunks::LeaveOut);
+    Volume::open_with(devices, &OpenOptions { missing, bad_chunks, ..OpenOptions::new(OpenMode::ReadOnly) })
 }
 
 /// Opens a filesystem for reading, without devices that are missing.

@@ -88,11 +88,12 @@ pub fn superblock(blocks: &Blocks, truth: &Truth) -> Superblock {
     sb.csum_type = (geometry.csum_type as u16).into();
     sb.incompat_flags = Incompat::MIXED_BACKREF.bits().into();
     let all = Generation(u64::MAX);
+    // Where no root tree block is of the newest generation, that of it is lost.
     let newest = blocks.iter().map(|((_, generation), _)| generation).max().unwrap_or_default();
     // Without any root tree block the address is one that nothing has.
     let nothing = u64::from(sb.sectorsize.get());
     let root = newest_root(blocks, TreeId::ROOT, all);
-    sb.generation = root.map_or(newest, |((_, generation), _)| generation).0.into();
+    sb.generation = newest.0.into();
     sb.root = root.map_or(nothing, |((at, _), _)| at.0).into();
     sb.root_level = root.map_or(0, |(_, level)| level);
     let chunk_root = newest_root(blocks, TreeId::CHUNK, all);

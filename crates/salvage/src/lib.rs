@@ -24,6 +24,7 @@ mod names;
 mod outline;
 mod padded;
 mod places;
+mod replayed;
 mod report;
 mod restore;
 pub mod roots;
@@ -34,6 +35,7 @@ mod threads;
 
 pub use error::{Error, Result};
 pub use outline::{Start, Trust};
+pub use replayed::Replayed;
 pub use report::{Counts, Loss, LossKind, LostBlock, MadeUp, Report};
 pub use restore::{Damaged, Options, Select, Top, Wanted, restore};
 pub use sink::{About, Made, NewFile, Sink, Xattr};

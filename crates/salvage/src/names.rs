@@ -129,6 +129,7 @@ impl Found {
         if !outline.has_all() {
             all.drop_outdated(outline);
         }
+        all.drop_twins();
         all
     }
 
@@ -170,6 +171,25 @@ impl Found {
         self.subvolumes.retain(|name| {
             let key = Key::new(name.parent, ItemType::DIR_ITEM, name_hash(&name.bytes));
             name.trust == Trust::Current || !outline.is_whole(&(key..key.next()))
+        });
+    }
+
+    /// One name for two inodes is that of the first; the other goes by its number.
+    fn drop_twins(&mut self) {
+        let names = &self.names;
+        let mut order: Vec<(u64, u64, u32)> = Vec::with_capacity(names.len());
+        order.extend(names.iter().zip(0..).map(|(name, index)| (name.parent, name_hash(&name.bytes), index)));
+        let bytes = |index: u32| &names[index as usize].bytes;
+        order.sort_unstable_by(|a, b| (a.0, a.1, bytes(a.2), a.2).cmp(&(b.0, b.1, bytes(b.2), b.2)));
+        let same = |a: &(u64, u64, u32), b: &(u64, u64, u32)| (a.0, a.1) == (b.0, b.1) && bytes(a.2) == bytes(b.2);
+        let twins: HashSet<u32> = order.windows(2).filter(|pair| same(&pair[0], &pair[1])).map(|p| p[1].2).collect();
+        if twins.is_empty() {
+            return;
+        }
+        let mut index = 0;
+        self.names.retain(|_| {
+            index += 1;
+            !twins.contains(&(index - 1))
         });
     }
 

@@ -247,7 +247,10 @@ impl Report {
     /// Whether all that was asked for was had, as it was.
     pub fn is_whole(&self) -> bool {
         let harmless = |loss: &Loss| loss.kind == LossKind::Unverified;
-        self.losses.iter().all(harmless) && self.more_losses == 0 && !self.stopped
+        // Of what a lost block had nobody knows for certain that it is all there.
+        let certain = |block: &LostBlock| block.made_up == MadeUp::Whole || !block.tree.is_subvolume();
+        let all = self.losses.iter().all(harmless) && self.more_losses == 0;
+        all && self.blocks.iter().all(certain) && !self.stopped
     }
 
     /// How many losses there are of each kind.

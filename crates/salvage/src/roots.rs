@@ -71,6 +71,11 @@ pub fn find(source: &Source, at: Option<Logical>) -> Result<Roots> {
         roots.complete(source, &outline);
     }
     roots.trees.retain(|_, root| root.item.is_none_or(|item| item.refs.get() > 0) || !root.id.is_subvolume());
+    if let Some(replayed) = source.replayed().filter(|_| at.is_none()) {
+        for root in roots.trees.values_mut() {
+            root.start = replayed.start(root.id).unwrap_or(root.start);
+        }
+    }
     roots.lost = outline.lost;
     Ok(roots)
 }

@@ -12,12 +12,14 @@ use butterfs_format::validate::item::check_item;
 use butterfs_format::validate::{Checksum, Expected, Geometry, check_structure};
 use butterfs_format::{Generation, Key, Logical, Superblock, TreeBlock};
 use butterfs_volume::{
-    Error as VolumeError, Missing, OpenMode, OpenOptions, Volume, stripe_length, superblock_copy, with_superblock,
+    BadChunks, Error as VolumeError, Missing, OpenMode, OpenOptions, Volume, stripe_length, superblock_copy,
+    with_superblock,
 };
 
 use crate::chunks::{self, Truth};
 use crate::error::{Error, Result};
 use crate::padded::padded;
+use crate::replayed::Replayed;
 use crate::scan::{Blocks, Part};
 use crate::{Devices, guess};
 
@@ -58,6 +60,7 @@ pub struct Source {
     volume: Arc<Volume>,
     superblock: Superblock,
     blocks: OnceLock<Blocks>,
+    replayed: Option<Box<dyn Replayed>>,
     /// How it was opened, where not in the usual way.
     pub notes: Vec<String>,
 }
@@ -69,7 +72,8 @@ impl Source {
     /// If there is no trace of a filesystem, or it is none that can be read.
     pub fn open(devices: &Devices, begin: Begin) -> Result<Self> {
         let shown = show(devices, begin)?;
-        let options = OpenOptions { missing: Missing::Accept, ..OpenOptions::new(OpenMode::ReadOnly) };
+        let usual = OpenOptions { missing: Missing::Accept, ..OpenOptions::new(OpenMode::ReadOnly) };
+        let options = OpenOptions { bad_chunks: BadChunks::LeaveOut, ..usual };
         let mut source = match Volume::open_with(shown.clone(), &options) {
             Ok(volume) => Self::new(shown, volume),
             Err(error @ (VolumeError::Unsupported(_) | VolumeError::Busy(_))) => return Err(error.into()),
@@ -87,7 +91,14 @@ impl Source {
 
     fn new(devices: Devices, volume: Volume) -> Self {
         let superblock = volume.superblock();
-        Self { devices, volume: Arc::new(volume), superblock, blocks: OnceLock::new(), notes: Vec::new() }
+        Self {
+            devices,
+            volume: Arc::new(volume),
+            superblock,
+            blocks: OnceLock::new(),
+            replayed: None,
+            notes: Vec::new(),
+        }
     }
 
     /// Opens without superblock or chunk tree: with what the tree blocks say.
@@ -134,6 +145,22 @@ impl Source {
             self.notes.push(text);
         }
         Ok(())
+    }
+
+    /// With what the replay of its log changed.
+    pub fn with_replayed(self, replayed: Box<dyn Replayed>) -> Self {
+        Self { replayed: Some(replayed), ..self }
+    }
+
+    /// With one more thing to be told.
+    pub fn with_note(mut self, note: String) -> Self {
+        self.notes.push(note);
+        self
+    }
+
+    /// What the replay of its log changed.
+    pub fn replayed(&self) -> Option<&dyn Replayed> {
+        self.replayed.as_deref()
     }
 
     /// The address space.
@@ -186,6 +213,9 @@ impl Source {
     /// # Errors
     /// What is wrong with it, in words.
     pub fn read(&self, expected: &Expected) -> std::result::Result<Block, String> {
+        if let Some(block) = self.read_replayed(expected) {
+            return Ok(self.judged(block));
+        }
         let failed = match self.volume.read_block(expected) {
             Ok(block) => return Ok(Block { block, bad: Vec::new() }),
             Err(error) => error.to_string(),
@@ -194,6 +224,12 @@ impl Source {
         let lenient = (0..ways).find_map(|way| self.read_way(expected, way));
         let elsewhere = || self.blocks().read((expected.bytenr, expected.generation?)).filter(|b| fits(b, expected));
         lenient.or_else(elsewhere).map(|block| self.judged(block)).ok_or(failed)
+    }
+
+    fn read_replayed(&self, expected: &Expected) -> Option<TreeBlock> {
+        let generation = expected.generation.filter(|generation| *generation > self.superblock.generation())?;
+        let block = self.replayed()?.block((expected.bytenr, generation), expected.level?)?;
+        fits(&block, expected).then_some(block)
     }
 
     fn read_way(&self, expected: &Expected, way: usize) -> Option<TreeBlock> {

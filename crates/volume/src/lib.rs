@@ -30,4 +30,4 @@ pub use profile::stripe_length;
 pub use scan::{ScannedDevice, find_missing, paths_in, scan, system_devices};
 pub use shown::{superblock_copy, with_superblock};
 pub use stats::DeviceStats;
-pub use volume::{Missing, OpenMode, OpenOptions, Volume};
+pub use volume::{BadChunks, Missing, OpenMode, OpenOptions, Volume};

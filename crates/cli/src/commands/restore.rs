@@ -5,6 +5,7 @@ mod dry;
 mod host;
 mod list;
 mod print;
+mod replay;
 
 use std::io::{IsTerminal, stderr};
 use std::os::fd::OwnedFd;
@@ -137,7 +138,8 @@ pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     let format = arguments.format.unwrap_or(before);
     let places = arguments.places()?;
     let regex = arguments.regex()?;
-    let source = open(places.images, arguments.superblock)?;
+    let (source, devices) = open_with_devices(places.images, arguments.superblock)?;
+    let source = replay::replay(source, devices);
     source.notes.iter().for_each(|note| eprintln!("butterfs restore: warning: {note}"));
     if arguments.list_roots {
         return list::roots(&source, arguments.tree_location.map(Logical), format);
@@ -221,12 +223,17 @@ fn wait(signals: &TerminationSignals, cancel: &OwnedFd, stop: &AtomicBool) {
 
 /// Opens the devices, whatever is wrong with what is on them.
 pub fn open(images: &[PathBuf], superblock: Option<usize>) -> Result<Source> {
+    open_with_devices(images, superblock).map(|(source, _)| source)
+}
+
+fn open_with_devices(images: &[PathBuf], superblock: Option<usize>) -> Result<(Source, Devices)> {
     let first = first(images);
     let paths = devices::resolve(images).map_err(|error| failure::volume(exit::USAGE, first, &error))?;
     let devices: Devices = devices::open(&paths, OpenMode::ReadOnly)
         .map_err(|(path, error)| failure::volume(exit::USAGE, &path, &error))?;
     let begin = superblock.map_or(Begin::Usual, Begin::Copy);
-    Source::open(&devices, begin).map_err(|error| failed(first, &error))
+    let source = Source::open(&devices, begin).map_err(|error| failed(first, &error))?;
+    Ok((source, devices))
 }
 
 fn first(images: &[PathBuf]) -> &Path {
