@@ -69,12 +69,21 @@ fn recognise(bytes: &[u8]) -> Option<([u8; 16], usize, ChecksumType)> {
     fits.next().map(|(size, _, csum_type)| (header.fsid, size, csum_type))
 }
 
-/// The root of the newest version of a tree: each commit that changes a tree writes its root anew, above all else
-/// that it writes of it.
-pub fn newest_root(blocks: &Blocks, owner: TreeId, newest: Generation) -> Option<(Name, u8)> {
-    let own = blocks.iter().filter(|((_, generation), found)| found.owner == owner && *generation <= newest);
-    let best = own.max_by_key(|((at, generation), found)| (*generation, found.level, std::cmp::Reverse(*at)));
-    best.map(|(name, found)| (name, found.level))
+/// The roots of the newest version of a tree: each commit that changes a tree writes its root anew, above all else that
+/// it writes of it. There are several if it did so more than once; allocation goes up, so the last is probably the
+/// highest, and comes first.
+pub fn newest_roots(blocks: &Blocks, owner: TreeId, newest: Generation) -> Vec<(Name, u8)> {
+    let own = || blocks.iter().filter(|((_, generation), found)| found.owner == owner && *generation <= newest);
+    let rank = |name: Name, level: u8| (name.1, level);
+    let best = own().map(|(name, found)| rank(name, found.level)).max();
+    let all = own().filter(|(name, found)| Some(rank(*name, found.level)) == best);
+    let mut roots: Vec<_> = all.map(|(name, found)| (name, found.level)).collect();
+    roots.sort_by_key(|(name, _)| std::cmp::Reverse(name.0));
+    roots
+}
+
+fn newest_root(blocks: &Blocks, owner: TreeId) -> Option<(Name, u8)> {
+    newest_roots(blocks, owner, Generation(u64::MAX)).into_iter().next()
 }
 
 /// A superblock with what the blocks say. Features are not known, and not needed for reading.
@@ -87,16 +96,15 @@ pub fn superblock(blocks: &Blocks, truth: &Truth) -> Superblock {
     sb.sectorsize = any.map_or(geometry.sectorsize.into(), |chunk| chunk.header.sector_size);
     sb.csum_type = (geometry.csum_type as u16).into();
     sb.incompat_flags = Incompat::MIXED_BACKREF.bits().into();
-    let all = Generation(u64::MAX);
     // Where no root tree block is of the newest generation, that of it is lost.
     let newest = blocks.iter().map(|((_, generation), _)| generation).max().unwrap_or_default();
     // Without any root tree block the address is one that nothing has.
     let nothing = u64::from(sb.sectorsize.get());
-    let root = newest_root(blocks, TreeId::ROOT, all);
+    let root = newest_root(blocks, TreeId::ROOT);
     sb.generation = newest.0.into();
     sb.root = root.map_or(nothing, |((at, _), _)| at.0).into();
     sb.root_level = root.map_or(0, |(_, level)| level);
-    let chunk_root = newest_root(blocks, TreeId::CHUNK, all);
+    let chunk_root = newest_root(blocks, TreeId::CHUNK);
     sb.chunk_root = chunk_root.map_or(nothing, |((at, _), _)| at.0).into();
     sb.chunk_root_level = chunk_root.map_or(0, |(_, level)| level);
     sb.chunk_root_generation =

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use butterfs_format::items::{RootItem, RootRef};
 use butterfs_format::validate::Expected;
-use butterfs_format::{ItemType, Key, Logical, TreeId};
+use butterfs_format::{Generation, ItemType, Key, Logical, TreeId};
 
 use crate::error::{Error, Result};
 use crate::fill::{Evidence, Filling};
-use crate::guess::newest_root;
+use crate::guess::newest_roots;
 use crate::outline::{LeafRef, Outline, Start, Trust};
 use crate::report::LostBlock;
 use crate::source::{Block, Source};
@@ -98,6 +98,33 @@ pub fn start_at(source: &Source, at: Logical) -> Result<Start> {
     Ok(Start { name: (at, block.generation()), level: block.level() })
 }
 
+/// The root block that the superblock's backup of its own commit has.
+fn kept(source: &Source, id: TreeId) -> Option<Start> {
+    let sb = source.superblock();
+    let backup = sb
+        .super_roots
+        .iter()
+        .find(|backup| backup.tree_root == sb.root && backup.tree_root_gen == sb.generation && sb.root.get() != 0)?;
+    let (at, generation, level) = match id {
+        TreeId::EXTENT => (backup.extent_root, backup.extent_root_gen, backup.extent_root_level),
+        TreeId::CSUM => (backup.csum_root, backup.csum_root_gen, backup.csum_root_level),
+        TreeId::FS => (backup.fs_root, backup.fs_root_gen, backup.fs_root_level),
+        _ => return None,
+    };
+    let start = Start { name: (Logical(at.get()), Generation(generation.get())), level };
+    source.blocks().get(start.name).is_some_and(|found| found.level == level && found.owner == id).then_some(start)
+}
+
+/// The newest root block that was found: of several one that is in use by the extent tree. A tree that was deleted
+/// has blocks on the devices too, and none of them is in use.
+fn newest(source: &Source, id: TreeId, evidence: Option<&Evidence<'_>>) -> Option<Start> {
+    let roots = newest_roots(source.blocks(), id, source.superblock().generation());
+    let standing = |name| evidence.and_then(|evidence| evidence.allocated().has(name));
+    let in_use = roots.iter().find(|(name, _)| standing(*name) == Some(true));
+    let best = in_use.or_else(|| roots.iter().find(|(name, _)| id == TreeId::FS || standing(*name).is_none()));
+    best.map(|(name, level)| Start { name: *name, level: *level })
+}
+
 impl Catch {
     fn take(&mut self, leaf: &LeafRef, block: &Block) {
         for (key, data) in leaf.items(block) {
@@ -135,41 +162,38 @@ impl Roots {
         }
     }
 
-    /// Where root items are lost: the newest root blocks. The extent tree is found first, since it tells which of
-    /// them are in use.
+    /// Where root items are lost: the root blocks that the superblock keeps, then the newest that were found. The
+    /// extent tree comes first, since it tells which of them are in use.
     fn complete(&mut self, source: &Source, outline: &Outline) {
         let lost = |id: TreeId| {
             let keys = Key::new(id.0, ItemType::ROOT_ITEM, 0)..Key::new(id.0, ItemType::ROOT_ITEM, u64::MAX);
             !outline.is_whole(&keys)
         };
-        for id in [TreeId::EXTENT, TreeId::CSUM, TreeId::FS] {
-            self.take_newest(source, id, lost(id));
-        }
+        self.take_newest(source, TreeId::EXTENT, lost(TreeId::EXTENT), None);
         let evidence = Evidence::new(source, self.start(TreeId::EXTENT));
+        for id in [TreeId::CSUM, TreeId::FS] {
+            self.take_newest(source, id, lost(id), Some(&evidence));
+        }
         let mut owners: Vec<TreeId> = source.blocks().iter().map(|(_, found)| found.owner).collect();
         owners.sort_unstable();
         owners.dedup();
         for id in owners.into_iter().filter(|id| id.is_subvolume() && *id != TreeId::FS) {
-            let Some((name, _)) = newest_root(source.blocks(), id, source.superblock().generation()) else { continue };
-            // One that was deleted has blocks on the devices too.
-            if evidence.allocated().has(name) != Some(false) {
-                self.take_newest(source, id, lost(id));
-            }
+            self.take_newest(source, id, lost(id), Some(&evidence));
         }
     }
 
     /// Begins a tree at its newest root block, if its root item is lost and that block is newer than what is known.
-    fn take_newest(&mut self, source: &Source, id: TreeId, is_lost: bool) {
+    fn take_newest(&mut self, source: &Source, id: TreeId, is_lost: bool, evidence: Option<&Evidence<'_>>) {
         let known = self.trees.get(&id);
         if !is_lost || known.is_some_and(|root| root.trust == Trust::Current) {
             return;
         }
-        let Some((name, level)) = newest_root(source.blocks(), id, source.superblock().generation()) else { return };
-        if known.is_some_and(|root| root.start.name.1 >= name.1) {
+        let Some(start) = kept(source, id).or_else(|| newest(source, id, evidence)) else { return };
+        if known.is_some_and(|root| root.start.name.1 > start.name.1) {
             return;
         }
         let (item, key) = known.map_or((None, Key::new(id.0, ItemType::ROOT_ITEM, 0)), |root| (root.item, root.key));
-        self.trees.insert(id, Root { id, start: Start { name, level }, item, key, trust: Trust::Older });
+        self.trees.insert(id, Root { id, start, item, key, trust: Trust::Older });
     }
 
     /// Where a tree begins.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use butterfs_format::items::{Chunk, RootItem};
+use butterfs_format::items::{Chunk, DirEntry, RootItem};
 use butterfs_format::validate::Expected;
 use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
 use butterfs_volume::{BlockDevice, OpenMode, Volume};
@@ -104,8 +104,24 @@ pub fn touched(dump: &Dump, blocks: &BTreeSet<Logical>, of: impl Fn(ItemType) ->
     inodes
 }
 
-/// Those of which something is there that nothing else tells: the inode itself, its content, its attributes.
+/// Those of which something is there that nothing else tells: the inode itself, its content, its attributes. An inode
+/// that no other block has a word of, neither item nor entry, is left out: nobody can know that it was.
 pub fn only_in(dump: &Dump, blocks: &BTreeSet<Logical>) -> BTreeSet<(TreeId, u64)> {
     let kinds = [ItemType::INODE_ITEM, ItemType::EXTENT_DATA, ItemType::XATTR_ITEM];
-    touched(dump, blocks, |kind| kinds.contains(&kind))
+    let others: BTreeSet<Logical> = dump.keys().filter(|at| !blocks.contains(at)).copied().collect();
+    let mentioned = mentioned(dump, &others);
+    touched(dump, blocks, |kind| kinds.contains(&kind)).intersection(&mentioned).copied().collect()
+}
+
+/// The inodes that have items or entries in these blocks.
+fn mentioned(dump: &Dump, blocks: &BTreeSet<Logical>) -> BTreeSet<(TreeId, u64)> {
+    let mut inodes = touched(dump, blocks, |_| true);
+    for one in blocks.iter().filter_map(|at| dump.get(at)).filter(|one| one.level == 0) {
+        let leaf = one.block();
+        let entries = items(&leaf).filter(|(key, _)| matches!(key.item_type, ItemType::DIR_ITEM | ItemType::DIR_INDEX));
+        for entry in entries.flat_map(|(_, data)| DirEntry::each(data).flatten().collect::<Vec<_>>()) {
+            inodes.extend(one.trees.iter().map(|tree| (*tree, entry.location.objectid)));
+        }
+    }
+    inodes
 }
