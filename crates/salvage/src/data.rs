@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
     fn piece(&mut self, logical: Logical, at: u64, len: u64, file: &mut File<'_>) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(len as usize, 0);
-        let checked = self.checked(logical, &mut buffer, file.has_checksums);
+        let checked = self.checked(logical, &mut buffer, file);
         for sectors in checked.unverified {
             file.outcome.unverified.add(file.cut(self.bytes_of(&sectors, at)));
         }
@@ -168,7 +168,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads sectors and holds them against their checksums.
-    fn checked(&mut self, at: Logical, buffer: &mut [u8], has_checksums: bool) -> Checked {
+    fn checked(&mut self, at: Logical, buffer: &mut [u8], file: &File<'_>) -> Checked {
+        let has_checksums = file.has_checksums;
         let sector = self.sector as usize;
         let count = buffer.len().div_ceil(sector);
         let sums = if has_checksums { self.lookup.get(at, count) } else { vec![None; count] };
@@ -227,7 +228,7 @@ impl<'a> Reader<'a> {
             return Err(format!("compressed extent of {} bytes for {}: too long", data.disk_len, data.ram_len));
         }
         let mut input = vec![0; data.disk_len as usize];
-        let checked = self.checked(Logical(data.bytenr), &mut input, file.has_checksums);
+        let checked = self.checked(Logical(data.bytenr), &mut input, file);
         if !checked.unverified.is_empty() {
             let range = extent.start..extent.start.saturating_add(extent.len);
             file.outcome.unverified.add(file.cut(range));

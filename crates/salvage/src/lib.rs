@@ -36,7 +36,7 @@ mod threads;
 pub use error::{Error, Result};
 pub use outline::{Start, Trust};
 pub use replayed::Replayed;
-pub use report::{Counts, Loss, LossKind, LostBlock, MadeUp, Report};
+pub use report::{Counts, Loss, LossKind, LostBlock, MadeUp, Report, shown};
 pub use restore::{Damaged, Options, Select, Top, Wanted, restore};
 pub use sink::{About, Made, NewFile, Sink, Xattr};
 pub use source::{Begin, Block, Source};

@@ -67,11 +67,13 @@ impl Found {
             match key.item_type {
                 ItemType::INODE_ITEM => self.dir(ino, trust, data),
                 ItemType::INODE_REF => {
-                    InodeRef::each(data).flatten().for_each(|one| self.name((ino, key.offset), one.name, trust, false));
+                    InodeRef::each(data)
+                        .flatten()
+                        .for_each(|one| self.name((ino, key.offset), one.name, trust, FileType::Unknown));
                 }
                 ItemType::INODE_EXTREF => {
                     let refs = InodeExtref::parse_all(data).unwrap_or_default();
-                    refs.iter().for_each(|one| self.name((ino, one.parent), one.name, trust, false));
+                    refs.iter().for_each(|one| self.name((ino, one.parent), one.name, trust, FileType::Unknown));
                 }
                 ItemType::DIR_ITEM | ItemType::DIR_INDEX => {
                     DirEntry::each(data).flatten().for_each(|entry| self.entry(ino, &entry, trust));
@@ -98,15 +100,16 @@ impl Found {
                 self.subvolumes.push(SubvolumeName { tree: TreeId(target), parent, bytes: entry.name.into(), trust });
             }
             ItemType::INODE_ITEM => {
-                self.name((target, parent), entry.name, trust, entry.file_type == FileType::Directory);
+                self.name((target, parent), entry.name, trust, entry.file_type);
             }
             _ => {}
         }
     }
 
-    fn name(&mut self, (ino, parent): (u64, u64), name: &[u8], trust: Trust, is_dir: bool) {
+    fn name(&mut self, (ino, parent): (u64, u64), name: &[u8], trust: Trust, kind: FileType) {
         // The top directory has a reference to itself.
         if is_name(name) && ino != Ino::ROOT_DIR.0 && is_user_objectid(ino) && is_user_objectid(parent) {
+            let is_dir = kind == FileType::Directory;
             self.names.push(Name { ino, parent, bytes: name.into(), trust, is_dir });
         }
     }

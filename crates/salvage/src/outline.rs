@@ -163,8 +163,8 @@ impl Outline {
                 if first >= leaves.len() {
                     return catch;
                 }
-                for index in first..leaves.len().min(first + BATCH) {
-                    catch.take(source, index, &leaves[index], visit);
+                for (index, leaf) in leaves.iter().enumerate().skip(first).take(BATCH) {
+                    catch.take(source, index, leaf, visit);
                 }
             }
         });

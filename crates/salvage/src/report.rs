@@ -100,9 +100,17 @@ pub struct Loss {
     pub cause: String,
 }
 
+/// A path for people: as it is where it is text, but for what would move a terminal's cursor.
+pub fn shown(path: &[u8]) -> String {
+    match std::str::from_utf8(path) {
+        Ok(text) if !text.contains(char::is_control) => text.into(),
+        _ => path.escape_ascii().to_string(),
+    }
+}
+
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.escape_ascii();
+        let path = shown(&self.path);
         write!(f, "{path} (inode {} of tree {}): {}", self.ino, self.tree, self.kind.text())?;
         if !self.ranges.is_empty() {
             let ranges = self.ranges.iter().map(|range| format!("{}-{}", range.start, range.end.saturating_sub(1)));

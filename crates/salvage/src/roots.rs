@@ -169,23 +169,23 @@ impl Roots {
             let keys = Key::new(id.0, ItemType::ROOT_ITEM, 0)..Key::new(id.0, ItemType::ROOT_ITEM, u64::MAX);
             !outline.is_whole(&keys)
         };
-        self.take_newest(source, TreeId::EXTENT, lost(TreeId::EXTENT), None);
-        let evidence = Evidence::new(source, self.start(TreeId::EXTENT));
-        for id in [TreeId::CSUM, TreeId::FS] {
-            self.take_newest(source, id, lost(id), Some(&evidence));
+        if lost(TreeId::EXTENT) {
+            self.take_newest(source, TreeId::EXTENT, None);
         }
+        let evidence = Evidence::new(source, self.start(TreeId::EXTENT));
         let mut owners: Vec<TreeId> = source.blocks().iter().map(|(_, found)| found.owner).collect();
         owners.sort_unstable();
         owners.dedup();
-        for id in owners.into_iter().filter(|id| id.is_subvolume() && *id != TreeId::FS) {
-            self.take_newest(source, id, lost(id), Some(&evidence));
+        let wanted = |id: &TreeId| *id == TreeId::CSUM || id.is_subvolume();
+        for id in owners.into_iter().filter(|id| wanted(id) && lost(*id)) {
+            self.take_newest(source, id, Some(&evidence));
         }
     }
 
-    /// Begins a tree at its newest root block, if its root item is lost and that block is newer than what is known.
-    fn take_newest(&mut self, source: &Source, id: TreeId, is_lost: bool, evidence: Option<&Evidence<'_>>) {
+    /// Begins a tree whose root item is lost at its newest root block, unless what is known of it is newer.
+    fn take_newest(&mut self, source: &Source, id: TreeId, evidence: Option<&Evidence<'_>>) {
         let known = self.trees.get(&id);
-        if !is_lost || known.is_some_and(|root| root.trust == Trust::Current) {
+        if known.is_some_and(|root| root.trust == Trust::Current) {
             return;
         }
         let Some(start) = kept(source, id).or_else(|| newest(source, id, evidence)) else { return };

@@ -191,7 +191,7 @@ pub(crate) fn windows<'d>(devices: &'d Devices, sector: u64, parts: &[Part]) -> 
             let Some(stored) = stored.filter(|stored| stored.start < part.range.end) else { continue };
             let start = stored.start - stored.start % sector;
             let end = stored.end.min(part.range.end).min(start + WINDOW);
-            current = (end < part.range.end).then(|| Part { device: part.device, range: end..part.range.end });
+            current = (end < part.range.end).then_some(Part { device: part.device, range: end..part.range.end });
             return Some(Part { device: part.device, range: start..end });
         }
     })

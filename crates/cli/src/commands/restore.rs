@@ -90,6 +90,13 @@ pub struct Arguments {
     format: Option<Format>,
 }
 
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    Restore,
+    Show,
+}
+
 /// What the paths of a command line mean.
 struct Places<'a> {
     images: &'a [PathBuf],
@@ -116,6 +123,10 @@ impl Arguments {
             (self.xattr, Wanted::XATTRS),
         ];
         all.into_iter().filter(|(asked, _)| *asked).map(|(_, wanted)| wanted).collect()
+    }
+
+    fn doing(&self) -> Doing {
+        if self.dry_run { Doing::Show } else { Doing::Restore }
     }
 
     fn top(&self) -> Top {
@@ -168,8 +179,8 @@ pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     }
     let report = restored.map_err(|error| failed(first(places.images), &error))?;
     match format {
-        Format::Text => print::text(&report, arguments.dry_run),
-        Format::Json => output::line(print::json(&report, &places, arguments.dry_run)),
+        Format::Text => print::text(&report, arguments.doing()),
+        Format::Json => output::line(print::json(&report, &places, arguments.doing())),
     }
     Ok(status(arguments, &report))
 }

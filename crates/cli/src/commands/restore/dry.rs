@@ -2,7 +2,7 @@
 
 use std::io;
 
-use butterfs_salvage::{About, Made, NewFile, Sink};
+use butterfs_salvage::{About, Made, NewFile, Sink, shown};
 
 use crate::commands::Format;
 use crate::output;
@@ -20,7 +20,7 @@ impl DryRun {
 
     fn name(&self, path: &[u8]) {
         if self.format == Format::Text {
-            output::line(path.escape_ascii());
+            output::line(shown(path));
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use butterfs_format::items::{FileType, InodeItem, Timespec};
 use butterfs_fuse::DeviceNumber;
-use butterfs_salvage::{About, Made, NewFile, Sink};
+use butterfs_salvage::{About, Made, NewFile, Sink, shown};
 
 use crate::host::{self, Attributes, Directory, Existing, Lost, Policy, Preserve, Special, Xattr, is_privileged};
 use crate::output;
@@ -111,7 +111,7 @@ impl HostSink {
     fn spot<'p>(&self, path: &'p [u8]) -> io::Result<Spot<'p>> {
         let (parent, name) = split(path);
         if self.wishes.say == Say::Files {
-            output::line(format!("Restoring {}", path.escape_ascii()));
+            output::line(format!("Restoring {}", shown(path)));
         }
         Ok(Spot { dir: self.dir(parent, Directory::enter)?, name })
     }

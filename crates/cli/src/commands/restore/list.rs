@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use butterfs_format::Logical;
 use butterfs_salvage::roots::{self, Root, Roots};
-use butterfs_salvage::{Source, Start, Trust};
+use butterfs_salvage::{Source, Start, Trust, shown};
 use serde_json::{Value, json};
 
 use crate::commands::Format;
@@ -24,7 +24,7 @@ pub fn roots(source: &Source, at: Option<Logical>, format: Format) -> Result<Exi
 
 fn line(root: &Root, roots: &Roots) -> String {
     let Start { name: (at, _), level } = root.start;
-    let name = roots.hooks.get(&root.id).map(|(_, _, name)| format!(" {}", name.escape_ascii()));
+    let name = roots.hooks.get(&root.id).map(|(_, _, name)| format!(" {}", shown(name)));
     format!(" tree key {} {at} level {level}{}", root.key, name.unwrap_or_default())
 }
 

@@ -4,17 +4,17 @@ use butterfs_format::Key;
 use butterfs_salvage::{Loss, LostBlock, Report};
 use serde_json::{Map, Value, json};
 
-use super::Places;
+use super::{Doing, Places};
 use crate::output;
 
 /// Prints what was lost, then how much was had.
-pub fn text(report: &Report, dry_run: bool) {
+pub fn text(report: &Report, doing: Doing) {
     report.blocks.iter().for_each(|block| output::line(format!("lost: {block}")));
     report.losses.iter().for_each(output::line);
     if report.more_losses > 0 {
         output::line(format!("and {} losses more", report.more_losses));
     }
-    output::line(summary(report, dry_run));
+    output::line(summary(report, doing));
     for (kind, count) in report.tally() {
         output::line(format!("{count} {}: {}", kind.name(), kind.text()));
     }
@@ -25,22 +25,22 @@ pub fn text(report: &Report, dry_run: bool) {
     });
 }
 
-fn summary(report: &Report, dry_run: bool) -> String {
+fn summary(report: &Report, doing: Doing) -> String {
     let counts = report.counts.named();
     let told = counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}"));
     let told: Vec<_> = told.collect();
-    let what = if dry_run { "would be restored" } else { "restored" };
+    let what = if doing == Doing::Show { "would be restored" } else { "restored" };
     format!("{what}: {}", if told.is_empty() { "nothing".into() } else { told.join(", ") })
 }
 
 /// All of it as data.
-pub fn json(report: &Report, places: &Places<'_>, dry_run: bool) -> Value {
+pub fn json(report: &Report, places: &Places<'_>, doing: Doing) -> Value {
     let counts: Map<String, Value> =
         report.counts.named().into_iter().map(|(name, count)| (name.into(), count.into())).collect();
     json!({
         "image": super::first(places.images).display().to_string(),
         "destination": places.destination.map(|path| path.display().to_string()),
-        "dry_run": dry_run,
+        "dry_run": doing == Doing::Show,
         "whole": report.is_whole(),
         "stopped": report.stopped,
         "counts": counts,
