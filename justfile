@@ -44,3 +44,7 @@ stress percent="1000":
 # Time `butterfs check` beside `btrfs check` (as root, on a disk): just bench-check 5
 bench-check runs="5" files="1000000":
     scripts/bench-check.sh {{runs}} {{files}}
+
+# Time `butterfs restore` beside `btrfs restore` (as root): just bench-restore 5
+bench-restore runs="5" files="20000":
+    scripts/bench-restore.sh {{runs}} {{files}}

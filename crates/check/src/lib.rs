@@ -61,7 +61,7 @@ mod links;
 mod log;
 mod loops;
 mod mirror;
-mod overlay;
+mod open_failure;
 mod preallocated;
 mod quota;
 mod recent;
@@ -87,6 +87,7 @@ use butterfs_format::{Generation, Key, Logical, TreeId};
 use butterfs_volume::{BlockDevice, Volume};
 
 use access::Access;
+pub use butterfs_volume::{superblock_copy, with_superblock};
 use checksums::{ChecksumTree, Checksums};
 use chunks::{Chunks, DeviceExtents};
 use context::Context;
@@ -96,7 +97,7 @@ pub use finding::{Counter, Finding, Kind, Place, QuotaGroup, Report, Severity, S
 use forest::{Forest, tree_root};
 use free_space::FreeSpace;
 use links::Links;
-pub use overlay::{open_failure, superblock_copy, with_superblock};
+pub use open_failure::open_failure;
 use quota::QuotaTree;
 use simple_quota::OwnedBytes;
 use tally::{Fast, Memory};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use butterfs_volume::{
-    BlockDevice, Error, FileDevice, Missing, OpenMode, OpenOptions, Result, Volume, find_missing, paths_in,
+    BadChunks, BlockDevice, Error, FileDevice, Missing, OpenMode, OpenOptions, Result, Volume, find_missing, paths_in,
     system_devices,
 };
 
@@ -74,6 +74,15 @@ fn open(path: &PathBuf, mode: OpenMode) -> std::result::Result<Arc<dyn BlockDevi
         OpenMode::ReadWrite => FileDevice::open_read_write(path),
     };
     Ok(Arc::new(device.map_err(|error| (path.clone(), error))?))
+}
+
+/// Opens a filesystem to be looked at: without devices that are missing, and without chunks that cannot be.
+///
+/// # Errors
+/// As [`Volume::open_with`].
+pub fn open_damaged(devices: Vec<Arc<dyn BlockDevice>>) -> Result<Volume> {
+    let (missing, bad_chunks) = (Missing::Accept, BadChunks::LeaveOut);
+    Volume::open_with(devices, &OpenOptions { missing, bad_chunks, ..OpenOptions::new(OpenMode::ReadOnly) })
 }
 
 /// Opens a filesystem for reading, without devices that are missing.

@@ -11,6 +11,9 @@ pub const SYSTEM: u8 = 2;
 /// The mount or unmount failed.
 pub const FAILED: u8 = 32;
 
+/// `restore`: some of what was asked for is lost.
+pub const LOSSES: u8 = 2;
+
 /// `check` found something.
 pub const FOUND: u8 = 1;
 /// `check` could not be done.

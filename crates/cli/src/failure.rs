@@ -124,6 +124,9 @@ pub fn engine(code: u8, path: &Path, error: &butterfs_engine::Error) -> Failure 
         Error::Unsupported(text) => {
             let todo = match text {
                 text if text.contains("reading only") => "mount it with -o ro",
+                text if text.contains("incompatible features") => {
+                    "use the kernel's driver for it, or copy its files out with butterfs restore"
+                }
                 _ => "use the kernel's driver for it",
             };
             Failure::at(code, path, format!("not supported: {text}; {todo}"))

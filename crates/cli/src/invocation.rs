@@ -21,6 +21,7 @@ pub fn read(arguments: Vec<OsString>) -> Invocation {
         "mkfs.btrfs" | "mkfs.butterfs" => run("mkfs", rest()),
         "fsck.btrfs" | "fsck.butterfs" if rest().any(|argument| is_automatic(&argument)) => Invocation::Nothing,
         "fsck.btrfs" | "fsck.butterfs" => run("check", rest()),
+        "btrfs-find-root" => run("find-root", rest()),
         "mount.butterfs" | "mount.fuse.butterfs" | "mount.fuseblk.butterfs" => mount_helper(rest()),
         "umount.butterfs" | "umount.fuse.butterfs" | "umount.fuseblk.butterfs" => umount_helper(rest()),
         // `btrfs` too: its groups of commands are ours.
@@ -112,6 +113,7 @@ mod tests {
         expect("mkfs.btrfs -f a", "butterfs mkfs -f a");
         expect("mkfs.btrfs -V", "butterfs --version");
         expect("fsck.btrfs a", "butterfs check a");
+        expect("btrfs-find-root -a b", "butterfs find-root -a b");
         assert_eq!(read_text("/sbin/fsck.btrfs -a /dev/sda1"), Invocation::Nothing);
         expect("/usr/bin/btrfs inspect-internal dump-super a", "/usr/bin/btrfs inspect-internal dump-super a");
         expect("/bin/butterfs mount -f a b", "/bin/butterfs mount -f a b");

@@ -7,6 +7,7 @@ mod commands;
 mod devices;
 mod exit;
 mod failure;
+mod host;
 mod invocation;
 mod logging;
 mod mount_options;

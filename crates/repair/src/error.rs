@@ -48,6 +48,16 @@ impl From<butterfs_volume::Error> for Error {
     }
 }
 
+impl From<butterfs_salvage::Error> for Error {
+    fn from(error: butterfs_salvage::Error) -> Self {
+        match error {
+            butterfs_salvage::Error::Corruption(corruption) => Self::Corruption(corruption),
+            butterfs_salvage::Error::Volume(volume) => volume.into(),
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}
+
 impl From<butterfs_engine::Error> for Error {
     fn from(error: butterfs_engine::Error) -> Self {
         match error {

@@ -23,5 +23,6 @@ pub mod random;
 pub mod report;
 pub mod served;
 pub mod strace;
+pub mod tree_blocks;
 pub mod tree_compare;
 pub mod workdir;

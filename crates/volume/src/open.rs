@@ -23,7 +23,7 @@ use crate::device::BlockDevice;
 use crate::error::{DeviceId, Error, Result, uuid_text};
 use crate::member::{Member, Role};
 use crate::superblock::{self, Found};
-use crate::volume::{Missing, OpenMode, OpenOptions, Volume};
+use crate::volume::{BadChunks, Missing, OpenMode, OpenOptions, Volume};
 
 /// More chunks than a filesystem of a pebibyte has.
 const MAX_CHUNKS: usize = 1 << 20;
@@ -41,7 +41,7 @@ pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) ->
     refuse_features(&newest)?;
     let members = assemble_members(found, &newest)?;
     let mut volume = Volume::assemble(members, &newest, options, [0; 16]);
-    load(&mut volume, &newest).map_err(|error| blame_missing(&volume, options, error))?;
+    load(&mut volume, &newest, options.bad_chunks).map_err(|error| blame_missing(&volume, options, error))?;
     settle_missing(&volume, options)?;
     volume.repairs.store(mode == OpenMode::ReadWrite, Ordering::Relaxed);
     Ok(volume)
@@ -57,9 +57,9 @@ pub(crate) fn choose(found: &[Found]) -> Option<Superblock> {
 }
 
 /// What the superblock leads to: its own chunks, the chunk tree, the devices.
-fn load(volume: &mut Volume, sb: &Superblock) -> Result<()> {
+fn load(volume: &mut Volume, sb: &Superblock, bad_chunks: BadChunks) -> Result<()> {
     add_system_chunks(volume, sb)?;
-    let devices = load_chunk_tree(volume, sb)?;
+    let devices = load_chunk_tree(volume, sb, bad_chunks)?;
     settle_devices(volume, sb, &devices)
 }
 
@@ -89,14 +89,15 @@ fn settle_missing(volume: &Volume, options: &OpenOptions) -> Result<()> {
     Ok(())
 }
 
-/// Opens for writing with chunks and devices that are given, in place of a chunk tree that cannot be read.
+/// Opens with chunks and devices that are given, in place of a chunk tree that cannot be read. Where bad chunks are
+/// left out, so are devices and seeds that cannot be.
 pub(crate) fn open_with_chunks(
     devices: Vec<Arc<dyn BlockDevice>>,
+    options: &OpenOptions,
     chunk_tree_uuid: [u8; 16],
     chunks: &[(Logical, Chunk)],
     items: &[DevItem],
 ) -> Result<Volume> {
-    let options = &OpenOptions::new(OpenMode::ReadWrite);
     let find = |device| superblock::find(device, OpenMode::ReadOnly);
     let found = devices.into_iter().map(find).collect::<Result<Vec<_>>>()?;
     let Some(newest) = choose(&found) else {
@@ -105,10 +106,32 @@ pub(crate) fn open_with_chunks(
     refuse_features(&newest)?;
     let members = assemble_members(found, &newest)?;
     let volume = Volume::assemble(members, &newest, options, chunk_tree_uuid);
+    if options.bad_chunks == BadChunks::LeaveOut {
+        return Ok(take_what_fits(volume, chunks, items));
+    }
     chunks.iter().try_for_each(|(logical, chunk)| volume.add_chunk(*logical, chunk.clone()))?;
     items.iter().for_each(|item| volume.set_dev_item(*item));
     check_stripes_within(&volume)?;
     Ok(volume)
+}
+
+fn take_what_fits(mut volume: Volume, chunks: &[(Logical, Chunk)], items: &[DevItem]) -> Volume {
+    for item in items {
+        let id = DeviceId { devid: DevId(item.devid.get()), uuid: item.uuid };
+        match volume.know_device(id) {
+            Ok(index) => volume.members[index].set_item(*item),
+            Err(error) => tracing::warn!(%error, "device left out"),
+        }
+        if let Err(error) = volume.know_seed(item.fsid) {
+            tracing::warn!(%error, "seed left out");
+        }
+    }
+    for (logical, chunk) in chunks {
+        if let Err(error) = add_chunk(&mut volume, *logical, chunk.clone()) {
+            tracing::warn!(%logical, %error, "chunk left out");
+        }
+    }
+    volume
 }
 
 /// Features that put bytes elsewhere than the chunks say.
@@ -193,7 +216,7 @@ fn add_system_chunks(volume: &mut Volume, sb: &Superblock) -> Result<()> {
 }
 
 /// Reads the whole chunk tree into the volume's map; gives the device items.
-fn load_chunk_tree(volume: &mut Volume, sb: &Superblock) -> Result<Vec<DevItem>> {
+fn load_chunk_tree(volume: &mut Volume, sb: &Superblock, bad_chunks: BadChunks) -> Result<Vec<DevItem>> {
     let root = Expected {
         level: Some(sb.chunk_root_level),
         generation: Some(Generation(sb.chunk_root_generation.get())),
@@ -212,7 +235,10 @@ fn load_chunk_tree(volume: &mut Volume, sb: &Superblock) -> Result<Vec<DevItem>>
         if visited.len() == 1 {
             volume.chunk_tree_uuid = block.header().chunk_tree_uuid;
         }
-        if block.is_leaf() { load_leaf(volume, &block, &mut devices)? } else { push_children(&block, &mut stack) }
+        match block.is_leaf() {
+            true => load_leaf(volume, &block, &mut devices, bad_chunks)?,
+            false => push_children(&block, &mut stack),
+        }
     }
     Ok(devices)
 }
@@ -231,7 +257,7 @@ fn push_children(block: &TreeBlock, stack: &mut Vec<Expected>) {
     }
 }
 
-fn load_leaf(volume: &mut Volume, block: &TreeBlock, devices: &mut Vec<DevItem>) -> Result<()> {
+fn load_leaf(volume: &mut Volume, block: &TreeBlock, devices: &mut Vec<DevItem>, bad_chunks: BadChunks) -> Result<()> {
     for slot in 0..block.len() {
         let (key, data) = (block.key(slot), block.data(slot));
         let corrupt =
@@ -244,7 +270,12 @@ fn load_leaf(volume: &mut Volume, block: &TreeBlock, devices: &mut Vec<DevItem>)
             }
             ItemType::CHUNK_ITEM => {
                 let (chunk, _) = Chunk::parse(data).map_err(corrupt)?;
-                add_tree_chunk(volume, Logical(key.offset), chunk)?;
+                match add_tree_chunk(volume, Logical(key.offset), chunk) {
+                    Err(error) if bad_chunks == BadChunks::LeaveOut => {
+                        tracing::warn!(logical = key.offset, %error, "chunk left out");
+                    }
+                    added => added?,
+                }
             }
             _ => {}
         }

@@ -44,6 +44,15 @@ pub enum Missing {
     Accept,
 }
 
+/// What to do about a chunk that cannot be, as one that lies past the end of its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadChunks {
+    /// The filesystem does not open.
+    Refuse,
+    /// It is left out: what lies in it cannot be read.
+    LeaveOut,
+}
+
 /// How a volume is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenOptions {
@@ -51,6 +60,8 @@ pub struct OpenOptions {
     pub mode: OpenMode,
     /// What to do about devices that are missing.
     pub missing: Missing,
+    /// What to do about chunks that cannot be.
+    pub bad_chunks: BadChunks,
     /// Whether a tree block may be used whose copies all have a wrong checksum, if all else is right.
     pub block_checksums: Checksum,
 }
@@ -58,7 +69,7 @@ pub struct OpenOptions {
 impl OpenOptions {
     /// All devices, and nothing that is not right.
     pub fn new(mode: OpenMode) -> Self {
-        Self { mode, missing: Missing::Refuse, block_checksums: Checksum::Verify }
+        Self { mode, missing: Missing::Refuse, bad_chunks: BadChunks::Refuse, block_checksums: Checksum::Verify }
     }
 }
 
@@ -95,18 +106,19 @@ impl Volume {
         crate::open::open(devices, options)
     }
 
-    /// Opens a filesystem whose chunk tree cannot be read, for writing a new one: chunks and device items are
-    /// given instead.
+    /// Opens a filesystem whose chunk tree cannot be read: chunks and device items are given instead. Where bad
+    /// chunks are left out, so is what else of these cannot be used.
     ///
     /// # Errors
     /// As [`Volume::open`], but that the chunk tree is not looked at.
     pub fn open_with_chunks(
         devices: Vec<Arc<dyn BlockDevice>>,
+        options: &OpenOptions,
         chunk_tree_uuid: [u8; 16],
         chunks: &[(Logical, Chunk)],
         items: &[DevItem],
     ) -> Result<Self> {
-        crate::open::open_with_chunks(devices, chunk_tree_uuid, chunks, items)
+        crate::open::open_with_chunks(devices, options, chunk_tree_uuid, chunks, items)
     }
 
     /// A volume for a filesystem that is being made: one device, no chunks; nothing is read.

@@ -10,11 +10,15 @@ use butterfs_format::items::BlockGroupFlags as F;
 use butterfs_format::superblock::{Incompat, SUPER_FLAG_CHANGING_FSID_V2, SUPER_FLAG_SEEDING, SUPERBLOCK_OFFSETS};
 use butterfs_format::validate::{Checksum, Expected};
 use butterfs_format::{DevId, Generation, Logical};
-use butterfs_volume::{BlockDevice, DeviceStats, Error, MemDevice, Missing, OpenMode, OpenOptions, Volume};
+use butterfs_volume::{BadChunks, BlockDevice, DeviceStats, Error, MemDevice, Missing, OpenMode, OpenOptions, Volume};
 use common::*;
 
-const ACCEPT: OpenOptions =
-    OpenOptions { mode: OpenMode::ReadOnly, missing: Missing::Accept, block_checksums: Checksum::Verify };
+const ACCEPT: OpenOptions = OpenOptions {
+    mode: OpenMode::ReadOnly,
+    missing: Missing::Accept,
+    bad_chunks: BadChunks::Refuse,
+    block_checksums: Checksum::Verify,
+};
 
 fn open_degraded(devices: &[Arc<MemDevice>]) -> Result<Volume, Error> {
     Volume::open_with(devices.iter().map(|device| Arc::clone(device) as Arc<dyn BlockDevice>).collect(), &ACCEPT)

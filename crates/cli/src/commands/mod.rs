@@ -1,10 +1,12 @@
 //! The commands, one file each.
 
 mod check;
+mod find_root;
 mod inspect;
 mod mkfs;
 mod mount;
 mod rescue;
+mod restore;
 mod share;
 mod status;
 mod subvolume;
@@ -73,6 +75,13 @@ pub enum Command {
     /// Single operations for known kinds of trouble, on an unmounted filesystem.
     #[command(subcommand)]
     Rescue(rescue::Command),
+    /// Copy files out of a damaged filesystem, and list what is lost. Nothing is written to it.
+    ///
+    /// Exit status: 0 if all that was asked for was restored, 2 if some of it is lost (0 with -i), 1 if there is
+    /// nothing to begin with. See docs/restore.md.
+    Restore(restore::Arguments),
+    /// Find root blocks of trees, of the last commit and of older ones, for restore -t and -f.
+    FindRoot(find_root::Arguments),
 }
 
 /// Work on a mounted filesystem as a whole.
@@ -98,13 +107,19 @@ impl Command {
             Self::Check(_) => "check",
             Self::InspectInternal(command) => command.name(),
             Self::Rescue(command) => command.name(),
+            Self::Restore(_) => "restore",
+            Self::FindRoot(_) => "find-root",
         }
+    }
+
+    fn knows_json(&self) -> bool {
+        matches!(self, Self::InspectInternal(_) | Self::Check(_) | Self::Restore(_) | Self::FindRoot(_))
     }
 
     /// Does it; `format` is what was given before the command.
     pub fn run(self, format: Option<Format>) -> Result<ExitCode> {
         let format = format.unwrap_or(Format::Text);
-        if format == Format::Json && !matches!(self, Self::InspectInternal(_) | Self::Check(_)) {
+        if format == Format::Json && !self.knows_json() {
             return Err(Failure::new(exit::USAGE, "there is no JSON output of this command; leave --format out"));
         }
         match self {
@@ -119,6 +134,8 @@ impl Command {
             Self::Check(arguments) => return check::run(&arguments, format),
             Self::InspectInternal(command) => return inspect::run(&command, format),
             Self::Rescue(command) => return rescue::run(&command, format),
+            Self::Restore(arguments) => return restore::run(&arguments, format),
+            Self::FindRoot(arguments) => return find_root::run(&arguments, format),
         }
         .map(|()| ExitCode::SUCCESS)
     }

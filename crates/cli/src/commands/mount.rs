@@ -223,6 +223,7 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         mode,
         missing: plan.options.missing,
         block_checksums: plan.options.rescue.block_checksums(),
+        ..butterfs_volume::OpenOptions::new(mode)
     };
     let volume = Volume::open_with(devices, &how).map_err(|error| failed(plan.image, error))?;
     let mut options = filesystem::OpenOptions {

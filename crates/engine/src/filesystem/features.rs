@@ -52,7 +52,7 @@ pub fn check(sb: &Superblock, options: &OpenOptions) -> Result<()> {
     let known = if access == Access::ReadWrite { WRITABLE } else { READABLE };
     let foreign = sb.incompat().difference(known);
     if !foreign.is_empty() {
-        let names = names(foreign.iter_names(), (foreign - Incompat::all()).bits());
+        let names = incompat_names(foreign);
         let way = if READABLE.contains(foreign) { " (reading only)" } else { "" };
         return refuse(format!("incompatible features {names}{way}"));
     }
@@ -87,12 +87,21 @@ fn refuse(problem: String) -> Result<()> {
     Err(Error::Unsupported(problem))
 }
 
-fn names<B>(known: impl Iterator<Item = (&'static str, B)>, unknown: u64) -> String {
-    let mut names: Vec<String> = known.map(|(name, _)| name.to_owned()).collect();
-    if unknown != 0 {
-        names.push(format!("{unknown:#x} (unknown)"));
-    }
-    names.join(", ")
+/// Features that cannot be read at all come with their bits, for those who look them up.
+fn incompat_names(foreign: Incompat) -> String {
+    let name = |(name, bit): (&str, Incompat)| match READABLE.contains(bit) {
+        true => name.to_owned(),
+        false => format!("{name} (bit {})", bit.bits().trailing_zeros()),
+    };
+    let known: Vec<String> = foreign.iter_names().map(name).collect();
+    names(known.iter().map(|name| (&**name, ())), (foreign - Incompat::all()).bits())
+}
+
+fn names<'n, B>(known: impl Iterator<Item = (&'n str, B)>, unknown: u64) -> String {
+    let known = known.map(|(name, _)| name.to_owned());
+    let unknown = (0..64).filter(|bit| unknown & (1 << bit) != 0);
+    let unknown = unknown.map(|bit| format!("bit {bit} ({:#x}, unknown)", 1u64 << bit));
+    known.chain(unknown).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -127,7 +136,7 @@ mod tests {
         let sb = superblock(Incompat::ZONED | Incompat::from_bits_retain(1 << 40), CompatRo::empty());
         for access in [Access::ReadOnly, Access::ReadWrite] {
             let text = error(&sb, access);
-            assert!(text.contains("ZONED") && text.contains("0x10000000000"), "{text}");
+            assert!(text.contains("ZONED (bit 12)") && text.contains("bit 40 (0x10000000000, unknown)"), "{text}");
         }
         let sb = superblock(Incompat::RAID56, CompatRo::empty());
         assert!(error(&sb, Access::ReadWrite).contains("RAID56 (reading only)"));

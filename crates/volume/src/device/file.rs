@@ -12,6 +12,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -177,6 +178,18 @@ impl BlockDevice for FileDevice {
         let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
     }
 
+    fn stored_from(&self, from: u64) -> Option<Range<u64>> {
+        if from >= self.len {
+            return None;
+        }
+        let seek = |whence| rustix::fs::seek(&self.file, whence);
+        match seek(rustix::fs::SeekFrom::Data(from)) {
+            Ok(start) => Some(start..seek(rustix::fs::SeekFrom::Hole(start)).unwrap_or(self.len).min(self.len)),
+            Err(Errno::NXIO) => None,
+            Err(_) => Some(from..self.len),
+        }
+    }
+
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         check_range(offset, buf.len(), self.len)?;
         self.file.write_all_at(buf, offset)
@@ -318,6 +331,17 @@ mod tests {
         let mut gap = [1; 8192];
         device.read_at(300 * 4096, &mut gap).unwrap();
         assert_eq!(gap, [0; 8192]);
+    }
+
+    #[test]
+    fn holes_are_passed_over() {
+        let image = Temporary::new("holes", 8 << 20);
+        let device = FileDevice::open_read_write(&image.0).unwrap();
+        device.write_at(3 << 20, &[1; 4096]).unwrap();
+        let stored = device.stored_from(0).unwrap();
+        assert!(stored.contains(&(3 << 20)) && stored.end - stored.start <= 1 << 20, "{stored:?}");
+        assert_eq!(device.stored_from(4 << 20), None);
+        assert_eq!(device.stored_from(8 << 20), None);
     }
 
     #[test]

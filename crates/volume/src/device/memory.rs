@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{BlockDevice, check_range};
@@ -90,6 +91,14 @@ impl BlockDevice for MemDevice {
             }
         }
         Ok(())
+    }
+
+    fn stored_from(&self, from: u64) -> Option<Range<u64>> {
+        let pages = self.pages();
+        let own = Some(from / PAGE).filter(|page| pages.contains_key(page));
+        let first = own.or_else(|| pages.keys().filter(|page| *page * PAGE > from).min().copied())?;
+        let end = (first..).find(|page| !pages.contains_key(page)).unwrap_or(first);
+        Some((first * PAGE).max(from)..(end * PAGE).min(self.len)).filter(|range| !range.is_empty())
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {

@@ -12,6 +12,7 @@ mod memory;
 mod missing;
 
 use std::io;
+use std::ops::Range;
 
 pub use file::FileDevice;
 pub use memory::MemDevice;
@@ -24,6 +25,12 @@ pub trait BlockDevice: Send + Sync {
 
     /// Says that a range will be read soon; a device may ignore it.
     fn prefetch(&self, _offset: u64, _len: u64) {}
+
+    /// The next range at or after `from` that may hold other bytes than zeros; `None` if there is none. A device
+    /// that does not know says that all of it may.
+    fn stored_from(&self, from: u64) -> Option<Range<u64>> {
+        (from < self.len()).then(|| from..self.len())
+    }
 
     /// Writes all of `buf` at `offset`.
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;

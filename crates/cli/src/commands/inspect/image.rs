@@ -18,7 +18,7 @@ use butterfs_format::{Generation, ItemType, Key, Logical, Superblock, TreeBlock,
 use butterfs_volume::{BlockDevice, FileDevice, Volume};
 
 use super::report::warn;
-use crate::devices::open_degraded;
+use crate::devices::open_damaged;
 use crate::exit;
 use crate::failure::{self, Result};
 
@@ -39,7 +39,7 @@ impl Image {
         let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
         let devices = paths.iter().map(|path| open_device(path)).collect::<Result<Vec<_>>>()?;
         let bad: Vec<_> = devices.iter().filter_map(|device| superblock_copy(&**device, 0).err()).collect();
-        let volume = open_degraded(devices).map_err(|error| failure::volume(exit::USAGE, first, &error))?;
+        let volume = open_damaged(devices).map_err(|error| failure::volume(exit::USAGE, first, &error))?;
         for problem in bad {
             warn(format_args!("{problem}; another copy of the superblock is used"));
         }

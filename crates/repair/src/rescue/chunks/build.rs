@@ -11,11 +11,11 @@ use butterfs_format::items::BlockGroupFlags;
 use butterfs_format::key::DiskKey;
 use butterfs_format::superblock::SYS_CHUNK_ARRAY_SIZE;
 use butterfs_format::{ItemType, Key, Logical, Superblock, TreeBlock, TreeId};
-use butterfs_volume::Volume;
+use butterfs_salvage::chunks::Truth;
+use butterfs_salvage::scan::Blocks;
+use butterfs_volume::{OpenMode, OpenOptions, Volume};
 use zerocopy::IntoBytes;
 
-use super::scan::Blocks;
-use super::truth::Truth;
 use crate::error::{Error, Result};
 
 type Items = Vec<(Key, Vec<u8>)>;
@@ -24,12 +24,13 @@ type Items = Vec<(Key, Vec<u8>)>;
 ///
 /// # Errors
 /// If there is no room for it, or a device fails.
-pub fn write(devices: &Devices, blocks: &Blocks<'_>, truth: &Truth, mut sb: Superblock) -> Result<()> {
+pub fn write(devices: &Devices, blocks: &Blocks, truth: &Truth, mut sb: Superblock) -> Result<()> {
     let items = items(truth);
     set_system_chunks(&mut sb, truth)?;
     let chunks: Vec<_> = truth.chunks.iter().map(|(start, chunk)| (Logical(*start), chunk.clone())).collect();
     let members: Vec<_> = truth.devices.values().copied().collect();
-    let volume = Volume::open_with_chunks(devices.clone(), blocks.chunk_tree_uuid, &chunks, &members)?;
+    let options = OpenOptions::new(OpenMode::ReadWrite);
+    let volume = Volume::open_with_chunks(devices.clone(), &options, blocks.chunk_tree_uuid, &chunks, &members)?;
     let mut builder =
         Builder { sb: &sb, uuid: blocks.chunk_tree_uuid, room: room(&volume, blocks), new: HashMap::new() };
     let (root, level) = builder.tree(&items)?;
@@ -72,7 +73,7 @@ fn set_system_chunks(sb: &mut Superblock, truth: &Truth) -> Result<()> {
 }
 
 /// Places in system chunks where no block of any age lies: the old tree stays as it was.
-fn room(volume: &Volume, blocks: &Blocks<'_>) -> Vec<Logical> {
+fn room(volume: &Volume, blocks: &Blocks) -> Vec<Logical> {
     let nodesize = u64::from(volume.geometry().nodesize);
     let taken: HashSet<Logical> = blocks.addresses().collect();
     let mut room = Vec::new();

@@ -1,8 +1,8 @@
 //! Making the chunk tree anew. Without chunks no address can be read; but every tree block says its own address
 //! and generation, so blocks are looked for on the devices themselves.
 //!
-//! 1. `scan`: all tree blocks on the devices, of any age.
-//! 2. `truth`: the chunk tree as far as it was found; for the rest the device tree and the block groups, found
+//! 1. `salvage::scan`: all tree blocks on the devices, of any age.
+//! 2. `salvage::chunks`: the chunk tree as far as it was found; for the rest the device tree and the block groups, found
 //!    in the same way. What an old version of the chunk tree says counts only if these agree, so a chunk that
 //!    was deleted since does not come back.
 //! 3. `build`: a new tree in free places of the system chunks, and superblocks that lead to it.
@@ -10,12 +10,13 @@
 //! Extents and the rest are then set right by the ordinary repair.
 
 mod build;
-mod scan;
-mod truth;
 
 use butterfs_check::{Devices, Kind, Place, Report};
 use butterfs_format::items::DevItem;
+use butterfs_format::validate::Geometry;
 use butterfs_format::{Superblock, TreeId};
+use butterfs_salvage::chunks;
+use butterfs_salvage::scan::Blocks;
 use butterfs_volume::{OpenMode, Volume};
 
 use super::superblocks;
@@ -32,8 +33,12 @@ pub fn recover(devices: &Devices, report: &Report) -> Result<Vec<Step>> {
         return Ok(Vec::new());
     }
     let (sb, own) = superblock(devices)?;
-    let blocks = scan::Blocks::scan(devices, &sb)?;
-    let truth = truth::find(&blocks, &sb, &own)?;
+    let blocks = Blocks::scan(devices, &Geometry::of(&sb), sb.generation());
+    if blocks.unreadable > 0 {
+        let text = format!("{} sectors of the devices cannot be read; copy them elsewhere first", blocks.unreadable);
+        return Err(Error::Refused(format!("the chunk tree cannot be recovered: {text}")));
+    }
+    let truth = chunks::find(&blocks, &sb, &own)?;
     if truth.rebuilt.is_empty() && Volume::open(devices.clone(), OpenMode::ReadOnly).is_ok() {
         return Ok(Vec::new());
     }

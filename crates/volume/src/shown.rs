@@ -1,14 +1,16 @@
-//! Looking at a filesystem through another superblock than its first: a copy, or the trees of an older
-//! commit. Nothing is written: a device shows other bytes where its first superblock lies.
+//! Looking at a filesystem through another superblock than its first: a copy, one of an older commit, or one that
+//! was made up from what else is known. Nothing is written: a device shows other bytes where its first superblock
+//! lies.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use butterfs_format::Superblock;
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
-use butterfs_volume::{BlockDevice, Error};
 
-use crate::finding::{Finding, Kind, Place, Severity};
+use crate::device::BlockDevice;
+use crate::error::{Error, Result};
 
 /// A device with another first superblock.
 struct WithSuperblock {
@@ -32,6 +34,16 @@ impl BlockDevice for WithSuperblock {
 
     fn prefetch(&self, offset: u64, len: u64) {
         self.device.prefetch(offset, len);
+    }
+
+    fn stored_from(&self, from: u64) -> Option<Range<u64>> {
+        let stored = self.device.stored_from(from);
+        let shown = SUPERBLOCK_OFFSETS[0].max(from)..SUPERBLOCK_OFFSETS[0] + SUPERBLOCK_SIZE as u64;
+        match stored {
+            Some(range) if range.start <= shown.start || shown.is_empty() => Some(range),
+            _ if shown.is_empty() => None,
+            _ => Some(shown),
+        }
     }
 
     fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
@@ -64,7 +76,7 @@ pub fn with_superblock(device: Arc<dyn BlockDevice>, superblock: &Superblock) ->
 ///
 /// # Errors
 /// [`Error::Corruption`] if it is bad; [`Error::Device`] if there is none.
-pub fn superblock_copy(device: &dyn BlockDevice, index: usize) -> butterfs_volume::Result<Superblock> {
+pub fn superblock_copy(device: &dyn BlockDevice, index: usize) -> Result<Superblock> {
     let failed = |source: io::Error| Error::Device { name: device.name(), devid: None, source };
     let Some(offset) = SUPERBLOCK_OFFSETS.get(index) else {
         return Err(failed(io::Error::other("there are only the superblock copies 0, 1 and 2")));
@@ -77,34 +89,12 @@ pub fn superblock_copy(device: &dyn BlockDevice, index: usize) -> butterfs_volum
     Ok(Superblock::parse(&bytes, *offset)?)
 }
 
-/// The finding that a failure to open amounts to: damage, or `None` if the filesystem is not to blame.
-pub fn open_failure(error: &Error) -> Option<Finding> {
-    let (kind, problem) = match error {
-        Error::Corruption(corruption) => (kind_of(&corruption.place), corruption.to_string()),
-        Error::NoCopy { problems, .. } => (kind_of(problems), error.to_string()),
-        _ => return None,
-    };
-    Some(Finding { severity: Severity::Error, kind, place: Place::superblock(), problem })
-}
-
-/// What is damaged, by what the volume says of it.
-fn kind_of(place: &str) -> Kind {
-    match place {
-        place if place.contains("CHUNK_ITEM") => Kind::Chunk,
-        place if place.contains("DEV_ITEM") => Kind::Device,
-        place if place.contains("superblock") => Kind::Superblock,
-        place if place.contains("tree block") => Kind::TreeBlock,
-        place if place.contains("chunk") => Kind::Chunk,
-        _ => Kind::Device,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use butterfs_volume::MemDevice;
     use zerocopy::FromZeros;
 
     use super::*;
+    use crate::device::MemDevice;
 
     #[test]
     fn only_the_first_superblock_is_replaced() {

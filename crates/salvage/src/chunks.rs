@@ -3,14 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use butterfs_engine::tree::TreeRoot;
 use butterfs_format::items::{
     BlockGroupFlags, BlockGroupItem, Chunk, ChunkHeader, DevExtent, DevItem, RootItem, STRIPE_LEN, Stripe, read_exact,
 };
 use butterfs_format::{Generation, ItemType, Logical, Superblock, TreeBlock, TreeId};
 
-use super::scan::Blocks;
 use crate::error::{Error, Result};
+use crate::scan::{Blocks, Name};
 
 /// Chunks and devices as they should be.
 #[derive(Default)]
@@ -47,23 +46,40 @@ const MIRRORED: [BlockGroupFlags; 5] = [
     BlockGroupFlags::RAID1C4,
 ];
 
+/// Which chunks there may be, for reading only: the newest item of each address, of those that overlap the newest.
+/// Bytes that a wrong one leads to do not pass for a tree block, or have no right checksum.
+pub fn guess(blocks: &Blocks) -> Truth {
+    let mut truth = Truth::default();
+    for leaf in blocks.chunk_leaves() {
+        let mut one = Truth::default();
+        one.take_leaf(&leaf);
+        for (start, chunk) in one.chunks {
+            let end = start.saturating_add(chunk.length());
+            let before = truth.chunks.range(..end).next_back();
+            if before.is_none_or(|(at, other)| at.saturating_add(other.length()) <= start) {
+                truth.chunks.insert(start, chunk);
+            }
+        }
+        for (devid, item) in one.devices {
+            truth.devices.entry(devid).or_insert(item);
+        }
+    }
+    truth
+}
+
 /// Finds out which chunks there are.
 ///
 /// # Errors
-/// [`Error::Refused`], with the reason, if it cannot be known for certain.
-pub fn find(blocks: &Blocks<'_>, sb: &Superblock, own: &[DevItem]) -> Result<Truth> {
+/// [`Error::Unknown`], with the reason, if it cannot be known for certain.
+pub fn find(blocks: &Blocks, sb: &Superblock, own: &[DevItem]) -> Result<Truth> {
     let mut truth = Truth::default();
-    let root = TreeRoot {
-        bytenr: Logical(sb.chunk_root.get()),
-        level: sb.chunk_root_level,
-        generation: Generation(sb.chunk_root_generation.get()),
-    };
-    let walked = blocks.walk(TreeId::CHUNK, root, &mut |leaf| truth.take_leaf(leaf))?;
+    let root = (Logical(sb.chunk_root.get()), Generation(sb.chunk_root_generation.get()));
+    let walked = blocks.walk(TreeId::CHUNK, root, sb.chunk_root_level, &mut |leaf| truth.take_leaf(leaf));
     let whole = walked && !truth.has_unreadable;
-    let evidence = gather(blocks, sb)?;
+    let evidence = gather(blocks, sb);
     // A tree that can be read is believed where the two others do not speak against it with one voice.
     if !whole || evidence.whole_groups && evidence.whole_devices {
-        let older = older_chunks(blocks)?;
+        let older = older_chunks(blocks);
         complete(&mut truth, &evidence, &older, sb, own)?;
     }
     for item in own {
@@ -93,37 +109,36 @@ impl Truth {
 }
 
 /// Chunk items of older versions of the tree, by address, the newest first: they know the order of stripes.
-fn older_chunks(blocks: &Blocks<'_>) -> Result<BTreeMap<u64, Vec<Chunk>>> {
+fn older_chunks(blocks: &Blocks) -> BTreeMap<u64, Vec<Chunk>> {
     let mut older: BTreeMap<u64, Vec<Chunk>> = BTreeMap::new();
-    for leaf in blocks.chunk_leaves()? {
+    for leaf in blocks.chunk_leaves() {
         let mut one = Truth::default();
         one.take_leaf(&leaf);
         one.chunks.into_iter().for_each(|(at, chunk)| older.entry(at).or_default().push(chunk));
     }
-    Ok(older)
+    older
 }
 
-fn gather(blocks: &Blocks<'_>, sb: &Superblock) -> Result<Evidence> {
-    let mut roots = BTreeMap::new();
-    let top = TreeRoot { bytenr: sb.root(), level: sb.root_level, generation: sb.generation() };
-    blocks.walk(TreeId::ROOT, top, &mut |leaf| {
+fn gather(blocks: &Blocks, sb: &Superblock) -> Evidence {
+    let mut roots: BTreeMap<u64, (Name, u8)> = BTreeMap::new();
+    blocks.walk(TreeId::ROOT, (sb.root(), sb.generation()), sb.root_level, &mut |leaf| {
         for slot in (0..leaf.len()).filter(|slot| leaf.key(*slot).item_type == ItemType::ROOT_ITEM) {
             if let Ok(item) = RootItem::parse(leaf.data(slot)) {
-                let root = TreeRoot { bytenr: item.bytenr(), level: item.level, generation: item.generation() };
-                roots.insert(leaf.key(slot).objectid, root);
+                roots.insert(leaf.key(slot).objectid, ((item.bytenr(), item.generation()), item.level));
             }
         }
-    })?;
+    });
     let mut evidence = Evidence::default();
-    if let Some(root) = roots.get(&TreeId::DEV.0) {
-        evidence.whole_devices =
-            blocks.walk(TreeId::DEV, *root, &mut |leaf| take_extents(&mut evidence.stripes, leaf))?;
+    if let Some((root, level)) = roots.get(&TreeId::DEV.0) {
+        let stripes = &mut evidence.stripes;
+        evidence.whole_devices = blocks.walk(TreeId::DEV, *root, *level, &mut |leaf| take_extents(stripes, leaf));
     }
     let home = if roots.contains_key(&TreeId::BLOCK_GROUP.0) { TreeId::BLOCK_GROUP } else { TreeId::EXTENT };
-    if let Some(root) = roots.get(&home.0) {
-        evidence.whole_groups = blocks.walk(home, *root, &mut |leaf| take_groups(&mut evidence.groups, leaf))?;
+    if let Some((root, level)) = roots.get(&home.0) {
+        let groups = &mut evidence.groups;
+        evidence.whole_groups = blocks.walk(home, *root, *level, &mut |leaf| take_groups(groups, leaf));
     }
-    Ok(evidence)
+    evidence
 }
 
 fn take_extents(stripes: &mut BTreeMap<u64, BTreeSet<(u64, u64)>>, leaf: &TreeBlock) {
@@ -154,7 +169,7 @@ fn complete(
 ) -> Result<()> {
     if !evidence.whole_groups {
         let text = "some block group items were not found on the devices, so it is not known which chunks there are";
-        return Err(Error::Refused(format!("the chunk tree cannot be recovered: {text}")));
+        return Err(Error::Unknown(format!("the chunk tree cannot be recovered: {text}")));
     }
     for (start, (length, flags)) in &evidence.groups {
         let stripes = evidence.stripes.get(start);
@@ -183,7 +198,7 @@ fn rebuild(
     sb: &Superblock,
     own: &[DevItem],
 ) -> Result<Chunk> {
-    let refuse = |text: &str| Err(Error::Refused(format!("chunk {start} cannot be recovered: {text}")));
+    let refuse = |text: &str| Err(Error::Unknown(format!("chunk {start} cannot be recovered: {text}")));
     let stripes = evidence.stripes.get(&start);
     let fits = |chunk: &&Chunk| {
         let agrees = stripes.map_or(!evidence.whole_devices, |stripes| *stripes == places(chunk));

@@ -1,0 +1,217 @@
+//! Which trees there are, and where they begin: by the root tree, and where it is lost by the newest root block that
+//! was found of each tree.
+
+use std::collections::{BTreeMap, HashMap};
+
+use butterfs_format::items::{RootItem, RootRef};
+use butterfs_format::validate::Expected;
+use butterfs_format::{Generation, ItemType, Key, Logical, TreeId};
+
+use crate::error::{Error, Result};
+use crate::fill::{Evidence, Filling};
+use crate::guess::newest_roots;
+use crate::outline::{LeafRef, Outline, Start, Trust};
+use crate::report::LostBlock;
+use crate::source::{Block, Source};
+
+/// Where a subvolume hangs: the tree, the directory in it, the name.
+pub type Hook = (TreeId, u64, Vec<u8>);
+
+/// A tree.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// Its number.
+    pub id: TreeId,
+    /// Where it begins.
+    pub start: Start,
+    /// Its root item, unless that is lost.
+    pub item: Option<RootItem>,
+    /// The key of its root item, as far as it is known.
+    pub key: Key,
+    /// How far its root item is to be believed.
+    pub trust: Trust,
+}
+
+impl Root {
+    /// Whether it is a snapshot: their root items tell when they were made.
+    pub fn is_snapshot(&self) -> bool {
+        self.key.offset != 0
+    }
+}
+
+/// The trees.
+#[derive(Default)]
+pub struct Roots {
+    /// By number.
+    pub trees: BTreeMap<TreeId, Root>,
+    /// Where each subvolume hangs, as far as that is known.
+    pub hooks: HashMap<TreeId, Hook>,
+    /// What of the root tree cannot be read.
+    pub lost: Vec<LostBlock>,
+}
+
+/// What one thread found in leaves of the root tree.
+#[derive(Default)]
+struct Catch {
+    roots: Vec<Root>,
+    hooks: Vec<(Trust, TreeId, Hook)>,
+}
+
+/// Finds the trees; `at` is the root block of the root tree, if another is wanted than that of the superblock.
+///
+/// # Errors
+/// If there is no block at `at`.
+pub fn find(source: &Source, at: Option<Logical>) -> Result<Roots> {
+    let start = root_tree(source, at)?;
+    let mut outline = Outline::new(source, TreeId::ROOT, start, &[], Filling::Unconfirmed);
+    let catches = outline.sweep(source, Filling::Unconfirmed, Catch::take);
+    let mut roots = Roots::default();
+    catches.into_iter().for_each(|catch| roots.enter(catch));
+    if !outline.has_all() {
+        roots.complete(source, &outline);
+    }
+    roots.trees.retain(|_, root| root.item.is_none_or(|item| item.refs.get() > 0) || !root.id.is_subvolume());
+    if let Some(replayed) = source.replayed().filter(|_| at.is_none()) {
+        for root in roots.trees.values_mut() {
+            root.start = replayed.start(root.id).unwrap_or(root.start);
+        }
+    }
+    roots.lost = outline.lost;
+    Ok(roots)
+}
+
+fn root_tree(source: &Source, at: Option<Logical>) -> Result<Start> {
+    let Some(at) = at else {
+        let sb = source.superblock();
+        return Ok(Start { name: (sb.root(), sb.generation()), level: sb.root_level });
+    };
+    start_at(source, at)
+}
+
+/// Where a tree begins whose root block is at an address.
+///
+/// # Errors
+/// If there is no tree block.
+pub fn start_at(source: &Source, at: Logical) -> Result<Start> {
+    let block = source.read(&Expected::at(at));
+    let block = block.map_err(|problem| Error::Unknown(format!("no tree block at {at}: {problem}")))?.block;
+    Ok(Start { name: (at, block.generation()), level: block.level() })
+}
+
+/// The root block that the superblock's backup of its own commit has.
+fn kept(source: &Source, id: TreeId) -> Option<Start> {
+    let sb = source.superblock();
+    let backup = sb
+        .super_roots
+        .iter()
+        .find(|backup| backup.tree_root == sb.root && backup.tree_root_gen == sb.generation && sb.root.get() != 0)?;
+    let (at, generation, level) = match id {
+        TreeId::EXTENT => (backup.extent_root, backup.extent_root_gen, backup.extent_root_level),
+        TreeId::CSUM => (backup.csum_root, backup.csum_root_gen, backup.csum_root_level),
+        TreeId::FS => (backup.fs_root, backup.fs_root_gen, backup.fs_root_level),
+        _ => return None,
+    };
+    let start = Start { name: (Logical(at.get()), Generation(generation.get())), level };
+    source.blocks().get(start.name).is_some_and(|found| found.level == level && found.owner == id).then_some(start)
+}
+
+/// The newest root block that was found: of several one that is in use by the extent tree. A tree that was deleted
+/// has blocks on the devices too, and none of them is in use.
+fn newest(source: &Source, id: TreeId, evidence: Option<&Evidence<'_>>) -> Option<Start> {
+    let roots = newest_roots(source.blocks(), id, source.superblock().generation());
+    let standing = |name| evidence.and_then(|evidence| evidence.allocated().has(name));
+    let in_use = roots.iter().find(|(name, _)| standing(*name) == Some(true));
+    let best = in_use.or_else(|| roots.iter().find(|(name, _)| id == TreeId::FS || standing(*name).is_none()));
+    best.map(|(name, level)| Start { name: *name, level: *level })
+}
+
+impl Catch {
+    fn take(&mut self, leaf: &LeafRef, block: &Block) {
+        for (key, data) in leaf.items(block) {
+            match key.item_type {
+                ItemType::ROOT_ITEM => self.roots.extend(root(&key, data, leaf.trust)),
+                ItemType::ROOT_BACKREF => {
+                    if let Ok(back) = RootRef::parse(data) {
+                        let hook = (TreeId(key.offset), back.dirid, back.name.to_vec());
+                        self.hooks.push((leaf.trust, TreeId(key.objectid), hook));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn root(key: &Key, data: &[u8], trust: Trust) -> Option<Root> {
+    let item = RootItem::parse(data).ok()?;
+    let start = Start { name: (item.bytenr(), item.generation()), level: item.level };
+    Some(Root { id: TreeId(key.objectid), start, item: Some(item), key: *key, trust })
+}
+
+impl Roots {
+    /// Of several root items of one tree the current counts, then the newest.
+    fn enter(&mut self, mut catch: Catch) {
+        catch.hooks.sort();
+        catch.hooks.into_iter().rev().for_each(|(_, tree, hook)| drop(self.hooks.insert(tree, hook)));
+        for root in catch.roots {
+            let rank = |root: &Root| (std::cmp::Reverse(root.trust), root.start.name.1);
+            let known = self.trees.entry(root.id).or_insert_with(|| root.clone());
+            if rank(&root) > rank(known) {
+                *known = root;
+            }
+        }
+    }
+
+    /// Where root items are lost: the root blocks that the superblock keeps, then the newest that were found. The
+    /// extent tree comes first, since it tells which of them are in use.
+    fn complete(&mut self, source: &Source, outline: &Outline) {
+        let lost = |id: TreeId| {
+            let keys = Key::new(id.0, ItemType::ROOT_ITEM, 0)..Key::new(id.0, ItemType::ROOT_ITEM, u64::MAX);
+            !outline.is_whole(&keys)
+        };
+        if lost(TreeId::EXTENT) {
+            self.take_newest(source, TreeId::EXTENT, None);
+        }
+        let evidence = Evidence::new(source, self.start(TreeId::EXTENT));
+        let mut owners: Vec<TreeId> = source.blocks().iter().map(|(_, found)| found.owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        let wanted = |id: &TreeId| *id == TreeId::CSUM || id.is_subvolume();
+        for id in owners.into_iter().filter(|id| wanted(id) && lost(*id)) {
+            self.take_newest(source, id, Some(&evidence));
+        }
+    }
+
+    /// Begins a tree whose root item is lost at its newest root block, unless what is known of it is newer.
+    fn take_newest(&mut self, source: &Source, id: TreeId, evidence: Option<&Evidence<'_>>) {
+        let known = self.trees.get(&id);
+        if known.is_some_and(|root| root.trust == Trust::Current) {
+            return;
+        }
+        let Some(start) = kept(source, id).or_else(|| newest(source, id, evidence)) else { return };
+        if known.is_some_and(|root| root.start.name.1 > start.name.1) {
+            return;
+        }
+        let (item, key) = known.map_or((None, Key::new(id.0, ItemType::ROOT_ITEM, 0)), |root| (root.item, root.key));
+        self.trees.insert(id, Root { id, start, item, key, trust: Trust::Older });
+    }
+
+    /// Where a tree begins.
+    pub fn start(&self, id: TreeId) -> Option<Start> {
+        self.trees.get(&id).map(|root| root.start)
+    }
+
+    /// The trees that a subvolume may share blocks with: what it was made of, and that what it was made of.
+    pub fn kin(&self, id: TreeId) -> Vec<TreeId> {
+        let mut kin = Vec::new();
+        let mut next = Some(id);
+        while let Some(item) = next.and_then(|id| self.trees.get(&id)?.item)
+            && item.parent_uuid != [0; 16]
+        {
+            let is_parent = |root: &&Root| root.item.is_some_and(|other| other.uuid == item.parent_uuid);
+            next = self.trees.values().find(is_parent).map(|root| root.id).filter(|id| !kin.contains(id));
+            kin.extend(next);
+        }
+        kin
+    }
+}
