@@ -7,6 +7,8 @@ mod commands;
 mod devices;
 mod exit;
 mod failure;
+#[allow(dead_code, unused_imports, reason = "commands that write files of the host come next")]
+mod host;
 mod invocation;
 mod logging;
 mod mount_options;
