@@ -10,6 +10,8 @@ use butterfs_volume::{
     system_devices,
 };
 
+use crate::failure;
+
 /// All devices that are meant: those named, then what the filesystem has besides them in the directories
 /// named and, if it is on a block device, in the system.
 ///
@@ -72,6 +74,18 @@ pub fn open(paths: &[PathBuf], mode: OpenMode) -> std::result::Result<Vec<Arc<dy
         Ok(Arc::new(device.map_err(|error| (path.clone(), error))?))
     };
     paths.iter().map(open).collect()
+}
+
+/// Opens the volume of all devices that are meant, see [`resolve`]; they are locked from now on.
+///
+/// # Errors
+/// With this exit status, and the path that is to blame.
+pub fn open_volume(code: u8, named: &[PathBuf], how: &OpenOptions) -> failure::Result<Volume> {
+    let image = named.first().map_or(Path::new(""), PathBuf::as_path);
+    let failed = |path: &Path, error: Error| failure::volume(code, path, &error);
+    let paths = resolve(named).map_err(|error| failed(image, error))?;
+    let devices = open(&paths, how.mode).map_err(|(path, error)| failed(&path, error))?;
+    Volume::open_with(devices, how).map_err(|error| failed(image, error))
 }
 
 /// Opens a filesystem for reading, without devices that are missing.

@@ -1,4 +1,4 @@
-//! Exit statuses: those of mount(8), and of fsck(8) for `check`.
+//! Exit statuses: those of mount(8), of fsck(8) for `check`, and of ls(1) for those that look into images.
 
 /// Wrong usage, no permission; for commands other than `mount` and `umount`, any failure.
 pub const USAGE: u8 = 1;
@@ -8,6 +8,11 @@ pub const IN_ERROR: u8 = 1;
 pub const SYSTEM: u8 = 2;
 /// The mount or unmount failed.
 pub const FAILED: u8 = 32;
+
+/// `ls`, `cat`, `cp`, `tree`, `stat`: something could not be read or copied; the rest was.
+pub const NOT_COPIED: u8 = 1;
+/// They were called wrongly.
+pub const COPY_USAGE: u8 = 2;
 
 /// `check` found something.
 pub const FOUND: u8 = 1;

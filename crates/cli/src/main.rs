@@ -9,13 +9,16 @@ mod exit;
 mod failure;
 #[allow(dead_code, unused_imports, reason = "commands that write files of the host come next")]
 mod host;
+mod image;
 mod invocation;
 mod logging;
 mod mount_options;
+mod names;
 mod output;
 mod run_dir;
 mod signatures;
 mod size;
+mod target;
 
 use std::process::ExitCode;
 

@@ -1,18 +1,24 @@
 //! The commands, one file each.
 
+mod cat;
 mod check;
 mod inspect;
+mod ls;
 mod mkfs;
 mod mount;
 mod rescue;
+mod stat;
 mod status;
 mod subvolume;
 mod sync;
+mod tree;
 mod umount;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+pub use inspect::json;
 
 use crate::exit;
 use crate::failure::{Failure, Result};
@@ -37,6 +43,21 @@ pub enum Format {
     Json,
 }
 
+/// Text for people, or JSON for programs.
+#[derive(Debug, clap::Args)]
+struct OutputFormat {
+    /// How to print: for people or for programs.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+}
+
+impl OutputFormat {
+    /// The format, or that which was given before the command.
+    fn or(&self, before: Format) -> Format {
+        self.format.unwrap_or(before)
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -56,6 +77,14 @@ pub enum Command {
     Sync(sync::Arguments),
     /// Show how mounted filesystems are, and what went wrong.
     Status(status::Arguments),
+    /// List directories of an image that is not mounted.
+    Ls(ls::Arguments),
+    /// Print files of an image that is not mounted.
+    Cat(cat::Arguments),
+    /// Draw directories of an image that is not mounted.
+    Tree(tree::Arguments),
+    /// Show all there is to know of files of an image that is not mounted.
+    Stat(stat::Arguments),
     /// Check an unmounted filesystem, and repair it if that is asked for.
     Check(check::Arguments),
     /// Look at the structures of an unmounted filesystem. Nothing is written.
@@ -88,16 +117,24 @@ impl Command {
             Self::Filesystem(Filesystem::Sync(_)) => "filesystem sync",
             Self::Sync(_) => "sync",
             Self::Status(_) => "status",
+            Self::Ls(_) => "ls",
+            Self::Cat(_) => "cat",
+            Self::Tree(_) => "tree",
+            Self::Stat(_) => "stat",
             Self::Check(_) => "check",
             Self::InspectInternal(command) => command.name(),
             Self::Rescue(command) => command.name(),
         }
     }
 
+    fn knows_json(&self) -> bool {
+        matches!(self, Self::InspectInternal(_) | Self::Check(_) | Self::Ls(_) | Self::Tree(_) | Self::Stat(_))
+    }
+
     /// Does it; `format` is what was given before the command.
     pub fn run(self, format: Option<Format>) -> Result<ExitCode> {
         let format = format.unwrap_or(Format::Text);
-        if format == Format::Json && !matches!(self, Self::InspectInternal(_) | Self::Check(_)) {
+        if format == Format::Json && !self.knows_json() {
             return Err(Failure::new(exit::USAGE, "there is no JSON output of this command; leave --format out"));
         }
         match self {
@@ -107,6 +144,10 @@ impl Command {
             Self::Subvolume(command) => subvolume::run(&command),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
             Self::Status(arguments) => return status::run(&arguments, format),
+            Self::Ls(arguments) => return ls::run(&arguments, format),
+            Self::Cat(arguments) => return cat::run(&arguments),
+            Self::Tree(arguments) => return tree::run(&arguments, format),
+            Self::Stat(arguments) => return stat::run(&arguments, format),
             Self::Check(arguments) => return check::run(&arguments, format),
             Self::InspectInternal(command) => return inspect::run(&command, format),
             Self::Rescue(command) => return rescue::run(&command, format),
