@@ -13,6 +13,8 @@ pub const FAILED: u8 = 32;
 pub const NOT_COPIED: u8 = 1;
 /// They were called wrongly.
 pub const COPY_USAGE: u8 = 2;
+/// `cp` was interrupted: 128 and the number of SIGINT, as shells have it.
+pub const INTERRUPTED: u8 = 130;
 
 /// `check` found something.
 pub const FOUND: u8 = 1;

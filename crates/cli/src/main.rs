@@ -7,7 +7,6 @@ mod commands;
 mod devices;
 mod exit;
 mod failure;
-#[allow(dead_code, unused_imports, reason = "commands that write files of the host come next")]
 mod host;
 mod image;
 mod invocation;
@@ -19,6 +18,7 @@ mod run_dir;
 mod signatures;
 mod size;
 mod target;
+mod transfer;
 
 use std::process::ExitCode;
 

@@ -50,12 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Prints a file; fails if the output does, and gives an error of the image.
-fn print(
-    image: &Image,
-    path: &[u8],
-    piece: &mut [u8],
-    out: &mut dyn Write,
-) -> io::Result<butterfs_engine::Result<()>> {
+fn print(image: &Image, path: &[u8], piece: &mut [u8], out: &mut dyn Write) -> io::Result<butterfs_engine::Result<()>> {
     let id: InodeId = match resolve(&image.fs, path, Last::Follow) {
         Ok(id) => id,
         Err(error) => return Ok(Err(error)),

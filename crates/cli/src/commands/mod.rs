@@ -2,6 +2,7 @@
 
 mod cat;
 mod check;
+mod cp;
 mod inspect;
 mod ls;
 mod mkfs;
@@ -81,6 +82,8 @@ pub enum Command {
     Ls(ls::Arguments),
     /// Print files of an image that is not mounted.
     Cat(cat::Arguments),
+    /// Copy out of an image that is not mounted, or into it.
+    Cp(cp::Arguments),
     /// Draw directories of an image that is not mounted.
     Tree(tree::Arguments),
     /// Show all there is to know of files of an image that is not mounted.
@@ -119,6 +122,7 @@ impl Command {
             Self::Status(_) => "status",
             Self::Ls(_) => "ls",
             Self::Cat(_) => "cat",
+            Self::Cp(_) => "cp",
             Self::Tree(_) => "tree",
             Self::Stat(_) => "stat",
             Self::Check(_) => "check",
@@ -146,6 +150,7 @@ impl Command {
             Self::Status(arguments) => return status::run(&arguments, format),
             Self::Ls(arguments) => return ls::run(&arguments, format),
             Self::Cat(arguments) => return cat::run(&arguments),
+            Self::Cp(arguments) => return cp::run(&arguments),
             Self::Tree(arguments) => return tree::run(&arguments, format),
             Self::Stat(arguments) => return stat::run(&arguments, format),
             Self::Check(arguments) => return check::run(&arguments, format),

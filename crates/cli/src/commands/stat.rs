@@ -12,7 +12,9 @@ use serde_json::{Map, Value, json};
 use super::{Format, OutputFormat};
 use crate::exit;
 use crate::failure::{Failure, Result};
-use crate::image::describe::{allocated, attributes_json, device, is_subvolume, mode_text, time_json, time_text, type_name};
+use crate::image::describe::{
+    allocated, attributes_json, device, is_subvolume, mode_text, time_json, time_text, type_name,
+};
 use crate::image::path::{Last, resolve};
 use crate::image::{Image, Targets};
 use crate::names::Shown;
@@ -116,7 +118,14 @@ fn text(image: &Image, path: &[u8], found: &Found, out: &mut dyn Write) -> io::R
     writeln!(out, "\n  Type: {}{subvolume}", type_name(attributes.file_type))?;
     let blocks = allocated(attributes).div_ceil(512);
     writeln!(out, "  Size: {}  Blocks: {blocks} of 512 bytes  Bytes in extents: {}", item.size, item.nbytes)?;
-    writeln!(out, " Inode: {}  Subvolume: {}{}  Links: {}", attributes.id.ino, attributes.id.tree, name_of(image, attributes), item.nlink)?;
+    writeln!(
+        out,
+        " Inode: {}  Subvolume: {}{}  Links: {}",
+        attributes.id.ino,
+        attributes.id.tree,
+        name_of(image, attributes),
+        item.nlink
+    )?;
     let mode = item.mode.get();
     writeln!(out, "Access: {:04o} ({})  Owner: {}  Group: {}", mode & 0o7777, mode_text(mode), item.uid, item.gid)?;
     if let Some(device) = device(attributes) {

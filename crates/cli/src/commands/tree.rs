@@ -185,7 +185,7 @@ fn json(arguments: &Arguments, image: &Image, counts: &mut Counts, out: &mut dyn
     let mut first = true;
     for path in &image.paths {
         let Some(id) = top(image, path, counts) else { continue };
-        write!(out, "{}\n", if first { "" } else { "," })?;
+        writeln!(out, "{}", if first { "" } else { "," })?;
         first = false;
         let fields = fields(image, if path.is_empty() { b"/" } else { path }, id, counts);
         nest(arguments, image, (path, id), fields, counts, out)?;

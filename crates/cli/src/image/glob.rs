@@ -8,8 +8,8 @@ use butterfs_engine::filesystem::Filesystem;
 use butterfs_engine::{Error, Result};
 use butterfs_format::items::FileType;
 
-use super::path::{self, Last};
 use super::list;
+use super::path::{self, Last};
 
 /// Paths that a pattern stands for, by name; the pattern as it is if it has no wildcard, or if nothing matches.
 ///
@@ -37,7 +37,8 @@ pub fn expand(fs: &Filesystem, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
 fn step(fs: &Filesystem, at: &[u8], pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
     let dir = match path::resolve(fs, at, Last::Follow) {
         Ok(dir) => dir,
-        Err(Error::NotFound | Error::NotDirectory) => return Ok(Vec::new()),
+        // A link that leads nowhere, or in a circle, has nothing in it.
+        Err(Error::NotFound | Error::NotDirectory | Error::Invalid(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     if fs.attributes(dir)?.file_type != FileType::Directory {

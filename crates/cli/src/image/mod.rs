@@ -8,10 +8,10 @@
 pub mod describe;
 pub mod glob;
 pub mod list;
-mod open;
+mod opening;
 pub mod path;
 mod targets;
 pub mod walk;
 
-pub use open::Opening;
-pub use targets::{Image, Targets};
+pub use opening::Opening;
+pub use targets::{Image, Targets, open};

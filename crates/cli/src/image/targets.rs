@@ -26,6 +26,8 @@ pub struct Targets {
 pub struct Image {
     /// Its path, for messages.
     pub name: PathBuf,
+    /// All that it consists of, as it was named.
+    pub devices: Vec<PathBuf>,
     /// The filesystem.
     pub fs: Filesystem,
     /// The paths, wildcards resolved.
@@ -61,7 +63,7 @@ pub fn open(targets: &[PathBuf], opening: &Opening) -> Result<Image> {
         let found = glob::expand(&fs, path);
         paths.extend(found.map_err(|error| failure::engine(exit::NOT_COPIED, image, &error))?);
     }
-    Ok(Image { name: image.to_path_buf(), fs, paths })
+    Ok(Image { name: image.to_path_buf(), devices: opening.images(image), fs, paths })
 }
 
 impl Image {

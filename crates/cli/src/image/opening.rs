@@ -34,7 +34,7 @@ impl Opening {
     /// # Errors
     /// What is wrong, and what to do.
     pub fn open(&self, image: &Path, access: Access) -> Result<Filesystem> {
-        let named: Vec<PathBuf> = std::iter::once(image.to_path_buf()).chain(self.devices.iter().cloned()).collect();
+        let named = self.images(image);
         let mode = match access {
             Access::ReadOnly => OpenMode::ReadOnly,
             Access::ReadWrite => OpenMode::ReadWrite,
@@ -45,6 +45,11 @@ impl Opening {
         let options = OpenOptions { access, subvolume: self.choice(), ..OpenOptions::default() };
         let opened = Filesystem::open(volume, options, Box::new(SystemEnvironment));
         opened.map_err(|error| self.failed(image, &error))
+    }
+
+    /// The image, and what else was named.
+    pub fn images(&self, image: &Path) -> Vec<PathBuf> {
+        std::iter::once(image.to_path_buf()).chain(self.devices.iter().cloned()).collect()
     }
 
     fn choice(&self) -> SubvolumeChoice {
