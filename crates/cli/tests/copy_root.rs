@@ -8,6 +8,9 @@ use butterfs_testkit::oracle;
 use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::tree_compare::{Times, Tree, hash_file};
 use common::{MIB, kernel, setup, subject};
+use rustix::fs::XattrFlags;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 const PLAN: Plan = Plan { seed: 31, files: 300, huge: 1, devices: true };
 
@@ -69,6 +72,48 @@ fn what_is_copied_in_the_kernel_takes_over() {
     let busy = subject().command(&["cp", "-a", &from, &to]);
     assert!(busy.status.code() == Some(1) && busy.stderr.contains("unmount it first"), "{busy}");
     mounted.unmount();
+}
+
+/// Who is not root gets what he may have: his own files, without set-ID bits and without root's attributes.
+#[test]
+fn a_plain_user_copies_out_and_in() {
+    let Some(work) = setup("copy_plain_user") else { return };
+    let (image, source, home) = (work.file("image"), work.dir("source"), work.dir("home"));
+    std::fs::write(source.join("suid"), "run me").expect("write");
+    chmod(&source.join("suid"), 0o4755);
+    rustix::fs::lsetxattr(source.join("suid"), "trusted.t", b"1", XattrFlags::empty()).expect("setxattr");
+    std::fs::create_dir(source.join("ro")).expect("mkdir");
+    std::fs::write(source.join("ro/file"), "read me").expect("write");
+    chmod(&source.join("ro"), 0o555);
+    subject().mkfs(&image, 256 * MIB, &[]);
+    let to = format!("{}:/", image.display());
+    subject().command(&["cp", "-a", &format!("{}/.", source.display()), &to]).ok();
+    for (path, mode) in [(&home, 0o777), (&image, 0o666), (&work.path().to_path_buf(), 0o755)] {
+        chmod(path, mode);
+    }
+    let user = |arguments: &[&str]| {
+        let ids = ["--reuid", "65534", "--regid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_butterfs")];
+        run_program("setpriv", &[&ids, arguments].concat())
+    };
+    let out = home.join("out");
+    let copied = user(&["cp", "-a", &to, &out.display().to_string()]).ok();
+    assert!(copied.stderr.contains("1 extended attributes that only root"), "{copied}");
+    let found = |name: &str| std::fs::metadata(out.join(name)).expect("it is there");
+    assert_eq!((found("suid").mode() & 0o7777, found("suid").uid()), (0o755, 65534));
+    assert_eq!((found("ro").mode() & 0o7777, found("ro/file").len()), (0o555, 7));
+    // In an image everybody may preserve owners.
+    user(&["cp", "-a", &source.join("suid").display().to_string(), &format!("{to}kept")]).ok();
+    user(&["cp", &source.join("suid").display().to_string(), &format!("{to}own")]).ok();
+    let listed = user(&["ls", "-l", &format!("{to}kept"), &format!("{to}own")]).ok().stdout;
+    assert!(
+        listed.contains("-rwsr-xr-x 1     0     0 6 ") && listed.contains("-rwxr-xr-x 1 65534 65534 6 "),
+        "{listed}"
+    );
+    oracle::assert_clean(&image);
+}
+
+fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("chmod");
 }
 
 /// Several devices: named, looked for in a directory, and one of them missing.

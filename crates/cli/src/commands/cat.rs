@@ -16,7 +16,8 @@ Examples:
   butterfs cat 'disk.img:/var/log/*.log' | less
   butterfs cat --subvol backups/monday disk.img:home/anna/letter
 
-Holes are zeros, compressed files are read. Symbolic links are followed within the image. Nothing is written.";
+Holes are zeros, compressed files are read. Symbolic links are followed within the image.
+Nothing is written.";
 
 /// Bytes that are read at once.
 const PIECE: usize = 1 << 20;

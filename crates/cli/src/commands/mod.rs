@@ -132,7 +132,10 @@ impl Command {
     }
 
     fn knows_json(&self) -> bool {
-        matches!(self, Self::InspectInternal(_) | Self::Check(_) | Self::Ls(_) | Self::Tree(_) | Self::Stat(_))
+        matches!(
+            self,
+            Self::InspectInternal(_) | Self::Check(_) | Self::Status(_) | Self::Ls(_) | Self::Tree(_) | Self::Stat(_)
+        )
     }
 
     /// Does it; `format` is what was given before the command.

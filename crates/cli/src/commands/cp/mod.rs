@@ -32,16 +32,20 @@ Examples:
   butterfs cp -a rootfs/. disk.img:/
   butterfs cp kernel.conf disk.img:/etc/kernel.conf
 
-The side with IMAGE: says which way it goes; a colon alone is the image's top. A source that ends in / as the
-top of the image, or in /., is copied into the destination with what is in it, not as a directory of its name.
+The side with IMAGE: says which way it goes; a colon alone is the image's top. A source that
+is the top of an image, or ends in /., is copied into the destination with what is in it, not
+as a directory of its name.
 
-Out of an image nothing is written to it. Names in the image cannot lead outside of the destination: symbolic
-links that are in the way are replaced, not followed. Set-user-ID bits are kept only with -p or -a where the owner can
-be set, too. Into an image it is written through the engine of the mount, and committed at the end and every 30
-seconds; a file is there whole or not at all. Ctrl-C commits what was copied; what it was at is left out.
+Out of an image: nothing is written to it. Names in it cannot lead outside of the destination:
+symbolic links that are in the way are replaced, not followed. Set-user-ID bits are kept only
+where the owner is, too.
 
-Exit status: 0 all was copied, 1 something was not (it is named, and the rest was), 2 wrong usage, 130
-interrupted.";
+Into an image: it is written through the engine of the mount, and committed every 30 seconds
+and at the end. A file is there whole or not at all. Ctrl-C commits what was copied; what it
+was at is left out.
+
+Exit status: 0 all was copied, 1 something was not (it is named, and the rest was), 2 wrong
+usage, 130 interrupted.";
 
 /// What it is told.
 #[derive(Debug, clap::Args)]
@@ -52,7 +56,7 @@ pub struct Arguments {
     /// What is copied, and last where to. One side is IMAGE:PATH: an image file or a block device, not mounted,
     /// and a path in it. In the paths of sources `*`, `?` and `[...]` stand for names in the image (quote them, or the
     /// shell looks at its own files). Of an image whose name has colons, the longest part that exists is taken.
-    #[arg(value_name = "SOURCE... DESTINATION", required = true, num_args = 2..)]
+    #[arg(value_name = "PATH", required = true, num_args = 2..)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     options: Options,

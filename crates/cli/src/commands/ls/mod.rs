@@ -27,9 +27,9 @@ Examples:
   butterfs ls -lR --subvol backups/monday disk.img:home
   butterfs --format json ls disk.img:/etc
 
-Subvolumes and snapshots are directories. Owners are numbers: the names are those of the system that the image
-belongs to. Names are in the order of their bytes; on a terminal, what cannot be printed is escaped. Nothing is
-written.";
+Subvolumes and snapshots are directories. Owners are numbers: their names are those of the
+system that the image belongs to. Names are in the order of their bytes; on a terminal, what
+cannot be printed is escaped. Nothing is written.";
 
 /// What it is told.
 #[derive(Debug, clap::Args)]

@@ -99,6 +99,9 @@ struct Walker<'a> {
 
 impl Walker<'_> {
     fn source(&mut self, path: &[u8], destination: &Destination) {
+        if self.report.is_stopped() {
+            return;
+        }
         let last = if self.settings.links == Links::Copy { Last::Keep } else { Last::Follow };
         let begun = resolve(self.fs, path, last).map_err(Problem::from).and_then(|id| match destination {
             Destination::Named(place) => self.entry(id, place, path.to_vec()),
@@ -156,8 +159,14 @@ impl Walker<'_> {
         if place.dir.identity(&place.name)?.is_some_and(|there| self.protected.contains(&there)) {
             return Err(IS_IMAGE);
         }
+        if found.file_type == FileType::Directory {
+            return self.directory(&found, place, path);
+        }
+        if self.link_again(&found, place)? {
+            self.report.copied(&path);
+            return Ok(());
+        }
         match found.file_type {
-            FileType::Directory => return self.directory(&found, place, path),
             FileType::Regular => return self.file(&found, place, path),
             FileType::Symlink => {
                 let target = self.fs.read_link(id)?;
@@ -174,8 +183,31 @@ impl Walker<'_> {
                 self.report.lost(&path, &lost);
             }
         }
+        self.remember(&found, place);
         self.report.copied(&path);
         Ok(())
+    }
+
+    /// Whether other names of it are to be names of one file in the copy, too.
+    fn keeps_links(&self, found: &Found) -> bool {
+        found.item.nlink.get() > 1 && self.settings.policy.preserve.contains(Preserve::LINKS)
+    }
+
+    fn remember(&mut self, found: &Found, place: &Place) {
+        if self.keeps_links(found) {
+            self.linked.insert(found.id, place.clone());
+        }
+    }
+
+    /// A further name of something that was copied; says whether it is one.
+    fn link_again(&self, found: &Found, place: &Place) -> Outcome<bool> {
+        if !self.keeps_links(found) {
+            return Ok(false);
+        }
+        let Some(first) = self.linked.get(&found.id) else { return Ok(false) };
+        let linked = place.dir.link(&place.name, (&first.dir, &first.name), self.settings.existing);
+        self.unless_kept(linked)?;
+        Ok(true)
     }
 
     /// That something is there and is to stay is no failure.
@@ -235,22 +267,15 @@ impl Walker<'_> {
     }
 
     fn file(&mut self, found: &Found, place: &Place, path: Vec<u8>) -> Outcome<()> {
-        let shared = found.item.nlink.get() > 1 && self.settings.policy.preserve.contains(Preserve::LINKS);
-        if shared && let Some(first) = self.linked.get(&found.id) {
-            let linked = place.dir.link(&place.name, (&first.dir, &first.name), self.settings.existing);
-            self.unless_kept(linked)?;
-            self.report.copied(&path);
-            return Ok(());
-        }
         let attributes = self.attributes(found)?;
         let file = self.unless_kept(place.dir.make_file(&place.name, self.settings.existing))?;
         let job = Job { id: found.id, size: found.item.size.get(), file, attributes, place: place.clone(), path };
-        if !shared {
+        if !self.keeps_links(found) {
             // Nobody takes jobs any more only if a thread panicked.
             return self.jobs.send(job).map_err(|_| Problem::Text("a thread that copies has failed"));
         }
         if data::copy(self.fs, job, self.settings.policy, self.report, &mut data::buffer()) {
-            self.linked.insert(found.id, place.clone());
+            self.remember(found, place);
         }
         Ok(())
     }
