@@ -10,6 +10,8 @@ use butterfs_volume::{
     system_devices,
 };
 
+use crate::failure;
+
 /// Opens all devices that are meant, and so locks them: those named, then what the filesystem has besides them in
 /// the directories named and, if it is on a block device, in the system.
 ///
@@ -83,6 +85,17 @@ fn open(path: &PathBuf, mode: OpenMode) -> std::result::Result<Arc<dyn BlockDevi
 pub fn open_damaged(devices: Vec<Arc<dyn BlockDevice>>) -> Result<Volume> {
     let (missing, bad_chunks) = (Missing::Accept, BadChunks::LeaveOut);
     Volume::open_with(devices, &OpenOptions { missing, bad_chunks, ..OpenOptions::new(OpenMode::ReadOnly) })
+}
+
+/// Opens the volume of all devices that are meant, see [`find_and_open`].
+///
+/// # Errors
+/// With this exit status, and the path that is to blame.
+pub fn open_volume(code: u8, named: &[PathBuf], how: &OpenOptions) -> failure::Result<Volume> {
+    let image = named.first().map_or(Path::new(""), PathBuf::as_path);
+    let failed = |path: &Path, error: Error| failure::volume(code, path, &error);
+    let devices = find_and_open(named, how.mode).map_err(|(path, error)| failed(&path, error))?;
+    Volume::open_with(devices, how).map_err(|error| failed(image, error))
 }
 
 /// Opens a filesystem for reading, without devices that are missing.

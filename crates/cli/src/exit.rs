@@ -1,4 +1,4 @@
-//! Exit statuses: those of mount(8), and of fsck(8) for `check`.
+//! Exit statuses: those of mount(8), of fsck(8) for `check`, and of ls(1) for those that look into images.
 
 /// Wrong usage, no permission; for commands other than `mount` and `umount`, any failure.
 pub const USAGE: u8 = 1;
@@ -13,6 +13,12 @@ pub const FAILED: u8 = 32;
 
 /// `restore`: some of what was asked for is lost.
 pub const LOSSES: u8 = 2;
+/// `ls`, `cat`, `cp`, `tree`, `stat`: something could not be read or copied; the rest was.
+pub const NOT_COPIED: u8 = 1;
+/// They were called wrongly.
+pub const COPY_USAGE: u8 = 2;
+/// `cp` was interrupted: 128 and the number of SIGINT, as shells have it.
+pub const INTERRUPTED: u8 = 130;
 
 /// `check` found something.
 pub const FOUND: u8 = 1;

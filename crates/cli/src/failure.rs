@@ -100,7 +100,10 @@ pub fn volume(code: u8, path: &Path, error: &butterfs_volume::Error) -> Failure 
         Error::MissingDevices(_) => Failure::at(
             code,
             path,
-            format!("{error}; name all its devices, or a directory to look in, or read without with -o ro,degraded"),
+            format!(
+                "{error}; name all its devices, or a directory to look in, or read without: mount -o ro,degraded, \
+                 ls --degraded"
+            ),
         ),
         Error::Unsupported(text) if text.contains("; ") => Failure::at(code, path, text),
         Error::Unsupported(text) => Failure::at(code, path, format!("{text}; use the kernel's driver for it")),
@@ -178,7 +181,11 @@ pub fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let line = line.strip_prefix("error: ").unwrap_or(&line).trim_end_matches('.');
     let name = command.map(|name| format!("butterfs {name}")).unwrap_or("butterfs".into());
     eprintln!("{name}: {line}; see {name} --help");
-    ExitCode::from(if name == "butterfs check" { exit::CHECK_USAGE } else { exit::USAGE })
+    ExitCode::from(match command {
+        Some("check") => exit::CHECK_USAGE,
+        Some("ls" | "cat" | "cp" | "tree" | "stat") => exit::COPY_USAGE,
+        _ => exit::USAGE,
+    })
 }
 
 #[cfg(test)]

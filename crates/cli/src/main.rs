@@ -8,13 +8,17 @@ mod devices;
 mod exit;
 mod failure;
 mod host;
+mod image;
 mod invocation;
 mod logging;
 mod mount_options;
+mod names;
 mod output;
 mod run_dir;
 mod signatures;
 mod size;
+mod target;
+mod transfer;
 
 use std::process::ExitCode;
 

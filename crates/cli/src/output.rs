@@ -11,6 +11,11 @@ pub fn line(text: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
+/// Says on standard error that something went wrong, and that the rest goes on.
+pub fn complain(command: &str, problem: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "butterfs {command}: {}", problem.to_string().replace('\n', " "));
+}
+
 /// Prints much, in large pieces. That nobody reads it any more is no error.
 ///
 /// # Errors

@@ -1,21 +1,28 @@
 //! The commands, one file each.
 
+mod cat;
 mod check;
+mod cp;
 mod find_root;
 mod inspect;
+mod ls;
 mod mkfs;
 mod mount;
 mod rescue;
 mod restore;
 mod share;
+mod stat;
 mod status;
 mod subvolume;
 mod sync;
+mod tree;
 mod umount;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+pub use inspect::json;
 
 use crate::exit;
 use crate::failure::{Failure, Result};
@@ -38,6 +45,21 @@ pub enum Format {
     Text,
     /// For programs.
     Json,
+}
+
+/// Text for people, or JSON for programs.
+#[derive(Debug, clap::Args)]
+struct OutputFormat {
+    /// How to print: for people or for programs.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+}
+
+impl OutputFormat {
+    /// The format, or that which was given before the command.
+    fn or(&self, before: Format) -> Format {
+        self.format.unwrap_or(before)
+    }
 }
 
 /// What to do.
@@ -63,6 +85,16 @@ pub enum Command {
     Dedupe(share::DedupeArguments),
     /// Show how mounted filesystems are, and what went wrong.
     Status(status::Arguments),
+    /// List directories of an image that is not mounted.
+    Ls(ls::Arguments),
+    /// Print files of an image that is not mounted.
+    Cat(cat::Arguments),
+    /// Copy out of an image that is not mounted, or into it.
+    Cp(cp::Arguments),
+    /// Draw directories of an image that is not mounted.
+    Tree(tree::Arguments),
+    /// Show all there is to know of files of an image that is not mounted.
+    Stat(stat::Arguments),
     /// Check an unmounted filesystem, and repair it if that is asked for.
     Check(check::Arguments),
     /// Look at the structures of an unmounted filesystem. Nothing is written.
@@ -104,6 +136,11 @@ impl Command {
             Self::Reflink(_) => "reflink",
             Self::Dedupe(_) => "dedupe",
             Self::Status(_) => "status",
+            Self::Ls(_) => "ls",
+            Self::Cat(_) => "cat",
+            Self::Cp(_) => "cp",
+            Self::Tree(_) => "tree",
+            Self::Stat(_) => "stat",
             Self::Check(_) => "check",
             Self::InspectInternal(command) => command.name(),
             Self::Rescue(command) => command.name(),
@@ -113,7 +150,17 @@ impl Command {
     }
 
     fn knows_json(&self) -> bool {
-        matches!(self, Self::InspectInternal(_) | Self::Check(_) | Self::Restore(_) | Self::FindRoot(_))
+        matches!(
+            self,
+            Self::InspectInternal(_)
+                | Self::Check(_)
+                | Self::Status(_)
+                | Self::Restore(_)
+                | Self::FindRoot(_)
+                | Self::Ls(_)
+                | Self::Tree(_)
+                | Self::Stat(_)
+        )
     }
 
     /// Does it; `format` is what was given before the command.
@@ -131,6 +178,11 @@ impl Command {
             Self::Reflink(arguments) => share::reflink(&arguments),
             Self::Dedupe(arguments) => share::dedupe(&arguments),
             Self::Status(arguments) => return status::run(&arguments, format),
+            Self::Ls(arguments) => return ls::run(&arguments, format),
+            Self::Cat(arguments) => return cat::run(&arguments),
+            Self::Cp(arguments) => return cp::run(&arguments),
+            Self::Tree(arguments) => return tree::run(&arguments, format),
+            Self::Stat(arguments) => return stat::run(&arguments, format),
             Self::Check(arguments) => return check::run(&arguments, format),
             Self::InspectInternal(command) => return inspect::run(&command, format),
             Self::Rescue(command) => return rescue::run(&command, format),

@@ -19,7 +19,7 @@ use butterfs_fuse::mount::{Mount, MountEntry, MountOptions, MountPoint, MountSou
 use butterfs_fuse::session::{Session, SessionOptions};
 use butterfs_fuse::stop::SignalStop;
 use butterfs_os::signal::TerminationSignals;
-use butterfs_volume::{OpenMode, Volume};
+use butterfs_volume::OpenMode;
 
 use crate::failure::{self, Failure, Result};
 use crate::logging::{self, Destination};
@@ -213,19 +213,17 @@ fn check_directory(directory: &Path) -> Result<PathBuf> {
 
 /// Opens the filesystem. The device is locked from now on.
 fn open(plan: &Plan<'_>) -> Result<Filesystem> {
-    let failed = |path: &Path, error: butterfs_volume::Error| failure::volume(exit::FAILED, path, &error);
     let mode = match plan.options.access {
         Access::ReadOnly => OpenMode::ReadOnly,
         Access::ReadWrite => OpenMode::ReadWrite,
     };
-    let devices = devices::find_and_open(&plan.named, mode).map_err(|(path, error)| failed(&path, error))?;
     let how = butterfs_volume::OpenOptions {
         mode,
         missing: plan.options.missing,
         block_checksums: plan.options.rescue.block_checksums(),
         ..butterfs_volume::OpenOptions::new(mode)
     };
-    let volume = Volume::open_with(devices, &how).map_err(|error| failed(plan.image, error))?;
+    let volume = devices::open_volume(exit::FAILED, &plan.named, &how)?;
     let mut options = filesystem::OpenOptions {
         access: plan.options.access,
         subvolume: plan.options.subvolume.clone(),

@@ -239,8 +239,7 @@ pub fn open(images: &[PathBuf], superblock: Option<usize>) -> Result<Source> {
 
 fn open_with_devices(images: &[PathBuf], superblock: Option<usize>) -> Result<(Source, Devices)> {
     let first = first(images);
-    let paths = devices::resolve(images).map_err(|error| failure::volume(exit::USAGE, first, &error))?;
-    let devices: Devices = devices::open(&paths, OpenMode::ReadOnly)
+    let devices: Devices = devices::find_and_open(images, OpenMode::ReadOnly)
         .map_err(|(path, error)| failure::volume(exit::USAGE, &path, &error))?;
     let begin = superblock.map_or(Begin::Usual, Begin::Copy);
     let source = Source::open(&devices, begin).map_err(|error| failed(first, &error))?;

@@ -147,6 +147,18 @@ impl Directory {
         self.make(&name, existing, |name| rustix::fs::linkat(&from.0.0, &*old, &self.0, name, AtFlags::empty()))
     }
 
+    /// Which file has a name: its device and inode, if there is one.
+    ///
+    /// # Errors
+    /// As the system's.
+    pub fn identity(&self, name: &[u8]) -> io::Result<Option<(u64, u64)>> {
+        match self.stat(&c_name(name)?) {
+            Ok(found) => Ok(Some((found.st_dev, found.st_ino))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Removes something that is no directory, for one, a file that could not be made whole.
     ///
     /// # Errors

@@ -19,6 +19,6 @@ mod name;
 #[cfg(test)]
 mod tests;
 
-pub use attributes::{Attributes, Lost, Policy, Preserve, Xattr, is_privileged};
+pub use attributes::{Attributes, Lost, Policy, Preserve, Xattr, is_privileged, path_of};
 pub use directory::{Directory, Existing, Node, Special};
 pub use file::NewFile;

@@ -5,7 +5,7 @@ mod dump_super;
 mod dump_tree;
 mod image;
 mod inode_resolve;
-mod json;
+pub mod json;
 mod list_chunks;
 mod logical_resolve;
 mod min_dev_size;
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::Format;
+use super::{Format, OutputFormat};
 use crate::failure::Result;
 
 /// Look at the structures of an unmounted filesystem.
@@ -61,21 +61,6 @@ impl Command {
             Self::MinDevSize(_) => "inspect-internal min-dev-size",
             Self::ListChunks(_) => "inspect-internal list-chunks",
         }
-    }
-}
-
-/// Text for people, or JSON for programs.
-#[derive(Debug, clap::Args)]
-struct OutputFormat {
-    /// How to print: for people or for programs.
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    format: Option<Format>,
-}
-
-impl OutputFormat {
-    /// The format, or that which was given before the command.
-    fn or(&self, before: Format) -> Format {
-        self.format.unwrap_or(before)
     }
 }
 

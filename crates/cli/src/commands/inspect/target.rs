@@ -1,11 +1,10 @@
 //! `IMAGE[:PATH]`, and further devices: where in which filesystem.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::image::Image;
 use crate::failure::Result;
+use crate::target::split_image;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -21,7 +20,7 @@ pub struct Target {
 impl Target {
     /// Opens the filesystem; gives it and the path in it, which is empty for the top.
     pub fn open(&self) -> Result<(Image, Vec<u8>)> {
-        let (image, path) = split(&self.image);
+        let (image, path) = split_image(&self.image);
         let mut paths = vec![image.to_path_buf()];
         paths.extend(self.devices.iter().cloned());
         Ok((Image::open(&paths)?, path.to_vec()))
@@ -29,29 +28,6 @@ impl Target {
 
     /// The image, for messages.
     pub fn image(&self) -> &Path {
-        split(&self.image).0
-    }
-}
-
-/// An image whose own name has a colon is taken whole if it is there.
-fn split(target: &Path) -> (&Path, &[u8]) {
-    let bytes = target.as_os_str().as_bytes();
-    if target.exists() {
-        return (target, &[]);
-    }
-    let colons = bytes.iter().enumerate().filter(|(_, byte)| **byte == b':').map(|(at, _)| at);
-    let parts = colons.map(|at| (Path::new(OsStr::from_bytes(&bytes[..at])), &bytes[at + 1..]));
-    parts.into_iter().find(|(image, _)| image.exists()).unwrap_or((target, &[]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_image_is_what_exists() {
-        assert_eq!(split(Path::new("/dev/null:a:b")), (Path::new("/dev/null"), &b"a:b"[..]));
-        assert_eq!(split(Path::new("/dev/null")), (Path::new("/dev/null"), &b""[..]));
-        assert_eq!(split(Path::new("/nowhere:x")), (Path::new("/nowhere:x"), &b""[..]));
+        split_image(&self.image).0
     }
 }
