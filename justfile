@@ -44,3 +44,7 @@ stress percent="1000":
 # Time `butterfs check` beside `btrfs check` (as root, on a disk): just bench-check 5
 bench-check runs="5" files="1000000":
     scripts/bench-check.sh {{runs}} {{files}}
+
+# Fuzz superblocks, blocks, items, compressed streams and images; what fails is kept in the corpus: just fuzz 1200
+fuzz seconds="60" seed="1":
+    cargo run -p butterfs-testkit --example fuzz -- --seconds {{seconds}} --seed {{seed}}

@@ -67,7 +67,7 @@ impl<'a> Campaign<'a> {
     /// Notes a failure, one for each kind of failure.
     fn fail(&mut self, input: Input, failure: Failure) {
         let (input, failure) = self.smaller(input, failure);
-        let known = |(_, other): &Failed| essence(other) == essence(&failure);
+        let known = |(_, other): &Failed| way(other) == way(&failure);
         if !self.failed.iter().any(known) {
             self.failed.push((input, failure));
         }
@@ -116,5 +116,13 @@ impl<'a> Campaign<'a> {
     /// Ends the campaign; the file with the running input is taken away.
     pub fn finish(self) {
         self.guard.finish();
+    }
+}
+
+/// What is the same of failures that have one cause: the place of a panic.
+fn way(failure: &str) -> String {
+    match failure.strip_prefix("panic: ").and_then(|text| text.rsplit_once(" at ")) {
+        Some((_, place)) => place.to_owned(),
+        None => essence(failure),
     }
 }

@@ -1,10 +1,12 @@
 //! What an input must not do: panic, take long, take much memory. What ends the whole process is told of by
 //! a file that has the input while it runs.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -37,9 +39,28 @@ fn most_memory(kind: Kind) -> u64 {
 
 /// Runs inputs under watch.
 pub struct Guard {
-    /// Where the running input is written to.
-    current: Option<PathBuf>,
+    current: Option<Running>,
     watch: Arc<Watch>,
+}
+
+/// The file that the running input is written to.
+struct Running {
+    path: PathBuf,
+    file: File,
+}
+
+impl Running {
+    fn new(path: PathBuf) -> Self {
+        let file = File::create(&path).expect("the running input can be kept");
+        Self { path, file }
+    }
+
+    /// In place: no new file, that the filesystem would have to write out.
+    fn set(&self, input: &Input) {
+        let text = input.to_string();
+        let written = self.file.write_all_at(text.as_bytes(), 0).and_then(|()| self.file.set_len(text.len() as u64));
+        written.expect("the running input can be kept");
+    }
 }
 
 impl Default for Guard {
@@ -51,7 +72,7 @@ impl Default for Guard {
 impl Guard {
     /// A guard that keeps the running input in a file, if one is named.
     pub fn new(current: Option<PathBuf>) -> Self {
-        Self { current, watch: Watch::start() }
+        Self { current: current.map(Running::new), watch: Watch::start() }
     }
 
     /// Runs an input.
@@ -59,15 +80,15 @@ impl Guard {
     /// # Errors
     /// What it did wrong.
     pub fn run(&self, input: &Input, bases: &[Base]) -> Result<Words, Failure> {
-        if let Some(path) = &self.current {
-            std::fs::write(path, input.to_string()).expect("the running input can be kept");
+        if let Some(running) = &self.current {
+            running.set(input);
         }
         let before = Usage::now();
         reset_peak();
         self.watch.begin();
         let result = catch_unwind(AssertUnwindSafe(|| target::run(input, bases)));
         self.watch.end();
-        let words = result.map_err(|panic| format!("panic: {}", message(&*panic)))?;
+        let words = result.map_err(|panic| format!("panic: {} at {}", message(&*panic), self.watch.place()))?;
         let after = Usage::now();
         let took = after.time.saturating_sub(before.time);
         if took > most_time(input.kind()) {
@@ -82,8 +103,8 @@ impl Guard {
 
     /// The file with the running input is needed no more.
     pub fn finish(self) {
-        if let Some(path) = &self.current {
-            let _ = std::fs::remove_file(path);
+        if let Some(running) = &self.current {
+            let _ = std::fs::remove_file(&running.path);
         }
     }
 }
@@ -123,11 +144,13 @@ fn reset_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Ends the process when an input is stuck.
+/// Ends the process when an input is stuck, and notes where it panics.
 struct Watch {
     epoch: Instant,
     /// When the running input began, in milliseconds from the epoch; 0 when none runs.
     began: AtomicU64,
+    /// Where the first panic of the running input was.
+    place: Mutex<Option<String>>,
 }
 
 impl Watch {
@@ -135,12 +158,30 @@ impl Watch {
     fn start() -> Arc<Self> {
         static WATCH: OnceLock<Arc<Watch>> = OnceLock::new();
         let new = || {
-            let watch = Arc::new(Self { epoch: Instant::now(), began: AtomicU64::new(0) });
+            let watch = Arc::new(Self { epoch: Instant::now(), began: AtomicU64::new(0), place: Mutex::default() });
             let watching = Arc::clone(&watch);
             std::thread::spawn(move || watching.look());
+            watch.hear();
             watch
         };
         Arc::clone(WATCH.get_or_init(new))
+    }
+
+    /// Panics while an input runs are not printed, but noted.
+    fn hear(self: &Arc<Self>) {
+        let (watch, before) = (Arc::clone(self), take_hook());
+        set_hook(Box::new(move |info| {
+            if watch.began.load(Ordering::Relaxed) == 0 {
+                return before(info);
+            }
+            let place = info.location().map(|place| format!("{} line {}", place.file(), place.line()));
+            let mut first = watch.place.lock().unwrap_or_else(PoisonError::into_inner);
+            *first = first.take().or(place);
+        }));
+    }
+
+    fn place(&self) -> String {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
     fn millis(&self) -> u64 {
@@ -148,6 +189,7 @@ impl Watch {
     }
 
     fn begin(&self) {
+        self.place();
         self.began.store(self.millis(), Ordering::Relaxed);
     }
 
