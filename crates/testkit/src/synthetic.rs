@@ -3,7 +3,8 @@
 //!
 //! Inodes in memory know nothing of these changes: open the filesystem again to see them.
 
-use butterfs_engine::filesystem::Filesystem;
+use butterfs_engine::dir::Place;
+use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::tx::{Need, Transaction};
 use butterfs_format::ids::objectid;
@@ -11,6 +12,9 @@ use butterfs_format::items::{Compression, FileExtent, FileExtentBody, InodeFlags
 use butterfs_format::key::DiskKey;
 use butterfs_format::{ItemType, Key, Logical};
 use zerocopy::{FromZeros, IntoBytes};
+
+use crate::fuzz::streams;
+use crate::random::Random;
 
 /// A compressed extent: what is on disk, and what it says of itself.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +45,8 @@ struct OnDisk {
     len: u64,
 }
 
-/// Makes an empty file one that has pieces of one compressed extent, and a size in bytes.
+/// Makes an empty file one that has pieces of one compressed extent, and a size in bytes. The first piece is the front
+/// of the extent at the front of the file.
 pub fn compressed_file(fs: &Filesystem, id: InodeId, packed: &Packed<'_>, pieces: &[Piece], size: u64) {
     let sector = fs.usage().sectorsize as usize;
     let mut stream = packed.stream.to_vec();
@@ -153,4 +158,104 @@ pub fn inode_cache(fs: &Filesystem, file: InodeId) {
     })
     .expect("the items are put in");
     gate.commit().expect("commit");
+}
+
+/// A file of [`gallery`]: its name, and what it holds.
+pub type Exhibit = (String, Vec<u8>);
+
+/// Makes compressed files of every shape in a directory of a filesystem that has none yet; gives what they must read
+/// as. Each is made for each kind of compression: whole, with an end that is not aligned, in pieces with a hole and
+/// with a part that is used again, with a stream that ends early, inline, and inline with the stream of a whole block.
+pub fn gallery(fs: &Filesystem, dir: InodeId) -> Vec<Exhibit> {
+    let mut random = Random::new(41);
+    let mut exhibits = Vec::new();
+    for compression in [Compression::Zlib, Compression::Lzo, Compression::Zstd] {
+        let mut hall = Hall { fs, dir, compression, exhibits: &mut exhibits };
+        hall.whole(&streams::text(&mut random, EXTENT as usize));
+        hall.pieces(&streams::text(&mut random, EXTENT as usize));
+        hall.short(&streams::text(&mut random, 50_001));
+        hall.inline(&streams::text(&mut random, 1500));
+    }
+    exhibits
+}
+
+/// As much as an extent holds when decompressed.
+const EXTENT: u64 = 128 << 10;
+
+struct Hall<'a> {
+    fs: &'a Filesystem,
+    dir: InodeId,
+    compression: Compression,
+    exhibits: &'a mut Vec<Exhibit>,
+}
+
+impl Hall<'_> {
+    fn file(&mut self, shape: &str, content: Vec<u8>) -> InodeId {
+        let name = format!("{} {shape}", self.compression);
+        let new = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 1 };
+        let id = self.fs.create(Place::new(self.dir, name.as_bytes()), &new).expect("create");
+        self.exhibits.push((name, content));
+        id
+    }
+
+    fn compress(&self, plain: &[u8]) -> Vec<u8> {
+        let stream = streams::compress(self.compression, plain, self.fs.usage().sectorsize as usize);
+        assert!(stream.len() < plain.len(), "it is smaller");
+        stream
+    }
+
+    fn packed<'a>(&self, stream: &'a [u8], ram_bytes: u64) -> Packed<'a> {
+        Packed { compression: self.compression, stream, ram_bytes }
+    }
+
+    fn whole(&mut self, plain: &[u8]) {
+        let stream = self.compress(plain);
+        for (shape, size) in [("whole", EXTENT), ("with an end", EXTENT - 777)] {
+            let id = self.file(shape, plain[..size as usize].to_vec());
+            let all = [Piece { at: 0, offset: 0, len: EXTENT }];
+            compressed_file(self.fs, id, &self.packed(&stream, EXTENT), &all, size);
+        }
+    }
+
+    /// The front; what an overwrite would leave behind a hole; and a clone of the middle. In whole 16 KiB.
+    fn pieces(&mut self, plain: &[u8]) {
+        const UNIT: u64 = 16 << 10;
+        let pieces = [
+            Piece { at: 0, offset: 0, len: UNIT },
+            Piece { at: 2 * UNIT, offset: 3 * UNIT, len: 2 * UNIT },
+            Piece { at: 4 * UNIT, offset: UNIT, len: UNIT },
+        ];
+        let size = 5 * UNIT - 5;
+        let mut content = vec![0; 5 * UNIT as usize];
+        for piece in &pieces {
+            let range = |start: u64| start as usize..(start + piece.len) as usize;
+            content[range(piece.at)].copy_from_slice(&plain[range(piece.offset)]);
+        }
+        content.truncate(size as usize);
+        let stream = self.compress(plain);
+        let id = self.file("in pieces", content);
+        compressed_file(self.fs, id, &self.packed(&stream, EXTENT), &pieces, size);
+    }
+
+    /// The rest of the extent is zeros.
+    fn short(&mut self, plain: &[u8]) {
+        let mut content = plain.to_vec();
+        content.resize(EXTENT as usize, 0);
+        let stream = self.compress(plain);
+        let id = self.file("short stream", content);
+        let all = [Piece { at: 0, offset: 0, len: EXTENT }];
+        compressed_file(self.fs, id, &self.packed(&stream, EXTENT), &all, EXTENT);
+    }
+
+    fn inline(&mut self, plain: &[u8]) {
+        let stream = self.compress(plain);
+        let id = self.file("inline", plain.to_vec());
+        compressed_inline(self.fs, id, &self.packed(&stream, plain.len() as u64));
+        // As newer kernels write it: the block to its end, zeros behind the file's.
+        let mut block = plain.to_vec();
+        block.resize(self.fs.usage().sectorsize as usize, 0);
+        let stream = self.compress(&block);
+        let id = self.file("inline block", plain.to_vec());
+        compressed_inline(self.fs, id, &self.packed(&stream, plain.len() as u64));
+    }
 }
