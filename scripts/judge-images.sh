@@ -5,8 +5,8 @@
 #
 # The images are as those of the tests of btrfs-progs: *.raw, raw images in *.tar, metadata dumps in *.img, all of
 # them perhaps in .xz. Each program has 20 seconds and 512 MiB. For each image a row: what came of opening and
-# reading everything, of `check --check-data-csum`, and of `dump-tree`, whose text is held against that of
-# btrfs-progs where that prints one and ends well; seconds and peak MiB of the worst of the three.
+# reading everything, without and with `rescue=all`, of `check --check-data-csum`, and of `dump-tree`, whose text is
+# held against that of btrfs-progs where that prints one and ends well; seconds and peak MiB of the worst of the four.
 # The status is 1 if a program panicked, took too long or died.
 #
 # The programs are those that cargo builds (with checks of arithmetic), or $BUTTERFS and $WALK.
@@ -59,8 +59,8 @@ bounded() {
 first_line() { head -1 "$1" | cut -c1-100 | sed "s|$work/||g; s/|/\\\\|/g"; }
 
 # The walk: all, or what is missing.
-say_walk() {
-    bounded walk "$walk" "$work/raw"
+say_walk() { # OPTIONS...
+    bounded walk "$walk" "$@" "$work/raw"
     case $status in
     0) verdict="all: $(first_line "$work/walk.out")" ;;
     1) verdict="$(first_line "$work/walk.out")" ;;
@@ -92,23 +92,25 @@ say_dump() {
 }
 
 {
-    echo "| image | walk, every byte | check | dump-tree | s | MiB |"
-    echo "|---|---|---|---|--:|--:|"
+    echo "| image | walk, every byte | with rescue=all | check | dump-tree | s | MiB |"
+    echo "|---|---|---|---|---|--:|--:|"
 } >"$out"
 while read -r file; do
     name=${file#"$images"/}
     row_seconds=0 row_mib=0
     if ! unpack "$file"; then
-        echo "| $name | not an image, or it cannot be unpacked | | | | |" >>"$out"
+        echo "| $name | not an image, or it cannot be unpacked | | | | | |" >>"$out"
         continue
     fi
-    say_walk && walk_verdict=$verdict
+    say_walk
     walk_verdict=$verdict
+    say_walk -o rescue=all
+    rescue_verdict=$verdict
     say_check
     check_verdict=$verdict
     say_dump
     dump_verdict=$verdict
-    echo "| $name | $walk_verdict | $check_verdict | $dump_verdict | $row_seconds | $row_mib |" >>"$out"
+    echo "| $name | $walk_verdict | $rescue_verdict | $check_verdict | $dump_verdict | $row_seconds | $row_mib |" >>"$out"
     count=$((count + 1))
     awk -v a="$row_seconds" -v b="$worst_seconds" 'BEGIN {exit !(a > b)}' && worst_seconds=$row_seconds
     [ "$row_mib" -gt "$worst_mib" ] && worst_mib=$row_mib
