@@ -41,7 +41,8 @@ impl DataCheck {
         while rest.len() >= size {
             // A piece must not cross from one chunk into the next, whose copies may be others.
             let contiguous = context.access.contiguous(Logical(at)).max(sectorsize);
-            let joined = self.pieces.last().filter(|last| last.at + last.len == at && last.len < PIECE);
+            let joined =
+                self.pieces.last().filter(|last| last.at.checked_add(last.len) == Some(at) && last.len < PIECE);
             let joins = joined.is_some_and(|last| context.access.contiguous(Logical(last.at)) > last.len);
             let room = if joins { PIECE - joined.map_or(0, |last| last.len) } else { PIECE };
             let sectors = (room.min(contiguous) / sectorsize).max(1).min((rest.len() / size) as u64);

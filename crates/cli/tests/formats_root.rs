@@ -328,19 +328,12 @@ impl Damaged {
 
     /// The sectors of all copies of the tree block or data at a logical address.
     fn sectors(&self, logical: u64) -> Vec<u64> {
-        let chunks = oracle::chunks(&self.image);
-        let chunk = chunks.iter().find(|chunk| (chunk.logical..chunk.logical + chunk.length).contains(&logical));
-        let chunk = chunk.expect("a chunk");
-        chunk.physical.iter().map(|physical| (physical + logical - chunk.logical) / SECTOR).collect()
+        oracle::copies_of(&self.image, logical).iter().map(|offset| offset / SECTOR).collect()
     }
 
     /// Where the root of a tree is, as the root tree has it.
     fn root_of(&self, tree: &str) -> u64 {
-        let dump = oracle::dump_tree(&self.image, "root");
-        let mut lines = dump.lines().skip_while(|line| !line.contains(&format!("key ({tree} ROOT_ITEM")));
-        let line = lines.find(|line| line.contains("bytenr ")).expect("a root item");
-        let word = line.split("bytenr ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an address");
-        word.parse().expect("a number")
+        oracle::root_of(&self.image, tree)
     }
 
     fn with_damage_at(&self, logical: u64) -> Devices {

@@ -134,6 +134,16 @@ fn check_header(block: &TreeBlock, geometry: &Geometry, expected: &Expected, che
     require(block.bytenr() == expected.bytenr, || format!("header says address {}", header.bytenr))?;
     require(geometry.knows(&header.fsid), || "header has another fsid".into())?;
     require(header.level < MAX_LEVEL, || format!("level {} is above 7", header.level))?;
+    check_count(block, geometry)?;
+    check_pointer(block, expected)
+}
+
+/// Whether a block that is whole is the one that a pointer means.
+///
+/// # Errors
+/// What the pointer says otherwise.
+pub fn check_pointer(block: &TreeBlock, expected: &Expected) -> std::result::Result<(), String> {
+    let header = block.header();
     if let Some(level) = expected.level {
         require(header.level == level, || format!("level is {}, parent wants {level}", header.level))?;
     }
@@ -145,7 +155,6 @@ fn check_header(block: &TreeBlock, geometry: &Geometry, expected: &Expected, che
     if let Some(owner) = expected.owner {
         require(block.owner() == owner, || format!("owner is {}, want {owner}", header.owner))?;
     }
-    check_count(block, geometry)?;
     match expected.first_key {
         Some(key) if !block.is_empty() => {
             require(block.key(0) == key, || format!("first key is {}, parent wants {key}", block.key(0)))

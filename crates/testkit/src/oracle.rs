@@ -114,6 +114,25 @@ pub struct ChunkCopies {
     pub physical: Vec<u64>,
 }
 
+/// Where the root of a tree is (`EXTENT_TREE`, `FS_TREE`...), as the root tree has it.
+#[track_caller]
+pub fn root_of(image: &Path, tree: &str) -> u64 {
+    let dump = dump_tree(image, "root");
+    let mut lines = dump.lines().skip_while(|line| !line.contains(&format!("key ({tree} ROOT_ITEM")));
+    let line = lines.find(|line| line.contains("bytenr ")).expect("a root item");
+    let word = line.split("bytenr ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an address");
+    word.parse().expect("a number")
+}
+
+/// The physical offsets of all copies of what is at a logical address.
+#[track_caller]
+pub fn copies_of(image: &Path, logical: u64) -> Vec<u64> {
+    let all = chunks(image);
+    let chunk = all.iter().find(|chunk| (chunk.logical..chunk.logical + chunk.length).contains(&logical));
+    let chunk = chunk.expect("the address is in a chunk");
+    chunk.physical.iter().map(|physical| physical + logical - chunk.logical).collect()
+}
+
 /// All chunks of a filesystem on one device.
 #[track_caller]
 pub fn chunks(image: &Path) -> Vec<ChunkCopies> {

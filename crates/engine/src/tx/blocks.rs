@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use butterfs_format::block::{FLAG_RELOC, NewBlock};
 use butterfs_format::items::{BackRef, BlockGroupFlags, ExtentFlags, FileExtent, FileExtentBody};
-use butterfs_format::validate::Expected;
+use butterfs_format::validate::{Expected, check_pointer};
 use butterfs_format::{Corruption, Generation, Ino, ItemType, Key, Logical, TreeBlock, TreeId};
 
 use super::Transaction;
@@ -37,10 +37,6 @@ impl TreeReader for Transaction {
         if let Some(block) = self.dirty.get(&ptr.bytenr).or_else(|| self.frozen.get(&ptr.bytenr)) {
             return Ok(block.clone());
         }
-        if let Some(block) = self.cache.get(ptr.bytenr) {
-            check_identity(&block, ptr)?;
-            return Ok(block);
-        }
         let expected = Expected {
             bytenr: ptr.bytenr,
             level: Some(ptr.level),
@@ -48,25 +44,16 @@ impl TreeReader for Transaction {
             first_key: ptr.first_key,
             owner: (!tree.is_shareable()).then_some(tree),
         };
+        if let Some(block) = self.cache.get(ptr.bytenr) {
+            // It was checked against the pointer that first led to it; another pointer may lie.
+            check_pointer(&block, &expected)
+                .map_err(|problem| Corruption::new(format!("tree block {}", ptr.bytenr), problem))?;
+            return Ok(block);
+        }
         let block = Arc::new(self.volume.read_block(&expected)?);
         self.cache.insert(ptr.bytenr, block.clone());
         Ok(block)
     }
-}
-
-/// A cached block was checked against the pointer that first led to it; another pointer may lie.
-fn check_identity(block: &TreeBlock, ptr: &ChildPtr) -> Result<()> {
-    if block.level() == ptr.level && block.generation() == ptr.generation {
-        return Ok(());
-    }
-    let problem = format!(
-        "level {} generation {}, parent wants {} and {}",
-        block.level(),
-        block.generation(),
-        ptr.level,
-        ptr.generation
-    );
-    Err(Corruption::new(format!("tree block {}", ptr.bytenr), problem).into())
 }
 
 impl TreeWriter for Transaction {

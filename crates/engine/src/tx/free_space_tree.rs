@@ -57,26 +57,34 @@ impl Transaction {
     pub(super) fn read_free_space_tree(&self, group: &BlockGroup) -> Result<FreeRanges> {
         let mut free = FreeRanges::default();
         let mut cursor = self.cursor(TREE, &Key::new(group.start, ItemType(0), 0))?;
-        let mut found_info = false;
+        let (mut found_info, mut last_end) = (false, group.start);
         while let Some((key, data)) = cursor.item().filter(|(key, _)| key.objectid < group.end()) {
             match key.item_type {
                 ItemType::FREE_SPACE_INFO => found_info = key == Self::info_key(group),
                 _ if key.objectid.saturating_add(key.offset) > group.end() => {
                     return Err(broken(group, format!("{key} reaches past its end")).into());
                 }
+                _ if key.objectid < last_end => {
+                    return Err(broken(group, format!("{key} overlaps the range before it")).into());
+                }
                 ItemType::FREE_SPACE_EXTENT => free.add(key.objectid, key.offset),
-                ItemType::FREE_SPACE_BITMAP => self.add_bitmap(&mut free, key.objectid, data),
+                ItemType::FREE_SPACE_BITMAP => self.add_bitmap(&mut free, &key, data),
                 _ => {}
+            }
+            if matches!(key.item_type, ItemType::FREE_SPACE_EXTENT | ItemType::FREE_SPACE_BITMAP) {
+                last_end = key.objectid + key.offset;
             }
             cursor.advance()?;
         }
         if found_info { Ok(free) } else { Err(broken(group, "FREE_SPACE_INFO is missing").into()) }
     }
 
-    fn add_bitmap(&self, free: &mut FreeRanges, start: u64, bits: &[u8]) {
-        let sector = self.sectorsize();
+    /// Adds what a bitmap has as free. Bits past its range mean nothing.
+    fn add_bitmap(&self, free: &mut FreeRanges, key: &Key, bits: &[u8]) {
+        let (start, sector) = (key.objectid, self.sectorsize());
+        let count = (key.offset / sector).min(bits.len() as u64 * 8);
         let mut run: Option<u64> = None;
-        for index in 0..bits.len() as u64 * 8 {
+        for index in 0..count {
             let set = bits[(index / 8) as usize] >> (index % 8) & 1 == 1;
             match (set, run) {
                 (true, None) => run = Some(index),
@@ -88,7 +96,7 @@ impl Transaction {
             }
         }
         if let Some(first) = run {
-            free.add(start + first * sector, (bits.len() as u64 * 8 - first) * sector);
+            free.add(start + first * sector, (count - first) * sector);
         }
     }
 

@@ -172,9 +172,10 @@ fn extent_csum(block: &TreeBlock, slot: usize, geometry: &Geometry) -> Check {
     require(!data.is_empty() && data.len().is_multiple_of(size), || {
         format!("checksum item of {} bytes, want a multiple of {size}", data.len())
     })?;
+    let covered = |data: &[u8]| (data.len() / size) as u64 * u64::from(geometry.sectorsize);
+    require(key.offset.checked_add(covered(data)).is_some(), || "checksums past 2^64".into())?;
     if slot > 0 && block.key(slot - 1).item_type == ItemType::EXTENT_CSUM {
-        let sectors = (block.data(slot - 1).len() / size) as u64;
-        let end = block.key(slot - 1).offset.saturating_add(sectors.saturating_mul(u64::from(geometry.sectorsize)));
+        let end = block.key(slot - 1).offset.saturating_add(covered(block.data(slot - 1)));
         require(end <= key.offset, || format!("checksums overlap the item before, which ends at {end}"))?;
     }
     Ok(())
