@@ -45,6 +45,8 @@ fn share_beside_a_writer(bench: &Bench, source: InodeId, dest: InodeId) {
                     Ok(_) | Err(Error::NoSpace) => {}
                     Err(error) => panic!("{error}"),
                 }
+                // What was in memory when the space became shared has its own.
+                bench.fs.sync().unwrap();
                 bench.fs.set_size(dest, 0).unwrap();
                 bench.fs.sync().unwrap();
             }
