@@ -71,7 +71,8 @@ fn free(path: &Path) -> FileDevice {
 
 /// What is made has these rights and owners.
 pub fn inode(kind: NewKind<'_>) -> NewInode<'_> {
-    NewInode { kind, permissions: 0o640, uid: 1000, gid: 100 }
+    let permissions = if kind == NewKind::Directory { 0o750 } else { 0o640 };
+    NewInode { kind, permissions, uid: 1000, gid: 100 }
 }
 
 /// Makes something.
