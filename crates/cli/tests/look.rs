@@ -75,7 +75,7 @@ fn ls_lists_by_name() {
         "total 1\n\
          -rw-r----- 1 1000 100  3 2023-11-14 22:13 a.txt\n\
          -rw-r----- 1 1000 100  4 2023-11-14 22:13 b.txt\n\
-         drw-r----- 1 1000 100 10 2023-11-14 22:13 deep\n",
+         drwxr-x--- 1 1000 100 10 2023-11-14 22:13 deep\n",
     );
     says(&["ls", "-ld", &at(&image, "link")], "lrwxrwxrwx 1 1000 100 15 2023-11-14 22:13 link -> dir/../dir/deep\n");
     says(&["ls", "-ld", &at(&image, "null")], "crw-r----- 1 1000 100 1, 3 2023-11-14 22:13 null\n");
