@@ -142,8 +142,14 @@ fn losses(finished: &Finished) -> BTreeSet<(TreeId, u64)> {
 }
 
 #[test]
-fn everything_from_a_whole_one_and_from_ruins() {
-    let Some(whole) = whole("everything_from_a_whole_one_and_from_ruins") else { return };
+fn everything_that_can_be_had_of_20000_files() {
+    let Some(whole) = whole("everything_that_can_be_had_of_20000_files") else { return };
+    all_that_btrfs_restore_gets(&whole);
+    everything_from_ruins(&whole);
+    both_copies_lost_and_told_of(&whole);
+}
+
+fn everything_from_ruins(whole: &Whole) {
     whole.assert_all_is_had(&whole.image, "undamaged");
     let all = dump(&device(&whole.image));
 
@@ -164,9 +170,7 @@ fn everything_from_a_whole_one_and_from_ruins() {
 
 /// What is told as lost has something in a lost block, and what has something there that is nowhere else is told.
 /// Everything that is not told of is as it was.
-#[test]
-fn both_copies_lost_and_told_of() {
-    let Some(whole) = whole("both_copies_lost_and_told_of") else { return };
+fn both_copies_lost_and_told_of(whole: &Whole) {
     let all = dump(&device(&whole.image));
     let leaves = |at: &Logical| all[at].level == 0 && all[at].trees.iter().any(|tree| tree.is_subvolume());
     for seed in [1, 2] {
@@ -191,9 +195,7 @@ fn both_copies_lost_and_told_of() {
 }
 
 /// What `btrfs restore` gets from an undamaged filesystem, and more: it makes neither pipes nor links.
-#[test]
-fn all_that_btrfs_restore_gets() {
-    let Some(whole) = whole("all_that_btrfs_restore_gets") else { return };
+fn all_that_btrfs_restore_gets(whole: &Whole) {
     let theirs = whole.work.dir("theirs");
     let arguments = ["restore".as_ref(), "-smSx".as_ref(), whole.image.as_os_str(), theirs.as_os_str()];
     run_program("btrfs", &arguments).ok();
@@ -238,6 +240,26 @@ fn a_restore_goes_on_where_it_was_interrupted() {
     assert_eq!(fs::read(out.join("a")).expect("read"), b"a");
     assert_eq!(fs::read(out.join("b")).expect("read"), b"b");
     assert!(!outside.exists());
+}
+
+/// What lies in a log tree alone: the image is copied while it is mounted, as a power cut would leave it.
+#[test]
+fn what_was_fsynced_last_is_restored() {
+    let Some(work) = setup("what_was_fsynced_last_is_restored") else { return };
+    let (image, mnt, copy, out) = (work.file("image"), work.dir("mnt"), work.file("copy"), work.dir("out"));
+    kernel().mkfs(&image, GIB, &[]);
+    let mounted = kernel().mount(&image, &mnt, "noatime,commit=300");
+    fs::write(mnt.join("before"), "before").expect("write");
+    mounted.sync();
+    fs::write(mnt.join("after"), vec![7; 20_000]).expect("write");
+    fs::File::open(mnt.join("after")).expect("open").sync_all().expect("fsync");
+    run_program("cp", &["--sparse=always", image.to_str().expect("UTF-8"), copy.to_str().expect("UTF-8")]).ok();
+    mounted.unmount();
+    let paths = [copy.to_str().expect("UTF-8"), out.to_str().expect("UTF-8")];
+    let finished = run_program(env!("CARGO_BIN_EXE_butterfs"), &["restore", paths[0], paths[1]]).ok();
+    assert_eq!(finished.stderr, "", "{finished}");
+    assert_eq!(fs::read(out.join("before")).expect("read"), b"before");
+    assert_eq!(fs::read(out.join("after")).expect("read"), vec![7; 20_000]);
 }
 
 #[test]

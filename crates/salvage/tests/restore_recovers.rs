@@ -247,7 +247,7 @@ fn lost_sectors_are_told_to_the_byte() {
     assert_eq!(report.losses.len(), 1, "{:#?}", report.losses);
     let loss = &report.losses[0];
     assert_eq!((loss.kind, loss.path.as_slice(), loss.ino.0), (LossKind::Data, path.as_bytes(), ino));
-    assert_eq!(loss.ranges, [4096..8192]);
+    assert_eq!((loss.ranges.len(), &loss.ranges[0]), (1, &(4096..8192)));
     let mut wanted = TRUTH.get(&path).unwrap();
     wanted.bytes[4096..8192].fill(0);
     assert_eq!(sink.get(&path), Some(wanted));
@@ -262,10 +262,10 @@ fn lost_sectors_are_told_to_the_byte() {
 #[test]
 fn an_unknown_feature_is_named_and_read_on() {
     let device = image();
-    for copy in 0..2 {
+    for (copy, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate().take(2) {
         let mut sb = superblock_copy(&*device, copy).unwrap();
         sb.incompat_flags = (sb.incompat_flags.get() | 1 << 40).into();
-        device.write_at(SUPERBLOCK_OFFSETS[copy], &sb.to_bytes_at(SUPERBLOCK_OFFSETS[copy])).unwrap();
+        device.write_at(offset, &sb.to_bytes_at(offset)).unwrap();
     }
     let report = assert_all_is_had(&device);
     assert!(report.notes.iter().any(|note| note.contains("bit 40 (0x10000000000)")), "{:?}", report.notes);
