@@ -26,6 +26,18 @@ pub fn find_and_open(
     paths.iter().map(|path| open(path, mode)).collect()
 }
 
+/// As [`find_and_open`], for reading what may be in use.
+///
+/// # Errors
+/// As [`find_and_open`].
+pub fn find_and_open_unlocked(named: &[PathBuf]) -> std::result::Result<Vec<Arc<dyn BlockDevice>>, (PathBuf, Error)> {
+    let paths = resolve(named).map_err(|error| (named.first().cloned().unwrap_or_default(), error))?;
+    let open = |path: &PathBuf| -> std::result::Result<Arc<dyn BlockDevice>, (PathBuf, Error)> {
+        Ok(Arc::new(FileDevice::open_unlocked(path).map_err(|error| (path.clone(), error))?))
+    };
+    paths.iter().map(open).collect()
+}
+
 fn resolve(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let (directories, mut paths): (Vec<&PathBuf>, Vec<PathBuf>) = split(named);
     let mut candidates = Vec::new();

@@ -33,6 +33,9 @@ fn a_mounted_image_is_not_checked() {
     kernel().mkfs(&image, 256 * MIB, &[]);
     let mounted = kernel().mount(&image, &mnt, "");
     assert_refused(&check(&[], &image), NOT_CHECKED, &["mounted"]);
+    // As btrfs check, if that is insisted on.
+    let forced = check(&["--force"], &image);
+    assert!(forced.status.code() == Some(0) && forced.stderr.contains("mounted"), "{forced}");
     mounted.unmount();
     let ours = Mounter::subject(env!("CARGO_BIN_EXE_butterfs"));
     let mounted = ours.mount(&image, &mnt, "");

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use super::Format;
 use crate::devices::open_degraded;
-use crate::failure::{self, Result};
+use crate::failure::{self, Failure, Result};
 use crate::{devices, exit, output, size};
 
 /// What `check` is told.
@@ -69,7 +69,7 @@ pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     if arguments.repair.is_wanted() {
         return repair::run(arguments);
     }
-    let devices = open_devices(&arguments.images, OpenMode::ReadOnly)?;
+    let devices = open_to_check(arguments)?;
     let volume = match open_volume(arguments, &devices) {
         Ok(volume) => volume,
         Err(error) => return unopenable(arguments, &error),
@@ -88,7 +88,20 @@ fn first_image(arguments: &Arguments) -> &Path {
 }
 
 fn open_devices(images: &[PathBuf], mode: OpenMode) -> Result<Devices> {
-    devices::find_and_open(images, mode).map_err(|(path, error)| failure::volume(exit::NOT_CHECKED, &path, &error))
+    devices::find_and_open(images, mode).map_err(not_checked)
+}
+
+/// Opens for reading; what is mounted only if that is insisted on.
+fn open_to_check(arguments: &Arguments) -> Result<Devices> {
+    if !arguments.repair.is_forced() {
+        return open_devices(&arguments.images, OpenMode::ReadOnly);
+    }
+    tracing::warn!("not looking whether it is mounted: what changes meanwhile looks like damage");
+    devices::find_and_open_unlocked(&arguments.images).map_err(not_checked)
+}
+
+fn not_checked((path, error): (PathBuf, Error)) -> Failure {
+    failure::volume(exit::NOT_CHECKED, &path, &error)
 }
 
 /// Opens with the superblock that was asked for.

@@ -40,7 +40,8 @@ pub struct Repair {
     /// Make the checksum tree anew from the data as it is: bad data is then taken for good.
     #[arg(long, conflicts_with = "readonly")]
     init_csum_tree: bool,
-    /// Do not ask before writing; needed where there is no terminal to ask on.
+    /// With a repair: do not ask before writing; needed where there is no terminal to ask on. Without one:
+    /// check what is mounted, too.
     #[arg(long, visible_alias = "yes", short_alias = 'y')]
     force: bool,
 }
@@ -49,6 +50,11 @@ impl Repair {
     /// Whether more than a check is wanted.
     pub fn is_wanted(&self) -> bool {
         self.plans() || self.undo.is_some()
+    }
+
+    /// Whether what is in use is checked.
+    pub fn is_forced(&self) -> bool {
+        self.force
     }
 
     /// Whether a plan is made.
@@ -61,7 +67,7 @@ impl Repair {
     /// # Errors
     /// The first of them that is given without a repair.
     pub fn refuse_idle_options(&self) -> Result<()> {
-        let given = [(self.force, "--force"), (self.partial, "--partial"), (self.undo_file.is_some(), "--undo-file")];
+        let given = [(self.partial, "--partial"), (self.undo_file.is_some(), "--undo-file")];
         match given.into_iter().find(|(given, _)| *given && !self.plans()) {
             Some((_, option)) => Err(Failure::new(
                 exit::CHECK_USAGE,
