@@ -220,8 +220,8 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
     let how = butterfs_volume::OpenOptions {
         mode,
         missing: plan.options.missing,
+        bad_chunks: plan.options.rescue.bad_chunks(),
         block_checksums: plan.options.rescue.block_checksums(),
-        ..butterfs_volume::OpenOptions::new(mode)
     };
     let volume = devices::open_volume(exit::FAILED, &plan.named, &how)?;
     let mut options = filesystem::OpenOptions {

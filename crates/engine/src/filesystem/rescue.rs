@@ -1,6 +1,7 @@
 //! What may be left aside to read a damaged filesystem: the words of `rescue=`, as the kernel has them.
 
 use butterfs_format::validate::Checksum;
+use butterfs_volume::BadChunks;
 
 bitflags::bitflags! {
     /// What may be left aside. All of it is for reading only.
@@ -46,6 +47,11 @@ impl Rescue {
             let known = WORDS.iter().find(|(name, _)| *name == word);
             known.map(|(_, rescue)| sum | *rescue).ok_or_else(|| format!("rescue: unknown word '{word}'"))
         })
+    }
+
+    /// What this means for chunks that cannot be: without them it is read only if roots may be bad, too.
+    pub fn bad_chunks(self) -> BadChunks {
+        if self.contains(Self::IGNORE_BAD_ROOTS) { BadChunks::LeaveOut } else { BadChunks::Refuse }
     }
 
     /// What this means for the volume that the filesystem is opened on.

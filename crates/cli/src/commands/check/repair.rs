@@ -25,7 +25,7 @@ pub struct Repair {
     /// Bring everything back to what it was before the repair that wrote this undo file.
     #[arg(long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["readonly", "repair", "dry_run", "superblock", "backup"])]
-    #[arg(conflicts_with_all = ["init_extent_tree", "init_csum_tree"])]
+    #[arg(conflicts_with_all = ["init_extent_tree", "init_csum_tree", "force"])]
     undo: Option<PathBuf>,
     /// Where the undo file is written; without it beside the image, under its name with `.butterfs-undo`
     /// (for a block device, in the current directory).
