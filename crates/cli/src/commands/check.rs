@@ -96,7 +96,7 @@ fn open_to_check(arguments: &Arguments) -> Result<Devices> {
     if !arguments.repair.is_forced() {
         return open_devices(&arguments.images, OpenMode::ReadOnly);
     }
-    tracing::warn!("not looking whether it is mounted: what changes meanwhile looks like damage");
+    output::complain("check", "warning: it may be mounted; what changes meanwhile looks like damage");
     devices::find_and_open_unlocked(&arguments.images).map_err(not_checked)
 }
 

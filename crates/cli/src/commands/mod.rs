@@ -155,6 +155,7 @@ impl Command {
             Self::InspectInternal(_)
                 | Self::Check(_)
                 | Self::Status(_)
+                | Self::Rescue(_)
                 | Self::Restore(_)
                 | Self::FindRoot(_)
                 | Self::Ls(_)

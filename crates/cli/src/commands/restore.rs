@@ -151,7 +151,7 @@ pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     let regex = arguments.regex()?;
     let (source, devices) = open_with_devices(places.images, arguments.superblock)?;
     let source = replay::replay(source, devices);
-    source.notes.iter().for_each(|note| eprintln!("butterfs restore: warning: {note}"));
+    source.notes.iter().for_each(|note| output::complain("restore", format!("warning: {note}")));
     if arguments.list_roots {
         return list::roots(&source, arguments.tree_location.map(Logical), format);
     }
@@ -201,7 +201,7 @@ fn into<R>(path: &Path, arguments: &Arguments, format: Format, work: impl FnOnce
     let wishes = host::Wishes { existing, preserve: preserve(arguments), say: verbose };
     let sink = host::HostSink::open(path, wishes).map_err(failed)?;
     let result = work(&sink);
-    sink.notes().iter().for_each(|note| eprintln!("butterfs restore: warning: {note}"));
+    sink.notes().iter().for_each(|note| output::complain("restore", format!("warning: {note}")));
     Ok(result)
 }
 
