@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::file::CompressRule;
 use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind, State};
 use butterfs_engine::mkfs::{MakeOptions, make};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
+use butterfs_format::compression::Method;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_testkit::crash::judge::{Violation, judge, tells_no_lies};
 use butterfs_testkit::crash::recording::Recorder;
@@ -31,6 +33,7 @@ const SCRIPTS: [Script; 3] = [
         nodesize: 4096,
         csum_type: ChecksumType::Crc32c,
         metadata: BlockGroupFlags::DUP,
+        compress: CompressRule::Asked,
     },
     Script {
         name: "snapshots, single",
@@ -40,15 +43,17 @@ const SCRIPTS: [Script; 3] = [
         nodesize: 16384,
         csum_type: ChecksumType::Xxhash64,
         metadata: BlockGroupFlags::empty(),
+        compress: CompressRule::Asked,
     },
     Script {
-        name: "fsync, dup",
+        name: "lzo, fsync, dup",
         style: Style::Fsync,
         seed: 5,
         steps: 60,
         nodesize: 16384,
         csum_type: ChecksumType::Crc32c,
         metadata: BlockGroupFlags::DUP,
+        compress: CompressRule::Force(Method::Lzo),
     },
 ];
 

@@ -197,6 +197,12 @@ fn each_reason_to_commit_has_a_name() {
         fs.create(Place::new(b, format!("many {number}").as_bytes()), &FILE).unwrap();
     }
     assert_eq!(all.reasons(b), [WhyCommit::TooMuch]);
+
+    let zstd = Xattr { name: b"btrfs.compression", value: b"zstd" };
+    fs.set_xattr(all.file, zstd, XattrMode::Any).unwrap();
+    assert_eq!(all.reasons(all.file), [WhyCommit::NewFeature]);
+    fs.write(all.file, 0, &[b'z'; 40_000]).unwrap();
+    assert_eq!(all.reasons(all.file), [], "the superblock tells of zstd now");
 }
 
 /// Counts flushes, and takes its time for each.

@@ -20,6 +20,7 @@ use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
 use super::log::Log;
 use super::roots::Root;
 use super::sharing::Sharing;
+use super::why_commit::WhyCommit;
 use crate::error::Result;
 use crate::space::{FreeRanges, Promised, SpaceMap};
 use crate::tree::{self, Cursor, cache::BlockCache};
@@ -86,7 +87,10 @@ impl Transaction {
             Compression::Lzo => Incompat::COMPRESS_LZO,
             Compression::Zstd => Incompat::COMPRESS_ZSTD,
         };
-        self.superblock.incompat_flags = (self.incompat() | feature).bits().into();
+        if !self.incompat().contains(feature) {
+            self.superblock.incompat_flags = (self.incompat() | feature).bits().into();
+            self.refuse_log(WhyCommit::NewFeature);
+        }
     }
 
     pub(super) fn skinny_metadata(&self) -> bool {

@@ -20,6 +20,8 @@ pub enum WhyCommit {
     /// A file with preallocated space got or lost a name and was not synced itself: replay would drop the
     /// space past its end.
     Preallocated,
+    /// Data was compressed in a way that the superblock of the last commit does not tell of.
+    NewFeature,
     /// There is no metadata space for the log.
     NoSpace,
     /// Something failed while the log was written.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use butterfs_engine::file::CompressRule;
 use butterfs_format::ChecksumType;
+use butterfs_format::compression::{Method, ZstdLevel};
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_volume::{BlockDevice, MemDevice};
 
@@ -66,8 +68,12 @@ impl Cut for Recorded {
 pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
     use ChecksumType::{Blake2b, Crc32c, Sha256, Xxhash64};
     let (dup, single) = (BlockGroupFlags::DUP, BlockGroupFlags::empty());
-    let row =
-        |name, style, nodesize, csum_type, metadata| Script { name, style, seed, steps, nodesize, csum_type, metadata };
+    let row = |name, style, nodesize, csum_type, metadata| {
+        let compress = CompressRule::Asked;
+        Script { name, style, seed, steps, nodesize, csum_type, metadata, compress }
+    };
+    let compressed = |method, script| Script { compress: CompressRule::Force(method), ..script };
+    let zstd = Method::Zstd(ZstdLevel::DEFAULT);
     vec![
         row("make, dup, crc32c, 16k", Style::MakeOnly, 16384, Crc32c, dup),
         row("make, single, xxhash, 4k", Style::MakeOnly, 4096, Xxhash64, single),
@@ -79,6 +85,8 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         row("snapshots, single, crc32c, 4k", Style::Snapshots, 4096, Crc32c, single),
         row("nearly full, dup, xxhash, 16k", Style::NearlyFull, 16384, Xxhash64, dup),
         row("nearly full, single, blake2, 4k", Style::NearlyFull, 4096, Blake2b, single),
+        compressed(zstd, row("zstd, mixed, dup, xxhash, 16k", Style::Mixed, 16384, Xxhash64, dup)),
+        compressed(Method::Lzo, row("lzo, fsync, single, crc32c, 4k", Style::Fsync, 4096, Crc32c, single)),
     ]
 }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::Environment;
+use butterfs_engine::file::CompressRule;
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions};
@@ -57,6 +58,8 @@ pub struct Script {
     pub csum_type: ChecksumType,
     /// DUP, or none for single.
     pub metadata: BlockGroupFlags,
+    /// What is compressed.
+    pub compress: CompressRule,
 }
 
 /// Enough for both superblock copies and some chunks.
@@ -129,7 +132,8 @@ pub fn run(script: &Script, device: Arc<dyn BlockDevice>, recorder: &Arc<Recorde
     options.metadata_profile = script.metadata;
     let made = mkfs::make(Arc::clone(&device), &options);
     let mut history = History { made: recorder.mark("mkfs returned"), ..History::default() };
-    let opened = made.and_then(|()| open(vec![device], Access::ReadWrite, environment));
+    let chosen = OpenOptions { compress: script.compress, ..OpenOptions::default() };
+    let opened = made.and_then(|()| open_with(vec![device], chosen, environment));
     let filesystem = match opened {
         Ok(filesystem) => filesystem,
         Err(error) => {
@@ -160,9 +164,17 @@ pub fn open(
     access: Access,
     environment: CountingEnvironment,
 ) -> Result<Filesystem> {
-    let mode = if access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+    open_with(devices, OpenOptions { access, ..OpenOptions::default() }, environment)
+}
+
+fn open_with(
+    devices: Vec<Arc<dyn BlockDevice>>,
+    chosen: OpenOptions,
+    environment: CountingEnvironment,
+) -> Result<Filesystem> {
+    let mode = if chosen.access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
     let volume = Volume::open(devices, mode)?;
-    let options = OpenOptions { access, cache_bytes: 4 << 20, cached_inodes: 256, ..OpenOptions::default() };
+    let options = OpenOptions { cache_bytes: 4 << 20, cached_inodes: 256, ..chosen };
     Filesystem::open(volume, options, Box::new(environment))
 }
 
