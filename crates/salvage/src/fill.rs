@@ -226,8 +226,8 @@ impl<'a> Filler<'a> {
         }
     }
 
-    /// What stands in for a block.
-    pub fn fill(&self, lost: &LostBlock) -> Filled {
+    /// What stands in for a block. Of the keys in `own` it tells itself, if not beyond doubt.
+    pub fn fill(&self, lost: &LostBlock, own: &[Range<Key>]) -> Filled {
         let mut free = vec![lost.keys.clone()];
         let mut leaves = Vec::new();
         let fitting = self.fitting(lost);
@@ -242,6 +242,8 @@ impl<'a> Filler<'a> {
             }
         }
         let missing = free.clone();
+        own.iter()
+            .for_each(|keys| claim(&mut free, &Candidate::new(keys.clone(), lost.name), Trust::Older, &mut leaves));
         if let Filling::Older(_) | Filling::Unconfirmed = self.filling {
             fitting.iter().for_each(|one| claim(&mut free, one, Trust::Older, &mut leaves));
         }
@@ -315,7 +317,7 @@ mod tests {
         let name = (Logical(0), Generation(5));
         let (keys, problem) = (key(10)..key(25), String::new());
         let lost = LostBlock { tree: TreeId::FS, name, level: 0, keys, problem, made_up: MadeUp::Nothing };
-        let filled = filler.fill(&lost);
+        let filled = filler.fill(&lost, &[]);
         assert_eq!(filled.made_up, MadeUp::Older);
         assert_eq!(filled.leaves.len(), 1, "{:?}", filled.leaves);
         assert_eq!(filled.leaves[0].keys, key(10)..key(20).next());

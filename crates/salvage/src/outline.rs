@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, Key, Logical, TreeId};
 
+use crate::doubtful;
 use crate::fill::{Filler, Filling};
 use crate::report::{LostBlock, MadeUp};
 use crate::scan::Name;
@@ -50,11 +51,11 @@ impl LeafRef {
     /// What is wrong with it, in words.
     pub fn read(&self, source: &Source) -> Result<Block, String> {
         let (at, generation) = self.name;
-        source.read(&Expected {
-            level: Some(0),
-            generation: Some(generation),
-            first_key: self.first,
-            ..Expected::at(at)
+        let first_key = self.first;
+        let wanted = Expected { level: Some(0), generation: Some(generation), first_key, ..Expected::at(at) };
+        source.read(&wanted).or_else(|problem| match self.trust {
+            Trust::Older => doubtful::read(source, self.name).ok_or(problem),
+            Trust::Current => Err(problem),
         })
     }
 
@@ -115,7 +116,7 @@ impl Outline {
         let (owners, known) = (outline.owners.clone(), reached.keys().copied().collect());
         let filler = Filler::new(source, Filling::Unconfirmed, &owners, &known)
             .with(reached.into_iter().map(|(name, keys)| (keys, name)));
-        let filled = filler.fill(&lost);
+        let filled = filler.fill(&lost, &[]);
         lost.made_up = filled.made_up;
         outline.leaves = filled.leaves;
         outline.leaves.sort_by_key(|leaf| leaf.keys.start);
@@ -249,7 +250,7 @@ impl Outline {
         let owners = self.owners.clone();
         let filler = Filler::new(source, filling, &owners, &known);
         for index in wanted {
-            let filled = filler.fill(&self.lost[index]);
+            let filled = filler.fill(&self.lost[index], &doubtful_keys(source, filling, &self.lost[index], &owners));
             self.lost[index].made_up = filled.made_up;
             self.leaves.extend(filled.leaves);
             filled.missing.into_iter().for_each(|keys| self.miss(Missing { keys, block: index }));
@@ -259,6 +260,12 @@ impl Outline {
 
 /// Why nothing of a tree is certain whose root is not known.
 pub const GUESSED: &str = "the root of the tree was guessed; what was written later may be missing";
+
+/// Of which keys of a lost leaf the block at its address still tells.
+fn doubtful_keys(source: &Source, filling: Filling<'_>, lost: &LostBlock, owners: &HashSet<TreeId>) -> Vec<Range<Key>> {
+    let is_wanted = lost.level == 0 && matches!(filling, Filling::Older(_) | Filling::Unconfirmed);
+    if is_wanted { doubtful::keys(source, lost, owners) } else { Vec::new() }
+}
 
 /// The keys that a leaf below a guessed root has to itself. The last may not be the last of the tree.
 fn own_keys(source: &Source, leaf: LeafRef) -> Option<(Name, Range<Key>)> {
@@ -291,7 +298,8 @@ impl<R> Catch<R> {
                 self.owners.insert(block.block.owner());
                 let bad =
                     block.bad.iter().map(|slot| (index, block.block.key(*slot), "an item breaks its rules".into()));
-                self.bad.extend(bad.filter(|(_, key, _)| leaf.keys.contains(key)));
+                // Of an older one all is missing anyway.
+                self.bad.extend(bad.filter(|(_, key, _)| leaf.trust == Trust::Current && leaf.keys.contains(key)));
                 visit(&mut self.result, leaf, &block);
             }
             Err(problem) => self.failed.push(Failed { index, problem }),
