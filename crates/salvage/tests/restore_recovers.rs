@@ -242,6 +242,23 @@ fn leaves_with_wrong_checksums_are_the_last_resort() {
     assert!(!report.is_whole());
 }
 
+/// A leaf that is right but for its generation, which is far above that of its pointer.
+#[test]
+fn a_leaf_of_a_wrong_generation_is_told_and_used() {
+    let device = image();
+    let volume = open(&device);
+    let all = dump(&device);
+    let (at, one) = all.iter().find(|(_, one)| one.level == 0 && one.trees.contains(&TreeId::FS)).unwrap();
+    let mut block = one.block();
+    block.bytes_mut()[80..88].copy_from_slice(&755_944_791u64.to_le_bytes());
+    let checksum = volume.geometry().csum_type.compute_block(block.bytes());
+    block.bytes_mut()[..32].copy_from_slice(&checksum);
+    places(&volume, *at).into_iter().for_each(|place| device.write_at(place, block.bytes()).unwrap());
+    let (sink, report) = restored(&device);
+    sink.assert_same(&TRUTH);
+    assert!(!report.is_whole() && report.losses.iter().any(|loss| loss.kind == LossKind::Outdated));
+}
+
 fn inode_of(report_path: &str) -> (TreeId, u64) {
     // Found by damage: nothing else tells numbers.
     let device = image();
