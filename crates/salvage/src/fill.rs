@@ -58,6 +58,8 @@ pub struct Allocated {
     lacking: HashSet<TreeId>,
     /// There are such leaves of which it is not known whose they are.
     lacking_any: bool,
+    /// The highest blocks of each tree: their level, their names.
+    tops: HashMap<TreeId, (u8, Vec<Name>)>,
 }
 
 /// What one leaf of the extent tree says of tree blocks.
@@ -73,6 +75,7 @@ impl Allocated {
         });
         let mut allocated = Self { whole: outline.has_all(), ..Self::default() };
         for (name, level, roots) in parts.into_iter().flat_map(|part| part.0) {
+            roots.iter().for_each(|root| allocated.top(*root, name, level));
             if level == 0 && source.blocks().get(name).is_none() {
                 allocated.lacking_any |= roots.is_empty();
                 allocated.lacking.extend(roots);
@@ -80,6 +83,46 @@ impl Allocated {
             allocated.blocks.insert(name.0, name.1);
         }
         allocated
+    }
+
+    fn top(&mut self, tree: TreeId, name: Name, level: u8) {
+        let top = self.tops.entry(tree).or_default();
+        if level > top.0 {
+            *top = (level, Vec::new());
+        }
+        if level == top.0 {
+            top.1.push(name);
+        }
+    }
+
+    /// Where a tree begins: only its root is a block of it above all others. `None` if that is not certain.
+    pub fn root_of(&self, tree: TreeId) -> Option<Start> {
+        match self.tops.get(&tree).filter(|_| self.whole)? {
+            (level, names) if names.len() == 1 => Some(Start { name: names[0], level: *level }),
+            _ => None,
+        }
+    }
+
+    /// The trees that have blocks in use.
+    pub fn trees(&self) -> impl Iterator<Item = TreeId> {
+        self.tops.keys().copied()
+    }
+
+    /// Whether all of it could be read.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether an extent tree that begins there, as it is guessed, is all of the last one: it knows its own root as
+    /// such, and every block that the last commit wrote.
+    pub fn proves(&self, start: Start, source: &Source) -> bool {
+        let last = source.superblock().generation();
+        let lasting = |owner: TreeId| !matches!(owner, TreeId::TREE_LOG | TreeId::TREE_RELOC);
+        let mut written =
+            source.blocks().iter().filter(|((_, generation), found)| *generation == last && lasting(found.owner));
+        start.name.1 == last
+            && self.root_of(TreeId::EXTENT) == Some(start)
+            && written.all(|(name, _)| self.has(name) == Some(true))
     }
 
     /// Whether a block is in use; `None` if that is not known.
@@ -130,10 +173,17 @@ pub struct Filled {
 #[derive(Clone, Copy)]
 struct Candidate {
     first: Key,
-    last: Key,
+    /// Above its last key.
+    end: Key,
     name: Name,
-    /// The highest last key up to here.
+    /// The highest end up to here.
     reach: Key,
+}
+
+impl Candidate {
+    fn new(keys: Range<Key>, name: Name) -> Self {
+        Self { first: keys.start, end: keys.end, name, reach: keys.end }
+    }
 }
 
 /// Finds what stands in for lost blocks of one tree.
@@ -153,22 +203,31 @@ impl<'a> Filler<'a> {
         let leaves = source.blocks().iter().filter(|(name, found)| {
             found.level == 0 && owners.contains(&found.owner) && !known.contains(name) && found.first != Key::MIN
         });
-        let candidate = |(name, found): (Name, &crate::scan::Found)| Candidate {
-            first: found.first,
-            last: found.last,
-            name,
-            reach: found.last,
-        };
-        let mut candidates: Vec<_> = leaves.map(candidate).collect();
+        let candidate =
+            |(name, found): (Name, &crate::scan::Found)| Candidate::new(found.first..found.last.next(), name);
+        let candidates = leaves.map(candidate).collect();
+        let mut filler = Self { filling, owners, candidates };
+        filler.settle();
+        filler
+    }
+
+    /// With leaves that have more keys to themselves than those of their items, as their nodes say.
+    pub fn with(mut self, leaves: impl Iterator<Item = (Range<Key>, Name)>) -> Self {
+        self.candidates.extend(leaves.map(|(keys, name)| Candidate::new(keys, name)));
+        self.settle();
+        self
+    }
+
+    fn settle(&mut self) {
+        let candidates = &mut self.candidates;
         candidates.sort_by_key(|one| (one.first, one.name));
         for index in 1..candidates.len() {
             candidates[index].reach = candidates[index].reach.max(candidates[index - 1].reach);
         }
-        Self { filling, owners, candidates }
     }
 
-    /// What stands in for a block.
-    pub fn fill(&self, lost: &LostBlock) -> Filled {
+    /// What stands in for a block. Of the keys in `own` it tells itself, if not beyond doubt.
+    pub fn fill(&self, lost: &LostBlock, own: &[Range<Key>]) -> Filled {
         let mut free = vec![lost.keys.clone()];
         let mut leaves = Vec::new();
         let fitting = self.fitting(lost);
@@ -183,6 +242,8 @@ impl<'a> Filler<'a> {
             }
         }
         let missing = free.clone();
+        own.iter()
+            .for_each(|keys| claim(&mut free, &Candidate::new(keys.clone(), lost.name), Trust::Older, &mut leaves));
         if let Filling::Older(_) | Filling::Unconfirmed = self.filling {
             fitting.iter().for_each(|one| claim(&mut free, one, Trust::Older, &mut leaves));
         }
@@ -196,8 +257,10 @@ impl<'a> Filler<'a> {
     /// Leaves that have keys of a lost block, and may be from its time: the newest first.
     fn fitting(&self, lost: &LostBlock) -> Vec<Candidate> {
         let end = self.candidates.partition_point(|one| one.first < lost.keys.end);
-        let near = self.candidates[..end].iter().rev().take_while(|one| one.reach >= lost.keys.start);
-        let fits = |one: &&Candidate| one.last >= lost.keys.start && one.name.1 <= lost.name.1;
+        let near = self.candidates[..end].iter().rev().take_while(|one| one.reach > lost.keys.start);
+        // A block of the very address is what is wanted, though its pointer has another generation.
+        let of_time = |one: &Candidate| one.name.1 <= lost.name.1 || one.name.0 == lost.name.0;
+        let fits = |one: &&Candidate| one.end > lost.keys.start && of_time(one);
         let mut fitting: Vec<_> = near.filter(fits).copied().collect();
         fitting.sort_by_key(|one| (std::cmp::Reverse(one.name.1), one.first));
         fitting
@@ -206,7 +269,7 @@ impl<'a> Filler<'a> {
 
 /// Gives a leaf those of its keys that are still free.
 fn claim(free: &mut Vec<Range<Key>>, one: &Candidate, trust: Trust, leaves: &mut Vec<LeafRef>) {
-    let own = one.first..one.last.next();
+    let own = one.first..one.end;
     let mut left = Vec::with_capacity(free.len() + 1);
     for range in free.drain(..) {
         let part = range.start.max(own.start)..range.end.min(own.end);
@@ -230,7 +293,7 @@ mod tests {
 
     fn candidate(first: u64, last: u64, generation: u64) -> Candidate {
         let name = (Logical(first << 20), Generation(generation));
-        Candidate { first: key(first), last: key(last), name, reach: key(last) }
+        Candidate::new(key(first)..key(last).next(), name)
     }
 
     #[test]
@@ -254,7 +317,7 @@ mod tests {
         let name = (Logical(0), Generation(5));
         let (keys, problem) = (key(10)..key(25), String::new());
         let lost = LostBlock { tree: TreeId::FS, name, level: 0, keys, problem, made_up: MadeUp::Nothing };
-        let filled = filler.fill(&lost);
+        let filled = filler.fill(&lost, &[]);
         assert_eq!(filled.made_up, MadeUp::Older);
         assert_eq!(filled.leaves.len(), 1, "{:?}", filled.leaves);
         assert_eq!(filled.leaves[0].keys, key(10)..key(20).next());

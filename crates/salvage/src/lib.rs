@@ -15,6 +15,7 @@ use butterfs_volume::BlockDevice;
 pub mod chunks;
 mod csums;
 mod data;
+mod doubtful;
 mod error;
 mod fill;
 mod guess;

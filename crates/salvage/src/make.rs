@@ -361,6 +361,10 @@ impl<'a> Worker<'a> {
         }
         if inode.trust == Trust::Older {
             let cause = all.missing(ino, ItemType::INODE_ITEM..ItemType(u8::MAX)).unwrap_or_default();
+            // Any of its names may be one that was taken away since.
+            for name in names.iter().map(|name| all.path(&all.places.name(name))).filter(|name| name != path) {
+                self.lose(LossKind::Outdated, ino, &name, cause.clone());
+            }
             self.lose(LossKind::Outdated, ino, path, cause);
         } else if all.options.wanted.contains(Wanted::XATTRS)
             && let Some(cause) = all.missing(ino, ItemType::XATTR_ITEM..after(ItemType::XATTR_ITEM))

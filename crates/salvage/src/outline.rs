@@ -8,13 +8,14 @@
 //! # Memory
 //! About 60 bytes for each leaf.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, Key, Logical, TreeId};
 
+use crate::doubtful;
 use crate::fill::{Filler, Filling};
 use crate::report::{LostBlock, MadeUp};
 use crate::scan::Name;
@@ -50,11 +51,11 @@ impl LeafRef {
     /// What is wrong with it, in words.
     pub fn read(&self, source: &Source) -> Result<Block, String> {
         let (at, generation) = self.name;
-        source.read(&Expected {
-            level: Some(0),
-            generation: Some(generation),
-            first_key: self.first,
-            ..Expected::at(at)
+        let first_key = self.first;
+        let wanted = Expected { level: Some(0), generation: Some(generation), first_key, ..Expected::at(at) };
+        source.read(&wanted).or_else(|problem| match self.trust {
+            Trust::Older => doubtful::read(source, self.name).ok_or(problem),
+            Trust::Current => Err(problem),
         })
     }
 
@@ -95,16 +96,45 @@ pub struct Outline {
 impl Outline {
     /// Walks the nodes of a tree. `kin` are trees that it may share blocks with.
     pub fn new(source: &Source, tree: TreeId, start: Start, kin: &[TreeId], filling: Filling<'_>) -> Self {
+        let mut outline = Self::walked(source, tree, Some(start), kin);
+        outline.fill(source, filling, (0..outline.lost.len()).collect());
+        outline.leaves.sort_by_key(|leaf| leaf.keys.start);
+        outline
+    }
+
+    /// A tree whose root is not known: that it begins at `start` is a guess. The leaves below that and all others of
+    /// the tree count, the newest first; nothing of them is certain.
+    pub fn guessed(source: &Source, tree: TreeId, start: Option<Start>, kin: &[TreeId]) -> Self {
+        let mut outline = Self::walked(source, tree, start, kin);
+        outline.lost.iter_mut().for_each(|lost| lost.made_up = MadeUp::Older);
+        let reached: HashMap<Name, Range<Key>> =
+            outline.leaves.drain(..).filter_map(|leaf| own_keys(source, leaf)).collect();
+        let (keys, newest) = (Key::MIN..Key::MAX, source.superblock().generation());
+        let Start { name: (at, _), level } = start.unwrap_or(Start { name: (Logical(0), newest), level: 7 });
+        let (problem, made_up) = (GUESSED.to_owned(), MadeUp::Nothing);
+        let mut lost = LostBlock { tree, name: (at, newest), level: level.max(1), keys, problem, made_up };
+        let (owners, known) = (outline.owners.clone(), reached.keys().copied().collect());
+        let filler = Filler::new(source, Filling::Unconfirmed, &owners, &known)
+            .with(reached.into_iter().map(|(name, keys)| (keys, name)));
+        let filled = filler.fill(&lost, &[]);
+        lost.made_up = filled.made_up;
+        outline.leaves = filled.leaves;
+        outline.leaves.sort_by_key(|leaf| leaf.keys.start);
+        outline.missing = vec![Missing { keys: Key::MIN..Key::MAX, block: outline.lost.len() }];
+        outline.lost.push(lost);
+        outline
+    }
+
+    /// The leaves that nodes lead to, and the nodes that are lost.
+    fn walked(source: &Source, tree: TreeId, start: Option<Start>, kin: &[TreeId]) -> Self {
         let owners = kin.iter().copied().chain([tree]).collect();
         let outline = Self { tree, leaves: Vec::new(), missing: Vec::new(), lost: Vec::new(), owners };
+        let Some(start) = start else { return outline };
         let mut walk = Walk { source, outline, seen: HashSet::new() };
         let (at, generation) = start.name;
         let expected = Expected { level: Some(start.level), generation: Some(generation), ..Expected::at(at) };
         walk.block(&expected, Key::MIN..Key::MAX);
-        let mut outline = walk.outline;
-        outline.fill(source, filling, (0..outline.lost.len()).collect());
-        outline.leaves.sort_by_key(|leaf| leaf.keys.start);
-        outline
+        walk.outline
     }
 
     /// Whether something certain is known of each of these keys.
@@ -188,6 +218,10 @@ impl Outline {
     }
 
     fn miss(&mut self, missing: Missing) {
+        // Of a tree whose root is guessed all is missing already.
+        if self.missing.first().is_some_and(|all| all.keys == (Key::MIN..Key::MAX)) {
+            return;
+        }
         let at = self.missing.partition_point(|other| other.keys.start < missing.keys.start);
         self.missing.insert(at, missing);
     }
@@ -216,12 +250,29 @@ impl Outline {
         let owners = self.owners.clone();
         let filler = Filler::new(source, filling, &owners, &known);
         for index in wanted {
-            let filled = filler.fill(&self.lost[index]);
+            let filled = filler.fill(&self.lost[index], &doubtful_keys(source, filling, &self.lost[index], &owners));
             self.lost[index].made_up = filled.made_up;
             self.leaves.extend(filled.leaves);
             filled.missing.into_iter().for_each(|keys| self.miss(Missing { keys, block: index }));
         }
     }
+}
+
+/// Why nothing of a tree is certain whose root is not known.
+pub const GUESSED: &str = "the root of the tree was guessed; what was written later may be missing";
+
+/// Of which keys of a lost leaf the block at its address still tells.
+fn doubtful_keys(source: &Source, filling: Filling<'_>, lost: &LostBlock, owners: &HashSet<TreeId>) -> Vec<Range<Key>> {
+    let is_wanted = lost.level == 0 && matches!(filling, Filling::Older(_) | Filling::Unconfirmed);
+    if is_wanted { doubtful::keys(source, lost, owners) } else { Vec::new() }
+}
+
+/// The keys that a leaf below a guessed root has to itself. The last may not be the last of the tree.
+fn own_keys(source: &Source, leaf: LeafRef) -> Option<(Name, Range<Key>)> {
+    let found = source.blocks().get(leaf.name)?;
+    let start = if leaf.keys.start == Key::MIN { found.first } else { leaf.keys.start };
+    let end = if leaf.keys.end == Key::MAX { found.last.next() } else { leaf.keys.end };
+    (start < end).then_some((leaf.name, start..end))
 }
 
 /// How many leaves a thread takes at once.
@@ -247,7 +298,8 @@ impl<R> Catch<R> {
                 self.owners.insert(block.block.owner());
                 let bad =
                     block.bad.iter().map(|slot| (index, block.block.key(*slot), "an item breaks its rules".into()));
-                self.bad.extend(bad.filter(|(_, key, _)| leaf.keys.contains(key)));
+                // Of an older one all is missing anyway.
+                self.bad.extend(bad.filter(|(_, key, _)| leaf.trust == Trust::Current && leaf.keys.contains(key)));
                 visit(&mut self.result, leaf, &block);
             }
             Err(problem) => self.failed.push(Failed { index, problem }),

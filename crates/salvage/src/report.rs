@@ -33,12 +33,15 @@ pub enum LossKind {
     NotWritten,
     /// A whole subvolume.
     Subvolume,
+    /// Where a subvolume begins: that was guessed.
+    Root,
 }
 
 impl LossKind {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Subvolume,
+        Self::Root,
         Self::Inode,
         Self::Data,
         Self::Outdated,
@@ -63,6 +66,7 @@ impl LossKind {
             Self::Unverified => "unverified",
             Self::NotWritten => "not-written",
             Self::Subvolume => "subvolume",
+            Self::Root => "root",
         }
     }
 
@@ -79,6 +83,7 @@ impl LossKind {
             Self::Unverified => "restored, but there is no checksum to verify it",
             Self::NotWritten => "could not be written",
             Self::Subvolume => "subvolume lost",
+            Self::Root => "files of the subvolume may be lost or old",
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::fill::{Evidence, Filling};
 use crate::inode::{Gatherer, Inode};
 use crate::make::{Finished, Results, Subvolume, Worker};
 use crate::names::Found;
-use crate::outline::{Outline, Start};
+use crate::outline::{GUESSED, Outline, Start, Trust};
 use crate::places::{Places, join};
 use crate::report::{Counts, Loss, LossKind, Report};
 use crate::roots::{self, Roots};
@@ -148,7 +148,10 @@ struct Run<'a> {
 /// A subvolume that waits for its turn: its number, where it begins, where it goes.
 struct Waiting {
     tree: TreeId,
-    start: Start,
+    /// None without a trace of its root: it may still have leaves.
+    start: Option<Start>,
+    /// How far that is to be believed.
+    trust: Trust,
     base: Vec<u8>,
 }
 
@@ -180,18 +183,17 @@ impl Run<'_> {
         match self.options.top {
             Top::Block(at) => {
                 let start = roots::start_at(self.source, at)?;
-                Ok(Waiting { tree: TreeId::FS, start, base })
+                Ok(Waiting { tree: TreeId::FS, start: Some(start), trust: Trust::Current, base })
             }
             Top::Tree(tree) => {
-                let start = self.roots.start(tree);
-                let start = start.ok_or_else(|| Error::Unknown(format!("there is no subvolume {tree}")))?;
-                Ok(Waiting { tree, start, base })
+                let root = self.roots.trees.get(&tree);
+                let root = root.ok_or_else(|| Error::Unknown(format!("there is no subvolume {tree}")))?;
+                Ok(Waiting { tree, start: Some(root.start), trust: root.trust, base })
             }
             Top::All => {
-                // Without a trace of its root a tree may still have leaves.
-                let nowhere = (Logical(0), self.source.superblock().generation());
-                let start = self.roots.start(TreeId::FS).unwrap_or(Start { name: nowhere, level: 7 });
-                Ok(Waiting { tree: TreeId::FS, start, base })
+                let root = self.roots.trees.get(&TreeId::FS);
+                let trust = root.map_or(Trust::Older, |root| root.trust);
+                Ok(Waiting { tree: TreeId::FS, start: root.map(|root| root.start), trust, base })
             }
         }
     }
@@ -208,7 +210,7 @@ impl Run<'_> {
             report.counts.snapshots += u64::from(seen.insert(tree));
             return None;
         }
-        seen.insert(tree).then_some(Waiting { tree, start: root.start, base })
+        seen.insert(tree).then_some(Waiting { tree, start: Some(root.start), trust: root.trust, base })
     }
 
     /// Subvolumes that no entry leads to.
@@ -236,9 +238,17 @@ impl Run<'_> {
     /// Restores one subvolume; gives those that lie in it.
     fn one(&self, next: Waiting, report: &mut Report, finished: &mut Vec<Finished>) -> Vec<(TreeId, Vec<u8>)> {
         let (source, options, sink, checksums) = (self.source, self.options, self.sink, self.checksums);
-        let Waiting { tree, start, base } = next;
+        let Waiting { tree, start, trust, base } = next;
         let filling = Filling::Older(self.evidence);
-        let mut outline = Outline::new(source, tree, start, &self.roots.kin(tree), filling);
+        let kin = self.roots.kin(tree);
+        let mut outline = match start.filter(|_| trust == Trust::Current) {
+            Some(start) => Outline::new(source, tree, start, &kin, filling),
+            None => Outline::guessed(source, tree, start, &kin),
+        };
+        if trust != Trust::Current {
+            let (kind, ino, path, ranges) = (LossKind::Root, Ino::ROOT_DIR, base.clone(), Vec::new());
+            report.lose(Loss { kind, tree, ino, path, ranges, cause: GUESSED.into() });
+        }
         let parts = outline.sweep(source, filling, Found::take);
         report.blocks.append(&mut outline.lost.clone());
         let found = Found::settle(parts, &outline);

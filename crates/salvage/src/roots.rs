@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use butterfs_format::block::MAX_LEVEL;
 use butterfs_format::items::{RootItem, RootRef};
 use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, ItemType, Key, Logical, TreeId};
@@ -28,7 +29,7 @@ pub struct Root {
     pub item: Option<RootItem>,
     /// The key of its root item, as far as it is known.
     pub key: Key,
-    /// How far its root item is to be believed.
+    /// How far it is to be believed that it begins there.
     pub trust: Trust,
 }
 
@@ -67,8 +68,9 @@ pub fn find(source: &Source, at: Option<Logical>) -> Result<Roots> {
     let catches = outline.sweep(source, Filling::Unconfirmed, Catch::take);
     let mut roots = Roots::default();
     catches.into_iter().for_each(|catch| roots.enter(catch));
-    if !outline.has_all() {
-        roots.complete(source, &outline);
+    let search = Search { source, outline: &outline, at: at.filter(|at| *at != source.superblock().root()), start };
+    if !search.is_proven(&roots) {
+        roots.complete(&search);
     }
     roots.trees.retain(|_, root| root.item.is_none_or(|item| item.refs.get() > 0) || !root.id.is_subvolume());
     if let Some(replayed) = source.replayed().filter(|_| at.is_none()) {
@@ -98,7 +100,44 @@ pub fn start_at(source: &Source, at: Logical) -> Result<Start> {
     Ok(Start { name: (at, block.generation()), level: block.level() })
 }
 
-/// The root block that the superblock's backup of its own commit has.
+/// What roots are looked for in.
+struct Search<'s> {
+    source: &'s Source,
+    /// The root tree.
+    outline: &'s Outline,
+    /// Where it begins, if another was asked for than the last.
+    at: Option<Logical>,
+    /// Where it begins.
+    start: Start,
+}
+
+impl Search<'_> {
+    /// Whether every root item is known. Where there is no superblock, a part of the root tree may pass for all of it.
+    fn is_proven(&self, roots: &Roots) -> bool {
+        self.outline.has_all() && (!self.is_made_up() || self.is_root_tree(roots))
+    }
+
+    fn is_root_tree(&self, roots: &Roots) -> bool {
+        let evidence = Evidence::new(self.source, roots.start(TreeId::EXTENT));
+        evidence.allocated().root_of(TreeId::ROOT) == Some(self.start)
+    }
+
+    /// Whether the superblock was made up; every filesystem uses some bytes.
+    fn is_made_up(&self) -> bool {
+        self.at.is_none() && self.source.superblock().bytes_used.get() == 0
+    }
+
+    fn is_lost(&self, id: TreeId) -> bool {
+        let keys = Key::new(id.0, ItemType::ROOT_ITEM, 0)..Key::new(id.0, ItemType::ROOT_ITEM, u64::MAX);
+        self.is_made_up() || !self.outline.is_whole(&keys)
+    }
+
+    fn kept(&self, id: TreeId) -> Option<Start> {
+        kept(self.source, id).filter(|_| self.at.is_none())
+    }
+}
+
+/// The root block that the superblock's backup of its own commit has, whether or not it can be read.
 fn kept(source: &Source, id: TreeId) -> Option<Start> {
     let sb = source.superblock();
     let backup = sb
@@ -112,7 +151,8 @@ fn kept(source: &Source, id: TreeId) -> Option<Start> {
         _ => return None,
     };
     let start = Start { name: (Logical(at.get()), Generation(generation.get())), level };
-    source.blocks().get(start.name).is_some_and(|found| found.level == level && found.owner == id).then_some(start)
+    let agrees = source.blocks().get(start.name).is_none_or(|found| found.level == level && found.owner == id);
+    (agrees && start.name.0 != Logical(0) && level < MAX_LEVEL).then_some(start)
 }
 
 /// The newest root block that was found: of several one that is in use by the extent tree. A tree that was deleted
@@ -162,38 +202,65 @@ impl Roots {
         }
     }
 
-    /// Where root items are lost: the root blocks that the superblock keeps, then the newest that were found. The
-    /// extent tree comes first, since it tells which of them are in use.
-    fn complete(&mut self, source: &Source, outline: &Outline) {
-        let lost = |id: TreeId| {
-            let keys = Key::new(id.0, ItemType::ROOT_ITEM, 0)..Key::new(id.0, ItemType::ROOT_ITEM, u64::MAX);
-            !outline.is_whole(&keys)
-        };
-        if lost(TreeId::EXTENT) {
-            self.take_newest(source, TreeId::EXTENT, None);
+    /// Where root items are lost: the root blocks that the superblock keeps, then what the extent tree says, then the
+    /// newest that were found, which is a guess. An extent tree or checksums that are not of the last commit would be
+    /// false witnesses: they are left out.
+    fn complete(&mut self, search: &Search<'_>) {
+        let source = search.source;
+        if search.is_lost(TreeId::EXTENT) {
+            self.take_extent_tree(search);
         }
         let evidence = Evidence::new(source, self.start(TreeId::EXTENT));
         let mut owners: Vec<TreeId> = source.blocks().iter().map(|(_, found)| found.owner).collect();
+        owners.extend(evidence.allocated().trees().chain(self.trees.keys().copied()).chain([TreeId::FS]));
         owners.sort_unstable();
         owners.dedup();
         let wanted = |id: &TreeId| *id == TreeId::CSUM || id.is_subvolume();
-        for id in owners.into_iter().filter(|id| wanted(id) && lost(*id)) {
-            self.take_newest(source, id, Some(&evidence));
+        for id in owners.into_iter().filter(|id| wanted(id) && search.is_lost(*id)) {
+            self.take_best(search, id, &evidence);
+        }
+        let last = source.superblock().generation();
+        let is_stale = |root: &Root| root.trust != Trust::Current && root.start.name.1 != last;
+        self.trees.retain(|id, root| *id != TreeId::CSUM || !is_stale(root));
+    }
+
+    fn take_extent_tree(&mut self, search: &Search<'_>) {
+        let (source, id) = (search.source, TreeId::EXTENT);
+        if self.is_current(id) {
+            return;
+        }
+        self.trees.remove(&id);
+        let proven = |start: &Start| Evidence::new(source, Some(*start)).allocated().proves(*start, source);
+        if let Some(start) = search.kept(id).or_else(|| newest(source, id, None).filter(proven)) {
+            self.begin(id, start, Trust::Current);
         }
     }
 
-    /// Begins a tree whose root item is lost at its newest root block, unless what is known of it is newer.
-    fn take_newest(&mut self, source: &Source, id: TreeId, evidence: Option<&Evidence<'_>>) {
+    fn is_current(&self, id: TreeId) -> bool {
+        self.trees.get(&id).is_some_and(|root| root.trust == Trust::Current)
+    }
+
+    /// Begins a tree whose root item is lost at the best that is known of it.
+    fn take_best(&mut self, search: &Search<'_>, id: TreeId, evidence: &Evidence<'_>) {
+        if self.is_current(id) {
+            return;
+        }
+        if let Some(start) = search.kept(id).or_else(|| evidence.allocated().root_of(id)) {
+            return self.begin(id, start, Trust::Current);
+        }
+        let known = self.trees.get(&id).map(|root| root.start.name.1);
+        match newest(search.source, id, Some(evidence)) {
+            Some(start) if known.is_none_or(|known| known <= start.name.1) => self.begin(id, start, Trust::Older),
+            // It was deleted.
+            None if evidence.allocated().is_whole() && id != TreeId::FS => drop(self.trees.remove(&id)),
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, id: TreeId, start: Start, trust: Trust) {
         let known = self.trees.get(&id);
-        if known.is_some_and(|root| root.trust == Trust::Current) {
-            return;
-        }
-        let Some(start) = kept(source, id).or_else(|| newest(source, id, evidence)) else { return };
-        if known.is_some_and(|root| root.start.name.1 > start.name.1) {
-            return;
-        }
         let (item, key) = known.map_or((None, Key::new(id.0, ItemType::ROOT_ITEM, 0)), |root| (root.item, root.key));
-        self.trees.insert(id, Root { id, start, item, key, trust: Trust::Older });
+        self.trees.insert(id, Root { id, start, item, key, trust });
     }
 
     /// Where a tree begins.

@@ -216,6 +216,49 @@ fn one_block_in_a_hundred_lost_in_both_copies() {
     }
 }
 
+/// The checksums of leaves overwritten in both copies, and a key in each: all but one item of each leaf is had, and
+/// all that comes of them is told.
+#[test]
+fn leaves_with_wrong_checksums_are_the_last_resort() {
+    let device = image();
+    let all = dump(&device);
+    let volume = open(&device);
+    let leaves = all.iter().filter(|(_, one)| one.level == 0 && one.trees.iter().any(|tree| tree.is_subvolume()));
+    for (at, _) in leaves.clone() {
+        places(&volume, *at).into_iter().for_each(|place| device.write_at(place, &[0xa5; 32]).unwrap());
+    }
+    let (sink, report) = restored(&device);
+    sink.assert_same(&TRUTH);
+    assert!(!report.is_whole());
+    let told: BTreeSet<&Vec<u8>> = report.losses.iter().map(|loss| &loss.path).collect();
+    assert!(TRUTH.all().iter().filter(|(_, node)| node.kind == 'f').all(|(path, _)| told.contains(path)));
+    // The object of the third key.
+    for (at, _) in leaves.filter(|(_, one)| one.block().len() > 4) {
+        places(&volume, *at).into_iter().for_each(|place| device.write_at(place + 101 + 50 + 4, &[0xff; 3]).unwrap());
+    }
+    let (sink, report) = restored(&device);
+    let files = |sink: &MemorySink| sink.all().into_values().filter(|node| node.kind == 'f').count();
+    assert!(files(&sink) >= files(&TRUTH) * 95 / 100, "{} of {}", files(&sink), files(&TRUTH));
+    assert!(!report.is_whole());
+}
+
+/// A leaf that is right but for its generation, which is far above that of its pointer.
+#[test]
+fn a_leaf_of_a_wrong_generation_is_told_and_used() {
+    let device = image();
+    let volume = open(&device);
+    let all = dump(&device);
+    let (at, one) = all.iter().find(|(_, one)| one.level == 0 && one.trees.contains(&TreeId::FS)).unwrap();
+    let mut block = one.block();
+    block.bytes_mut()[80..88].copy_from_slice(&755_944_791u64.to_le_bytes());
+    let checksum = volume.geometry().csum_type.compute_block(block.bytes());
+    block.bytes_mut()[..32].copy_from_slice(&checksum);
+    places(&volume, *at).into_iter().for_each(|place| device.write_at(place, block.bytes()).unwrap());
+    let (sink, report) = restored(&device);
+    sink.assert_same(&TRUTH);
+    assert!(!report.is_whole() && report.losses.iter().any(|loss| loss.kind == LossKind::Outdated));
+}
+
 fn inode_of(report_path: &str) -> (TreeId, u64) {
     // Found by damage: nothing else tells numbers.
     let device = image();
