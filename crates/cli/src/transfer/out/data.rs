@@ -11,7 +11,6 @@ use butterfs_engine::file::Seek;
 use butterfs_engine::filesystem::Filesystem;
 use butterfs_engine::inode::InodeId;
 
-use super::Place;
 use crate::host::{Attributes, Lost, NewFile, Policy};
 use crate::transfer::report::Report;
 use crate::transfer::{Outcome, PIECE};
@@ -31,8 +30,6 @@ pub struct Job {
     pub file: NewFile,
     /// What it gets in the end.
     pub attributes: Attributes,
-    /// Where it is.
-    pub place: Place,
     /// The path in the image.
     pub path: Vec<u8>,
 }
@@ -72,7 +69,7 @@ pub fn buffer() -> Vec<u8> {
 
 /// Does a job; says whether the file is whole.
 pub fn copy(fs: &Filesystem, job: Job, policy: Policy, report: &Report, piece: &mut [u8]) -> bool {
-    let Job { id, size, mut file, attributes, place, path } = job;
+    let Job { id, size, mut file, attributes, path } = job;
     report.begin(&path);
     let copied = copy_data(fs, (id, size), &mut file, report, piece);
     let finished: Outcome<Lost> = copied.and_then(|()| Ok(file.finish(size, &attributes, policy)?));
@@ -84,8 +81,6 @@ pub fn copy(fs: &Filesystem, job: Job, policy: Policy, report: &Report, piece: &
         }
         Err(problem) => {
             report.failed(&path, &problem);
-            // If it cannot be removed either, its name was told all the same.
-            let _ = place.dir.remove(&place.name);
             false
         }
     }

@@ -269,7 +269,7 @@ impl Walker<'_> {
     fn file(&mut self, found: &Found, place: &Place, path: Vec<u8>) -> Outcome<()> {
         let attributes = self.attributes(found)?;
         let file = self.unless_kept(place.dir.make_file(&place.name, self.settings.existing))?;
-        let job = Job { id: found.id, size: found.item.size.get(), file, attributes, place: place.clone(), path };
+        let job = Job { id: found.id, size: found.item.size.get(), file, attributes, path };
         if !self.keeps_links(found) {
             // Nobody takes jobs any more only if a thread panicked.
             return self.jobs.send(job).map_err(|_| Problem::Text("a thread that copies has failed"));
