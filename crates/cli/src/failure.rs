@@ -141,7 +141,7 @@ pub fn engine(code: u8, path: &Path, error: &butterfs_engine::Error) -> Failure 
     match error {
         Error::Volume(error) => volume(code, path, error),
         Error::Unsupported(text) if text.starts_with("no root tree of generation") => {
-            Failure::at(code, path, format!("{text}; butterfs find-root lists those that there are"))
+            Failure::at(code, path, format!("{text}; butterfs find-root -a lists those that there are"))
         }
         Error::Unsupported(text) => {
             let todo = match text {

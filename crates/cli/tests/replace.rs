@@ -7,10 +7,13 @@
 mod images;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use butterfs_engine::filesystem::NewKind;
+use butterfs_engine::dir::Place;
+use butterfs_engine::filesystem::{Access, NewKind, NewSubvolume};
+use butterfs_engine::inode::InodeId;
+use butterfs_format::items::InodeFlags;
 use butterfs_testkit::command::run_program;
 use butterfs_testkit::workdir::WorkDir;
 use images::{at, butterfs, create, file, make};
@@ -93,4 +96,41 @@ fn deep_directories_are_restored_where_they_were() {
     assert!(restored.status.success(), "{restored}");
     let found = run_program("find", &[out.to_str().unwrap(), "-name", "bottom", "-printf", "%d %s"]).ok();
     assert_eq!(found.stdout, "101 4", "{restored}");
+}
+
+/// What stands in a snapshot for a subvolume that was in its source can be entered as any new directory.
+#[test]
+fn placeholders_have_usual_permissions() {
+    let work = WorkDir::new("replace_placeholders");
+    let image = make(&work, "image", 128 * MIB, |fs| {
+        let new = NewSubvolume { permissions: 0o755, uid: 0, gid: 0 };
+        let sub = fs.create_subvolume(Place::new(fs.root(), b"sub"), &new).unwrap();
+        fs.create_subvolume(Place::new(InodeId::top_of(sub), b"nested"), &new).unwrap();
+        fs.snapshot(sub, Place::new(fs.root(), b"snapshot"), Access::ReadOnly).unwrap();
+    });
+    let (out, usual) = (work.dir("out"), work.dir("usual"));
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+    for options in ["-sm", "-s"] {
+        let restored = butterfs(&["restore", options, image.to_str().unwrap(), out.to_str().unwrap()]);
+        assert!(restored.status.success(), "{restored}");
+        assert_eq!(mode(&out.join("snapshot/nested")), mode(&usual), "{restored}");
+    }
+}
+
+#[test]
+fn immutable_files_in_an_image_are_not_replaced() {
+    let work = WorkDir::new("replace_immutable");
+    let image = make(&work, "image", 128 * MIB, |fs| {
+        for (name, flags) in [(&b"fixed"[..], InodeFlags::IMMUTABLE), (b"log", InodeFlags::APPEND)] {
+            let id = file(fs, fs.root(), name, b"old");
+            fs.set_flags(id, flags).unwrap();
+        }
+    });
+    let new = work.file("new");
+    std::fs::write(&new, "new").unwrap();
+    for name in ["fixed", "log"] {
+        let copied = butterfs(&["cp", "-f", new.to_str().unwrap(), &at(&image, name)]);
+        assert!(!copied.status.success() && copied.stderr.contains("immutable"), "{copied}");
+        assert_eq!(butterfs(&["cat", &at(&image, name)]).ok().stdout, "old");
+    }
 }
