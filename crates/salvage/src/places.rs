@@ -23,7 +23,7 @@ const LEVELS: usize = 1750;
 /// A path that is longer is a long one.
 const LONG: usize = 3500;
 /// The most bytes that the long paths of directories may take together.
-const LONG_TOGETHER: usize = 256 << 20;
+const LONG_TOGETHER: usize = 64 << 20;
 
 /// The folder, in the top directory of the subvolume, for what lost its name.
 const FOLDER: &[u8] = b"lost+found";
