@@ -314,6 +314,29 @@ fn devices_without_superblocks_are_told_apart() {
     }
 }
 
+/// What will be so for every file that follows is said once, and ends it.
+#[test]
+fn a_destination_that_cannot_be_written_to_ends_a_restore() {
+    let Some(work) = setup("a_destination_that_cannot_be_written_to_ends_a_restore") else { return };
+    let (image, mnt, out) = (work.file("image"), work.dir("mnt"), work.dir("out"));
+    kernel().mkfs(&image, GIB, &[]);
+    let mounted = kernel().mount(&image, &mnt, "noatime");
+    for number in 0..100 {
+        fs::create_dir(mnt.join(format!("dir {number}"))).expect("mkdir");
+        fs::write(mnt.join(format!("dir {number}/file")), vec![1; 100_000]).expect("write");
+    }
+    mounted.unmount();
+    for (options, problem) in [("size=1m", "No space left"), ("ro", "read-only filesystem")] {
+        run_program("mount", &["-t", "tmpfs", "-o", options, "none", out.to_str().expect("UTF-8")]).ok();
+        let finished =
+            run_program(env!("CARGO_BIN_EXE_butterfs"), &["restore".as_ref(), image.as_os_str(), out.as_os_str()]);
+        run_program("umount", &[&out]).ok();
+        assert_eq!(finished.status.code(), Some(2), "{finished}");
+        assert!(finished.stderr.contains(problem) && finished.stderr.lines().count() == 1, "{finished}");
+        assert!(finished.stdout.lines().count() < 20 && finished.stdout.contains("stopped"), "{finished}");
+    }
+}
+
 /// Copies of images, some of which have no superblock.
 fn copies(images: &[PathBuf], wiped: &[usize]) -> Vec<PathBuf> {
     let copy = |(number, image): (usize, &PathBuf)| {
