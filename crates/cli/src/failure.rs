@@ -89,6 +89,22 @@ pub fn io(code: u8, path: &Path, error: &io::Error) -> Failure {
     Failure::at(io_code(error, code), path, io_text(error))
 }
 
+/// A failure of the system at a place that is to be written to.
+pub fn destination(code: u8, path: &Path, error: &io::Error) -> Failure {
+    Failure::at(io_code(error, code), path, destination_text(error))
+}
+
+/// What is wrong with a place that is to be written to, in words, with what to do.
+pub fn destination_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "is on a read-only filesystem; name another destination".into(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            format!("{error}; free some space, or name another destination")
+        }
+        _ => io_text(error),
+    }
+}
+
 /// A failure of the devices.
 pub fn volume(code: u8, path: &Path, error: &butterfs_volume::Error) -> Failure {
     use butterfs_volume::Error;
@@ -124,6 +140,9 @@ pub fn engine(code: u8, path: &Path, error: &butterfs_engine::Error) -> Failure 
     use butterfs_engine::Error;
     match error {
         Error::Volume(error) => volume(code, path, error),
+        Error::Unsupported(text) if text.starts_with("no root tree of generation") => {
+            Failure::at(code, path, format!("{text}; butterfs find-root -a lists those that there are"))
+        }
         Error::Unsupported(text) => {
             let todo = match text {
                 text if text.contains("reading only") => "mount it with -o ro",

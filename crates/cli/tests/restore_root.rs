@@ -5,6 +5,7 @@ mod common;
 
 use butterfs_format::{Logical, TreeId};
 use butterfs_testkit::command::{Finished, run_program};
+use butterfs_testkit::devices;
 use butterfs_testkit::populate;
 use butterfs_testkit::random::Random;
 use butterfs_testkit::tree_blocks::{Dump, blocks_of, dump, only_in, touched, zero};
@@ -274,4 +275,77 @@ fn roots_are_listed_as_btrfs_lists_them() {
     let ours = run_program(env!("CARGO_BIN_EXE_butterfs"), &["find-root", image]).ok();
     let theirs = run_program("btrfs-find-root", &[image]).ok();
     assert_eq!(ours.stdout, theirs.stdout);
+}
+
+/// Which device is which is found out without superblocks, whatever the order in which they are named.
+#[test]
+fn devices_without_superblocks_are_told_apart() {
+    let Some(work) = setup("devices_without_superblocks_are_told_apart") else { return };
+    for (profiles, count, wiped) in [
+        (["-d", "raid1", "-m", "raid1"], 2, &[&[0][..], &[1], &[0, 1]][..]),
+        (["-d", "raid5", "-m", "raid1"], 4, &[&[0], &[1], &[2], &[3]]),
+        (["-d", "raid5", "-m", "raid5"], 3, &[&[1], &[0, 1, 2]]),
+    ] {
+        let dir = work.dir(&format!("{}-{count}", profiles[3]));
+        let images = devices::mkfs(&dir, &vec![GIB; count], &profiles);
+        let mounted = devices::KernelMount::new(&images, &work.dir("mnt"), "noatime");
+        for number in 0..300 {
+            fs::write(mounted.join(format!("file {number}")), vec![number as u8; number * 300]).expect("write");
+        }
+        let tree = comparable(Tree::read(&mounted.join("")));
+        drop(mounted);
+        for wiped in wiped {
+            let copies = copies(&images, wiped);
+            let backwards: Vec<_> = copies.iter().rev().collect();
+            for order in [copies.iter().collect(), backwards] {
+                let out = work.dir("out");
+                let mut arguments = vec!["restore".as_ref(), "-smSx".as_ref()];
+                arguments.extend(order.iter().map(|path| path.as_os_str()));
+                arguments.push(out.as_os_str());
+                let what = format!("{profiles:?}, {wiped:?} wiped, {order:?}");
+                let finished = run_program(env!("CARGO_BIN_EXE_butterfs"), &arguments);
+                assert!(finished.status.success(), "{what}: {finished}");
+                let differences = tree.differences(&comparable(Tree::read(&out)), Times::Exact);
+                assert!(differences.is_empty(), "{what}: {differences:#?}");
+                fs::remove_dir_all(&out).expect("remove");
+            }
+        }
+        fs::remove_dir_all(&dir).expect("remove");
+    }
+}
+
+/// What will be so for every file that follows is said once, and ends it.
+#[test]
+fn a_destination_that_cannot_be_written_to_ends_a_restore() {
+    let Some(work) = setup("a_destination_that_cannot_be_written_to_ends_a_restore") else { return };
+    let (image, mnt, out) = (work.file("image"), work.dir("mnt"), work.dir("out"));
+    kernel().mkfs(&image, GIB, &[]);
+    let mounted = kernel().mount(&image, &mnt, "noatime");
+    for number in 0..100 {
+        fs::create_dir(mnt.join(format!("dir {number}"))).expect("mkdir");
+        fs::write(mnt.join(format!("dir {number}/file")), vec![1; 100_000]).expect("write");
+    }
+    mounted.unmount();
+    for (options, problem) in [("size=1m", "No space left"), ("ro", "read-only filesystem")] {
+        run_program("mount", &["-t", "tmpfs", "-o", options, "none", out.to_str().expect("UTF-8")]).ok();
+        let finished =
+            run_program(env!("CARGO_BIN_EXE_butterfs"), &["restore".as_ref(), image.as_os_str(), out.as_os_str()]);
+        run_program("umount", &[&out]).ok();
+        assert_eq!(finished.status.code(), Some(2), "{finished}");
+        assert!(finished.stderr.contains(problem) && finished.stderr.lines().count() == 1, "{finished}");
+        assert!(finished.stdout.lines().count() < 20 && finished.stdout.contains("stopped"), "{finished}");
+    }
+}
+
+/// Copies of images, some of which have no superblock.
+fn copies(images: &[PathBuf], wiped: &[usize]) -> Vec<PathBuf> {
+    let copy = |(number, image): (usize, &PathBuf)| {
+        let copy = image.with_extension("copy");
+        run_program("cp", &["--sparse=always".as_ref(), image.as_os_str(), copy.as_os_str()]).ok();
+        if wiped.contains(&number) {
+            wipe_superblocks(&copy);
+        }
+        copy
+    };
+    images.iter().enumerate().map(copy).collect()
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use butterfs_format::block::{BlockHeader, HEADER_SIZE, MAX_LEVEL, MIXED_BACKREF_REV};
-use butterfs_format::items::DevItem;
 use butterfs_format::superblock::{Incompat, MAGIC, SUPERBLOCK_OFFSETS};
 use butterfs_format::validate::Geometry;
 use butterfs_format::{ChecksumType, Generation, Superblock, TreeId};
@@ -115,20 +114,4 @@ pub fn superblock(blocks: &Blocks, truth: &Truth) -> Superblock {
     // One entry; who opens with chunks that are given does not look at it.
     sb.sys_chunk_array_size = 97.into();
     sb
-}
-
-/// Which device of the filesystem each one is: that whose stripes have the blocks that lie on it.
-pub fn device_item(blocks: &Blocks, truth: &Truth, device: usize) -> Option<DevItem> {
-    let mut votes: HashMap<u64, usize> = HashMap::new();
-    for ((at, _), found) in blocks.iter().filter(|(_, found)| found.device == device) {
-        let Some((start, chunk)) = truth.chunks.range(..=at.0).next_back() else { continue };
-        let within = at.0 - start;
-        let here = |offset: u64| found.physical >= offset && found.physical - offset <= within;
-        for stripe in chunk.stripes.iter().filter(|stripe| here(stripe.offset.get())) {
-            *votes.entry(stripe.devid.get()).or_default() += 1;
-        }
-    }
-    let best = votes.into_iter().max_by_key(|(devid, votes)| (*votes, std::cmp::Reverse(*devid)));
-    let known = best.and_then(|(devid, _)| truth.devices.get(&devid));
-    known.or_else(|| truth.devices.values().next().filter(|_| truth.devices.len() == 1)).copied()
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use butterfs_volume::BlockDevice;
 
+mod assign;
 pub mod chunks;
 mod csums;
 mod data;

@@ -25,6 +25,19 @@ use crate::source::Source;
 
 /// The longest target of a symbolic link that a system takes, in bytes.
 const LONGEST_TARGET: u64 = 4095;
+/// The size of the largest file that a system knows.
+const LARGEST: u64 = i64::MAX as u64;
+
+/// What came of an inode under its first name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    /// It is there.
+    There,
+    /// It is lost, and that was told.
+    Lost,
+    /// It is not wanted, or not wanted any more.
+    Unwanted,
+}
 
 /// A subvolume that is being restored.
 pub struct Subvolume<'a> {
@@ -144,12 +157,25 @@ impl<'a> Worker<'a> {
         if names.is_empty() && all.sink.directory(&all.path(all.places.folder())).is_err() {
             return self.lose(LossKind::NotWritten, inode.ino, first, "the folder for it cannot be made".into());
         }
-        if let Err(error) = self.one(inode, first) {
-            return self.lose(LossKind::NotWritten, inode.ino, first, error.to_string());
-        }
+        let came = match self.one(inode, first) {
+            Ok(came) => came,
+            Err(error) => {
+                // None of its names is there.
+                for path in &wanted {
+                    self.lose(LossKind::NotWritten, inode.ino, path, error.to_string());
+                }
+                return;
+            }
+        };
         self.tell(inode, first, names);
         for other in others {
-            self.link(inode.ino, other, first);
+            match came {
+                Came::There => self.link(inode.ino, other, first),
+                Came::Lost => {
+                    self.lose(LossKind::Inode, inode.ino, other, "its other name could not be made either".into());
+                }
+                Came::Unwanted => {}
+            }
         }
     }
 
@@ -184,7 +210,7 @@ impl<'a> Worker<'a> {
         self.results.directories.push(Finished { path, item: inode.item, xattrs: inode.xattrs.clone(), tree, ino });
     }
 
-    fn one(&mut self, inode: &Inode, path: &[u8]) -> io::Result<()> {
+    fn one(&mut self, inode: &Inode, path: &[u8]) -> io::Result<Came> {
         let all = self.subvolume;
         if all.options.select.is_some() {
             let parent = path.iter().rposition(|byte| *byte == b'/').map_or(&b""[..], |at| &path[..at]);
@@ -194,30 +220,33 @@ impl<'a> Worker<'a> {
         match kind {
             FileType::Symlink if !all.options.wanted.contains(Wanted::SYMLINKS) => {
                 self.results.counts.unwanted += 1;
-                Ok(())
+                Ok(Came::Unwanted)
             }
             FileType::Symlink => self.symlink(inode, path),
             FileType::CharDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => {
                 if !all.options.wanted.contains(Wanted::SPECIALS) {
                     self.results.counts.unwanted += 1;
-                    return Ok(());
+                    return Ok(Came::Unwanted);
                 }
                 let made = all.sink.special(path, &about(inode))?;
                 self.results.counts.specials += u64::from(matches!(made, Made::New(_)));
+                let came = if made == Made::Unwanted { Came::Unwanted } else { Came::There };
                 self.made(inode.ino, path, made);
-                Ok(())
+                Ok(came)
             }
             _ => self.file(inode, path),
         }
     }
 
-    fn file(&mut self, inode: &Inode, path: &[u8]) -> io::Result<()> {
+    fn file(&mut self, inode: &Inode, path: &[u8]) -> io::Result<Came> {
         let all = self.subvolume;
-        let size = inode.item.map_or_else(|| inode.end(), |item| item.size.get());
+        let told = inode.item.map_or_else(|| inode.end(), |item| item.size.get());
+        // What has no such size gets what there is of it.
+        let size = if told > LARGEST { inode.end().min(LARGEST) } else { told };
         let lost = self.lost_extents(inode, size);
         let Some(mut file) = all.sink.file(path)? else {
             self.results.counts.existing += 1;
-            return Ok(());
+            return Ok(Came::There);
         };
         let read = self.reader.read(inode, size, &mut |offset, bytes| file.write(offset, bytes));
         let outcome = match read {
@@ -228,16 +257,26 @@ impl<'a> Worker<'a> {
             }
         };
         self.results.counts.bytes += outcome.bytes;
-        let damaged = !outcome.lost.0.is_empty() || !lost.0.is_empty();
-        if damaged && all.options.damaged == Damaged::Skip || all.options.is_stopped() {
+        let damaged = !outcome.lost.0.is_empty() || !lost.0.is_empty() || told != size;
+        let skipped = damaged && all.options.damaged == Damaged::Skip;
+        if skipped || all.options.is_stopped() {
             file.discard();
         } else {
             let notes = file.finish(size, &about(inode))?;
             self.results.counts.files += 1;
             self.made(inode.ino, path, Made::New(notes));
         }
+        if told != size {
+            let kind = if skipped { LossKind::Inode } else { LossKind::Data };
+            let cause = format!("its size, {told} bytes, is more than a file can have");
+            self.lose(kind, inode.ino, path, cause);
+        }
         self.tell_data(inode, path, lost, outcome);
-        Ok(())
+        Ok(match (skipped, all.options.is_stopped()) {
+            (true, _) => Came::Lost,
+            (false, true) => Came::Unwanted,
+            (false, false) => Came::There,
+        })
     }
 
     /// Bytes whose extents are lost: those of the file that a lost block may have, if some must be missing.
@@ -284,7 +323,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn symlink(&mut self, inode: &Inode, path: &[u8]) -> io::Result<()> {
+    fn symlink(&mut self, inode: &Inode, path: &[u8]) -> io::Result<Came> {
         let size = inode.item.map_or(0, |item| item.size.get());
         let mut target = Vec::new();
         if size > 0 && size <= LONGEST_TARGET {
@@ -295,7 +334,7 @@ impl<'a> Worker<'a> {
             })?;
             if let Some(cause) = outcome.cause {
                 self.lose(LossKind::Inode, inode.ino, path, cause);
-                return Ok(());
+                return Ok(Came::Lost);
             }
         }
         if target.len() as u64 != size || size == 0 || target.contains(&0) {
@@ -304,12 +343,12 @@ impl<'a> Worker<'a> {
             let cause =
                 cause.unwrap_or_else(|| format!("a symbolic link of {size} bytes has a target of {}", target.len()));
             self.lose(LossKind::Inode, inode.ino, path, cause);
-            return Ok(());
+            return Ok(Came::Lost);
         }
         let made = self.subvolume.sink.symlink(path, &target, &about(inode))?;
         self.results.counts.symlinks += u64::from(matches!(made, Made::New(_)));
         self.made(inode.ino, path, made);
-        Ok(())
+        Ok(Came::There)
     }
 
     fn link(&mut self, ino: u64, path: &[u8], first: &[u8]) {
@@ -323,12 +362,6 @@ impl<'a> Worker<'a> {
             Ok(made) => {
                 self.results.counts.links += u64::from(matches!(made, Made::New(_)));
                 self.made(ino, path, made);
-            }
-            // What it is a second name of was not made, and that is told already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if self.results.losses.iter().any(|loss| loss.path == first && loss.kind == LossKind::Inode) {
-                    self.lose(LossKind::Inode, ino, path, "its other name could not be made either".into());
-                }
             }
             Err(error) => self.lose(LossKind::NotWritten, ino, path, error.to_string()),
         }
@@ -404,6 +437,11 @@ impl<'a> Worker<'a> {
 }
 
 impl Finished {
+    /// One that stands where a subvolume was when a snapshot was taken; nothing else is known of it.
+    pub fn placeholder(path: Vec<u8>, (tree, ino): (TreeId, Ino)) -> Self {
+        Self { path, item: None, xattrs: Vec::new(), tree, ino: ino.0 }
+    }
+
     /// Sets the attributes of a directory; gives what went wrong.
     pub fn finish(&self, sink: &dyn Sink) -> Vec<Loss> {
         let about = About { item: self.item.as_ref(), xattrs: &self.xattrs };

@@ -2,7 +2,12 @@
 //!
 //! # Invariants
 //! * Every directory has one place, and every chain of places ends at the top or in the folder of what lost its name.
-//! * A path is at most [`LONGEST`] bytes long; a directory that would lie deeper goes by its number.
+//! * A path is at most [`LONGEST`] bytes long, and leads through at most [`LEVELS`] directories; one that would lie deeper
+//!   goes by its number. What the system takes as one path is no limit: each directory is entered from the one above.
+//!
+//! # Memory
+//! A chain of directories that has no other end than what is in the image costs paths whose lengths add up: those that
+//! are longer than a system takes have a bound together, [`LONG_TOGETHER`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +17,13 @@ use crate::names::{Found, Name};
 use crate::outline::Trust;
 
 /// The longest path below a subvolume, in bytes.
-const LONGEST: usize = 3500;
+const LONGEST: usize = 256 << 10;
+/// The most directories within each other.
+const LEVELS: usize = 1750;
+/// A path that is longer is a long one.
+const LONG: usize = 3500;
+/// The most bytes that the long paths of directories may take together.
+const LONG_TOGETHER: usize = 64 << 20;
 
 /// The folder, in the top directory of the subvolume, for what lost its name.
 const FOLDER: &[u8] = b"lost+found";
@@ -26,6 +37,13 @@ enum Place {
     /// In the folder, by number.
     Lost,
     In(u64, Box<[u8]>),
+}
+
+/// How far down a directory is.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    bytes: usize,
+    levels: usize,
 }
 
 /// Where all are.
@@ -53,35 +71,38 @@ impl Places {
 
     /// Circles and chains that are too long are cut.
     fn cut(&mut self) {
-        let mut lengths: HashMap<u64, usize> = HashMap::new();
+        let lost = Extent { bytes: self.folder.len() + 21, levels: 2 };
+        let mut extents: HashMap<u64, Extent> = HashMap::new();
+        let mut together = 0;
         let mut inos: Vec<u64> = self.dirs.keys().copied().collect();
         inos.sort_unstable();
         for ino in inos {
             let (mut chain, mut seen, mut at) = (Vec::new(), HashSet::new(), ino);
-            let mut length = loop {
+            let mut extent = loop {
                 match self.dirs.get(&at) {
-                    _ if lengths.contains_key(&at) => break lengths[&at],
+                    _ if extents.contains_key(&at) => break extents[&at],
                     Some(Place::In(parent, name)) if seen.insert(at) => {
                         chain.push((at, name.len() + 1));
                         at = *parent;
                     }
-                    Some(Place::Top) => break 0,
-                    Some(Place::Lost) => break self.folder.len() + 21,
+                    Some(Place::Top) => break Extent { bytes: 0, levels: 0 },
+                    Some(Place::Lost) => break lost,
                     // A circle, or a directory that is none.
                     _ => {
                         let last = chain.pop().map_or(at, |(last, _)| last);
                         self.dirs.insert(last, Place::Lost);
-                        break self.folder.len() + 21;
+                        break lost;
                     }
                 }
             };
             for (dir, own) in chain.into_iter().rev() {
-                length += own;
-                if length > LONGEST {
+                extent = Extent { bytes: extent.bytes + own, levels: extent.levels + 1 };
+                together += if extent.bytes > LONG { extent.bytes } else { 0 };
+                if extent.bytes > LONGEST || extent.levels > LEVELS || extent.bytes > LONG && together > LONG_TOGETHER {
                     self.dirs.insert(dir, Place::Lost);
-                    length = self.folder.len() + 21;
+                    extent = lost;
                 }
-                lengths.insert(dir, length);
+                extents.insert(dir, extent);
             }
         }
     }
@@ -92,10 +113,10 @@ impl Places {
     }
 
     /// All directories, those above before those below.
-    pub fn in_order(&self) -> Vec<(u64, Vec<u8>)> {
-        let mut all: Vec<_> = self.dirs.keys().map(|ino| (*ino, self.dir(*ino))).collect();
-        all.sort_by(|a, b| a.1.cmp(&b.1));
-        all
+    pub fn in_order(&self) -> Vec<u64> {
+        let mut all: Vec<_> = self.dirs.keys().map(|ino| (self.dir(*ino), *ino)).collect();
+        all.sort_unstable();
+        all.into_iter().map(|(_, ino)| ino).collect()
     }
 
     /// The path of a directory below the subvolume's top, which is the empty path.
@@ -181,7 +202,7 @@ mod tests {
         assert_eq!(places.dir(258), b"a/b");
         assert_eq!(places.dir(260), b"lost+found/259/orphan");
         assert!(places.has_lost_name(259) && !places.has_lost_name(260));
-        let order: Vec<_> = places.in_order().into_iter().map(|(_, path)| path).collect();
+        let order: Vec<_> = places.in_order().into_iter().map(|ino| places.dir(ino)).collect();
         assert_eq!(order, [&b""[..], b"a", b"a/b", b"lost+found/259", b"lost+found/259/orphan"]);
     }
 
@@ -193,7 +214,24 @@ mod tests {
         let long = "n".repeat(255);
         let chain: Vec<_> = (0..3000u64).map(|n| (257 + n, 256 + n, long.as_str())).collect();
         let places = Places::new(&found(&chain));
-        assert!((256..3257).all(|ino| places.dir(ino).len() <= LONGEST));
+        let all = || 256..3257u64;
+        assert!(all().all(|ino| places.dir(ino).len() <= LONGEST));
+        let long: usize = all().map(|ino| places.dir(ino).len()).filter(|len| *len > LONG).sum();
+        assert!(long <= LONG_TOGETHER && all().any(|ino| places.has_lost_name(ino)));
+        let chain: Vec<_> = (0..3000u64).map(|n| (257 + n, 256 + n, "n")).collect();
+        let places = Places::new(&found(&chain));
+        assert!(all().all(|ino| places.dir(ino).split(|byte| *byte == b'/').count() <= LEVELS));
+        assert_eq!(all().filter(|ino| places.has_lost_name(*ino)).count(), 1);
+    }
+
+    /// More than a system takes as one path.
+    #[test]
+    fn deep_paths_are_whole() {
+        let long = "n".repeat(200);
+        let chain: Vec<_> = (0..300u64).map(|n| (257 + n, 256 + n, long.as_str())).collect();
+        let places = Places::new(&found(&chain));
+        assert!(!(256..557).any(|ino| places.has_lost_name(ino)));
+        assert_eq!(places.dir(556).len(), 300 * 201 - 1);
     }
 
     #[test]

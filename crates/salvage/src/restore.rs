@@ -263,11 +263,14 @@ impl Run<'_> {
         }
         tell_listings(&subvolume, report);
         report.counts.subvolumes += 1;
-        self.inside(&subvolume, report)
+        self.inside(&subvolume, report, finished)
     }
 
     fn make_directories(&self, subvolume: &Subvolume<'_>, report: &mut Report) {
-        for (ino, _) in subvolume.places.in_order() {
+        for ino in subvolume.places.in_order() {
+            if self.options.is_stopped() {
+                return;
+            }
             let path = subvolume.dir_path(ino);
             if !path.is_empty() && self.options.select.is_some_and(|select| !select(&path)) {
                 continue;
@@ -284,7 +287,12 @@ impl Run<'_> {
 
     /// The subvolumes that have entries in this one. An entry that is not where its subvolume hangs is what a snapshot
     /// has of one: an empty directory.
-    fn inside(&self, subvolume: &Subvolume<'_>, report: &mut Report) -> Vec<(TreeId, Vec<u8>)> {
+    fn inside(
+        &self,
+        subvolume: &Subvolume<'_>,
+        report: &mut Report,
+        finished: &mut Vec<Finished>,
+    ) -> Vec<(TreeId, Vec<u8>)> {
         let mut inside = Vec::new();
         for name in &subvolume.found.subvolumes {
             let path = join(&subvolume.dir_path(name.parent), &name.bytes);
@@ -294,6 +302,7 @@ impl Run<'_> {
                 inside.push((name.tree, path));
             } else if self.sink.directory(&path).is_ok() {
                 report.counts.directories += 1;
+                finished.push(Finished::placeholder(path, (subvolume.tree, Ino::ROOT_DIR)));
             }
         }
         inside
@@ -328,7 +337,7 @@ fn read(subvolume: &Subvolume<'_>, sender: SyncSender<Vec<Inode>>) {
         Vec::new()
     } else {
         // Directories that have no name and no item are known by what lies in them.
-        subvolume.places.in_order().into_iter().map(|(ino, _)| ino).collect()
+        subvolume.places.in_order()
     };
     let mut all: Vec<u64> = named.chain(listed).collect();
     all.sort_unstable();
@@ -393,7 +402,7 @@ fn tell_listings(subvolume: &Subvolume<'_>, report: &mut Report) {
     }
     let kinds = || ItemType::DIR_ITEM..ItemType(ItemType::DIR_INDEX.0 + 1);
     let mut lengths: HashMap<u64, (u64, String)> = HashMap::new();
-    for (ino, _) in subvolume.places.in_order() {
+    for ino in subvolume.places.in_order() {
         if let Some(cause) = subvolume.missing(ino, kinds()) {
             lengths.insert(ino, (0, cause));
         }

@@ -9,7 +9,8 @@
 //! Threads take windows of the devices from one list; each keeps what it finds for itself until all are done.
 //!
 //! # Memory
-//! About 130 bytes for each tree block of any age that is still there, and a window for each thread.
+//! About 130 bytes for each tree block of any age that is still there, 24 for each of its copies, and a window for each
+//! thread.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -52,6 +53,17 @@ pub struct Found {
     pub last: Key,
 }
 
+/// A copy of a block of this address.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// What the block says of itself.
+    pub at: Logical,
+    /// The device, by its place in the list.
+    pub device: usize,
+    /// Offset on the device.
+    pub physical: u64,
+}
+
 /// A block's name: no other block of the filesystem ever has the same.
 pub type Name = (Logical, Generation);
 
@@ -60,6 +72,7 @@ pub struct Blocks {
     devices: Devices,
     geometry: Geometry,
     found: HashMap<Name, Found>,
+    copies: Vec<Seen>,
     /// The UUID of the chunk tree, which all blocks carry.
     pub chunk_tree_uuid: [u8; 16],
     /// Pieces of the devices that could not be read.
@@ -92,6 +105,7 @@ impl Blocks {
             devices: devices.clone(),
             geometry: *geometry,
             found: HashMap::new(),
+            copies: Vec::new(),
             chunk_tree_uuid: [0; 16],
             unreadable: 0,
         };
@@ -101,6 +115,7 @@ impl Blocks {
 
     fn enter(&mut self, catch: Catch) {
         for (name, found) in catch.found {
+            self.copies.push(Seen { at: name.0, device: found.device, physical: found.physical });
             // The first copy on the first device, whichever thread was faster.
             let place = |found: &Found| (found.device, found.physical);
             let known = self.found.entry(name).or_insert(found);
@@ -115,6 +130,11 @@ impl Blocks {
     /// All blocks, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (Name, &Found)> {
         self.found.iter().map(|(name, found)| (*name, found))
+    }
+
+    /// All copies of all blocks, in no order.
+    pub fn copies(&self) -> &[Seen] {
+        &self.copies
     }
 
     /// The addresses of blocks of any age.

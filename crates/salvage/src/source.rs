@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::padded::padded;
 use crate::replayed::Replayed;
 use crate::scan::{Blocks, Part};
-use crate::{Devices, guess};
+use crate::{Devices, assign, guess};
 
 /// Features that change what tree blocks and file items mean.
 const FOREIGN: [(Incompat, &str); 2] =
@@ -113,14 +113,11 @@ impl Source {
         if truth.chunks.is_empty() {
             return Err(why.into());
         }
-        let own = |(number, sb_of): (usize, &Option<Superblock>)| {
-            let item = sb_of.map(|sb| sb.dev_item).or_else(|| guess::device_item(&blocks, &truth, number));
-            let item = item.ok_or_else(|| {
-                Error::Unknown(format!("{}: cannot tell which device of the filesystem it is", devices[number].name()))
-            })?;
-            Ok(with_superblock(devices[number].clone(), &with_item(sb, item)))
-        };
-        let shown = known.iter().enumerate().map(own).collect::<Result<Devices>>()?;
+        let (shown, left_out) = name_devices(devices, (&blocks, &truth, &sb), &known);
+        if shown.is_empty() {
+            let text = "cannot tell which devices of the filesystem these are";
+            return Err(Error::Unknown(format!("{}: {text}", left_out.join(", "))));
+        }
         let chunks: Vec<_> = truth.chunks.iter().map(|(start, chunk)| (Logical(*start), chunk.clone())).collect();
         let items: Vec<_> = truth.devices.values().copied().collect();
         let volume = Volume::open_with_chunks(shown.clone(), options, blocks.chunk_tree_uuid, &chunks, &items)?;
@@ -128,6 +125,9 @@ impl Source {
         let what = if newest.is_some() { "the chunk tree" } else { "superblock and chunk tree" };
         source.notes.push(format!("{why}"));
         source.notes.push(format!("{what} replaced by what {} tree blocks on the devices say", blocks.iter().count()));
+        for name in left_out {
+            source.notes.push(format!("{name}: left out: cannot tell which device of the filesystem it is"));
+        }
         let _ = source.blocks.set(blocks);
         Ok(source)
     }
@@ -288,6 +288,27 @@ fn describe(blocks: &Blocks, newest: Option<Superblock>, known: &[Option<Superbl
     let own: Vec<DevItem> = known.iter().flatten().map(|sb| sb.dev_item).collect();
     let truth = chunks::find(blocks, &sb, &own).ok().filter(|truth| !truth.chunks.is_empty());
     (truth.unwrap_or_else(|| chunks::guess(blocks)), sb)
+}
+
+/// The devices with superblocks that say which they are; and the names of those of which it cannot be told.
+fn name_devices(
+    devices: &Devices,
+    (blocks, truth, sb): (&Blocks, &Truth, &Superblock),
+    known: &[Option<Superblock>],
+) -> (Devices, Vec<String>) {
+    let own: Vec<Option<DevItem>> = known.iter().map(|sb| sb.map(|sb| sb.dev_item)).collect();
+    let found = assign::device_items(blocks, truth, devices, &own);
+    let (mut shown, mut left_out) = (Devices::new(), Vec::new());
+    for (number, device) in devices.iter().enumerate() {
+        match own[number].or_else(|| found.get(&number).copied()) {
+            Some(item) => {
+                let device = padded(device.clone(), item.total_bytes.get());
+                shown.push(with_superblock(device, &with_item(*sb, item)));
+            }
+            None => left_out.push(device.name()),
+        }
+    }
+    (shown, left_out)
 }
 
 /// A superblock as it would lie on the device of this item.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
-use butterfs_format::{ItemType, Logical, TreeId};
+use butterfs_format::{ChecksumType, ItemType, Logical, TreeId};
 use butterfs_salvage::{Begin, Damaged, LossKind, MadeUp, Options, Report, Source, Top, restore};
 use butterfs_testkit::random::Random;
 use butterfs_testkit::tree_blocks::{Dump, blocks_of, items, only_in, places, touched};
@@ -300,6 +300,46 @@ fn lost_sectors_are_told_to_the_byte() {
     let sink = MemorySink::default();
     let report = restore(&source, &Options { damaged: Damaged::Skip, ..everything() }, &sink).unwrap();
     assert!(sink.get(&path).is_none() && report.losses[0].kind == LossKind::Inode);
+}
+
+/// The inode item gets another size, in all copies of its leaf.
+fn set_size(device: &Arc<MemDevice>, all: &Dump, (tree, ino): (TreeId, u64), size: u64) {
+    let is_it = |key: &butterfs_format::Key| (key.objectid, key.item_type) == (ino, ItemType::INODE_ITEM);
+    for (at, one) in all.iter().filter(|(_, one)| one.level == 0 && one.trees.contains(&tree)) {
+        let mut leaf = one.block();
+        let Some(slot) = (0..leaf.len()).find(|slot| is_it(&leaf.key(*slot))) else { continue };
+        leaf.data_mut(slot)[16..24].copy_from_slice(&size.to_le_bytes());
+        let csum = ChecksumType::Crc32c.compute_block(leaf.bytes());
+        leaf.bytes_mut()[..4].copy_from_slice(&csum[..4]);
+        places(&open(device), *at).into_iter().for_each(|place| device.write_at(place, leaf.bytes()).unwrap());
+        return;
+    }
+    panic!("there is no such inode");
+}
+
+/// A size that no file can have: what there is of it is made, under all its names, and it is told.
+#[test]
+fn a_size_past_all_bounds_is_told() {
+    let device = image();
+    let all = dump(&device);
+    let path = TRUTH.all().into_iter().find(|(path, _)| path.ends_with(b"/file 51")).unwrap().0;
+    let path = String::from_utf8(path).unwrap();
+    let id = inode_of(&path);
+    set_size(&device, &all, id, u64::MAX - 4095);
+    let (sink, report) = restored(&device);
+    assert!(!report.is_whole());
+    assert_eq!(report.losses.len(), 1, "{:#?}", report.losses);
+    assert_eq!((report.losses[0].kind, report.losses[0].ino.0), (LossKind::Data, id.1));
+    let (file, link) = (sink.get(&path).unwrap(), sink.all().into_iter().find(|(path, _)| path.ends_with(b"link 51")));
+    assert_eq!(file.bytes[..100_013], TRUTH.get(&path).unwrap().bytes[..]);
+    assert_eq!(link.unwrap().1, file);
+    // Where damaged files are not wanted, both names are told.
+    let source = Source::open(&devices(&device), Begin::Usual).unwrap();
+    let sink = MemorySink::default();
+    let report = restore(&source, &Options { damaged: Damaged::Skip, ..everything() }, &sink).unwrap();
+    let names = sink.all().into_keys().filter(|path| path.ends_with(b"/file 51") || path.ends_with(b"link 51")).count();
+    assert_eq!((names, report.losses.len()), (0, 2), "{:#?}", report.losses);
+    assert!(report.losses.iter().all(|loss| loss.kind == LossKind::Inode));
 }
 
 #[test]

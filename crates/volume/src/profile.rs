@@ -53,6 +53,23 @@ pub fn stripe_length(start: Logical, chunk: &Chunk) -> Result<u64> {
     Ok(Grid::of(start, chunk)?.stripe_length(chunk.length()))
 }
 
+/// Where the byte at this address of a chunk is stored as it is: stripes by their place in the list, with the offset on
+/// their device.
+///
+/// # Errors
+/// If the chunk's profile is not known, or does not fit its stripes.
+pub fn stored_places(start: Logical, chunk: &Chunk, at: Logical) -> Result<Vec<(usize, u64)>> {
+    let grid = Grid::of(start, chunk)?;
+    let offset = at.0.saturating_sub(start.0);
+    let (number, within) = (offset / STRIPE_LEN, offset % STRIPE_LEN);
+    let (row, column) = (number / grid.columns, number % grid.columns);
+    let place = |copy| {
+        let stripe = grid.stored(row, column, copy);
+        (stripe, chunk.stripes[stripe].offset.get().saturating_add(row * STRIPE_LEN + within))
+    };
+    Ok((0..grid.copies()).map(place).collect())
+}
+
 impl Grid {
     pub fn of(start: Logical, chunk: &Chunk) -> Result<Self> {
         let (flags, stripes) = (chunk.flags(), chunk.stripes.len());

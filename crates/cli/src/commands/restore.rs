@@ -171,7 +171,7 @@ pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     let signals = TerminationSignals::block().ok();
     let work = |sink: &dyn Sink| until_signal(signals.as_ref(), &stop, || restore(&source, &options, sink));
     let restored = match places.destination.filter(|_| !arguments.dry_run) {
-        Some(path) => into(path, arguments, format, work)?,
+        Some(path) => into(path, arguments, (format, &stop), work)?,
         None => work(&dry::DryRun::new(format)),
     };
     if let Some(bar) = bar {
@@ -193,14 +193,22 @@ fn status(arguments: &Arguments, report: &Report) -> ExitCode {
 }
 
 /// Restores into a directory of the host.
-fn into<R>(path: &Path, arguments: &Arguments, format: Format, work: impl FnOnce(&dyn Sink) -> R) -> Result<R> {
-    let failed = |error: std::io::Error| failure::io(exit::USAGE, path, &error);
+fn into<R>(
+    path: &Path,
+    arguments: &Arguments,
+    (format, stop): (Format, &AtomicBool),
+    work: impl FnOnce(&dyn Sink) -> R,
+) -> Result<R> {
+    let failed = |error: std::io::Error| failure::destination(exit::USAGE, path, &error);
     std::fs::create_dir_all(path).map_err(failed)?;
     let existing = if arguments.overwrite { Existing::Replace } else { Existing::Keep };
     let verbose = if arguments.verbose && format == Format::Text { host::Say::Files } else { host::Say::Nothing };
     let wishes = host::Wishes { existing, preserve: preserve(arguments), say: verbose };
-    let sink = host::HostSink::open(path, wishes).map_err(failed)?;
+    let sink = host::HostSink::open(path, wishes, stop).map_err(failed)?;
     let result = work(&sink);
+    if let Some(problem) = sink.broken() {
+        output::complain("restore", format!("{}: {problem}", path.display()));
+    }
     sink.notes().iter().for_each(|note| output::complain("restore", format!("warning: {note}")));
     Ok(result)
 }

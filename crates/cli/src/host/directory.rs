@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use butterfs_fuse::DeviceNumber;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
@@ -22,7 +23,7 @@ pub struct Directory(OwnedFd);
 pub enum Existing {
     /// It stays, and the new thing is not made: an error.
     Keep,
-    /// Files and symbolic links are removed.
+    /// Files and symbolic links give way, once what takes their place is whole.
     Replace,
     /// Pipes, sockets and devices, too.
     Force,
@@ -89,14 +90,23 @@ impl Directory {
         }
     }
 
-    /// Makes an empty file.
+    /// Makes an empty file, beside the one that it is to replace if there is one.
     ///
     /// # Errors
     /// As the system's.
     pub fn make_file(&self, name: &[u8], existing: Existing) -> io::Result<NewFile> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let make = |name: &CStr| rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR);
-        Ok(NewFile::new(self.make(&c_name(name)?, existing, make)?))
+        let name = c_name(name)?;
+        let dir = self.0.try_clone()?;
+        match make(&name) {
+            Err(Errno::EXIST) if existing != Existing::Keep => {
+                self.check_may_go(&name, existing)?;
+                let (beside, fd) = beside(make)?;
+                Ok(NewFile::new(fd, dir, beside, Some(name)))
+            }
+            made => Ok(NewFile::new(made?, dir, name, None)),
+        }
     }
 
     /// Makes a symbolic link.
@@ -159,14 +169,6 @@ impl Directory {
         }
     }
 
-    /// Removes something that is no directory, for one, a file that could not be made whole.
-    ///
-    /// # Errors
-    /// As the system's.
-    pub fn remove(&self, name: &[u8]) -> io::Result<()> {
-        Ok(rustix::fs::unlinkat(&self.0, &*c_name(name)?, AtFlags::empty())?)
-    }
-
     /// Sets the attributes of the directory itself; best done when all that is in it was made.
     ///
     /// # Errors
@@ -179,23 +181,42 @@ impl Directory {
         rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    fn make<T>(&self, name: &CStr, existing: Existing, make: impl Fn(&CStr) -> rustix::io::Result<T>) -> io::Result<T> {
+    /// Makes something that is whole at once.
+    fn make(&self, name: &CStr, existing: Existing, make: impl Fn(&CStr) -> rustix::io::Result<()>) -> io::Result<()> {
         match make(name) {
             Err(Errno::EXIST) if existing != Existing::Keep => {
-                self.clear(name, existing)?;
-                Ok(make(name)?)
+                self.check_may_go(name, existing)?;
+                let (beside, ()) = beside(make)?;
+                if let Err(error) = rustix::fs::renameat(&self.0, &*beside, &self.0, name) {
+                    let _ = rustix::fs::unlinkat(&self.0, &*beside, AtFlags::empty());
+                    return Err(error.into());
+                }
+                Ok(())
             }
             made => Ok(made?),
         }
     }
 
-    /// Removes what is in the way.
-    fn clear(&self, name: &CStr, existing: Existing) -> io::Result<()> {
+    /// Fails for what must not be replaced.
+    fn check_may_go(&self, name: &CStr, existing: Existing) -> io::Result<()> {
         match FileType::from_raw_mode(self.stat(name)?.st_mode) {
             FileType::Directory => Err(Errno::ISDIR.into()),
-            FileType::RegularFile | FileType::Symlink => Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?),
-            _ if existing == Existing::Force => Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?),
+            FileType::RegularFile | FileType::Symlink => Ok(()),
+            _ if existing == Existing::Force => Ok(()),
             _ => Err(Errno::EXIST.into()),
+        }
+    }
+}
+
+/// Makes something under a hidden name that nothing has.
+fn beside<T>(make: impl Fn(&CStr) -> rustix::io::Result<T>) -> io::Result<(CString, T)> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = CString::new(format!(".butterfs-{}-{number}.new", std::process::id()))?;
+        match make(&name) {
+            Err(Errno::EXIST) => {}
+            made => return Ok((name, made?)),
         }
     }
 }

@@ -3,8 +3,9 @@
 //! # Invariants
 //! * A name is one name in one directory: `..`, a slash or a zero byte is refused, and no symbolic link
 //!   is ever followed. Only the path that the user named, [`Directory::open`], is an ordinary one.
-//! * What is made is new. What is in its way is removed first, if the user wants that, never written into:
-//!   neither a hard link nor a device that lies there is changed. Directories are entered, not replaced.
+//! * What is made is new. What is in its way is never written into: neither a hard link nor a device that lies
+//!   there is changed. If the user wants that, it is replaced in one step by what was made beside it, whole.
+//!   Directories are entered, not replaced.
 //! * Set-user-ID and set-group-ID bits are set only where owner and group could be set, too.
 //! * Files are made for their owner alone, and get their permissions at the end.
 //!

@@ -27,7 +27,6 @@ fn names_that_lead_away_are_refused() {
         refused(dir.make_symlink(name, b"x", Existing::Force).unwrap_err().kind());
         refused(dir.make_special(name, Special::Fifo, Existing::Force).unwrap_err().kind());
         refused(dir.enter(name).unwrap_err().kind());
-        refused(dir.remove(name).unwrap_err().kind());
         refused(dir.link(name, (&dir, b"x"), Existing::Force).unwrap_err().kind());
     }
     assert_eq!(std::fs::read_dir(work.path()).unwrap().count(), 1);
@@ -101,10 +100,31 @@ fn only_what_may_go_is_replaced() {
     fifo().unwrap();
     assert_eq!(std::fs::metadata(dest.join("fifo")).unwrap().mode() & 0o7777, 0o642);
     assert_eq!(dir.make_file(b"fifo", Existing::Replace).unwrap_err().kind(), ErrorKind::AlreadyExists);
-    dir.make_file(b"fifo", Existing::Force).unwrap();
+    dir.make_file(b"fifo", Existing::Force).unwrap().finish(0, &attributes(0o600), ALL).unwrap();
     dir.link(b"second", (&dir, b"fifo"), Existing::Keep).unwrap();
     dir.link(b"second", (&dir, b"fifo"), Existing::Replace).unwrap();
     assert_eq!(std::fs::metadata(dest.join("fifo")).unwrap().nlink(), 2);
-    dir.remove(b"second").unwrap();
+    dir.make_symlink(b"second", b"x", Existing::Replace).unwrap();
     assert_eq!(std::fs::metadata(dest.join("fifo")).unwrap().nlink(), 1);
+    assert_eq!(std::fs::read_dir(&dest).unwrap().count(), 3);
+}
+
+#[test]
+fn what_is_there_stays_until_the_new_file_is_whole() {
+    let work = WorkDir::new("host_whole");
+    let dest = work.dir("dest");
+    let dir = Directory::open(&dest).unwrap();
+    let names = || std::fs::read_dir(&dest).unwrap().count();
+    std::fs::write(dest.join("file"), "precious").unwrap();
+    let mut file = dir.make_file(b"file", Existing::Replace).unwrap();
+    file.write_at(0, b"half").unwrap();
+    assert_eq!((std::fs::read(dest.join("file")).unwrap().as_slice(), names()), (&b"precious"[..], 2));
+    drop(file);
+    assert_eq!((std::fs::read(dest.join("file")).unwrap().as_slice(), names()), (&b"precious"[..], 1));
+    let file = dir.make_file(b"file", Existing::Force).unwrap();
+    file.finish(u64::MAX, &attributes(0o600), ALL).unwrap_err();
+    assert_eq!((std::fs::read(dest.join("file")).unwrap().as_slice(), names()), (&b"precious"[..], 1));
+    // One that replaces nothing goes, too.
+    dir.make_file(b"other", Existing::Keep).unwrap().finish(u64::MAX, &attributes(0o600), ALL).unwrap_err();
+    assert_eq!(names(), 1);
 }

@@ -1,5 +1,6 @@
 //! `inspect-internal inode-resolve`: the names of an inode.
 
+use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
 use butterfs_format::Ino;
@@ -11,6 +12,7 @@ use super::target::Target;
 use super::{OutputFormat, json};
 use crate::commands::Format;
 use crate::failure::Result;
+use crate::names::Shown;
 use crate::output;
 
 const EXAMPLES: &str = "\
@@ -42,6 +44,8 @@ pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
     let place = Place { ino: Ino(arguments.inode), ..subvolume };
     let found = paths::full_paths(&image, place).map_err(fail)?;
     output::stream(|out| match arguments.output.or(before) {
+        // A terminal would do what control characters in names say.
+        Format::Text if stdout().is_terminal() => found.iter().try_for_each(|path| writeln!(out, "{}", Shown(path))),
         Format::Text => found.iter().try_for_each(|path| out.write_all(path).and_then(|()| out.write_all(b"\n"))),
         Format::Json => {
             let entries: Vec<_> = found.iter().map(|path| entry(place, path)).collect();

@@ -6,15 +6,15 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use butterfs_format::items::{FileType, InodeItem, Timespec};
 use butterfs_fuse::DeviceNumber;
 use butterfs_salvage::{About, Made, NewFile, Sink, shown};
 
 use crate::host::{self, Attributes, Directory, Existing, Lost, Policy, Preserve, Special, Xattr, is_privileged};
-use crate::output;
+use crate::{failure, output};
 
 /// Directories that are kept open.
 const OPEN: usize = 256;
@@ -40,7 +40,11 @@ pub struct Wishes {
 }
 
 /// A directory of the host.
-pub struct HostSink {
+pub struct HostSink<'s> {
+    /// Set when nothing more can be written, which ends the restore.
+    stop: &'s AtomicBool,
+    /// Why nothing more can be written.
+    broken: OnceLock<String>,
     top: Arc<Directory>,
     wishes: Wishes,
     umask: u32,
@@ -56,13 +60,15 @@ struct Spot<'p> {
     name: &'p [u8],
 }
 
-impl HostSink {
+impl<'s> HostSink<'s> {
     /// Opens the directory.
-    pub fn open(path: &Path, wishes: Wishes) -> io::Result<Self> {
+    pub fn open(path: &Path, wishes: Wishes, stop: &'s AtomicBool) -> io::Result<Self> {
         // It can be read only by setting it.
         let umask = rustix::process::umask(rustix::fs::Mode::empty());
         rustix::process::umask(umask);
         Ok(Self {
+            stop,
+            broken: OnceLock::new(),
             top: Arc::new(Directory::open(path)?),
             wishes,
             umask: umask.as_raw_mode(),
@@ -70,6 +76,23 @@ impl HostSink {
             without_owner: AtomicU64::new(0),
             without_privileged: AtomicU64::new(0),
         })
+    }
+
+    /// Why nothing more could be written, if that was so.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    /// Passes on what came of writing; what will be so for all that follows ends the restore.
+    fn judged<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        if let Err(error) = &result
+            && matches!(error.kind(), ReadOnlyFilesystem | StorageFull | QuotaExceeded)
+        {
+            self.broken.get_or_init(|| failure::destination_text(error));
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     /// What could not be done for many files, in a line for each reason.
@@ -143,7 +166,7 @@ impl HostSink {
     }
 
     fn node(&self, node: io::Result<host::Node<'_>>, about: &About<'_>) -> io::Result<Made> {
-        match node {
+        match self.judged(node) {
             Ok(node) => {
                 let (attributes, policy) = self.attributes_of(about, 0o600);
                 Ok(Made::New(self.told(node.set_attributes(&attributes, policy)?)))
@@ -168,38 +191,39 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 
 /// A file that is being made.
 struct File<'s> {
-    sink: &'s HostSink,
-    dir: Arc<Directory>,
-    name: Vec<u8>,
+    sink: &'s HostSink<'s>,
     file: host::NewFile,
 }
 
 impl NewFile for File<'_> {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
+        self.sink.judged(self.file.write_at(offset, bytes))
     }
 
-    fn finish(self: Box<Self>, size: u64, about: &About<'_>) -> io::Result<Vec<String>> {
+    fn finish(mut self: Box<Self>, size: u64, about: &About<'_>) -> io::Result<Vec<String>> {
         let (attributes, policy) = self.sink.attributes_of(about, 0o666);
-        let lost = self.file.finish(size, &attributes, policy)?;
-        Ok(self.sink.told(lost))
+        self.sink.judged(self.file.set_len(size))?;
+        // Its bytes are worth more than its attributes.
+        let notes = match self.file.set_attributes(&attributes, policy) {
+            Ok(lost) => self.sink.told(lost),
+            Err(error) => vec![error.to_string()],
+        };
+        self.sink.judged(self.file.keep())?;
+        Ok(notes)
     }
 
-    fn discard(self: Box<Self>) {
-        // It stays if it cannot be removed; that it is not whole is told anyway.
-        let _ = self.dir.remove(&self.name);
-    }
+    fn discard(self: Box<Self>) {}
 }
 
-impl Sink for HostSink {
+impl Sink for HostSink<'_> {
     fn directory(&self, path: &[u8]) -> io::Result<()> {
-        self.dir(path, Directory::make_directory).map(drop)
+        self.judged(self.dir(path, Directory::make_directory).map(drop))
     }
 
     fn file<'s>(&'s self, path: &[u8]) -> io::Result<Option<Box<dyn NewFile + 's>>> {
         let Spot { dir, name } = self.spot(path)?;
-        match dir.make_file(name, self.wishes.existing) {
-            Ok(file) => Ok(Some(Box::new(File { sink: self, dir, name: name.to_vec(), file }))),
+        match self.judged(dir.make_file(name, self.wishes.existing)) {
+            Ok(file) => Ok(Some(Box::new(File { sink: self, file }))),
             Err(error) if self.stays(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -218,7 +242,7 @@ impl Sink for HostSink {
 
     fn link(&self, path: &[u8], existing: &[u8]) -> io::Result<Made> {
         let (from, to) = (self.spot(existing)?, self.spot(path)?);
-        match to.dir.link(to.name, (&*from.dir, from.name), self.wishes.existing) {
+        match self.judged(to.dir.link(to.name, (&*from.dir, from.name), self.wishes.existing)) {
             Ok(()) => Ok(Made::New(Vec::new())),
             Err(error) if self.stays(&error) => Ok(Made::Existing),
             Err(error) => Err(error),
@@ -226,7 +250,7 @@ impl Sink for HostSink {
     }
 
     fn attributes(&self, path: &[u8], about: &About<'_>) -> io::Result<Vec<String>> {
-        if path.is_empty() && about.item.is_none() {
+        if path.is_empty() && about.item.is_none() || self.broken.get().is_some() {
             return Ok(Vec::new());
         }
         let (attributes, policy) = self.attributes_of(about, 0o777);

@@ -19,7 +19,7 @@ use butterfs_engine::dir::Place;
 use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind, SetAttributes};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::inode::xattr::{Xattr as NewXattr, XattrMode};
-use butterfs_format::items::{FileType, Timespec};
+use butterfs_format::items::{FileType, InodeFlags, Timespec};
 use butterfs_fuse::DeviceNumber;
 use rustix::fs::Stat;
 
@@ -298,9 +298,13 @@ impl Copier<'_> {
     /// What has the name already, if that may go.
     fn replaceable(&self, to: Place<'_>, new: FileType) -> Outcome<Option<InodeId>> {
         let Some(id) = self.look_up(to)? else { return Ok(None) };
-        match (self.settings.existing, self.fs.attributes(id)?.file_type) {
+        let there = self.fs.attributes(id)?;
+        let fixed = InodeFlags::IMMUTABLE | InodeFlags::APPEND;
+        match (self.settings.existing, there.file_type) {
             (_, FileType::Directory) => Err(Error::IsDirectory.into()),
             (Existing::Keep, _) => Err(Problem::Skipped),
+            // As the kernel has it.
+            _ if there.item.flags().intersects(fixed) => Err(Problem::Text("is immutable or append-only (see lsattr)")),
             (Existing::Force, _) | (_, FileType::Regular | FileType::Symlink) => Ok(Some(id)),
             (_, there) if there == new => Ok(Some(id)),
             _ => Err(Error::Exists.into()),

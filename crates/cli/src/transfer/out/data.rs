@@ -5,14 +5,13 @@
 //! * A file that cannot be copied whole is removed again.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use butterfs_engine::file::Seek;
 use butterfs_engine::filesystem::Filesystem;
 use butterfs_engine::inode::InodeId;
 
-use super::Place;
-use crate::host::{Attributes, Lost, NewFile, Policy};
+use crate::host::{Attributes, Directory, Lost, NewFile, Policy};
 use crate::transfer::report::Report;
 use crate::transfer::{Outcome, PIECE};
 
@@ -31,10 +30,31 @@ pub struct Job {
     pub file: NewFile,
     /// What it gets in the end.
     pub attributes: Attributes,
-    /// Where it is.
-    pub place: Place,
     /// The path in the image.
     pub path: Vec<u8>,
+    /// The directory that it is in, if that gets attributes.
+    pub ending: Option<Arc<Ending>>,
+}
+
+/// A directory that gets its attributes when nothing in it changes any more: by who lets go of it last.
+pub struct Ending {
+    /// The directory.
+    pub dir: Arc<Directory>,
+    /// The path in the image.
+    pub path: Vec<u8>,
+    /// What it gets.
+    pub attributes: Attributes,
+}
+
+impl Ending {
+    /// One who changes things in the directory is done.
+    pub fn reached(ending: Option<Arc<Self>>, policy: Policy, report: &Report) {
+        let Some(last) = ending.and_then(Arc::into_inner) else { return };
+        match last.dir.set_attributes(&last.attributes, policy) {
+            Ok(lost) => report.lost(&last.path, &lost),
+            Err(error) => report.failed(&last.path, &error.into()),
+        }
+    }
 }
 
 /// Threads that copy.
@@ -72,23 +92,26 @@ pub fn buffer() -> Vec<u8> {
 
 /// Does a job; says whether the file is whole.
 pub fn copy(fs: &Filesystem, job: Job, policy: Policy, report: &Report, piece: &mut [u8]) -> bool {
-    let Job { id, size, mut file, attributes, place, path } = job;
+    let Job { id, size, mut file, attributes, path, ending } = job;
     report.begin(&path);
     let copied = copy_data(fs, (id, size), &mut file, report, piece);
-    let finished: Outcome<Lost> = copied.and_then(|()| Ok(file.finish(size, &attributes, policy)?));
+    let finished: Outcome<Lost> = match copied {
+        Ok(()) => file.finish(size, &attributes, policy).map_err(Into::into),
+        Err(problem) => {
+            drop(file);
+            Err(problem)
+        }
+    };
+    let whole = finished.is_ok();
     match finished {
         Ok(lost) => {
             report.lost(&path, &lost);
             report.copied(&path);
-            true
         }
-        Err(problem) => {
-            report.failed(&path, &problem);
-            // If it cannot be removed either, its name was told all the same.
-            let _ = place.dir.remove(&place.name);
-            false
-        }
+        Err(problem) => report.failed(&path, &problem),
     }
+    Ending::reached(ending, policy, report);
+    whole
 }
 
 fn copy_data(

@@ -3,8 +3,7 @@
 //! # Invariants
 //! * One thread walks: it makes directories, links and empty files, and gives files to those that copy data.
 //!   A file with several names is copied by the walker, so that a name is only linked to a whole file.
-//! * A directory gets its attributes when it is left; what others still write into its files changes nothing
-//!   of it.
+//! * A directory gets its attributes when it was left and all files in it have their names: by whoever is last.
 //! * Nothing that is written replaces the image itself.
 
 mod data;
@@ -22,7 +21,7 @@ use butterfs_engine::inode::InodeId;
 use butterfs_format::items::FileType;
 use butterfs_fuse::DeviceNumber;
 
-use self::data::{Job, Pool};
+use self::data::{Ending, Job, Pool};
 use super::report::Report;
 use super::{Borders, IS_DIRECTORY, IS_IMAGE, Links, Outcome, Problem, Recursion, Settings, identities};
 use crate::host::{Attributes, Directory, Existing, Preserve, Special, Xattr};
@@ -78,7 +77,7 @@ struct Frame {
     path: Vec<u8>,
     host: Arc<Directory>,
     /// What it gets in the end; nothing, if it was there before and keeps its own.
-    attributes: Option<Attributes>,
+    ending: Option<Arc<Ending>>,
     batch: VecDeque<Listed>,
     /// Where the next batch begins; `None` after the last.
     position: Option<u64>,
@@ -253,23 +252,22 @@ impl Walker<'_> {
         let outside = self.settings.borders == Borders::Stay
             && self.frames.last().is_some_and(|frame| frame.id.tree != found.id.tree);
         let position = (!outside).then_some(2);
-        self.frames.push(Frame { id: found.id, path, host, attributes, batch: VecDeque::new(), position });
+        let ending =
+            attributes.map(|attributes| Arc::new(Ending { dir: Arc::clone(&host), path: path.clone(), attributes }));
+        self.frames.push(Frame { id: found.id, path, host, ending, batch: VecDeque::new(), position });
         Ok(())
     }
 
     fn leave(&mut self) {
         let Some(frame) = self.frames.pop() else { return };
-        let Some(attributes) = frame.attributes else { return };
-        match frame.host.set_attributes(&attributes, self.settings.policy) {
-            Ok(lost) => self.report.lost(&frame.path, &lost),
-            Err(error) => self.report.failed(&frame.path, &error.into()),
-        }
+        Ending::reached(frame.ending, self.settings.policy, self.report);
     }
 
     fn file(&mut self, found: &Found, place: &Place, path: Vec<u8>) -> Outcome<()> {
         let attributes = self.attributes(found)?;
         let file = self.unless_kept(place.dir.make_file(&place.name, self.settings.existing))?;
-        let job = Job { id: found.id, size: found.item.size.get(), file, attributes, place: place.clone(), path };
+        let ending = self.frames.last().and_then(|frame| frame.ending.clone());
+        let job = Job { id: found.id, size: found.item.size.get(), file, attributes, path, ending };
         if !self.keeps_links(found) {
             // Nobody takes jobs any more only if a thread panicked.
             return self.jobs.send(job).map_err(|_| Problem::Text("a thread that copies has failed"));
