@@ -6,7 +6,7 @@ use butterfs_check::{Devices, Kind, Place, Report, Severity, check, open_failure
 use butterfs_format::TreeId;
 use butterfs_volume::{OpenMode, Volume};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Step, Verdict};
 use crate::store::{Space, Store};
 use crate::trial::Trial;
@@ -30,7 +30,9 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
 }
 
 fn touches_checksums(steps: &[Step]) -> bool {
-    steps.iter().any(|step| step.place.tree == Some(TreeId::CSUM))
+    let is_root_item =
+        |place: &Place| place.tree == Some(TreeId::ROOT) && place.key.is_some_and(|key| key.objectid == TreeId::CSUM.0);
+    steps.iter().any(|step| step.place.tree == Some(TreeId::CSUM) || is_root_item(&step.place))
 }
 
 /// What some rounds did.
@@ -65,10 +67,10 @@ pub(crate) fn rounds(devices: &Devices, before: Report, options: &Options) -> Re
             Ok(done) => done,
             // What earlier rounds did stands in the overlay, and is judged for itself.
             Err(error) if !steps.is_empty() => {
-                stopped = Some(error.to_string());
+                stopped = Some(advised(error, &after).to_string());
                 break;
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(advised(error, &after)),
         };
         (options.renew, options.instead_of) = (Renew::default(), None);
         if done.is_empty() {
@@ -80,6 +82,23 @@ pub(crate) fn rounds(devices: &Devices, before: Report, options: &Options) -> Re
         after = judge(devices, &options)?;
     }
     Ok(Rounds { steps, after, stopped })
+}
+
+/// What the user can do where a block is wrong in a way that nothing mends.
+fn advised(error: Error, report: &Report) -> Error {
+    let Error::Corruption(corruption) = error else { return error };
+    let is_wrong = |tree| {
+        let mut errors = report.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        errors.any(|finding| finding.place.tree == Some(tree))
+    };
+    let renewals = [(TreeId::EXTENT, "--init-extent-tree"), (TreeId::CSUM, "--init-csum-tree")];
+    let mut ways: Vec<String> = renewals
+        .into_iter()
+        .filter(|(tree, _)| is_wrong(*tree))
+        .map(|(_, option)| format!("try --repair {option}, which makes that tree anew"))
+        .collect();
+    ways.push("copy the files off with butterfs restore".to_owned());
+    Error::Refused(format!("corrupt: {corruption}, and nothing tells what it must be; {}", ways.join(", or ")))
 }
 
 /// What nothing used before the first round. All rounds are written at once, so what one of them frees is still the

@@ -44,6 +44,12 @@ impl Workspace {
         Ok(Self { store, report, survey: first, options: options.clone(), guessed_sums: Vec::new() })
     }
 
+    /// Whether a tree is made anew whatever it looks like, as was asked for: then nothing of it is mended.
+    pub fn is_renewed(&self, tree: TreeId) -> bool {
+        let renew = &self.options.renew;
+        tree == TreeId::CSUM && renew.checksum_tree || tree == TreeId::EXTENT && renew.extent_tree
+    }
+
     /// Surveys the edited filesystem.
     pub fn look_again(&mut self) {
         let mut again = survey(&self.store);

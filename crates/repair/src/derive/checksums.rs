@@ -3,6 +3,8 @@
 //! A checksum that is lost can only be computed from the data as it is. What can be read of a damaged tree is
 //! kept, so that bad data is still found.
 
+mod stray;
+
 use std::collections::BTreeMap;
 
 use butterfs_check::{Kind, Place, Severity};
@@ -14,7 +16,7 @@ use butterfs_format::items::{FileExtent, InodeFlags, InodeItem, read_exact};
 use butterfs_format::validate::Expected;
 use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mend::sums::{contradicted, fit};
 use crate::plan::Step;
 use crate::store::Store;
@@ -86,6 +88,15 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
         };
         steps.push(Step::new("checksum", place.clone(), action));
         insert_kept(&mut workspace.store, kept)?;
+        if !renew {
+            let found = stray::sums(&workspace.store, &workspace.survey)?;
+            if !found.is_empty() {
+                let action = format!("{} sums are found in blocks that nothing leads to any more", found.len());
+                steps.push(Step::new("checksum", place.clone(), action));
+            }
+            insert_kept(&mut workspace.store, found)?;
+            refuse_unknown(workspace)?;
+        }
     } else if !has_findings(workspace) && guessed.is_empty() {
         return Ok(steps);
     } else {
@@ -100,6 +111,22 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
     }
     steps.extend(add_missing(workspace)?);
     Ok(steps)
+}
+
+/// Without a trace of the tree, sums of the data as it is would call all of it good.
+fn refuse_unknown(workspace: &Workspace) -> Result<()> {
+    let is_known = workspace.survey.tree(TREE).is_some() || !covered(&workspace.store)?.0.is_empty();
+    let ids = workspace.survey.trees.iter().filter(|tree| tree.id.is_subvolume() && !tree.is_dead());
+    for id in ids.map(|tree| tree.id).filter(|id| !is_known && workspace.survey.is_whole(*id)) {
+        if !wanted_by(&workspace.store, id)?.is_empty() {
+            return Err(Error::Refused(
+                "the checksum tree is lost, and no block of it is found: whether data is bad cannot be known; \
+                 --init-csum-tree makes it anew from the data as it is"
+                    .into(),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Items that lie where there is no data, or could be none, though with one bit of their address set right every one of

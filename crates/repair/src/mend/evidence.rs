@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use butterfs_check::Kind;
 use butterfs_format::items::{BackRef, BlockGroupFlags, ExtentFlags, ExtentItem};
 use butterfs_format::validate::Expected;
 use butterfs_format::{ItemType, Key, Logical, TreeId};
@@ -22,6 +23,14 @@ pub fn data_can_lie(store: &Store, start: u64, len: u64) -> bool {
     inside && start.is_multiple_of(sector) && len.is_multiple_of(sector)
 }
 
+/// A tree that was healed in this round may lack what could not be saved, so the check from before counts.
+fn has_gaps(workspace: &Workspace) -> bool {
+    let trees = [TreeId::EXTENT, TreeId::CSUM];
+    let lost = |tree: &TreeId| !workspace.survey.is_whole(*tree);
+    let broken = workspace.report.findings.iter().filter(|finding| finding.kind == Kind::TreeBlock);
+    trees.iter().any(lost) || broken.filter_map(|finding| finding.place.tree).any(|tree| trees.contains(&tree))
+}
+
 /// Extents and their back references by file, and what has checksums.
 #[derive(Debug, Default)]
 pub struct Evidence {
@@ -38,13 +47,15 @@ pub struct Evidence {
     /// Extents that some file extent refers to.
     used: HashSet<u64>,
     /// References that are made: extent, inode, offset.
-    claimed: HashSet<(u64, u64, u64)>,
+    claimed: BTreeSet<(u64, u64, u64)>,
     /// Extents with references by leaf, which do not tell the file.
     shared: HashSet<u64>,
     /// Tree blocks.
     blocks: BTreeSet<u64>,
     /// Free space, where the free space tree says so extent by extent: start to end.
     free: BTreeMap<u64, u64>,
+    /// A part of the extent tree or of the checksum tree is lost: that they lack something says nothing then.
+    has_gaps: bool,
     nodesize: u64,
 }
 
@@ -56,6 +67,7 @@ impl Evidence {
     pub fn load(workspace: &Workspace) -> Result<Self> {
         let (store, survey) = (&workspace.store, &workspace.survey);
         let mut evidence = Self { nodesize: u64::from(store.geometry().nodesize), ..Self::default() };
+        evidence.has_gaps = has_gaps(workspace);
         evidence.load_extents(store, survey);
         evidence.load_sums(store, survey);
         evidence.load_free_space(store, survey);
@@ -136,6 +148,16 @@ impl Evidence {
             let extents = keys.filter(|key| key.item_type == ItemType::FREE_SPACE_EXTENT);
             self.free.extend(extents.map(|key| (key.objectid, key.objectid.saturating_add(key.offset))));
         }
+    }
+
+    /// Whether a part of the extent tree or of the checksum tree is lost. What they lack is no evidence then.
+    pub fn has_gaps(&self) -> bool {
+        self.has_gaps
+    }
+
+    /// Whether anything but this file at this offset refers to an extent.
+    pub fn is_of_others(&self, at: u64, ino: u64, offset: u64) -> bool {
+        self.claimed.range((at, 0, 0)..=(at, u64::MAX, u64::MAX)).any(|claim| *claim != (at, ino, offset))
     }
 
     /// Whether the free space tree calls a part of a range free.

@@ -114,6 +114,7 @@ fn adopt(store: &Store, block: &TreeBlock, words: &str, damage: &Damage, end: Op
     let Expected { level, owner, .. } = damage.expected;
     let place = Expected { level, owner, ..Expected::at(damage.expected.bytenr) };
     told.extend((!words.is_empty()).then(|| words.to_owned()));
+    let fixed = with_possible_first_key(store, fixed, damage, end);
     if is_right(&fixed, geometry, &place, end) {
         return Some(Healed::whole(&fixed, told.join("; ")));
     }
@@ -121,6 +122,39 @@ fn adopt(store: &Store, block: &TreeBlock, words: &str, damage: &Damage, end: Op
     let Mended { block, repaired, lost, guessed } = healed?;
     told.extend(repaired);
     is_right(&block, geometry, &place, end).then(|| Healed { block, words: told.join("; "), lost, guessed })
+}
+
+/// A leaf whose first key cannot be its own gets the one that its parent knows: the key is below what lies before the
+/// leaf, or it is one of checksums that fit the data at the parent's key better.
+fn with_possible_first_key(store: &Store, mut leaf: TreeBlock, damage: &Damage, end: Option<Key>) -> TreeBlock {
+    let geometry = store.geometry();
+    let structure = check_structure(&leaf, geometry, &Expected::at(damage.expected.bytenr), Checksum::Skip);
+    let Some(right) = damage.expected.first_key.filter(|_| leaf.is_leaf() && structure.is_ok()) else { return leaf };
+    let is_room = end.is_none_or(|end| right < end) && (leaf.len() < 2 || right < leaf.key(1));
+    if leaf.is_empty() || leaf.key(0) == right || !is_room {
+        return leaf;
+    }
+    let own = leaf.key(0);
+    let is_before = before(store, damage).is_some_and(|before| own <= before);
+    let is_sums = |key: &Key| (key.objectid, key.item_type) == (right.objectid, right.item_type);
+    let fits_worse = || {
+        let fit = |key: &Key| sums::fit(store, key, leaf.data(0));
+        damage.tree == TreeId::CSUM && (!is_sums(&own) || fit(&own) < fit(&right))
+    };
+    if is_before || fits_worse() {
+        leaf.set_item_key(0, right);
+    }
+    leaf
+}
+
+/// The last key that is known to lie before a damaged block.
+fn before(store: &Store, damage: &Damage) -> Option<Key> {
+    let (node, slot) = damage.parent?;
+    let node = store.read(&Expected::at(node)).ok()?;
+    let slot = slot.checked_sub(1).filter(|slot| *slot < node.len())?;
+    let child = Expected::at(Logical(node.ptr(slot).blockptr.get()));
+    let last = store.read(&child).ok().filter(|child| !child.is_empty());
+    Some(last.map_or(node.key(slot), |child| child.key(child.len() - 1)))
 }
 
 /// The block with the one fact set right; none if more than one is wrong, because then it is another block.

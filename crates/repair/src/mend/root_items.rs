@@ -234,9 +234,11 @@ impl Items<'_> {
 
     /// Trees that must be, or that are named, and have no item.
     fn lost(&mut self, items: &Loaded) {
-        let must = [TreeId::FS.0, TreeId::DATA_RELOC.0];
+        let must = [TreeId::FS.0, TreeId::DATA_RELOC.0, TreeId::CSUM.0];
         let missing = |id: &u64| !items.roots.iter().any(|(key, _)| key.objectid == *id);
         let named = items.named.iter().copied().filter(|id| TreeId(*id).is_subvolume());
+        // Of what is made anew nothing is looked for.
+        let missing = |id: &u64| missing(id) && !self.workspace.is_renewed(TreeId(*id));
         let ids: Vec<u64> = must.into_iter().chain(named).filter(missing).collect();
         for id in ids {
             let roots = self.strays().roots(TreeId(id));

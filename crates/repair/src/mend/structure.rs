@@ -61,7 +61,7 @@ impl<'w> Pass<'w> {
 
     fn run(&mut self) {
         let mut seen = HashSet::new();
-        for damage in &self.workspace.survey.damage {
+        for damage in self.workspace.survey.damage.iter().filter(|damage| !self.workspace.is_renewed(damage.tree)) {
             // A block that is damaged for one parent is so for all; a pointer that leads astray is not.
             if seen.insert((damage.expected.bytenr, self.leads_astray(damage).then_some(damage.parent))) {
                 self.mend(damage);

@@ -1,9 +1,10 @@
 //! Where on disk a file extent lies: by its own word, the extent tree, checksums and the free space tree.
 
-use butterfs_format::items::Compression;
+use butterfs_format::items::{Compression, InodeFlags, InodeItem};
 
 use super::super::evidence::data_can_lie;
 use super::super::extent_record::{Body, Record};
+use super::super::sums::sums_are_right;
 use super::Mender;
 
 impl Mender<'_> {
@@ -12,6 +13,8 @@ impl Mender<'_> {
         let before = record.clone();
         let known = match self.own_word(record) {
             Word::Certain => true,
+            // It is good until something contradicts it.
+            Word::Likely if self.file.evidence.has_gaps() && !self.is_taken(record) => true,
             Word::Likely => self.by_back_reference(record) || !self.is_taken(record),
             Word::None => self.by_back_reference(record) || self.by_one_bit(record),
         };
@@ -44,6 +47,7 @@ impl Mender<'_> {
             // The extent tree may be what is wrong.
             Some(_) if consistent && evidence.agrees(self.file.ino, at, start) => Word::Certain,
             _ if consistent && has_sums => Word::Likely,
+            None if evidence.has_gaps() && (!plain || consistent) => Word::Likely,
             _ => Word::None,
         }
     }
@@ -87,14 +91,25 @@ impl Mender<'_> {
         !evidence.is_taken(other, len) && !lacks_sums && !is_free
     }
 
-    /// One bit of the address or the length is wrong, and an extent is exactly there without it.
+    /// One bit of the address or the length is wrong, and an extent is exactly there without it: one that nothing else
+    /// refers to, and whose checksums are right, or that has a back reference of this file where there are none.
     fn by_one_bit(&self, record: &mut Record) -> bool {
+        let Some((_, _, start)) = record.reference() else { return false };
         let Body::Extent(extent) = &mut record.body else { return false };
         let evidence = self.file.evidence;
         let (at, len) = (extent.disk_bytenr, extent.disk_num_bytes);
         let own = Own { at, len, has_sums: !extent.prealloc && evidence.covered(at, len) == len };
         let addresses = (0..u64::BITS).map(|bit| (at ^ (1 << bit), len));
-        let is_there = |at: u64| evidence.extent_len(at) == Some(len) && self.may_be_meant(&own, at);
+        let is_of_others = |at: u64| evidence.is_of_others(at, self.file.ino, start);
+        let has_sums = !extent.prealloc && self.has_sums();
+        let is_proven = |at: u64| match has_sums {
+            true => sums_are_right(self.file.store, at, len),
+            false => evidence.agrees(self.file.ino, at, start),
+        };
+        let is_there = |at: u64| {
+            let fits = evidence.extent_len(at) == Some(len) && self.may_be_meant(&own, at);
+            fits && !is_of_others(at) && is_proven(at)
+        };
         let mut found = addresses.filter(|(at, _)| is_there(*at));
         match (found.next(), found.next()) {
             (Some(only), None) => {
@@ -102,13 +117,19 @@ impl Mender<'_> {
                 true
             }
             _ => match evidence.extent_len(at) {
-                Some(other) if other != len => {
+                Some(other) if other != len && !is_of_others(at) => {
                     extent.disk_num_bytes = other;
                     true
                 }
                 _ => false,
             },
         }
+    }
+
+    /// Whether written data of this file has checksums.
+    fn has_sums(&self) -> bool {
+        let without = |item: InodeItem| item.flags().contains(InodeFlags::NODATASUM);
+        !self.file.ignore_sums && !self.file.item.is_some_and(without)
     }
 
     fn is_possible(&self, record: &Record) -> bool {
