@@ -97,7 +97,8 @@ fn exclude_unreached(store: &Store, survey: &Survey, space: &mut Space) {
     }
 }
 
-fn looks_like_a_block(store: &Store, at: Logical) -> bool {
+/// Whether a block of this filesystem lies there, by the header of any copy.
+pub(crate) fn looks_like_a_block(store: &Store, at: Logical) -> bool {
     let mut header = [0; HEADER_SIZE];
     let copies = store.volume().copies(at).unwrap_or(0);
     (0..copies).any(|copy| {

@@ -5,12 +5,14 @@
 
 mod common;
 
+use butterfs_format::items::RootFlags;
 use butterfs_format::{Generation, Key, TreeBlock, TreeId};
 use butterfs_volume::{BlockDevice, MemDevice};
 
 use butterfs_testkit::damage::rows::{ConcatRows, EXTENTS_OF_FILES, INODES, ROOTS, Row};
 use butterfs_testkit::damage::{Dice, Subject};
-use common::{content, differing, has_errors, repaired, trouble};
+use common::subvolumes::{LARGE, many_subvolumes, root_items, root_items_in, wipe_old_root_leaves};
+use common::{content, differing, has_errors, make_plan, repaired, trouble};
 
 const TRIES: usize = 4;
 const FS: TreeId = TreeId::FS;
@@ -196,6 +198,71 @@ fn a_lost_leaf_takes_only_what_was_in_it() {
         tried += 1;
     }
     assert!(tried > 10, "only {tried} leaves");
+}
+
+/// Each leaf of the root tree but the first is given up without any file or subvolume: the trees are still there.
+#[test]
+fn a_lost_leaf_of_the_root_tree_takes_no_subvolume() {
+    let subject = many_subvolumes();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let leaves: Vec<_> = subject.blocks(subject.root_of(TreeId::ROOT)).into_iter().filter(TreeBlock::is_leaf).collect();
+    assert!(leaves.len() > 2, "only {} leaves", leaves.len());
+    for leaf in &leaves {
+        let broken = subject.with_bytes(&subject.places(leaf.bytenr()), &[0; 16384]);
+        let keys = (leaf.key(0), leaf.key(leaf.len() - 1));
+        assert_eq!(trouble("leaf", &broken, &good, 0, &folder), None, "{keys:?}");
+        let (device, plan) = repaired(&broken, &folder).unwrap();
+        assert!(plan.steps.iter().all(|step| step.name != "name-lost"), "{plan}");
+        let (before, after) = (root_items(&subject.device), root_items(&device));
+        for (id, item) in before.iter().filter(|(id, _)| id.is_subvolume()) {
+            let now = after.get(id).unwrap_or_else(|| panic!("{keys:?}: subvolume {id} is gone\n{plan}"));
+            assert_eq!(
+                (now.uuid, now.parent_uuid, now.flags),
+                (item.uuid, item.parent_uuid, item.flags),
+                "{id}\n{plan}"
+            );
+            assert_eq!(now.otime, item.otime, "{id}");
+        }
+    }
+}
+
+/// No older leaf tells of them, so they come back read-only, which is told.
+#[test]
+fn subvolumes_of_which_nothing_is_known_come_back_read_only() {
+    let subject = many_subvolumes();
+    let folder = tempfile::tempdir().unwrap();
+    let leaves: Vec<_> = subject.blocks(subject.root_of(TreeId::ROOT)).into_iter().filter(TreeBlock::is_leaf).collect();
+    let leaf = leaves.iter().max_by_key(|leaf| root_items_in(leaf).len()).unwrap();
+    let broken = subject.with_bytes(&subject.places(leaf.bytenr()), &[0; 16384]);
+    wipe_old_root_leaves(&subject, &broken, &leaves);
+    let (device, plan) = repaired(&broken, &folder).unwrap();
+    let (before, after) = (root_items(&subject.device), root_items(&device));
+    let lost = root_items_in(leaf);
+    for id in lost.keys().filter(|id| id.is_subvolume() && **id != FS) {
+        assert!(after[id].flags().contains(RootFlags::RDONLY), "{id}\n{plan}");
+        assert_eq!(after[id].uuid, before[id].uuid, "{id}");
+        assert!(after[id].last_snapshot.get() >= before[id].last_snapshot.get(), "{id}");
+    }
+    assert!(plan.steps.iter().any(|step| step.action.contains("nor whether it was read-only")), "{plan}");
+    // What no item calls a snapshot cannot have the empty directories that stand in one for subvolumes.
+    let mut good = content(&subject.device);
+    good.retain(|path, _| !path.starts_with("/copy/sub"));
+    assert_eq!(differing(&good, &content(&device)), Vec::<String>::new());
+}
+
+/// A root block that is lost beside its root item leaves blocks that no one can hang up: that is refused.
+#[test]
+fn subvolumes_whose_root_is_not_known_are_not_given_up() {
+    let subject = many_subvolumes();
+    let leaves: Vec<_> = subject.blocks(subject.root_of(TreeId::ROOT)).into_iter().filter(TreeBlock::is_leaf).collect();
+    let leaf = leaves.iter().find(|leaf| root_items_in(leaf).contains_key(&LARGE)).unwrap();
+    let broken = subject.with_bytes(&subject.places(leaf.bytenr()), &[0; 16384]);
+    let root = subject.root_of(LARGE);
+    assert!(subject.blocks(root).len() > 2);
+    subject.places(root).iter().for_each(|at| broken.write_at(*at, &[0; 16384]).unwrap());
+    let refusal = make_plan(&broken).unwrap_err();
+    assert!(refusal.contains("butterfs restore"), "{refusal}");
 }
 
 /// How many damaged filesystems are tried; more show nothing new in every run.

@@ -1,16 +1,16 @@
 //! Root items: where trees begin. What the root block says of itself is right, and so is the extent tree, which
-//! knows blocks that no root item leads to.
+//! knows blocks that no root item leads to. Items that are lost are in [`super::lost_roots`].
 
 use std::collections::BTreeMap;
 
 use butterfs_check::{Finding, Kind, Place};
 use butterfs_engine::tree;
 use butterfs_format::block::MAX_LEVEL;
-use butterfs_format::ids::{FIRST_FREE_OBJECTID, objectid};
-use butterfs_format::items::{RootFlags, RootItem, RootRef, V1_ROOT_ITEM_SIZE};
+use butterfs_format::ids::FIRST_FREE_OBJECTID;
+use butterfs_format::items::{RootFlags, RootItem, V1_ROOT_ITEM_SIZE};
 use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, ItemType, Key, Logical, TreeBlock, TreeId};
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::reclaim::{Stray, Strays};
 use crate::error::Result;
@@ -18,7 +18,7 @@ use crate::plan::Step;
 use crate::store::Store;
 use crate::workspace::Workspace;
 
-/// Mends root items; trees whose items are lost are found again.
+/// Mends root items.
 ///
 /// # Errors
 /// If the root tree cannot be edited.
@@ -28,11 +28,10 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
     }
     let items = load(&workspace.store)?;
     let mut mender = Items { workspace, strays: None, changes: Vec::new(), steps: Vec::new() };
-    for (key, data) in &items.roots {
+    for (key, data) in &items {
         mender.item(key, data);
     }
     mender.duplicates(&items);
-    mender.lost(&items);
     let (changes, steps) = (mender.changes, mender.steps);
     let changed = !changes.is_empty();
     for (key, data) in changes {
@@ -48,31 +47,17 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// What the root tree says of trees.
-struct Loaded {
-    roots: Vec<(Key, Vec<u8>)>,
-    /// Subvolumes that something refers to.
-    named: Vec<u64>,
-    /// Subvolumes that wait to be deleted.
-    orphans: Vec<u64>,
-}
-
-fn load(store: &Store) -> Result<Loaded> {
-    let mut loaded = Loaded { roots: Vec::new(), named: Vec::new(), orphans: Vec::new() };
+/// The root items.
+fn load(store: &Store) -> Result<Vec<(Key, Vec<u8>)>> {
+    let mut roots = Vec::new();
     let mut cursor = store.cursor(TreeId::ROOT, &Key::MIN)?;
     while let Some((key, data)) = cursor.item() {
-        match key.item_type {
-            ItemType::ROOT_ITEM => loaded.roots.push((key, data.to_vec())),
-            ItemType::ROOT_REF if RootRef::parse(data).is_ok() => loaded.named.push(key.offset),
-            ItemType::ROOT_BACKREF if RootRef::parse(data).is_ok() => loaded.named.push(key.objectid),
-            ItemType::ORPHAN_ITEM if key.objectid == objectid::ORPHAN => loaded.orphans.push(key.offset),
-            _ => {}
+        if key.item_type == ItemType::ROOT_ITEM {
+            roots.push((key, data.to_vec()));
         }
         cursor.advance()?;
     }
-    loaded.named.sort_unstable();
-    loaded.named.dedup();
-    Ok(loaded)
+    Ok(roots)
 }
 
 struct Items<'w> {
@@ -211,9 +196,9 @@ impl Items<'_> {
     }
 
     /// Of trees that there is one of, a second item goes: the one that leads nowhere, or the later.
-    fn duplicates(&mut self, items: &Loaded) {
+    fn duplicates(&mut self, items: &[(Key, Vec<u8>)]) {
         let mut first: BTreeMap<u64, (Key, bool)> = BTreeMap::new();
-        for (key, data) in &items.roots {
+        for (key, data) in items {
             let tree = TreeId(key.objectid);
             if tree == TreeId::TREE_RELOC {
                 continue;
@@ -231,60 +216,6 @@ impl Items<'_> {
             self.step("root-item", &gone, "a second root item of this tree; removed".into());
         }
     }
-
-    /// Trees that must be, or that are named, and have no item.
-    fn lost(&mut self, items: &Loaded) {
-        let must = [TreeId::FS.0, TreeId::DATA_RELOC.0, TreeId::CSUM.0];
-        let missing = |id: &u64| !items.roots.iter().any(|(key, _)| key.objectid == *id);
-        let named = items.named.iter().copied().filter(|id| TreeId(*id).is_subvolume());
-        // Of what is made anew nothing is looked for.
-        let missing = |id: &u64| missing(id) && !self.workspace.is_renewed(TreeId(*id));
-        let ids: Vec<u64> = must.into_iter().chain(named).filter(missing).collect();
-        for id in ids {
-            let roots = self.strays().roots(TreeId(id));
-            if let [root] = &roots[..] {
-                let key = Key::new(id, ItemType::ROOT_ITEM, 0);
-                let item = self.new_item(TreeId(id), root);
-                self.changes.push((key, Some(item.as_bytes().to_vec())));
-                let words =
-                    format!("lost; the tree begins at {}, level {}, as the extent tree knows", root.at, root.level);
-                self.step("root-item", &key, words);
-            }
-        }
-    }
-
-    fn new_item(&self, tree: TreeId, root: &Stray) -> RootItem {
-        let mut item = RootItem::new_zeroed();
-        item.inode.generation = 1.into();
-        item.inode.size = 3.into();
-        item.inode.nlink = 1.into();
-        item.inode.nbytes = u64::from(self.workspace.store.geometry().nodesize).into();
-        item.inode.mode = 0o040_755.into();
-        item.root_dirid = if tree.is_shareable() { 256.into() } else { 0.into() };
-        item.refs = 1.into();
-        item.bytenr = root.at.0.into();
-        item.level = root.level;
-        item.generation = root.generation.0.into();
-        item.generation_v2 = item.generation;
-        item.uuid = uuid_of(&self.workspace.store, tree).unwrap_or_default();
-        item
-    }
-}
-
-/// The UUID that the UUID tree knows of a subvolume.
-fn uuid_of(store: &Store, tree: TreeId) -> Option<[u8; 16]> {
-    let mut cursor = store.cursor(TreeId::UUID, &Key::MIN).ok()?;
-    while let Some((key, data)) = cursor.item() {
-        let ids = data.chunks_exact(8).filter_map(|bytes| bytes.first_chunk().map(|id| u64::from_le_bytes(*id)));
-        if key.item_type == ItemType::UUID_SUBVOL && ids.into_iter().any(|id| id == tree.0) {
-            let mut uuid = [0; 16];
-            uuid[..8].copy_from_slice(&key.objectid.to_le_bytes());
-            uuid[8..].copy_from_slice(&key.offset.to_le_bytes());
-            return Some(uuid);
-        }
-        cursor.advance().ok()?;
-    }
-    None
 }
 
 /// The block at an address, if it is of this tree.

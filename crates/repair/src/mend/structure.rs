@@ -9,7 +9,7 @@ use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, Key, Logical, TreeBlock, TreeId};
 
 use super::heal::{heal, moved_by_one_bit};
-use super::reclaim::{Lost, Strays};
+use super::reclaim::{Lost, Strays, kin};
 use super::relink::{Fate, relink};
 use crate::error::Result;
 use crate::plan::Step;
@@ -60,8 +60,18 @@ impl<'w> Pass<'w> {
     }
 
     fn run(&mut self) {
+        // The extent tree comes first: what it says is evidence for the others.
+        let (extents, others): (Vec<_>, Vec<_>) =
+            self.workspace.survey.damage.iter().partition(|damage| damage.tree == TreeId::EXTENT);
+        self.mend_all(&extents);
+        if self.fates.is_empty() && self.pointers.is_empty() {
+            self.mend_all(&others);
+        }
+    }
+
+    fn mend_all(&mut self, all: &[&Damage]) {
         let mut seen = HashSet::new();
-        for damage in self.workspace.survey.damage.iter().filter(|damage| !self.workspace.is_renewed(damage.tree)) {
+        for damage in all.iter().filter(|damage| !self.workspace.is_renewed(damage.tree)) {
             // A block that is damaged for one parent is so for all; a pointer that leads astray is not.
             if seen.insert((damage.expected.bytenr, self.leads_astray(damage).then_some(damage.parent))) {
                 self.mend(damage);
@@ -104,7 +114,7 @@ impl<'w> Pass<'w> {
         if let Some(at) = moved_by_one_bit(store, &damage.expected) {
             self.move_pointer(damage, at, place);
         } else if let Some((node, children)) = self.made_of_children(damage) {
-            let action = format!("{}: made again of its {children} children, which are all there", damage.problem);
+            let action = format!("{}: made again of the {children} children of it that were found", damage.problem);
             self.replace(damage, Some(node));
             self.steps.push(Step::new("node-made-again", place, action));
         } else if may_be_dropped(damage) {
@@ -172,7 +182,8 @@ impl<'w> Pass<'w> {
         let strays = self.strays.get_or_insert_with(|| Strays::find(store, survey));
         let generation = damage.expected.generation.unwrap_or(store.superblock.generation());
         let range = (damage.expected.first_key.unwrap_or(Key::MIN), damage.end);
-        let lost = Lost { tree: damage.tree, at: damage.expected.bytenr, level, generation, range };
+        let kin = kin(survey, damage.tree, generation);
+        let lost = Lost { tree: damage.tree, at: damage.expected.bytenr, level, generation, range, kin };
         let children = strays.children(&lost);
         let most = TreeBlock::node_capacity(store.geometry().nodesize as usize);
         if children.is_empty() || children.len() > most {

@@ -5,6 +5,7 @@
 
 pub mod kinds;
 pub mod small;
+pub mod subvolumes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
