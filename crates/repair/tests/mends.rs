@@ -165,6 +165,20 @@ fn lost_nodes_are_made_again_of_their_children() {
     assert!(tried >= 2, "only {tried} nodes");
 }
 
+/// A part of the extent tree that is lost, too, says nothing against children of a lost node.
+#[test]
+fn lost_nodes_are_made_again_without_the_extent_tree() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let extents = subject.root_of(TreeId::EXTENT);
+    for (tree, block) in stored_blocks(&subject).into_iter().filter(|(_, block)| !block.is_leaf()) {
+        let broken = subject.with_bytes(&subject.places(block.bytenr()), &[0; 16384]);
+        subject.places(extents).iter().for_each(|at| broken.write_at(*at, &[0; 16384]).unwrap());
+        assert_eq!(trouble("node", &broken, &good, 0, &folder), None, "tree {tree}");
+    }
+}
+
 /// The inodes that a leaf has something of.
 fn inodes_in(leaf: &TreeBlock) -> (u64, u64) {
     let key = |slot| -> Key { leaf.key(slot) };
