@@ -279,6 +279,20 @@ fn subvolumes_whose_root_is_not_known_are_not_given_up() {
     assert!(refusal.contains("butterfs restore"), "{refusal}");
 }
 
+/// It is empty between balances, so nothing is lost with it.
+#[test]
+fn a_lost_tree_of_relocated_data_is_made_anew() {
+    let subject = many_subvolumes();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let leaves = subject.blocks(subject.root_of(TreeId::ROOT)).into_iter().filter(TreeBlock::is_leaf);
+    let leaf = leaves.into_iter().find(|leaf| root_items_in(leaf).contains_key(&TreeId::DATA_RELOC)).unwrap();
+    let broken = subject.with_bytes(&subject.places(leaf.bytenr()), &[0; 16384]);
+    let root = subject.root_of(TreeId::DATA_RELOC);
+    subject.places(root).iter().for_each(|at| broken.write_at(*at, &[0; 16384]).unwrap());
+    assert_eq!(trouble("relocation", &broken, &good, 0, &folder), None);
+}
+
 /// How many damaged filesystems are tried; more show nothing new in every run.
 const RANDOM: usize = 120;
 
