@@ -27,6 +27,8 @@ pub struct Workspace {
     pub options: Options,
     /// Items of checksums of which mends guessed something: they are to be tried against the data.
     pub guessed_sums: Vec<Key>,
+    /// Keys from, and below, of the extent tree where nodes were made again of the children that were found.
+    pub extent_gaps: Vec<(Key, Option<Key>)>,
 }
 
 impl Workspace {
@@ -41,7 +43,14 @@ impl Workspace {
         survey_log(&store, &mut first);
         let space = free_space(&store, &first);
         store.set_space(space);
-        Ok(Self { store, report, survey: first, options: options.clone(), guessed_sums: Vec::new() })
+        Ok(Self {
+            store,
+            report,
+            survey: first,
+            options: options.clone(),
+            guessed_sums: Vec::new(),
+            extent_gaps: Vec::new(),
+        })
     }
 
     /// Whether a tree is made anew whatever it looks like, as was asked for: then nothing of it is mended.

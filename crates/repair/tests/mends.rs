@@ -165,6 +165,20 @@ fn lost_nodes_are_made_again_of_their_children() {
     assert!(tried >= 2, "only {tried} nodes");
 }
 
+/// A part of the extent tree that is lost, too, says nothing against children of a lost node.
+#[test]
+fn lost_nodes_are_made_again_without_the_extent_tree() {
+    let subject = Subject::new();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let extents = subject.root_of(TreeId::EXTENT);
+    for (tree, block) in stored_blocks(&subject).into_iter().filter(|(_, block)| !block.is_leaf()) {
+        let broken = subject.with_bytes(&subject.places(block.bytenr()), &[0; 16384]);
+        subject.places(extents).iter().for_each(|at| broken.write_at(*at, &[0; 16384]).unwrap());
+        assert_eq!(trouble("node", &broken, &good, 0, &folder), None, "tree {tree}");
+    }
+}
+
 /// The inodes that a leaf has something of.
 fn inodes_in(leaf: &TreeBlock) -> (u64, u64) {
     let key = |slot| -> Key { leaf.key(slot) };
@@ -263,6 +277,20 @@ fn subvolumes_whose_root_is_not_known_are_not_given_up() {
     subject.places(root).iter().for_each(|at| broken.write_at(*at, &[0; 16384]).unwrap());
     let refusal = make_plan(&broken).unwrap_err();
     assert!(refusal.contains("butterfs restore"), "{refusal}");
+}
+
+/// It is empty between balances, so nothing is lost with it.
+#[test]
+fn a_lost_tree_of_relocated_data_is_made_anew() {
+    let subject = many_subvolumes();
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let leaves = subject.blocks(subject.root_of(TreeId::ROOT)).into_iter().filter(TreeBlock::is_leaf);
+    let leaf = leaves.into_iter().find(|leaf| root_items_in(leaf).contains_key(&TreeId::DATA_RELOC)).unwrap();
+    let broken = subject.with_bytes(&subject.places(leaf.bytenr()), &[0; 16384]);
+    let root = subject.root_of(TreeId::DATA_RELOC);
+    subject.places(root).iter().for_each(|at| broken.write_at(*at, &[0; 16384]).unwrap());
+    assert_eq!(trouble("relocation", &broken, &good, 0, &folder), None);
 }
 
 /// How many damaged filesystems are tried; more show nothing new in every run.

@@ -48,7 +48,7 @@ pub fn run(workspace: &mut Workspace, search: Search) -> Result<Vec<Step>> {
     if !workspace.survey.is_whole(TreeId::ROOT) {
         return Ok(Vec::new());
     }
-    let strays = Strays::find(&workspace.store, &workspace.survey);
+    let strays = Strays::find(workspace);
     let ids = wanted(workspace, &strays, search)?;
     if ids.is_empty() {
         return Ok(Vec::new());

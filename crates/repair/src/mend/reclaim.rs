@@ -15,6 +15,7 @@ use butterfs_format::{Generation, ItemType, Key, Logical, TreeBlock, TreeId};
 use super::on_device;
 use crate::store::Store;
 use crate::survey::{Survey, Tree};
+use crate::workspace::Workspace;
 
 /// A block that the extent tree knows more references to than there are.
 #[derive(Clone, Debug)]
@@ -75,19 +76,22 @@ pub struct Lost {
 
 impl Strays {
     /// Reads the extent tree as far as it can be read.
-    pub fn find(store: &Store, survey: &Survey) -> Self {
+    pub fn find(workspace: &Workspace) -> Self {
+        let (store, survey) = (&workspace.store, &workspace.survey);
         let mut known = References::default();
         known.load(store, survey);
         let mut blocks: Vec<Stray> = Vec::new();
-        let unread = Unread::of(survey);
+        let unread = Unread::of(workspace);
+        let counted: BTreeSet<Logical> =
+            known.blocks.iter().filter(|(_, refs)| refs.count > 0).map(|(at, _)| *at).collect();
         for (at, refs) in known.blocks {
             let reached = survey.blocks.get(&at).map_or(0, |block| block.parents.len() as u64);
-            if refs.count > reached && !unread.has(at) && !survey.log.contains(&at) {
+            if refs.count > reached && !survey.log.contains(&at) {
                 let block = store.read(&Expected::at(at)).ok();
                 blocks.extend(block.and_then(|block| stray(&block, refs, reached > 0, Proof::Counted)));
             }
         }
-        blocks.extend(unread.blocks(store, survey));
+        blocks.extend(unread.blocks(store, survey, &counted));
         blocks.sort_by_key(|block| (block.keys.0, block.level));
         Self { blocks }
     }
@@ -215,12 +219,14 @@ pub fn kin(survey: &Survey, tree: TreeId, last: Generation) -> Vec<(TreeId, Gene
 struct Unread(Vec<(Key, Option<Key>)>);
 
 impl Unread {
-    fn of(survey: &Survey) -> Self {
+    fn of(workspace: &Workspace) -> Self {
+        let survey = &workspace.survey;
         if survey.tree(TreeId::EXTENT).is_none() {
             return Self(vec![(Key::MIN, None)]);
         }
         let lost = survey.damage.iter().filter(|damage| damage.tree == TreeId::EXTENT);
-        Self(lost.map(|damage| (damage.expected.first_key.unwrap_or(Key::MIN), damage.end)).collect())
+        let lost = lost.map(|damage| (damage.expected.first_key.unwrap_or(Key::MIN), damage.end));
+        Self(lost.chain(workspace.extent_gaps.iter().copied()).collect())
     }
 
     /// Whether something of a block may have been said there.
@@ -232,7 +238,7 @@ impl Unread {
     }
 
     /// All blocks on the devices of which something may have been said there.
-    fn blocks(&self, store: &Store, survey: &Survey) -> Vec<Stray> {
+    fn blocks(&self, store: &Store, survey: &Survey, counted: &BTreeSet<Logical>) -> Vec<Stray> {
         let mut blocks = Vec::new();
         if self.0.is_empty() {
             return blocks;
@@ -241,7 +247,7 @@ impl Unread {
         let log: BTreeSet<Logical> = survey.log.iter().copied().collect();
         on_device::visit(store, |block| {
             let at = block.bytenr();
-            if self.has(at) && !log.contains(&at) && !free.has(at) {
+            if self.has(at) && !counted.contains(&at) && !log.contains(&at) && !free.has(at) {
                 let is_reached = survey.blocks.contains_key(&at);
                 let proof = if free.is_known { Proof::NotFree } else { Proof::None };
                 blocks.extend(stray(block, BlockRefs::default(), is_reached, proof));

@@ -192,7 +192,7 @@ impl Items<'_> {
 
     fn strays(&mut self) -> &Strays {
         let workspace = self.workspace;
-        self.strays.get_or_insert_with(|| Strays::find(&workspace.store, &workspace.survey))
+        self.strays.get_or_insert_with(|| Strays::find(workspace))
     }
 
     /// Of trees that there is one of, a second item goes: the one that leads nowhere, or the later.

@@ -29,8 +29,10 @@ pub fn run(workspace: &mut Workspace) -> Result<Vec<Step>> {
         let mut pass = Pass::new(workspace);
         pass.run();
         let guessed = std::mem::take(&mut pass.guessed_sums);
+        let gaps = std::mem::take(&mut pass.extent_gaps);
         let (fates, mut done) = pass.finish();
         workspace.guessed_sums.extend(guessed);
+        workspace.extent_gaps.extend(gaps);
         if fates.is_empty() {
             break;
         }
@@ -51,12 +53,22 @@ struct Pass<'w> {
     steps: Vec<Step>,
     /// Items of checksums of which something was guessed.
     guessed_sums: Vec<Key>,
+    /// As [`Workspace::extent_gaps`].
+    extent_gaps: Vec<(Key, Option<Key>)>,
 }
 
 impl<'w> Pass<'w> {
     fn new(workspace: &'w Workspace) -> Self {
         let (fates, pointers) = (HashMap::new(), BTreeMap::new());
-        Self { workspace, strays: None, fates, pointers, steps: Vec::new(), guessed_sums: Vec::new() }
+        Self {
+            workspace,
+            strays: None,
+            fates,
+            pointers,
+            steps: Vec::new(),
+            guessed_sums: Vec::new(),
+            extent_gaps: Vec::new(),
+        }
     }
 
     fn run(&mut self) {
@@ -115,6 +127,9 @@ impl<'w> Pass<'w> {
             self.move_pointer(damage, at, place);
         } else if let Some((node, children)) = self.made_of_children(damage) {
             let action = format!("{}: made again of the {children} children of it that were found", damage.problem);
+            if damage.tree == TreeId::EXTENT {
+                self.extent_gaps.push((damage.expected.first_key.unwrap_or(Key::MIN), damage.end));
+            }
             self.replace(damage, Some(node));
             self.steps.push(Step::new("node-made-again", place, action));
         } else if may_be_dropped(damage) {
@@ -178,8 +193,9 @@ impl<'w> Pass<'w> {
     /// A lost node, made again of the children that nothing leads to now.
     fn made_of_children(&mut self, damage: &Damage) -> Option<(TreeBlock, usize)> {
         let level = damage.expected.level.filter(|level| *level > 0)?;
-        let (store, survey) = (&self.workspace.store, &self.workspace.survey);
-        let strays = self.strays.get_or_insert_with(|| Strays::find(store, survey));
+        let workspace = self.workspace;
+        let (store, survey) = (&workspace.store, &workspace.survey);
+        let strays = self.strays.get_or_insert_with(|| Strays::find(workspace));
         let generation = damage.expected.generation.unwrap_or(store.superblock.generation());
         let range = (damage.expected.first_key.unwrap_or(Key::MIN), damage.end);
         let kin = kin(survey, damage.tree, generation);
