@@ -312,3 +312,29 @@ fn fsync_on_a_full_filesystem() {
     assert!(!changed || picture(&after, file).mode & 0o777 == 0o640);
     check(&device, "full");
 }
+
+/// A hole that was logged, then cut off, then grown over: the log has to say again that it is one.
+#[test]
+fn a_hole_that_was_cut_off_stays_one_when_the_file_grows() {
+    let device = Arc::new(MemDevice::new(1 << 30));
+    mkfs::make(device.clone(), &made()).unwrap();
+    let fs = open(&device, OpenOptions::default());
+    let id = fs.create(Place::new(fs.root(), b"file"), &FILE).unwrap();
+    fs.write(id, 0, &[7; 57_344]).unwrap();
+    fs.preallocate(id, 57_344..65_536, SizeMode::Keep).unwrap();
+    fs.sync().unwrap();
+    let steps: [&dyn Fn(); 3] =
+        [&|| fs.punch_hole(id, 8192..12_288).unwrap(), &|| fs.set_size(id, 5363).unwrap(), &|| {
+            assert_eq!(fs.write(id, 39_722, &[8; 62]).unwrap(), 62)
+        }];
+    for step in steps {
+        step();
+        fs.fsync(id).unwrap();
+    }
+    assert_eq!(fs.fsyncs().committed.len(), 0, "all of it by the log");
+    let expected = picture(&fs, id);
+    let cut = Arc::new(device.snapshot());
+    assert!(has_log(&cut));
+    let after = open(&cut, OpenOptions::default());
+    assert_eq!(picture(&after, id), expected);
+}

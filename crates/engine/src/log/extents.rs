@@ -24,12 +24,15 @@ pub fn log_data(tx: &mut Transaction, id: InodeId, inode: &InodeItem) -> Result<
     let sector = u64::from(tx.geometry().sectorsize);
     let end = inode.size.get().next_multiple_of(sector);
     let mut log = tx.log_of(id.tree)?;
+    let mut forgotten = Vec::new();
     if inode.flags().contains(InodeFlags::PREALLOC) {
-        log_part(&mut log, id, &(end..u64::MAX), end)?;
+        forgotten.extend(log_part(&mut log, id, &(end..u64::MAX), end)?);
     }
     for part in &parts {
-        log_part(&mut log, id, part, end)?;
+        forgotten.extend(log_part(&mut log, id, part, end)?);
     }
+    // What the log said of parts past the end it has to say again when the file grows.
+    forgotten.into_iter().for_each(|past| tx.note_touched(id, past));
     // What was past the end is dropped by replay, as long as the file does not grow again.
     for past in parts.iter().filter(|part| part.end > end) {
         tx.note_touched(id, past.start.max(end)..past.end);
@@ -67,8 +70,8 @@ fn overlapping(
 }
 
 /// Logs what is in a part of a file, in place of what the log had there. The part grows until neither
-/// an extent of the file nor one of the log crosses its borders.
-fn log_part(log: &mut LogWriter<'_>, id: InodeId, part: &Range<u64>, file_end: u64) -> Result<()> {
+/// an extent of the file nor one of the log crosses its borders. Gives what the log had past the file's end.
+fn log_part(log: &mut LogWriter<'_>, id: InodeId, part: &Range<u64>, file_end: u64) -> Result<Vec<Range<u64>>> {
     let sector = u64::from(log.tx().geometry().sectorsize);
     let mut part = part.clone();
     let (now, old) = loop {
@@ -88,8 +91,13 @@ fn log_part(log: &mut LogWriter<'_>, id: InodeId, part: &Range<u64>, file_end: u
         }
         part = grown;
     };
-    for (key, _) in &old {
-        log.remove(key)?;
+    let mut past = Vec::new();
+    for found in &old {
+        log.remove(&found.0)?;
+        let end = extent_end(id, found, sector)?;
+        if end > file_end {
+            past.push(found.0.offset.max(file_end)..end);
+        }
     }
     let mut at = part.start;
     for found in &now {
@@ -98,7 +106,8 @@ fn log_part(log: &mut LogWriter<'_>, id: InodeId, part: &Range<u64>, file_end: u
         log_checksums(log, id, found)?;
         at = extent_end(id, found, sector)?;
     }
-    log_hole(log, id, at..part.end.min(file_end))
+    log_hole(log, id, at..part.end.min(file_end))?;
+    Ok(past)
 }
 
 /// Below the file's end the log says where nothing is.
