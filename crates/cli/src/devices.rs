@@ -22,8 +22,13 @@ pub fn find_and_open(
     named: &[PathBuf],
     mode: OpenMode,
 ) -> std::result::Result<Vec<Arc<dyn BlockDevice>>, (PathBuf, Error)> {
-    let paths = resolve(named).map_err(|error| (named.first().cloned().unwrap_or_default(), error))?;
-    paths.iter().map(|path| open(path, mode)).collect()
+    open_each(
+        named,
+        match mode {
+            OpenMode::ReadOnly => |path| FileDevice::open_read_only(path),
+            OpenMode::ReadWrite => |path| FileDevice::open_read_write(path),
+        },
+    )
 }
 
 /// As [`find_and_open`], for reading what may be in use.
@@ -31,11 +36,18 @@ pub fn find_and_open(
 /// # Errors
 /// As [`find_and_open`].
 pub fn find_and_open_unlocked(named: &[PathBuf]) -> std::result::Result<Vec<Arc<dyn BlockDevice>>, (PathBuf, Error)> {
+    open_each(named, |path| FileDevice::open_unlocked(path))
+}
+
+fn open_each(
+    named: &[PathBuf],
+    open: fn(&PathBuf) -> Result<FileDevice>,
+) -> std::result::Result<Vec<Arc<dyn BlockDevice>>, (PathBuf, Error)> {
     let paths = resolve(named).map_err(|error| (named.first().cloned().unwrap_or_default(), error))?;
-    let open = |path: &PathBuf| -> std::result::Result<Arc<dyn BlockDevice>, (PathBuf, Error)> {
-        Ok(Arc::new(FileDevice::open_unlocked(path).map_err(|error| (path.clone(), error))?))
+    let open = |path: PathBuf| -> std::result::Result<Arc<dyn BlockDevice>, (PathBuf, Error)> {
+        Ok(Arc::new(open(&path).map_err(|error| (path, error))?))
     };
-    paths.iter().map(open).collect()
+    paths.into_iter().map(open).collect()
 }
 
 fn resolve(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
@@ -80,14 +92,6 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 fn is_block_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.file_type().is_block_device())
-}
-
-fn open(path: &PathBuf, mode: OpenMode) -> std::result::Result<Arc<dyn BlockDevice>, (PathBuf, Error)> {
-    let device = match mode {
-        OpenMode::ReadOnly => FileDevice::open_read_only(path),
-        OpenMode::ReadWrite => FileDevice::open_read_write(path),
-    };
-    Ok(Arc::new(device.map_err(|error| (path.clone(), error))?))
 }
 
 /// Opens a filesystem to be looked at: without devices that are missing, and without chunks that cannot be.
