@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+use butterfs_testkit::unmount::unmount;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -114,5 +115,5 @@ fn a_mounted_image() {
     run_program("mkfs.btrfs", &["-q".as_ref(), image.as_os_str()]).ok();
     run_program("mount", &["-o", "loop", image.to_str().unwrap(), mnt.to_str().unwrap()]).ok();
     assert_refused(&check(&["--repair", "--force", image.to_str().unwrap()]), "mounted");
-    run_program("umount", &[mnt.to_str().unwrap()]).ok();
+    unmount(&mnt).ok();
 }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use butterfs_testkit::unmount::{patiently, unmount};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -69,7 +70,7 @@ fn read_only_with_cause(mounted: &Mounted, cause: &str) {
 
 /// Unmounts; the loss is told.
 fn unmount_with_loss(mounted: Mounted) {
-    let finished = subject().command(&["umount".as_ref(), mounted.path().as_os_str()]);
+    let finished = patiently(|| subject().command(&["umount".as_ref(), mounted.path().as_os_str()]));
     assert_eq!(finished.status.code(), Some(32), "{finished}");
     assert!(finished.stderr.contains("lost"), "{finished}");
     assert!(!is_mounted(mounted.path()));
@@ -81,7 +82,7 @@ struct Below(PathBuf);
 
 impl Drop for Below {
     fn drop(&mut self) {
-        run(Command::new("umount").arg(&self.0));
+        unmount(&self.0);
     }
 }
 

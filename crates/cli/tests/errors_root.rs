@@ -5,6 +5,7 @@ mod common;
 use butterfs_testkit::command::run;
 use butterfs_testkit::mounter::Mounted;
 use butterfs_testkit::oracle;
+use butterfs_testkit::unmount::patiently;
 use butterfs_testkit::workdir::WorkDir;
 use common::{GIB, setup, subject};
 use rustix::fs::StatVfsMountFlags;
@@ -107,7 +108,7 @@ fn a_failed_commit_makes_the_mount_read_only_and_is_shown() {
     assert_eq!(errno(std::fs::remove_file(mounted.join("kept"))), Some(Errno::ROFS));
     assert_eq!(std::fs::read(mounted.join("kept")).expect("reading goes on"), b"kept");
 
-    let finished = subject().command(&["umount".as_ref(), mnt.as_os_str()]);
+    let finished = patiently(|| subject().command(&["umount".as_ref(), mnt.as_os_str()]));
     assert_eq!(finished.status.code(), Some(32), "{finished}");
     assert!(finished.stderr.contains(cause), "umount does not tell the first cause: {finished}");
     std::mem::forget(mounted);

@@ -14,6 +14,7 @@ use butterfs_testkit::overlay::{Overlay, SECTOR};
 use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::random::Random;
 use butterfs_testkit::tree_compare::{Times, Tree, hash_file};
+use butterfs_testkit::unmount::unmount;
 use butterfs_testkit::{oracle, report};
 use butterfs_volume::{BlockDevice, FileDevice, OpenMode, Volume};
 use common::{MIB, kernel, setup, subject};
@@ -191,7 +192,7 @@ fn converted_from_ext4() {
     run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mnt)).ok();
     run(Command::new("sh").arg("-c").arg(format!("cp -a {}/. {}/ 2>/dev/null; true", source.display(), mnt.display())))
         .ok();
-    run(Command::new("umount").arg(&mnt)).ok();
+    unmount(&mnt).ok();
     let original = hash_file(&image).expect("the image reads");
     run(Command::new("btrfs-convert").arg(&image)).ok();
     let want = kernel_tree(&image, &mnt, "ro,noatime");

@@ -6,6 +6,7 @@ use butterfs_testkit::command::run;
 use butterfs_testkit::mounter::{Mounted, Mounter};
 use butterfs_testkit::oracle;
 use butterfs_testkit::random::Random;
+use butterfs_testkit::unmount::patiently;
 use common::{GIB, MIB, kernel, setup, subject};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -252,7 +253,7 @@ fn a_full_disk_below_the_image_is_reported_at_the_end() {
         if options == "commit=1" {
             std::thread::sleep(std::time::Duration::from_secs(3));
         }
-        let finished = subject().command(&["umount".as_ref(), mnt.as_os_str()]);
+        let finished = patiently(|| subject().command(&["umount".as_ref(), mnt.as_os_str()]));
         assert_eq!(finished.status.code(), Some(32), "{finished}");
         assert!(finished.stderr.contains("lost"), "{finished}");
         assert!(!butterfs_testkit::mounter::is_mounted(&mnt));

@@ -8,6 +8,7 @@ use butterfs_testkit::mounter::{Mounted, create_sparse, is_mounted, wait_until};
 use butterfs_testkit::random::Random;
 use butterfs_testkit::report::scaled;
 use butterfs_testkit::tree_compare::{Times, Tree};
+use butterfs_testkit::unmount::patiently;
 use butterfs_testkit::workdir::WorkDir;
 use butterfs_testkit::{oracle, strace};
 use common::{GIB, MIB, kernel, setup, subject};
@@ -451,7 +452,7 @@ fn flushes_stand_on_both_sides_of_the_superblock() {
         rustix::fs::syncfs(&dir).expect("syncfs");
         dir.sync_all().expect("fsync");
     }
-    subject().command(&["umount".as_ref(), mnt.as_os_str()]).ok();
+    patiently(|| subject().command(&["umount".as_ref(), mnt.as_os_str()])).ok();
     assert!(daemon.wait(Duration::from_secs(20)), "the daemon ends");
     let events = strace::events(&std::fs::read_to_string(&trace).expect("the trace reads"));
     let commits = strace::superblock_order(&events).unwrap_or_else(|text| panic!("{text}\n{events:?}"));

@@ -6,6 +6,7 @@ use butterfs_format::hash::name_hash;
 use butterfs_testkit::command::{Finished, run, run_program};
 use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::report::scaled;
+use butterfs_testkit::unmount::unmount;
 use common::{GIB, MIB, kernel, setup};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -463,7 +464,7 @@ fn several_devices_are_dumped_as_progs_does() {
         let options: Vec<_> = loops.0.iter().map(|device| format!("device={}", device.display())).collect();
         run(Command::new("mount").arg("-o").arg(options.join(",")).arg(&loops.0[0]).arg(&mnt)).ok();
         everything(&mnt);
-        run(Command::new("umount").arg(&mnt)).ok();
+        unmount(&mnt).ok();
         drop(loops);
         let paths: Vec<&Path> = images.iter().map(PathBuf::as_path).collect();
         assert_dumps_same(&paths, &[&format!("METADATA|{}", profile.to_uppercase()), "num_devices\t\t"]);

@@ -13,6 +13,7 @@ use butterfs_testkit::overlay::{Overlay, SECTOR};
 use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::random::Random;
 use butterfs_testkit::tree_compare::{Times, Tree};
+use butterfs_testkit::unmount::patiently;
 use butterfs_testkit::workdir::WorkDir;
 use butterfs_testkit::{oracle, report};
 use butterfs_volume::{BlockDevice, DeviceStats, FileDevice, Missing, OpenMode, Volume};
@@ -481,7 +482,7 @@ fn a_mount_of_several_devices() {
     for words in [&["-o", "ro", &a, &b, &c][..], &["-o", &two, &a], &["-o", &dir, &b], &["-o", "ro,degraded", &c, &a]] {
         mount(words).ok();
         let found = Tree::read(&mnt);
-        run(std::process::Command::new(&binary).arg("umount").arg(&mnt)).ok();
+        patiently(|| run(std::process::Command::new(&binary).arg("umount").arg(&mnt))).ok();
         found.assert_same(&filled.tree, Times::ExactWithAccess, &format!("{words:?}"));
     }
     let refused = |words: &[&str], wanted: &[&str]| {

@@ -10,6 +10,7 @@ use butterfs_testkit::populate;
 use butterfs_testkit::random::Random;
 use butterfs_testkit::tree_blocks::{Dump, blocks_of, dump, only_in, touched, zero};
 use butterfs_testkit::tree_compare::{Times, Tree};
+use butterfs_testkit::unmount::unmount;
 use butterfs_testkit::workdir::WorkDir;
 use butterfs_volume::{BlockDevice, FileDevice};
 use common::{GIB, kernel, setup};
@@ -330,7 +331,7 @@ fn a_destination_that_cannot_be_written_to_ends_a_restore() {
         run_program("mount", &["-t", "tmpfs", "-o", options, "none", out.to_str().expect("UTF-8")]).ok();
         let finished =
             run_program(env!("CARGO_BIN_EXE_butterfs"), &["restore".as_ref(), image.as_os_str(), out.as_os_str()]);
-        run_program("umount", &[&out]).ok();
+        unmount(&out).ok();
         assert_eq!(finished.status.code(), Some(2), "{finished}");
         assert!(finished.stderr.contains(problem) && finished.stderr.lines().count() == 1, "{finished}");
         assert!(finished.stdout.lines().count() < 20 && finished.stdout.contains("stopped"), "{finished}");

@@ -9,6 +9,7 @@ use butterfs_fuse::control::{self, Access};
 use butterfs_fuse::mount::{Mount, MountFlags, MountOptions, MountSource, Unmounted};
 use butterfs_fuse::session::{Session, SessionError, SessionOptions};
 use butterfs_fuse::stop::StopHandle;
+use butterfs_testkit::unmount::unmount;
 use butterfs_volume::FileDevice;
 use butterfs_volume::{OpenMode, Volume};
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom, XattrFlags};
@@ -86,7 +87,7 @@ struct Unmount(PathBuf);
 
 impl Drop for Unmount {
     fn drop(&mut self) {
-        run("umount", &[&self.0.to_string_lossy()]);
+        unmount(&self.0).ok();
     }
 }
 

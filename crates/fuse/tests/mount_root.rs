@@ -319,6 +319,29 @@ fn a_mount_that_is_never_served_goes_away() {
 }
 
 #[test]
+fn a_mount_that_is_in_use_for_a_moment_is_waited_for() {
+    let mut m = Mounted::plain();
+    let passer_by = fs::File::open(&m.path).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(passer_by);
+        });
+        assert_eq!(unmount(&m.path, Busy::Refuse).unwrap(), Unmounted::Gone);
+    });
+    m.join().unwrap();
+}
+
+#[test]
+fn a_mount_that_stays_in_use_is_left() {
+    let m = Mounted::plain();
+    let user = fs::File::open(&m.path).unwrap();
+    let error = unmount(&m.path, Busy::Refuse).unwrap_err();
+    assert!(matches!(error, MountError::Busy { .. }), "{error}");
+    drop(user);
+}
+
+#[test]
 fn unmounting_ends_the_session_and_destroys_once() {
     let mut m = Mounted::plain();
     fs::write(m.file("f"), b"x").unwrap();

@@ -1,9 +1,10 @@
 //! Image files as the devices of one filesystem, for the kernel.
 
+use crate::unmount::unmount;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::{Finished, run, run_program};
+use crate::command::{Finished, run};
 use crate::mounter::create_sparse;
 
 /// Makes a filesystem by `mkfs.btrfs` over new image files of these sizes.
@@ -83,7 +84,7 @@ impl KernelMount {
 
 impl Drop for KernelMount {
     fn drop(&mut self) {
-        let unmounted = run_program("umount", &[&self.dir]);
+        let unmounted = unmount(&self.dir);
         if !unmounted.status.success() {
             eprintln!("{unmounted}");
         }

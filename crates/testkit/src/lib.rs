@@ -28,4 +28,5 @@ pub mod strace;
 pub mod synthetic;
 pub mod tree_blocks;
 pub mod tree_compare;
+pub mod unmount;
 pub mod workdir;

@@ -4,6 +4,7 @@
 //! `BUTTERFS_TEST_MOUNTER=kernel` puts the kernel in the place of Butterfs.
 
 use crate::command::{Finished, run, run_program};
+use crate::unmount::{patiently, unmount};
 use crate::{daemon, workdir};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -185,19 +186,12 @@ impl Mounted {
     }
 
     fn try_unmount(&self) -> Result<(), Finished> {
-        let end = Instant::now() + Duration::from_secs(10);
-        loop {
-            let finished = match &self.mounter {
-                Mounter::Kernel => run(Command::new("umount").arg(&self.dir)),
-                Mounter::Butterfs { binary } => run(Command::new(binary).arg("umount").arg(&self.dir)),
-            };
-            if finished.status.success() {
-                break;
-            }
-            if Instant::now() > end || !finished.stderr.contains("busy") {
-                return Err(finished);
-            }
-            std::thread::sleep(Duration::from_millis(50));
+        let finished = match &self.mounter {
+            Mounter::Kernel => unmount(&self.dir),
+            Mounter::Butterfs { binary } => patiently(|| run(Command::new(binary).arg("umount").arg(&self.dir))),
+        };
+        if !finished.status.success() {
+            return Err(finished);
         }
         if self.mounter.is_butterfs() {
             let left = daemon::find_below(&self.image);

@@ -5,6 +5,7 @@
 
 use crate::command::run_program;
 use crate::daemon;
+use crate::unmount::unmount;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -99,7 +100,7 @@ fn release(path: &Path) {
         daemon::kill(pid);
     }
     for mount in mounts_below(path).iter().rev() {
-        if !run_program("umount", &[mount.as_os_str()]).status.success() {
+        if !unmount(mount).status.success() {
             run_program("umount", &["-l".as_ref(), mount.as_os_str()]);
         }
     }

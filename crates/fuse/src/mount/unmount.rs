@@ -4,6 +4,14 @@ use super::{MountError, fusermount};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a mount that is in use is tried again: a program that looks at all mounts (`df`, an indexer, the
+/// daemon itself while it makes the mount read-only) holds each for a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What to do with a mount that is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +33,10 @@ pub enum Unmounted {
     WasNot,
 }
 
-/// Unmounts what is mounted at `target`, as root or with `fusermount3`.
+/// Unmounts what is mounted at `target`, as root or with `fusermount3`. What is in use for a moment only is
+/// waited for, up to a second.
 pub fn unmount(target: &Path, busy: Busy) -> Result<Unmounted, MountError> {
-    match once(target, Lazy::No) {
+    match patiently(target) {
         Ok(()) => Ok(Unmounted::Gone),
         Err(MountError::Busy { .. }) if busy == Busy::Detach => once(target, Lazy::Yes).map(|()| Unmounted::Detached),
         Err(error) => Err(error),
@@ -39,6 +48,17 @@ pub fn unmount(target: &Path, busy: Busy) -> Result<Unmounted, MountError> {
 enum Lazy {
     No,
     Yes,
+}
+
+/// Tries until it is not in use any more or the patience ends.
+fn patiently(target: &Path) -> Result<(), MountError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match once(target, Lazy::No) {
+            Err(MountError::Busy { .. }) if Instant::now() < end => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
 }
 
 /// Tries once.

@@ -1,5 +1,6 @@
 //! A program on a mount whose device records; cuts, and what is found after each.
 
+use crate::unmount::unmount;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -203,10 +204,9 @@ impl KernelMount {
 
 impl Drop for KernelMount {
     fn drop(&mut self) {
-        for arguments in [&[][..], &["-l"]] {
-            if is_mounted(&self.path) {
-                run(Command::new("umount").args(arguments).arg(&self.path));
-            }
+        unmount(&self.path);
+        if is_mounted(&self.path) {
+            run(Command::new("umount").arg("-l").arg(&self.path));
         }
     }
 }
