@@ -2,21 +2,39 @@
 
 use std::sync::Arc;
 
+use butterfs_format::items::BlockGroupFlags;
 use butterfs_format::superblock::Incompat;
 use butterfs_volume::BlockDevice;
 
-use crate::error::Result;
-pub use crate::tx::{MIN_SIZE, MakeOptions};
+use crate::error::{Error, Result};
+pub use crate::tx::{MIN_SIZE, MakeOptions, NewDevice};
 
-/// Writes a new filesystem to a device, and makes it durable. What was there is lost.
+/// Profiles that old kernels do not know.
+const THREE_OR_FOUR_COPIES: BlockGroupFlags = BlockGroupFlags::RAID1C3.union(BlockGroupFlags::RAID1C4);
+
+/// [`make_on`] for one device.
+///
+/// # Errors
+/// As [`make_on`].
+pub fn make(device: Arc<dyn BlockDevice>, options: &MakeOptions) -> Result<()> {
+    make_on(&[device], options)
+}
+
+/// Writes a new filesystem to its devices, as many as the options have, and makes it durable. What was there is lost.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for options that do not go together; device errors.
-pub fn make(device: Arc<dyn BlockDevice>, options: &MakeOptions) -> Result<()> {
+pub fn make_on(devices: &[Arc<dyn BlockDevice>], options: &MakeOptions) -> Result<()> {
+    if devices.len() != options.devices.len() {
+        return Err(Error::Invalid("as many devices are described as are given"));
+    }
     let mut options = options.clone();
+    if [options.metadata_profile, options.data_profile].iter().any(|profile| profile.intersects(THREE_OR_FOUR_COPIES)) {
+        options.incompat.insert(Incompat::RAID1C34);
+    }
     if options.nodesize == options.sectorsize {
         options.incompat.remove(Incompat::BIG_METADATA);
     }
     options.check()?;
-    crate::tx::make(device, &options)
+    crate::tx::make(devices, &options)
 }

@@ -26,7 +26,7 @@ mod write;
 
 pub use device::{BlockDevice, FileDevice, MemDevice};
 pub use error::{DeviceId, Error, Result};
-pub use profile::{stored_places, stripe_length};
+pub use profile::{Profile, stored_places, stripe_length};
 pub use scan::{ScannedDevice, find_missing, paths_in, scan, system_devices};
 pub use shown::{superblock_copy, with_superblock};
 pub use stats::DeviceStats;

@@ -11,18 +11,65 @@ use butterfs_format::{Corruption, Logical};
 use crate::error::{Error, Result};
 use crate::parity::{Part, Recipe};
 
-/// How often each profile stores a byte, and how many stripes of a row are parity.
-const PROFILES: [(BlockGroupFlags, usize, usize); 9] = [
-    (BlockGroupFlags::empty(), 1, 0),
-    (BlockGroupFlags::RAID0, 1, 0),
-    (BlockGroupFlags::DUP, 2, 0),
-    (BlockGroupFlags::RAID1, 2, 0),
-    (BlockGroupFlags::RAID10, 2, 0),
-    (BlockGroupFlags::RAID1C3, 3, 0),
-    (BlockGroupFlags::RAID1C4, 4, 0),
-    (BlockGroupFlags::RAID5, 1, 1),
-    (BlockGroupFlags::RAID6, 1, 2),
+/// What a profile asks of its devices. Source: the table `btrfs_raid_array` of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Its bit; none for single.
+    pub flags: BlockGroupFlags,
+    /// How often each byte is stored as it is.
+    pub copies: usize,
+    /// How many stripes of a row are parity.
+    pub parity: usize,
+    /// How many stripes of a chunk lie on one device.
+    pub stripes_per_device: usize,
+    /// The fewest devices for a chunk.
+    pub min_devices: usize,
+    /// The most devices for a chunk; as many as there are, if `None`.
+    pub max_devices: Option<usize>,
+    /// The number of a chunk's devices is a multiple of this.
+    pub device_multiple: usize,
+}
+
+const fn profile(flags: BlockGroupFlags, copies: usize, parity: usize, devices: [usize; 2]) -> Profile {
+    let [min_devices, max] = devices;
+    let max_devices = if max == 0 { None } else { Some(max) };
+    Profile { flags, copies, parity, stripes_per_device: 1, min_devices, max_devices, device_multiple: 1 }
+}
+
+const PROFILES: [Profile; 9] = [
+    profile(BlockGroupFlags::empty(), 1, 0, [1, 1]),
+    profile(BlockGroupFlags::RAID0, 1, 0, [1, 0]),
+    Profile { stripes_per_device: 2, ..profile(BlockGroupFlags::DUP, 2, 0, [1, 1]) },
+    profile(BlockGroupFlags::RAID1, 2, 0, [2, 2]),
+    Profile { device_multiple: 2, ..profile(BlockGroupFlags::RAID10, 2, 0, [2, 0]) },
+    profile(BlockGroupFlags::RAID1C3, 3, 0, [3, 3]),
+    profile(BlockGroupFlags::RAID1C4, 4, 0, [4, 4]),
+    profile(BlockGroupFlags::RAID5, 1, 1, [2, 0]),
+    profile(BlockGroupFlags::RAID6, 1, 2, [3, 0]),
 ];
+
+impl Profile {
+    /// The profile of a chunk with these flags; `None` if the bits make no profile that is known.
+    pub fn of(flags: BlockGroupFlags) -> Option<Self> {
+        PROFILES.into_iter().find(|profile| profile.flags == flags.profile())
+    }
+
+    /// The most devices that a chunk in a filesystem of so many has.
+    pub fn usable_devices(&self, devices: usize) -> usize {
+        let most = self.max_devices.map_or(devices, |max| max.min(devices));
+        most - most % self.device_multiple
+    }
+
+    /// How many stripes of a chunk on so many devices hold bytes that no other stripe holds.
+    pub fn data_stripes(&self, devices: usize) -> usize {
+        (devices * self.stripes_per_device).saturating_sub(self.parity) / self.copies
+    }
+
+    /// What a chunk item has as `sub_stripes`: the copies of a column, for RAID10.
+    pub fn sub_stripes(&self) -> u16 {
+        self.device_multiple as u16
+    }
+}
 
 /// As many columns as there are different powers of the generator.
 const MAX_PARITY_COLUMNS: u64 = 255;
@@ -74,8 +121,7 @@ impl Grid {
     pub fn of(start: Logical, chunk: &Chunk) -> Result<Self> {
         let (flags, stripes) = (chunk.flags(), chunk.stripes.len());
         let place = || format!("chunk {start}");
-        let found = PROFILES.iter().find(|(profile, ..)| *profile == flags.profile());
-        let Some((_, copies, parity)) = found.copied() else {
+        let Some(Profile { copies, parity, .. }) = Profile::of(flags) else {
             return Err(Corruption::new(place(), format!("profile bits {:#x}", flags.profile().bits())).into());
         };
         if stripes <= parity || !(stripes - parity).is_multiple_of(copies) {

@@ -16,7 +16,7 @@ use butterfs_format::items::{Chunk, DevItem};
 use butterfs_format::key::{ItemType, Key};
 use butterfs_format::validate::item::check_chunk;
 use butterfs_format::validate::{Checksum, Geometry};
-use butterfs_format::{Corruption, DevId, Logical, Superblock, ids::objectid};
+use butterfs_format::{Corruption, DevId, Generation, Logical, Superblock, ids::objectid};
 use zerocopy::FromZeros;
 
 use crate::device::BlockDevice;
@@ -121,11 +121,16 @@ impl Volume {
         crate::open::open_with_chunks(devices, options, chunk_tree_uuid, chunks, items)
     }
 
-    /// A volume for a filesystem that is being made: one device, no chunks; nothing is read.
-    pub fn create(device: Arc<dyn BlockDevice>, superblock: Superblock, chunk_tree_uuid: [u8; 16]) -> Self {
-        let member = Member::new(device, superblock.dev_item, Role::Current, Seen::Unknown);
+    /// A volume for a filesystem that is being made: devices with their items, no chunks; nothing is read.
+    pub fn create(
+        devices: Vec<(Arc<dyn BlockDevice>, DevItem)>,
+        superblock: Superblock,
+        chunk_tree_uuid: [u8; 16],
+    ) -> Self {
+        let member = |(device, item)| Member::new(device, item, Role::Current, Seen::Unknown);
+        let members = devices.into_iter().map(member).collect();
         let options = OpenOptions::new(OpenMode::ReadWrite);
-        let volume = Self::assemble(vec![member], &superblock, &options, chunk_tree_uuid);
+        let volume = Self::assemble(members, &superblock, &options, chunk_tree_uuid);
         volume.repairs.store(true, Ordering::Relaxed);
         volume
     }
@@ -175,6 +180,15 @@ impl Volume {
     /// The devices that are missing.
     pub fn missing_devices(&self) -> Vec<DeviceId> {
         self.members.iter().filter(|member| member.role == Role::Missing).map(|member| member.id).collect()
+    }
+
+    /// The devices that missed commits, with the generation of the last one they have.
+    pub fn devices_behind(&self) -> Vec<(DeviceId, Generation)> {
+        let behind = |member: &Member| match *member.seen() {
+            Seen::Valid { generation, .. } if member.role == Role::Behind => Some((member.id, Generation(generation))),
+            _ => None,
+        };
+        self.members.iter().filter_map(behind).collect()
     }
 
     /// Whether a device is that of a filesystem that this one grew from.
@@ -232,6 +246,11 @@ impl Volume {
     /// The device items, as the chunk tree had them or as last set.
     pub fn dev_items(&self) -> Vec<DevItem> {
         self.members.iter().map(Member::item).collect()
+    }
+
+    /// Whether the filesystem writes to a device: it is there, and no seed.
+    pub fn is_written(&self, devid: DevId) -> bool {
+        self.member(devid).is_some_and(|index| self.members[index].is_written())
     }
 
     /// The path of a device, for messages.

@@ -274,7 +274,7 @@ fn a_new_filesystem_starts_without_chunks() {
     let device = Arc::new(MemDevice::new(DEVICE_LEN));
     let image = Image::dup();
     let sb = image.superblock_of(&dev_item(1));
-    let volume = Volume::create(Arc::clone(&device) as _, sb, CHUNK_UUID);
+    let volume = Volume::create(vec![(Arc::clone(&device) as _, sb.dev_item)], sb, CHUNK_UUID);
     assert!(volume.chunks().is_empty() && volume.write(Logical(SYSTEM), &[0]).is_err());
     for (logical, chunk) in &image.chunks {
         volume.add_chunk(Logical(*logical), chunk.clone()).unwrap();

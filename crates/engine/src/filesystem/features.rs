@@ -17,6 +17,7 @@ const WRITABLE: Incompat = Incompat::MIXED_BACKREF
     .union(Incompat::EXTENDED_IREF)
     .union(Incompat::SKINNY_METADATA)
     .union(Incompat::NO_HOLES)
+    .union(Incompat::RAID1C34)
     .union(Incompat::COMPRESS_LZO)
     .union(Incompat::COMPRESS_ZSTD);
 
@@ -25,7 +26,6 @@ const READABLE: Incompat = WRITABLE
     .union(Incompat::MIXED_GROUPS)
     .union(Incompat::METADATA_UUID)
     .union(Incompat::RAID56)
-    .union(Incompat::RAID1C34)
     .union(Incompat::SIMPLE_QUOTA);
 
 const WRITABLE_COMPAT_RO: CompatRo =
@@ -64,9 +64,6 @@ pub fn check(sb: &Superblock, options: &OpenOptions) -> Result<()> {
     }
     if access == Access::ReadOnly {
         return Ok(());
-    }
-    if sb.num_devices.get() > 1 {
-        return refuse("writing to a filesystem on several devices (reading only)".into());
     }
     check_compat_ro(sb.compat_ro())
 }
@@ -158,14 +155,6 @@ mod tests {
         assert!(super::check(&sb, &OpenOptions { access: Access::ReadOnly, ..rescue.clone() }).is_ok());
         assert!(matches!(super::check(&sb, &rescue), Err(Error::Invalid(_))));
         sb.flags = SUPER_FLAG_CHANGING_FSID_V2.into();
-        assert!(check(&sb, Access::ReadOnly).is_ok());
-    }
-
-    #[test]
-    fn several_devices_are_for_reading() {
-        let mut sb = superblock(WRITABLE, WRITABLE_COMPAT_RO);
-        sb.num_devices = 2.into();
-        assert!(error(&sb, Access::ReadWrite).contains("several devices"));
         assert!(check(&sb, Access::ReadOnly).is_ok());
     }
 }

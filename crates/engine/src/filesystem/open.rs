@@ -102,6 +102,9 @@ impl Filesystem {
     /// Opens the filesystem of a volume.
     pub fn open(volume: Volume, options: OpenOptions, environment: Box<dyn Environment>) -> Result<Self> {
         features::check(&volume.superblock(), &options)?;
+        if options.access == Access::ReadWrite {
+            refuse_old_devices(&volume)?;
+        }
         let settings = GateSettings { read_only: options.access == Access::ReadOnly, cache_bytes: options.cache_bytes };
         let environment: Arc<dyn Environment> = environment.into();
         let (gate, sb) = old_root::open(&Arc::new(volume), &options, settings)?;
@@ -159,6 +162,21 @@ impl Filesystem {
     pub fn access(&self) -> Access {
         self.access
     }
+}
+
+/// A device that missed more than the last commit holds old bytes that nothing tells from new ones where data has no
+/// checksums. One commit may be missed by a power cut between two superblocks: all of it was flushed to all devices
+/// before.
+fn refuse_old_devices(volume: &Volume) -> Result<()> {
+    let newest = volume.superblock().generation();
+    let old = volume.devices_behind().into_iter().find(|(_, generation)| generation.next() < newest);
+    let Some((id, generation)) = old else { return Ok(()) };
+    let name = volume.device_name(id.devid).unwrap_or_default();
+    Err(Error::Unsupported(format!(
+        "writing with {name} (device {}) that missed commits: it is of generation {generation}, the others are of \
+         {newest}; mount read-only, or let the kernel mount and scrub it",
+        id.devid
+    )))
 }
 
 /// The disk lies, and it is the log that does. (A device that fails does not lie.)

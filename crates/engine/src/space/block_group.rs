@@ -23,7 +23,7 @@ pub struct BlockGroup {
     pub hint: u64,
     /// The item on disk differs.
     pub dirty: bool,
-    /// No longer allocated from: it is about to be removed.
+    /// Not allocated from: it is about to be removed, or lies on a device that is not written.
     pub read_only: bool,
 }
 

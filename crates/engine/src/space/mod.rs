@@ -6,6 +6,7 @@
 mod block_group;
 mod free_ranges;
 mod map;
+pub mod placement;
 
 pub use block_group::BlockGroup;
 pub use free_ranges::FreeRanges;

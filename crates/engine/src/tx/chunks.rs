@@ -8,19 +8,27 @@
 
 use std::ops::Range;
 
+use butterfs_format::block::ITEM_HEADER_SIZE;
 use butterfs_format::ids::objectid;
-use butterfs_format::items::{BlockGroupFlags, Chunk, ChunkHeader, DevExtent, DevItem, STRIPE_LEN, Stripe};
+use butterfs_format::items::{BlockGroupFlags, Chunk, ChunkHeader, STRIPE_LEN, Stripe};
 use butterfs_format::key::DiskKey;
 use butterfs_format::superblock::{RESERVED_START, SYS_CHUNK_ARRAY_SIZE};
-use butterfs_format::{Corruption, ItemType, Key, Logical, TreeId};
-use zerocopy::{FromBytes, IntoBytes};
+use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
+use butterfs_volume::Profile;
+use zerocopy::IntoBytes;
 
+use super::device_space::DeviceSpace;
 use super::{Transaction, WhyCommit};
 use crate::error::{Error, Result};
-use crate::space::{BlockGroup, FreeRanges};
+use crate::space::BlockGroup;
+use crate::space::placement::{Limits, Placement, place};
 
 /// Kinds of which empty groups are given back.
 const REMOVABLE: [BlockGroupFlags; 2] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA];
+
+/// The most devices of a system chunk: the superblock has room for two of the largest.
+pub(super) const SYSTEM_CHUNK_DEVICES: usize =
+    (SYS_CHUNK_ARRAY_SIZE - 2 * size_of::<DiskKey>() - 2 * size_of::<ChunkHeader>()) / size_of::<Stripe>() / 2;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -30,11 +38,10 @@ pub(super) fn chunk_key(start: Logical) -> Key {
     Key::new(objectid::FIRST_CHUNK_TREE, ItemType::CHUNK_ITEM, start.0)
 }
 
-/// How many stripes on one device the profile of a chunk on one device takes.
-fn stripes_on_one_device(flags: BlockGroupFlags) -> Result<u64> {
-    match flags.profile() {
-        p if p.is_empty() => Ok(1),
-        BlockGroupFlags::DUP => Ok(2),
+/// The profile of chunks with these flags, if it can be written.
+fn writable_profile(flags: BlockGroupFlags) -> Result<Profile> {
+    match Profile::of(flags) {
+        Some(profile) if profile.parity == 0 => Ok(profile),
         _ => Err(Error::Unsupported(format!("making {} chunks", flags.profile_name()))),
     }
 }
@@ -55,10 +62,8 @@ impl Transaction {
             self.ensure_system_space()?;
         }
         let flags = self.profile_for(kind);
-        let copies = stripes_on_one_device(flags)?;
-        let device = self.devices[0];
-        let (stripe_offsets, len) = self.place_chunk(&device, flags, copies)?;
-        self.make_chunk(flags, &stripe_offsets, len)
+        let placement = self.place_chunk(flags)?;
+        self.make_chunk(flags, &placement)
     }
 
     /// The chunk tree lives in system chunks: there must be room to change it before it is changed.
@@ -73,65 +78,44 @@ impl Transaction {
         }
     }
 
-    /// The largest size of a chunk: as the kernel, by kind and by the size of the filesystem.
-    fn chunk_size_limit(&self, kind: BlockGroupFlags, copies: u64) -> u64 {
+    /// The largest size of a chunk and its stripes: as the kernel, by kind and by the size of the filesystem.
+    fn chunk_limits(&self, kind: BlockGroupFlags, profile: &Profile) -> Limits {
         let total: u64 = self.devices.iter().map(|d| d.total_bytes.get()).sum();
-        let by_kind = match kind {
-            BlockGroupFlags::SYSTEM => 32 * MIB,
-            BlockGroupFlags::METADATA if total <= 50 * GIB => 256 * MIB,
-            BlockGroupFlags::METADATA => GIB,
-            _ => GIB,
+        let (stripe, chunk, devices) = match kind {
+            BlockGroupFlags::SYSTEM => (32 * MIB, 32 * MIB, SYSTEM_CHUNK_DEVICES),
+            BlockGroupFlags::METADATA if total <= 50 * GIB => (256 * MIB, 256 * MIB, usize::MAX),
+            BlockGroupFlags::METADATA => (GIB, GIB, usize::MAX),
+            _ => (GIB, 10 * GIB, usize::MAX),
         };
-        let tenth = total / 10 / copies.max(1);
-        by_kind.min(tenth.max(8 * MIB)) / STRIPE_LEN * STRIPE_LEN
-    }
-
-    /// Finds room on the device: where each stripe begins, and how long they are.
-    fn place_chunk(&mut self, device: &DevItem, flags: BlockGroupFlags, copies: u64) -> Result<(Vec<u64>, u64)> {
-        let (limit, nodesize) = (self.chunk_size_limit(flags.kind(), copies), u64::from(self.geometry.nodesize));
-        let free = self.device_space(device)?;
-        if let Some(start) = free.first_fit(limit * copies) {
-            return Ok(((0..copies).map(|n| start + n * limit).collect(), limit));
+        let tenth = |parts: u64| (total / 10 / parts).max(8 * MIB);
+        let whole = |bytes: u64| bytes / STRIPE_LEN * STRIPE_LEN;
+        let stripe = whole(stripe.min(tenth(profile.stripes_per_device as u64)));
+        Limits {
+            stripe,
+            chunk: chunk.min(tenth(1)),
+            least: whole(stripe.min(MIB.max(16 * u64::from(self.geometry.nodesize)))),
+            devices: devices.min(self.most_stripes() / profile.stripes_per_device),
         }
-        let len = free.longest() / copies / STRIPE_LEN * STRIPE_LEN;
-        if len < MIB.max(16 * nodesize).min(limit) {
-            return Err(Error::NoSpace);
-        }
-        let start = free.first_fit(len * copies).ok_or(Error::NoSpace)?;
-        Ok(((0..copies).map(|n| start + n * len).collect(), len))
     }
 
-    /// The holes between device extents; read once, then kept.
-    fn device_space(&mut self, device: &DevItem) -> Result<&FreeRanges> {
-        let found = match self.device_space.take() {
-            Some(found) => found,
-            None => self.read_device_space(device)?,
-        };
-        Ok(self.device_space.insert(found))
+    /// How many stripes a chunk item in a leaf can have.
+    fn most_stripes(&self) -> usize {
+        let item = TreeBlock::leaf_capacity(self.geometry.nodesize as usize) - ITEM_HEADER_SIZE;
+        (item - size_of::<ChunkHeader>()) / size_of::<Stripe>()
     }
 
-    fn read_device_space(&self, device: &DevItem) -> Result<FreeRanges> {
-        let mut free = FreeRanges::default();
-        let end = device.total_bytes.get() / STRIPE_LEN * STRIPE_LEN;
-        free.add(RESERVED_START, end.saturating_sub(RESERVED_START));
-        let devid = device.devid.get();
-        let mut cursor = self.cursor(TreeId::DEV, &Key::new(devid, ItemType::DEV_EXTENT, 0))?;
-        while let Some((key, data)) = cursor.item() {
-            if key.objectid != devid || key.item_type != ItemType::DEV_EXTENT {
-                break;
-            }
-            let extent = DevExtent::read_from_bytes(data)
-                .map_err(|_| Corruption::new(format!("device tree {key}"), "bad size"))?;
-            free.remove(key.offset, extent.length.get());
-            cursor.advance()?;
-        }
-        Ok(free)
+    /// Finds room on the devices.
+    pub(super) fn place_chunk(&mut self, flags: BlockGroupFlags) -> Result<Placement> {
+        let profile = writable_profile(flags)?;
+        let limits = self.chunk_limits(flags.kind(), &profile);
+        self.load_device_space()?;
+        place(&profile, &limits, &self.rooms()).ok_or(Error::NoSpace)
     }
 
-    /// Enters a chunk with stripes on the first device everywhere it must be known.
-    pub(super) fn make_chunk(&mut self, flags: BlockGroupFlags, offsets: &[u64], len: u64) -> Result<()> {
-        let start = Logical(self.next_chunk_start());
-        let chunk = self.describe_chunk(flags, offsets, len);
+    /// Enters a chunk everywhere it must be known.
+    pub(super) fn make_chunk(&mut self, flags: BlockGroupFlags, placement: &Placement) -> Result<()> {
+        let (start, len) = (Logical(self.next_chunk_start()), placement.len);
+        let chunk = self.describe_chunk(flags, placement)?;
         if flags.contains(BlockGroupFlags::SYSTEM) && self.system_array_entry(start, &chunk).is_none() {
             return Err(Error::NoSpace);
         }
@@ -156,14 +140,14 @@ impl Transaction {
         self.space.end().max(RESERVED_START).next_multiple_of(STRIPE_LEN)
     }
 
-    pub(super) fn describe_chunk(&self, flags: BlockGroupFlags, offsets: &[u64], len: u64) -> Chunk {
-        let device = self.devices[0];
-        let stripes: Vec<Stripe> = offsets
-            .iter()
-            .map(|offset| Stripe { devid: device.devid, offset: (*offset).into(), dev_uuid: device.uuid })
-            .collect();
+    pub(super) fn describe_chunk(&self, flags: BlockGroupFlags, placement: &Placement) -> Result<Chunk> {
+        let stripe = |(index, offset): &(usize, u64)| {
+            let device = &self.devices[*index];
+            Stripe { devid: device.devid, offset: (*offset).into(), dev_uuid: device.uuid }
+        };
+        let stripes: Vec<Stripe> = placement.stripes.iter().map(stripe).collect();
         let header = ChunkHeader {
-            length: len.into(),
+            length: placement.len.into(),
             owner: TreeId::EXTENT.0.into(),
             stripe_len: STRIPE_LEN.into(),
             chunk_type: flags.bits().into(),
@@ -171,53 +155,9 @@ impl Transaction {
             io_width: (STRIPE_LEN as u32).into(),
             sector_size: self.geometry.sectorsize.into(),
             num_stripes: (stripes.len() as u16).into(),
-            sub_stripes: 1.into(),
+            sub_stripes: writable_profile(flags)?.sub_stripes().into(),
         };
-        Chunk { header, stripes }
-    }
-
-    /// Puts in, or takes out, the device extents of a chunk, and counts them in the device item.
-    pub(super) fn change_device_extents(&mut self, start: Logical, chunk: &Chunk, to: DeviceSpace) -> Result<()> {
-        for stripe in &chunk.stripes {
-            let key = Key::new(stripe.devid.get(), ItemType::DEV_EXTENT, stripe.offset.get());
-            match to {
-                DeviceSpace::Take => {
-                    let extent = DevExtent {
-                        chunk_tree: TreeId::CHUNK.0.into(),
-                        chunk_objectid: objectid::FIRST_CHUNK_TREE.into(),
-                        chunk_offset: start.0.into(),
-                        length: chunk.length().into(),
-                        chunk_tree_uuid: self.chunk_tree_uuid,
-                    };
-                    self.insert(TreeId::DEV, &key, extent.as_bytes())?;
-                    if let Some(space) = &mut self.device_space {
-                        space.remove(stripe.offset.get(), chunk.length());
-                    }
-                }
-                DeviceSpace::Return => {
-                    self.remove(TreeId::DEV, &key)?;
-                    if let Some(space) = &mut self.device_space {
-                        space.add(stripe.offset.get(), chunk.length());
-                    }
-                }
-            }
-        }
-        let by = chunk.length() as i64 * chunk.stripes.len() as i64;
-        self.change_device_used(if to == DeviceSpace::Take { by } else { -by })
-    }
-
-    fn change_device_used(&mut self, by: i64) -> Result<()> {
-        let device = &mut self.devices[0];
-        let used = device.bytes_used.get().checked_add_signed(by).ok_or_else(|| {
-            Corruption::new(
-                format!("device {}", device.devid),
-                format!("{} bytes used change by {by}", device.bytes_used),
-            )
-        })?;
-        device.bytes_used = used.into();
-        let item = *device;
-        let key = Key::new(objectid::DEV_ITEMS, ItemType::DEV_ITEM, item.devid.get());
-        self.put(TreeId::CHUNK, &key, item.as_bytes())
+        Ok(Chunk { header, stripes })
     }
 
     pub(super) fn add_to_system_array(&mut self, start: Logical, chunk: &Chunk) -> Result<()> {
@@ -271,7 +211,7 @@ impl Transaction {
         let mut spare = totals.available.saturating_sub(promised);
         let mut left = totals.total;
         let mut found = Vec::new();
-        for group in self.space.iter().filter(|g| g.flags.kind() == kind && is_empty(g)) {
+        for group in self.space.iter().filter(|g| g.flags.kind() == kind && !g.read_only && is_empty(g)) {
             if group.len < left && group.available() <= spare {
                 (left, spare) = (left - group.len, spare - group.available());
                 found.push(group.start);
@@ -299,13 +239,6 @@ impl Transaction {
 fn is_empty(group: &BlockGroup) -> bool {
     let empty = group.free.as_ref().is_none_or(|free| free.total() == group.len - group.excluded);
     empty && group.used == 0 && !group.dirty
-}
-
-/// Which way device space goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum DeviceSpace {
-    Take,
-    Return,
 }
 
 #[cfg(test)]
@@ -344,7 +277,8 @@ mod tests {
             });
             for number in 0..CHUNKS {
                 tx.ensure_system_space()?;
-                tx.make_chunk(BlockGroupFlags::DATA, &[GIB + number * LEN], LEN)?;
+                let stripes = vec![(0, GIB + number * LEN)];
+                tx.make_chunk(BlockGroupFlags::DATA, &Placement { stripes, stripe_len: LEN, len: LEN })?;
             }
             Ok(())
         })

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use butterfs_format::items::DevItem;
 use butterfs_format::{Generation, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
 
@@ -26,6 +27,8 @@ use crate::error::Result;
 pub(super) struct Frozen {
     blocks: HashMap<Logical, Arc<TreeBlock>>,
     superblock: Superblock,
+    /// What each device's superblocks say of it.
+    devices: Vec<DevItem>,
     pinned: Vec<(Logical, u64)>,
 }
 
@@ -49,6 +52,7 @@ impl Transaction {
         let frozen = Frozen {
             blocks: std::mem::take(&mut self.dirty),
             superblock: self.superblock,
+            devices: self.devices.clone(),
             pinned: std::mem::take(&mut self.pinned),
         };
         debug_assert!(self.frozen.is_empty(), "two generations are being written");
@@ -109,6 +113,7 @@ impl Frozen {
         volume.check_unchanged()?;
         write_blocks(&self.blocks, Generation(self.superblock.generation.get()), volume)?;
         volume.flush()?;
+        self.devices.iter().for_each(|item| volume.set_dev_item(*item));
         volume.write_superblocks(&self.superblock)?;
         volume.flush()?;
         Ok(())

@@ -1,7 +1,7 @@
 //! Block groups: space taken and given back, and their items.
 
 use butterfs_format::items::{BlockGroupFlags, BlockGroupItem, Chunk};
-use butterfs_format::{Corruption, ItemType, Key, Logical, TreeId};
+use butterfs_format::{Corruption, DevId, ItemType, Key, Logical, TreeId};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Transaction;
@@ -58,7 +58,7 @@ impl Transaction {
             free: None,
             hint: start.0,
             dirty: false,
-            read_only: false,
+            read_only: chunk.stripes.iter().any(|stripe| !self.volume.is_written(DevId(stripe.devid.get()))),
         }
     }
 

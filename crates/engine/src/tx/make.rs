@@ -5,37 +5,43 @@ use std::sync::Arc;
 use butterfs_format::hash::name_hash;
 use butterfs_format::ids::objectid;
 use butterfs_format::items::{
-    BlockGroupFlags, DevItem, DirEntry, FileType, InodeItem, InodeRef, RootItem, Timespec, pack_dir_entry,
+    BlockGroupFlags, DevItem, DirEntry, FileType, InodeItem, InodeRef, RootItem, STRIPE_LEN, Timespec, pack_dir_entry,
 };
 use butterfs_format::superblock::{CompatRo, HEADER_FLAG_WRITTEN, MAGIC};
 use butterfs_format::{Generation, Ino, ItemType, Key, Logical, Superblock, TreeId};
-use butterfs_volume::{BlockDevice, Volume, erase_superblocks};
+use butterfs_volume::{BlockDevice, Profile, Volume, erase_superblocks};
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::chunks::{DeviceSpace, chunk_key};
-use super::make_options::MakeOptions;
+use super::chunks::chunk_key;
+use super::device_space::DeviceSpace;
+use super::make_options::{MakeOptions, NewDevice};
 use super::roots::Root;
 use super::{Gate, Transaction};
 use crate::error::{Error, Result};
+use crate::space::FreeRanges;
+use crate::space::placement::{Limits, Placement, Room, place};
 use crate::tree::{TreeRoot, TreeWriter};
 
 const MIB: u64 = 1 << 20;
 
-/// A chunk of a new filesystem: logical address, type and profile, stripes, length.
+/// The superblock must hold the system chunk, and has room for another as large.
+const MOST_DEVICES: usize = super::chunks::SYSTEM_CHUNK_DEVICES;
+
+/// A chunk of a new filesystem.
 struct FirstChunk {
     start: Logical,
     flags: BlockGroupFlags,
-    offsets: Vec<u64>,
-    len: u64,
+    placement: Placement,
 }
 
-/// Writes a new filesystem to a device, and makes it durable. Another that was there is made unknown first: after a cut
-/// nobody takes what is left of it for a filesystem.
-pub fn make(device: Arc<dyn BlockDevice>, options: &MakeOptions) -> Result<()> {
+/// Writes a new filesystem to its devices, and makes it durable. Others that were there are made unknown first: after
+/// a cut nobody takes what is left of them for a filesystem.
+pub fn make(devices: &[Arc<dyn BlockDevice>], options: &MakeOptions) -> Result<()> {
     let sb = first_superblock(options);
     let chunks = first_chunks(options)?;
-    erase_superblocks(&*device)?;
-    let volume = Arc::new(Volume::create(device, sb, options.chunk_tree_uuid));
+    devices.iter().try_for_each(|device| erase_superblocks(&**device))?;
+    let members = devices.iter().cloned().zip(device_items(options)).collect();
+    let volume = Arc::new(Volume::create(members, sb, options.chunk_tree_uuid));
     let mut tx = Transaction::empty(volume.clone(), sb, 16 << 20);
     tx.map_first_chunks(&chunks)?;
     tx.create_first_trees(options)?;
@@ -44,35 +50,65 @@ pub fn make(device: Arc<dyn BlockDevice>, options: &MakeOptions) -> Result<()> {
     Gate::around(volume, tx, super::GateSettings { read_only: false, cache_bytes: 0 }).commit()
 }
 
-/// Where `mkfs.btrfs` puts the first chunks: data at 13 MiB, system and metadata after it.
-fn first_chunks(options: &MakeOptions) -> Result<[FirstChunk; 3]> {
-    let copies = if options.metadata_profile == BlockGroupFlags::DUP { 2 } else { 1 };
-    let (data_at, small) = (13 * MIB, 8 * MIB);
-    let system_at = data_at + small;
-    let metadata_at = system_at + copies * small;
-    let tenth = options.total_bytes / 10 / copies / 65536 * 65536;
-    let largest = if options.total_bytes > 50 << 30 { 1 << 30 } else { 256 * MIB };
-    let metadata_len = tenth.clamp(32 * MIB, largest);
-    let chunk = |start: u64, flags, offset: u64, copies: u64, len: u64| FirstChunk {
-        start: Logical(start),
-        flags,
-        offsets: (0..copies).map(|n| offset + n * len).collect(),
-        len,
-    };
-    if metadata_at + copies * metadata_len > options.total_bytes {
-        return Err(Error::NoSpace);
+/// Where `mkfs.btrfs` puts the first chunks: from 13 MiB on, data, system, metadata.
+fn first_chunks(options: &MakeOptions) -> Result<Vec<FirstChunk>> {
+    const FROM: u64 = 13 * MIB;
+    let mut space: Vec<FreeRanges> = Vec::with_capacity(options.devices.len());
+    for device in &options.devices {
+        let mut free = FreeRanges::default();
+        free.add(FROM, device.total_bytes.saturating_sub(FROM) / STRIPE_LEN * STRIPE_LEN);
+        space.push(free);
     }
-    Ok([
-        chunk(data_at, BlockGroupFlags::DATA, data_at, 1, small),
-        chunk(system_at, BlockGroupFlags::SYSTEM | options.metadata_profile, system_at, copies, small),
-        chunk(
-            system_at + small,
-            BlockGroupFlags::METADATA | options.metadata_profile,
-            metadata_at,
-            copies,
-            metadata_len,
-        ),
-    ])
+    let kinds = [
+        (BlockGroupFlags::DATA | options.data_profile, 8 * MIB),
+        (BlockGroupFlags::SYSTEM | options.metadata_profile, 8 * MIB),
+        (BlockGroupFlags::METADATA | options.metadata_profile, first_metadata_size(options)),
+    ];
+    let mut start = FROM;
+    let mut chunks = Vec::with_capacity(kinds.len());
+    for (flags, size) in kinds {
+        let placement = place_first(flags, size, &space)?;
+        for (device, offset) in &placement.stripes {
+            space[*device].remove(*offset, placement.stripe_len);
+        }
+        let len = placement.len;
+        chunks.push(FirstChunk { start: Logical(start), flags, placement });
+        start += len;
+    }
+    Ok(chunks)
+}
+
+/// A tenth of the space that there is for it, within bounds.
+fn first_metadata_size(options: &MakeOptions) -> u64 {
+    let total = options.total_bytes();
+    let copies = if options.metadata_profile == BlockGroupFlags::DUP { 2 } else { 1 };
+    let largest = if total > 50 << 30 { 1 << 30 } else { 256 * MIB };
+    (total / 10 / copies / STRIPE_LEN * STRIPE_LEN).clamp(32 * MIB, largest)
+}
+
+/// Finds room for a chunk whose stripes take `size` bytes, or that holds so many if that is more than 32 MiB.
+fn place_first(flags: BlockGroupFlags, size: u64, space: &[FreeRanges]) -> Result<Placement> {
+    let profile = Profile::of(flags).ok_or(Error::Invalid("no such profile"))?;
+    let rooms: Vec<_> = space.iter().enumerate().map(|(index, free)| Room { index, free }).collect();
+    let columns = profile.data_stripes(profile.usable_devices(space.len())).max(1) as u64;
+    let least = if columns == 1 { size } else { size.min(8 * MIB) };
+    let limits = Limits { stripe: size, chunk: size.max(columns * 8 * MIB), least, devices: MOST_DEVICES };
+    place(&profile, &limits, &rooms).ok_or(Error::NoSpace)
+}
+
+fn device_items(options: &MakeOptions) -> Vec<DevItem> {
+    let item = |(number, device): (u64, &NewDevice)| DevItem {
+        devid: number.into(),
+        total_bytes: device.total_bytes.into(),
+        bytes_used: 0.into(),
+        io_align: options.sectorsize.into(),
+        io_width: options.sectorsize.into(),
+        sector_size: options.sectorsize.into(),
+        uuid: device.uuid,
+        fsid: options.fsid,
+        ..DevItem::new_zeroed()
+    };
+    (1..).zip(&options.devices).map(item).collect()
 }
 
 fn first_superblock(options: &MakeOptions) -> Superblock {
@@ -80,9 +116,9 @@ fn first_superblock(options: &MakeOptions) -> Superblock {
     sb.fsid = options.fsid;
     sb.flags = HEADER_FLAG_WRITTEN.into();
     sb.magic = MAGIC;
-    sb.total_bytes = options.total_bytes.into();
+    sb.total_bytes = options.total_bytes().into();
     sb.root_dir_objectid = TreeId::ROOT_TREE_DIR.0.into();
-    sb.num_devices = 1.into();
+    sb.num_devices = (options.devices.len() as u64).into();
     sb.sectorsize = options.sectorsize.into();
     sb.nodesize = options.nodesize.into();
     sb.leafsize = options.nodesize.into();
@@ -90,17 +126,6 @@ fn first_superblock(options: &MakeOptions) -> Superblock {
     sb.compat_ro_flags = options.compat_ro.bits().into();
     sb.incompat_flags = options.incompat.bits().into();
     sb.csum_type = (options.csum_type as u16).into();
-    sb.dev_item = DevItem {
-        devid: 1.into(),
-        total_bytes: options.total_bytes.into(),
-        bytes_used: 0.into(),
-        io_align: options.sectorsize.into(),
-        io_width: options.sectorsize.into(),
-        sector_size: options.sectorsize.into(),
-        uuid: options.device_uuid,
-        fsid: options.fsid,
-        ..DevItem::new_zeroed()
-    };
     sb.label[..options.label.len()].copy_from_slice(&options.label);
     sb
 }
@@ -109,7 +134,7 @@ impl Transaction {
     /// The chunks are usable, though no tree knows of them yet.
     fn map_first_chunks(&mut self, chunks: &[FirstChunk]) -> Result<()> {
         for first in chunks {
-            let chunk = self.describe_chunk(first.flags, &first.offsets, first.len);
+            let chunk = self.describe_chunk(first.flags, &first.placement)?;
             self.volume.add_chunk(first.start, chunk.clone())?;
             let mut group = self.block_group(first.start, &chunk, 0);
             group.free = Some(self.all_free(&group));
@@ -147,15 +172,16 @@ impl Transaction {
 
     /// Enters the chunks in the trees.
     fn enter_first_chunks(&mut self, chunks: &[FirstChunk]) -> Result<()> {
-        let device = self.devices[0];
-        self.put(TreeId::CHUNK, &Key::new(objectid::DEV_ITEMS, ItemType::DEV_ITEM, 1), device.as_bytes())?;
-        let stats = Key::new(0, ItemType::PERSISTENT_ITEM, 1);
-        self.put(TreeId::DEV, &stats, &[0; 40])?;
+        for item in self.devices.clone() {
+            let devid = item.devid.get();
+            self.put(TreeId::CHUNK, &Key::new(objectid::DEV_ITEMS, ItemType::DEV_ITEM, devid), item.as_bytes())?;
+            self.put(TreeId::DEV, &Key::new(0, ItemType::PERSISTENT_ITEM, devid), &[0; 40])?;
+        }
         for first in chunks {
-            let chunk = self.describe_chunk(first.flags, &first.offsets, first.len);
+            let chunk = self.describe_chunk(first.flags, &first.placement)?;
             self.insert(TreeId::CHUNK, &chunk_key(first.start), &chunk.pack())?;
             self.change_device_extents(first.start, &chunk, DeviceSpace::Take)?;
-            self.put_block_group_item(first.start.0, first.len, first.flags, 0)?;
+            self.put_block_group_item(first.start.0, first.placement.len, first.flags, 0)?;
             if self.has_free_space_tree() {
                 let group = self.block_group(first.start, &chunk, 0);
                 self.create_free_space(&group)?;

@@ -6,6 +6,7 @@ use butterfs_format::superblock::{CompatRo, Incompat, LABEL_MAX};
 
 use crate::environment::Environment;
 use crate::error::{Error, Result};
+use butterfs_volume::Profile;
 
 /// The smallest device that a filesystem fits on, in bytes (as `mkfs.btrfs` with DUP metadata).
 pub const MIN_SIZE: u64 = 109 << 20;
@@ -13,14 +14,12 @@ pub const MIN_SIZE: u64 = 109 << 20;
 /// What a new filesystem is like.
 #[derive(Clone, Debug)]
 pub struct MakeOptions {
-    /// Size of the device that is used, in bytes.
-    pub total_bytes: u64,
+    /// Its devices; they get the numbers from 1 on.
+    pub devices: Vec<NewDevice>,
     /// Label, at most 255 bytes.
     pub label: Vec<u8>,
     /// The filesystem's UUID.
     pub fsid: [u8; 16],
-    /// The device's UUID.
-    pub device_uuid: [u8; 16],
     /// The chunk tree's UUID.
     pub chunk_tree_uuid: [u8; 16],
     /// The top-level subvolume's UUID.
@@ -35,8 +34,10 @@ pub struct MakeOptions {
     pub incompat: Incompat,
     /// Features.
     pub compat_ro: CompatRo,
-    /// Profile of metadata and system chunks: DUP or none (single).
+    /// Profile of metadata and system chunks; none for single.
     pub metadata_profile: BlockGroupFlags,
+    /// Profile of data chunks; none for single.
+    pub data_profile: BlockGroupFlags,
     /// Owner of the top directory.
     pub uid: u32,
     /// Group of the top directory.
@@ -45,14 +46,29 @@ pub struct MakeOptions {
     pub now: Timespec,
 }
 
+/// A device of a new filesystem.
+#[derive(Clone, Copy, Debug)]
+pub struct NewDevice {
+    /// How much of it is used, in bytes.
+    pub total_bytes: u64,
+    /// Its UUID.
+    pub uuid: [u8; 16],
+}
+
+impl NewDevice {
+    /// A device of this size in bytes; what is no whole sector of 4 KiB stays unused.
+    pub fn new(total_bytes: u64, environment: &dyn Environment) -> Self {
+        Self { total_bytes: total_bytes / 4096 * 4096, uuid: environment.new_uuid() }
+    }
+}
+
 impl MakeOptions {
     /// What today's `mkfs.btrfs` makes by default, on a device of this size in bytes.
     pub fn new(total_bytes: u64, environment: &dyn Environment) -> Self {
         Self {
-            total_bytes: total_bytes / 4096 * 4096,
+            devices: vec![NewDevice::new(total_bytes, environment)],
             label: Vec::new(),
             fsid: environment.new_uuid(),
-            device_uuid: environment.new_uuid(),
             chunk_tree_uuid: environment.new_uuid(),
             fs_tree_uuid: environment.new_uuid(),
             nodesize: 16384,
@@ -65,6 +81,7 @@ impl MakeOptions {
                 | Incompat::NO_HOLES,
             compat_ro: CompatRo::FREE_SPACE_TREE | CompatRo::FREE_SPACE_TREE_VALID | CompatRo::BLOCK_GROUP_TREE,
             metadata_profile: BlockGroupFlags::DUP,
+            data_profile: BlockGroupFlags::empty(),
             uid: 0,
             gid: 0,
             now: environment.now(),
@@ -82,13 +99,31 @@ impl MakeOptions {
                 "node and sector size are powers of two from 4096 to 65536, and a node holds a sector",
             ));
         }
-        if self.total_bytes < MIN_SIZE {
+        if self.devices.iter().any(|device| device.total_bytes < MIN_SIZE) {
             return Err(Error::Invalid("the device is too small: a filesystem needs at least 109 MiB"));
         }
+        self.check_profile(self.metadata_profile)?;
+        self.check_profile(self.data_profile)?;
         let modern = self.incompat.contains(Incompat::NO_HOLES) && self.compat_ro.contains(CompatRo::FREE_SPACE_TREE);
         if self.compat_ro.contains(CompatRo::BLOCK_GROUP_TREE) && !modern {
             return Err(Error::Invalid("block-group-tree needs no-holes and free-space-tree"));
         }
         Ok(())
+    }
+
+    /// All bytes of all devices.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.devices.iter().map(|device| device.total_bytes).sum()
+    }
+
+    fn check_profile(&self, flags: BlockGroupFlags) -> Result<()> {
+        match Profile::of(flags) {
+            Some(profile) if profile.parity > 0 => Err(Error::Unsupported("making RAID5 and RAID6 chunks".into())),
+            Some(profile) if profile.min_devices > self.devices.len() => {
+                Err(Error::Invalid("the profile needs more devices"))
+            }
+            Some(_) => Ok(()),
+            None => Err(Error::Invalid("no such profile")),
+        }
     }
 }

@@ -54,8 +54,8 @@ pub struct Transaction {
     pub(super) pinned: Vec<(Logical, u64)>,
     pub(super) pinned_bytes: u64,
     pub(super) devices: Vec<DevItem>,
-    /// Space of the first device that is in no chunk, once somebody asked.
-    pub(super) device_space: Option<FreeRanges>,
+    /// Space of each device that is in no chunk, once somebody asked.
+    pub(super) device_space: Option<Vec<FreeRanges>>,
     /// The number of the next subvolume, once one was made.
     pub(super) next_tree: Option<u64>,
     pub(super) log: Log,

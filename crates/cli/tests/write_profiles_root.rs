@@ -1,0 +1,150 @@
+//! Every profile that is written, on several devices: our mount and the kernel's one after the other on filesystems that
+//! either made, judged by `btrfs check` and by what each reads.
+
+mod common;
+
+use butterfs_testkit::command::{Finished, run};
+use butterfs_testkit::devices::{self, KernelMount};
+use butterfs_testkit::oracle;
+use butterfs_testkit::populate::{self, Plan};
+use butterfs_testkit::report::scaled;
+use butterfs_testkit::tree_compare::{Times, Tree};
+use butterfs_testkit::unmount::patiently;
+use common::{MIB, setup};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BUTTERFS: &str = env!("CARGO_BIN_EXE_butterfs");
+const SIZE: u64 = 512 * MIB;
+
+struct Case {
+    name: &'static str,
+    data: &'static str,
+    metadata: &'static str,
+    sizes: &'static [u64],
+}
+
+const CASES: [Case; 7] = [
+    Case { name: "w-single", data: "single", metadata: "single", sizes: &[SIZE; 2] },
+    Case { name: "w-raid0", data: "raid0", metadata: "raid0", sizes: &[SIZE; 3] },
+    Case { name: "w-raid1", data: "raid1", metadata: "raid1", sizes: &[SIZE, 300 * MIB, 700 * MIB] },
+    Case { name: "w-raid1c3", data: "raid1c3", metadata: "raid1c3", sizes: &[SIZE; 4] },
+    Case { name: "w-raid1c4", data: "raid1c4", metadata: "raid1c4", sizes: &[SIZE; 4] },
+    Case { name: "w-raid10", data: "raid10", metadata: "raid10", sizes: &[SIZE; 5] },
+    Case { name: "w-uneven", data: "raid0", metadata: "raid1", sizes: &[SIZE, 300 * MIB, 1024 * MIB] },
+];
+
+/// A mount of ours over all images.
+struct Ours(PathBuf);
+
+impl Ours {
+    #[track_caller]
+    fn new(images: &[PathBuf], dir: &Path) -> Self {
+        run(Command::new(BUTTERFS).args(["mount", "-o", "noatime"]).args(images).arg(dir)).ok();
+        Self(dir.into())
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        let finished = patiently(|| run(Command::new(BUTTERFS).arg("umount").arg(&self.0)));
+        assert!(std::thread::panicking() || finished.status.success(), "{finished}");
+    }
+}
+
+fn clean(images: &[PathBuf]) -> Finished {
+    let mut command = Command::new("btrfs");
+    // Others are found by scanning; naming the first is enough once they are attached.
+    let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
+    command.args(["check", "--check-data-csum"]).arg(loops[0].path());
+    run(Command::new("btrfs").args(["device", "scan"]).args(loops.iter().map(|device| device.path()))).ok();
+    run(&mut command).ok()
+}
+
+fn read(dir: &Path) -> Tree {
+    let mut tree = Tree::read(dir);
+    tree.forget_times("");
+    tree
+}
+
+fn populated(dir: &Path, name: &str, seed: u64) {
+    let inner = dir.join(name);
+    std::fs::create_dir(&inner).expect("mkdir");
+    populate::tree(&inner, Plan { seed, files: scaled(300), huge: 0, devices: true });
+    let noise = butterfs_testkit::random::Random::new(seed).bytes(40 << 20);
+    std::fs::write(inner.join("noise"), noise).expect("write");
+}
+
+/// We write, the kernel reads and writes, we read and write, the kernel reads.
+fn back_and_forth(images: &[PathBuf], mnt: &Path) {
+    let ours = Ours::new(images, mnt);
+    populated(mnt, "first", 1);
+    let expected = read(mnt);
+    drop(ours);
+    clean(images);
+    let kernel = KernelMount::new(images, mnt, "noatime");
+    read(mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours before");
+    std::fs::remove_dir_all(mnt.join("first")).expect("the kernel deletes");
+    populated(mnt, "second", 2);
+    let expected = read(mnt);
+    drop(kernel);
+    let ours = Ours::new(images, mnt);
+    read(mnt).assert_same(&expected, Times::Exact, "our mount | the kernel's before");
+    std::fs::remove_dir_all(mnt.join("second")).expect("we delete");
+    populated(mnt, "third", 3);
+    let expected = read(mnt);
+    drop(ours);
+    clean(images);
+    let _kernel = KernelMount::new(images, mnt, "noatime");
+    read(mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours before");
+}
+
+fn case(name: &str) {
+    let case = CASES.iter().find(|case| case.name == name).expect("a case");
+    let Some(work) = setup(case.name) else { return };
+    let mnt = work.dir("mnt");
+    let mkfs = ["-d", case.data, "-m", case.metadata];
+    let theirs = devices::mkfs(work.path(), case.sizes, &mkfs);
+    back_and_forth(&theirs, &mnt);
+    theirs.iter().for_each(|image| std::fs::remove_file(image).expect("it is there"));
+    let ours: Vec<PathBuf> = (0..case.sizes.len()).map(|number| work.file(&format!("ours{number}"))).collect();
+    for (image, size) in ours.iter().zip(case.sizes) {
+        butterfs_testkit::mounter::create_sparse(image, *size);
+    }
+    run(Command::new(BUTTERFS).arg("mkfs").args(mkfs).args(&ours)).ok();
+    clean(&ours);
+    back_and_forth(&ours, &mnt);
+}
+
+macro_rules! cases {
+    ($($name:ident: $case:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            case($case);
+        }
+    )*};
+}
+
+cases! {
+    single: "w-single";
+    raid0: "w-raid0";
+    raid1: "w-raid1";
+    raid1c3: "w-raid1c3";
+    raid1c4: "w-raid1c4";
+    raid10: "w-raid10";
+    uneven: "w-uneven";
+}
+
+#[test]
+fn too_few_devices_are_refused_with_the_number_needed() {
+    let Some(work) = setup("w-few") else { return };
+    let image = work.file("image");
+    butterfs_testkit::mounter::create_sparse(&image, SIZE);
+    for (profile, needed) in [("raid1", 2), ("raid10", 2), ("raid1c3", 3), ("raid1c4", 4)] {
+        let finished = run(Command::new(BUTTERFS).args(["mkfs", "-d", profile]).arg(&image));
+        assert_eq!(finished.status.code(), Some(1), "{finished}");
+        let words = format!("have 1 devices but {needed} devices are required");
+        assert!(finished.stderr.contains(&words) && finished.stderr.contains("data profile"), "{finished}");
+    }
+    assert!(oracle::check(&image).stderr.contains("No valid Btrfs"), "something was written");
+}

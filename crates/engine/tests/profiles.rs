@@ -1,0 +1,188 @@
+//! Every profile that is written: filled beyond its first chunks, checked, and read with each set of devices missing
+//! that it survives.
+
+use std::sync::Arc;
+
+use butterfs_engine::Error;
+use butterfs_engine::dir::Place;
+use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
+use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_testkit::random::Random;
+use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
+
+const MIB: u64 = 1 << 20;
+const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
+
+/// Devices of 160, 192, 224 ... MiB.
+struct Devices(Vec<Arc<MemDevice>>);
+
+impl Devices {
+    fn new(count: u64) -> Self {
+        Self((0..count).map(|number| Arc::new(MemDevice::new((160 + 32 * number) * MIB))).collect())
+    }
+
+    fn all(&self) -> Vec<Arc<dyn BlockDevice>> {
+        self.without(&[])
+    }
+
+    fn without(&self, missing: &[usize]) -> Vec<Arc<dyn BlockDevice>> {
+        let there = self.0.iter().enumerate().filter(|(index, _)| !missing.contains(index));
+        there.map(|(_, device)| device.clone() as Arc<dyn BlockDevice>).collect()
+    }
+
+    fn make(&self, data: BlockGroupFlags, metadata: BlockGroupFlags) {
+        let mut options = MakeOptions::new(0, &SystemEnvironment);
+        options.devices = self.0.iter().map(|device| NewDevice::new(device.len(), &SystemEnvironment)).collect();
+        (options.data_profile, options.metadata_profile) = (data, metadata);
+        mkfs::make_on(&self.all(), &options).unwrap();
+    }
+
+    fn open(&self) -> Filesystem {
+        let volume = Volume::open(self.all(), OpenMode::ReadWrite).unwrap();
+        Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap()
+    }
+
+    fn judge(&self) {
+        let volume = Volume::open(self.all(), OpenMode::ReadOnly).unwrap();
+        let options = butterfs_check::Options { data_csums: true, devices: self.all(), ..Default::default() };
+        let report = butterfs_check::check(&volume, &options);
+        assert!(report.worst().is_none(), "{report}");
+    }
+}
+
+/// Large files of noise, and many small ones, so that data and metadata need new chunks.
+fn fill(fs: &Filesystem, from: u64, large: u64) {
+    for number in from..from + large {
+        let id = fs.create(Place::new(fs.root(), format!("large{number}").as_bytes()), &FILE).unwrap();
+        fs.write(id, 0, &content(number)).unwrap();
+        for small in 0..400 {
+            let name = small_name(number, small);
+            let id = fs.create(Place::new(fs.root(), name.as_bytes()), &FILE).unwrap();
+            fs.write(id, 0, name.as_bytes()).unwrap();
+        }
+        fs.sync().unwrap();
+    }
+}
+
+fn small_name(number: u64, small: u64) -> String {
+    format!("small{number}.{small} {}", "x".repeat(100))
+}
+
+fn content(number: u64) -> Vec<u8> {
+    Random::new(number).bytes(5 << 20)
+}
+
+fn assert_has(fs: &Filesystem, large: u64, what: &str) {
+    for number in 0..large {
+        let id = fs.lookup(Place::new(fs.root(), format!("large{number}").as_bytes())).unwrap();
+        let mut bytes = vec![0; 5 << 20];
+        let read = fs.read(id, 0, &mut bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(read == bytes.len() && bytes == content(number), "{what}: large{number} differs");
+        fs.lookup(Place::new(fs.root(), small_name(number, 399).as_bytes())).unwrap();
+    }
+}
+
+/// Each set of one to `most` of `count` devices.
+fn sets(count: usize, most: usize) -> Vec<Vec<usize>> {
+    let all = (1..1usize << count).map(|bits| (0..count).filter(|at| bits >> at & 1 != 0).collect::<Vec<_>>());
+    all.filter(|set| set.len() <= most).collect()
+}
+
+fn round_trip(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64, survives: usize) {
+    let devices = Devices::new(count);
+    devices.make(data, metadata);
+    devices.judge();
+    let fs = devices.open();
+    fill(&fs, 0, 10);
+    drop(fs);
+    devices.judge();
+    let fs = devices.open();
+    fill(&fs, 10, 4);
+    assert_has(&fs, 14, "all there");
+    for number in 0..5 {
+        fs.unlink(Place::new(fs.root(), format!("large{number}").as_bytes())).unwrap();
+        for small in 0..400 {
+            fs.unlink(Place::new(fs.root(), small_name(number, small).as_bytes())).unwrap();
+        }
+    }
+    fill(&fs, 0, 5);
+    fs.sync().unwrap();
+    drop(fs);
+    devices.judge();
+    for missing in sets(count as usize, survives) {
+        let how = butterfs_volume::OpenOptions {
+            missing: Missing::Accept,
+            ..butterfs_volume::OpenOptions::new(OpenMode::ReadOnly)
+        };
+        let volume = Volume::open_with(devices.without(&missing), &how).unwrap();
+        let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
+        let fs = Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap();
+        assert_has(&fs, 14, &format!("without {missing:?}"));
+    }
+}
+
+macro_rules! profiles {
+    ($($name:ident: $data:expr, $metadata:expr, $devices:literal, survives $survives:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            round_trip($data, $metadata, $devices, $survives);
+        }
+    )*};
+}
+
+const SINGLE: BlockGroupFlags = BlockGroupFlags::empty();
+
+profiles! {
+    single_on_three: SINGLE, SINGLE, 3, survives 0;
+    dup_on_two: BlockGroupFlags::DUP, BlockGroupFlags::DUP, 2, survives 0;
+    raid0: BlockGroupFlags::RAID0, BlockGroupFlags::RAID0, 3, survives 0;
+    raid1: BlockGroupFlags::RAID1, BlockGroupFlags::RAID1, 3, survives 1;
+    raid1c3: BlockGroupFlags::RAID1C3, BlockGroupFlags::RAID1C3, 4, survives 2;
+    raid1c4: BlockGroupFlags::RAID1C4, BlockGroupFlags::RAID1C4, 5, survives 3;
+    raid10: BlockGroupFlags::RAID10, BlockGroupFlags::RAID10, 5, survives 1;
+    mixed_profiles: BlockGroupFlags::RAID0, BlockGroupFlags::RAID1C3, 3, survives 0;
+}
+
+#[test]
+fn too_few_devices_are_refused_before_anything_is_written() {
+    let devices = Devices::new(1);
+    let mut options = MakeOptions::new(160 * MIB, &SystemEnvironment);
+    options.data_profile = BlockGroupFlags::RAID1;
+    let refused = mkfs::make_on(&devices.all(), &options);
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    let mut front = [0; 1 << 17];
+    devices.0[0].read_at(0, &mut front).unwrap();
+    assert!(front.iter().all(|byte| *byte == 0));
+}
+
+/// Power fails between the superblocks of one commit: the rest of it is on all devices.
+#[test]
+fn a_device_one_superblock_behind_is_written_and_one_further_behind_is_refused() {
+    let devices = Devices::new(2);
+    devices.make(BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let fs = devices.open();
+    let mut superblocks = Vec::new();
+    for number in 0..3 {
+        let mut bytes = [0; 4096];
+        devices.0[1].read_at(65536, &mut bytes).unwrap();
+        superblocks.push(bytes);
+        fill(&fs, number, 1);
+    }
+    drop(fs);
+    let access = |superblock: &[u8; 4096]| {
+        let copies = Devices(devices.0.iter().map(|device| Arc::new(device.snapshot())).collect());
+        copies.0[1].write_at(65536, superblock).unwrap();
+        let volume = Volume::open(copies.all(), OpenMode::ReadWrite).unwrap();
+        Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).map(|fs| {
+            assert_has(&fs, 3, "one superblock behind");
+            fill(&fs, 3, 1);
+            drop(fs);
+            copies.judge();
+        })
+    };
+    access(&superblocks[2]).unwrap();
+    let refused = access(&superblocks[1]).unwrap_err().to_string();
+    assert!(refused.contains("missed commits") && refused.contains("device 2"), "{refused}");
+}
