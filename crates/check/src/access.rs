@@ -162,10 +162,11 @@ impl<'v> Access<'v> {
         copies
     }
 
-    /// The device items in the devices' own first superblocks.
+    /// The device items in the devices' own first superblocks, but for those of older commits.
     pub fn device_items(&self) -> Vec<(u64, DevItem)> {
         let read = |device: &dyn BlockDevice| read_superblock(device, SUPERBLOCK_OFFSETS[0]).ok();
-        let superblocks = self.devices.iter().filter_map(|device| read(&**device));
+        let current = |sb: &Superblock| sb.generation == self.superblock.generation;
+        let superblocks = self.devices.iter().filter_map(|device| read(&**device)).filter(current);
         let own: Vec<_> = superblocks.map(|sb| (sb.dev_item.devid.get(), sb.dev_item)).collect();
         if own.is_empty() { vec![(self.superblock.dev_item.devid.get(), self.superblock.dev_item)] } else { own }
     }

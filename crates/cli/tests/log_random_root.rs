@@ -112,11 +112,13 @@ fn cross(shape: &str, nodesize: u32, first_seed: u64, seeds: u64) {
             steps: 20 + random.below(160) as usize,
             nodesize,
             csum_type: ChecksumType::Crc32c,
+            devices: 1,
+            data: BlockGroupFlags::empty(),
             metadata: BlockGroupFlags::DUP,
             compress: CompressRule::Asked,
         };
         let device = Arc::new(MemDevice::new(script.device_len()));
-        let outcome = run(&script, Arc::clone(&device) as Arc<dyn BlockDevice>, &Recorder::new(), OnError::Panic);
+        let outcome = run(&script, vec![Arc::clone(&device) as Arc<dyn BlockDevice>], &Recorder::new(), OnError::Panic);
         let filesystem = outcome.filesystem.expect("the workload opened it");
         let names = Arc::clone(&outcome.history.steps.last().expect("there are steps").names);
         let files: Vec<&String> =

@@ -32,6 +32,8 @@ const SCRIPTS: [Script; 3] = [
         steps: 60,
         nodesize: 4096,
         csum_type: ChecksumType::Crc32c,
+        devices: 1,
+        data: BlockGroupFlags::empty(),
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Asked,
     },
@@ -42,6 +44,8 @@ const SCRIPTS: [Script; 3] = [
         steps: 60,
         nodesize: 16384,
         csum_type: ChecksumType::Xxhash64,
+        devices: 1,
+        data: BlockGroupFlags::empty(),
         metadata: BlockGroupFlags::empty(),
         compress: CompressRule::Asked,
     },
@@ -52,6 +56,8 @@ const SCRIPTS: [Script; 3] = [
         steps: 60,
         nodesize: 16384,
         csum_type: ChecksumType::Crc32c,
+        devices: 1,
+        data: BlockGroupFlags::empty(),
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Force(Method::Lzo),
     },
@@ -72,7 +78,7 @@ fn attempt(script: &Script, rule: Option<Rule>) -> Attempt {
     let inner: Arc<dyn BlockDevice> = Arc::clone(&image) as _;
     let device = Arc::new(FaultDevice::new(inner, rule));
     let recorder = Recorder::new();
-    let outcome = workload::run(script, Arc::clone(&device) as _, &recorder, OnError::Stop);
+    let outcome = workload::run(script, vec![Arc::clone(&device) as _], &recorder, OnError::Stop);
     if let (Some(filesystem), Some(failure)) = (&outcome.filesystem, &outcome.failure) {
         after_failure(filesystem, failure);
     }

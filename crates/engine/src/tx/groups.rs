@@ -58,7 +58,9 @@ impl Transaction {
             free: None,
             hint: start.0,
             dirty: false,
-            read_only: chunk.stripes.iter().any(|stripe| !self.volume.is_written(DevId(stripe.devid.get()))),
+            // Where nothing is written, what a log brings back is put anywhere in memory.
+            read_only: !self.volume.is_read_only()
+                && chunk.stripes.iter().any(|stripe| !self.volume.is_written(DevId(stripe.devid.get()))),
         }
     }
 

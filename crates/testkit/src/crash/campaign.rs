@@ -6,7 +6,7 @@ use butterfs_engine::file::CompressRule;
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::{Method, ZstdLevel};
 use butterfs_format::items::BlockGroupFlags;
-use butterfs_volume::{BlockDevice, MemDevice};
+use butterfs_volume::BlockDevice;
 
 use super::cut::Cut;
 use super::history::History;
@@ -31,6 +31,8 @@ pub struct Recorded {
     pub plan: Plan,
     /// What was there.
     pub history: History,
+    /// How many devices may be lost after the cut.
+    pub survives: usize,
 }
 
 /// Puts something between the engine and the device that records.
@@ -39,13 +41,13 @@ pub type Wrap = fn(Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice>;
 impl Campaign {
     /// Runs the workload.
     pub fn record(&self, wrap: Wrap, on_error: OnError) -> Recorded {
-        let len = self.script.device_len();
         let recorder = Recorder::new();
-        let device = wrap(recorder.device(Arc::new(MemDevice::named("disk", len))));
-        let outcome = workload::run(&self.script, device, &recorder, on_error);
+        let device = |device| wrap(recorder.device(Arc::new(device)));
+        let devices = self.script.new_devices().into_iter().map(device).collect();
+        let outcome = workload::run(&self.script, devices, &recorder, on_error);
         drop(outcome.filesystem);
-        let plan = Plan::new(recorder.events(), vec![MemDevice::named("disk", len)], self.settings);
-        Recorded { plan, history: outcome.history }
+        let plan = Plan::new(recorder.events(), self.script.new_devices(), self.settings);
+        Recorded { plan, history: outcome.history, survives: self.script.survives() }
     }
 
     /// Runs the workload and judges its states, with so many threads.
@@ -54,24 +56,34 @@ impl Campaign {
     }
 }
 
+/// Which states lose devices as well.
+const LOSS_EVERY: usize = 3;
+
 impl Cut for Recorded {
     fn plan(&self) -> &Plan {
         &self.plan
     }
 
     fn judge(&self, state: &CrashState) -> Result<Verdict, Violation> {
-        judge::judge(&self.history, state)
+        let verdict = judge::judge(&self.history, state)?;
+        if self.survives > 0 && state.number.is_multiple_of(LOSS_EVERY) {
+            judge::after_losses(&self.history, state, self.survives)?;
+        }
+        Ok(verdict)
     }
 }
 
-/// The scripts that every run has: all checksums, node sizes of 4 and 16 KiB, single and DUP.
+/// The scripts that every run has: all checksums, node sizes of 4 and 16 KiB, every profile that is written.
 pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
     use ChecksumType::{Blake2b, Crc32c, Sha256, Xxhash64};
     let (dup, single) = (BlockGroupFlags::DUP, BlockGroupFlags::empty());
     let row = |name, style, nodesize, csum_type, metadata| {
         let compress = CompressRule::Asked;
-        Script { name, style, seed, steps, nodesize, csum_type, metadata, compress }
+        let (devices, data) = (1, single);
+        Script { name, style, seed, steps, nodesize, csum_type, devices, data, metadata, compress }
     };
+    let on = |devices, data, script: Script| Script { devices, data, ..script };
+    let (raid1, raid10) = (BlockGroupFlags::RAID1, BlockGroupFlags::RAID10);
     let compressed = |method, script| Script { compress: CompressRule::Force(method), ..script };
     let zstd = Method::Zstd(ZstdLevel::DEFAULT);
     vec![
@@ -86,10 +98,15 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         row("nearly full, dup, xxhash, 16k", Style::NearlyFull, 16384, Xxhash64, dup),
         row("nearly full, single, blake2, 4k", Style::NearlyFull, 4096, Blake2b, single),
         compressed(zstd, row("zstd, mixed, dup, xxhash, 16k", Style::Mixed, 16384, Xxhash64, dup)),
+        on(2, raid1, row("raid1, fsync, crc32c, 16k", Style::Fsync, 16384, Crc32c, raid1)),
+        on(4, raid10, row("raid10, mixed, xxhash, 4k", Style::Mixed, 4096, Xxhash64, raid10)),
+        on(3, raid1, row("raid1 and raid1c3, snapshots, crc32c, 16k", Style::Snapshots, 16384, Crc32c, RAID1C3)),
+        on(3, BlockGroupFlags::RAID0, row("raid0 and raid1, full, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, raid1)),
         compressed(Method::Lzo, row("lzo, fsync, single, crc32c, 4k", Style::Fsync, 4096, Crc32c, single)),
     ]
 }
 
+const RAID1C3: BlockGroupFlags = BlockGroupFlags::RAID1C3;
 /// Operations in each workload.
 const STEPS: usize = 200;
 /// More states than this are taken from several runs, each with a seed of its own.

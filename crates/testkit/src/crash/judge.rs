@@ -20,15 +20,16 @@ use std::sync::Arc;
 
 use butterfs_check::{Kind, Report, Severity};
 use butterfs_engine::dir::Place;
-use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind};
+use butterfs_engine::filesystem::{self, Access, Filesystem, Flow, NewInode, NewKind};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::{Error, Result};
 use butterfs_format::items::FileType;
-use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
+use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, OpenOptions, Volume};
 
 use super::history::{Durable, History, Names, Node};
 use super::states::{CrashState, shared};
 use super::workload::{CountingEnvironment, XATTR, open};
+use crate::random::Random;
 
 /// What a good state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,27 @@ pub fn judge(history: &History, state: &CrashState) -> std::result::Result<Verdi
     drop(filesystem);
     check_devices(&devices, Maker::Butterfs, Strictness::Clean)?;
     Ok(found_commit.verdict())
+}
+
+/// The cut, and then as many devices are lost for good as may be: what is left still has all of it. Each set of devices
+/// comes up in some state.
+pub fn after_losses(history: &History, state: &CrashState, survives: usize) -> std::result::Result<(), Violation> {
+    if state.cut < history.made || history.steps.is_empty() {
+        return Ok(());
+    }
+    let mut left = forks(&state.devices);
+    let mut random = Random::new(state.number as u64);
+    for _ in 0..survives {
+        left.remove(random.below(left.len() as u64) as usize);
+    }
+    let how = OpenOptions { missing: Missing::Accept, ..OpenOptions::new(OpenMode::ReadOnly) };
+    let volume = Volume::open_with(left, &how).or_else(|e| bad("does not open without devices", e))?;
+    let sb = volume.superblock();
+    let commit = Commit::find(history, state.cut, sb.generation.get(), sb.log_root.get() != 0)?;
+    let options = filesystem::OpenOptions { access: Access::ReadOnly, ..filesystem::OpenOptions::default() };
+    let filesystem = Filesystem::open(volume, options, Box::new(environment()));
+    let filesystem = filesystem.or_else(|e| bad("does not open without devices", e))?;
+    commit.compare(&filesystem).map_err(|why| Violation(format!("without {survives} devices: {why}")))
 }
 
 /// For devices that lied (lost, misdirected or damaged writes): what can be read at all is what was written. Errors

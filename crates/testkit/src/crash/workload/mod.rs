@@ -16,11 +16,11 @@ use butterfs_engine::environment::Environment;
 use butterfs_engine::file::CompressRule;
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::inode::InodeId;
-use butterfs_engine::mkfs::{self, MakeOptions};
+use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::items::{BlockGroupFlags, Timespec};
-use butterfs_volume::{BlockDevice, OpenMode, Volume};
+use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Profile, Volume};
 
 use super::history::{Durable, Entry, FileHistory, History, Names, Node, Step, Versions};
 use super::recording::Recorder;
@@ -56,7 +56,11 @@ pub struct Script {
     pub nodesize: u32,
     /// Checksums.
     pub csum_type: ChecksumType,
-    /// DUP, or none for single.
+    /// How many devices, all of the same size.
+    pub devices: usize,
+    /// The profile of data; none for single.
+    pub data: BlockGroupFlags,
+    /// The profile of metadata; none for single.
     pub metadata: BlockGroupFlags,
     /// What is compressed.
     pub compress: CompressRule,
@@ -68,9 +72,23 @@ pub const DEVICE_LEN: u64 = 160 << 20;
 const SMALL_LEN: u64 = mkfs::MIN_SIZE;
 
 impl Script {
-    /// The size of the device, in bytes.
+    /// The size of each device, in bytes.
     pub fn device_len(&self) -> u64 {
         if self.style == Style::NearlyFull { SMALL_LEN } else { DEVICE_LEN }
+    }
+
+    /// How many devices may be lost without losing a byte.
+    pub fn survives(&self) -> usize {
+        let copies_on_devices = |flags| {
+            let profile = Profile::of(flags).expect("a profile");
+            profile.copies / profile.stripes_per_device - 1
+        };
+        copies_on_devices(self.data).min(copies_on_devices(self.metadata))
+    }
+
+    /// New devices for it.
+    pub fn new_devices(&self) -> Vec<MemDevice> {
+        (1..=self.devices).map(|number| MemDevice::named(format!("disk{number}"), self.device_len())).collect()
     }
 }
 
@@ -123,17 +141,23 @@ pub const XATTR: &[u8] = b"user.attribute";
 /// The path of the file that takes all space.
 const BALLAST: &str = "ballast";
 
-/// Runs a script on a device: mkfs, open, operations. `recorder` gives the positions.
-pub fn run(script: &Script, device: Arc<dyn BlockDevice>, recorder: &Arc<Recorder>, on_error: OnError) -> Outcome {
+/// Runs a script on its devices: mkfs, open, operations. `recorder` gives the positions.
+pub fn run(
+    script: &Script,
+    devices: Vec<Arc<dyn BlockDevice>>,
+    recorder: &Arc<Recorder>,
+    on_error: OnError,
+) -> Outcome {
     let environment = CountingEnvironment::new(script.seed << 20);
     let mut options = MakeOptions::new(script.device_len(), &environment);
     options.nodesize = script.nodesize;
     options.csum_type = script.csum_type;
-    options.metadata_profile = script.metadata;
-    let made = mkfs::make(Arc::clone(&device), &options);
+    options.devices = devices.iter().map(|device| NewDevice::new(device.len(), &environment)).collect();
+    (options.data_profile, options.metadata_profile) = (script.data, script.metadata);
+    let made = mkfs::make_on(&devices, &options);
     let mut history = History { made: recorder.mark("mkfs returned"), ..History::default() };
     let chosen = OpenOptions { compress: script.compress, ..OpenOptions::default() };
-    let opened = made.and_then(|()| open_with(vec![device], chosen, environment));
+    let opened = made.and_then(|()| open_with(devices, chosen, environment));
     let filesystem = match opened {
         Ok(filesystem) => filesystem,
         Err(error) => {
