@@ -36,7 +36,7 @@ pub use item::ItemText;
 pub use key::{KeyText, ObjectId};
 pub use name::{Escaped, Hex, Printable, UuidText};
 pub use superblock::{SuperblockText, SystemChunks, system_chunks};
-pub use time::LocalTime;
+pub use time::{LocalTime, WallClock};
 
 use crate::ChecksumType;
 use crate::superblock::{Incompat, Superblock};
