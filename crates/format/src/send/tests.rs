@@ -152,7 +152,7 @@ fn compression_and_encryption_may_be_left_out() {
         encryption: 0,
         data: b"z",
     };
-    let bare = [&attributes[..], &[data.clone()]].concat();
+    let bare = [&attributes[..], std::slice::from_ref(&data)].concat();
     only(2, command(25, &bare), Ok(Action::EncodedWrite(write)));
     (write.compression, write.encryption) = (2, 9);
     let both = [(Attribute::Compression, 2_u32), (Attribute::Encryption, 9)];
