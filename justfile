@@ -49,6 +49,6 @@ bench-check runs="5" files="1000000":
 bench-restore runs="5" files="20000":
     scripts/bench-restore.sh {{runs}} {{files}}
 
-# Fuzz superblocks, blocks, items, compressed streams and images; what fails is kept in the corpus: just fuzz 1200
+# Fuzz superblocks, blocks, items, compressed streams, send streams and images; what fails is kept in the corpus: just fuzz 1200
 fuzz seconds="60" seed="1":
     cargo run -p butterfs-testkit --example fuzz -- --seconds {{seconds}} --seed {{seed}}

@@ -107,6 +107,12 @@ impl Share {
     }
 }
 
+/// The kernel lists such a name beside its own `.` and `..`, and no path leads to it. (What has a name with a slash is
+/// refused as an item.)
+pub(crate) fn is_taken(name: &[u8]) -> bool {
+    matches!(name, b"." | b"..")
+}
+
 /// Checks a subvolume while its leaves are visited in key order.
 struct Subvolume<'a> {
     tree: TreeId,
@@ -307,11 +313,19 @@ impl<'a> Subvolume<'a> {
     fn directory_index(&mut self, context: &mut Context<'_>, key: &Key, data: &[u8]) {
         let Ok(entries) = DirEntry::parse_all(data) else { return self.unreadable(context, key) };
         for entry in &entries {
+            self.taken_name(context, key, entry);
             self.inode(context, key.objectid).indexes.add(entry);
             match entry.location.item_type {
                 ItemType::INODE_ITEM => self.entry(key, entry),
                 _ => self.subvolume_entry(context, key, entry),
             }
+        }
+    }
+
+    fn taken_name(&self, context: &mut Context<'_>, key: &Key, entry: &DirEntry<'_>) {
+        if self.share.is_first() && is_taken(entry.name) {
+            let problem = format!("an entry has the name {:?}, which is taken", String::from_utf8_lossy(entry.name));
+            context.error(Kind::DirectoryEntry, Place::inode(self.tree, key.objectid), problem);
         }
     }
 

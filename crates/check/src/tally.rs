@@ -23,6 +23,7 @@ use crate::finding::Finding;
 use crate::fingerprint::{named, numbers};
 use crate::inode::{Coverage, Inode, Rules, Suspicion};
 use crate::links::entry_fingerprint;
+use crate::subvolume::is_taken;
 use crate::walk::{Shape, TreeRoot, Visitor};
 use crate::xattrs::twice;
 
@@ -149,7 +150,7 @@ impl Tally {
             }
             ItemType::DIR_INDEX => {
                 for entry in DirEntry::each(data) {
-                    let entry = entry.ok()?;
+                    let entry = entry.ok().filter(|entry| !is_taken(entry.name))?;
                     self.part(rules, key).inode.indexes.add(&entry);
                     self.entry(key, &entry)?;
                 }

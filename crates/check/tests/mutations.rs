@@ -13,6 +13,7 @@ use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::mkfs::{self, MakeOptions};
+use butterfs_format::hash::name_hash;
 use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_format::validate::Expected;
 use butterfs_format::{Generation, ItemType as T, Key, Logical, Superblock, TreeBlock, TreeId};
@@ -218,22 +219,66 @@ fn faults_of_headers_are_found() {
     }
 }
 
-/// A directory that is moved below itself has a name, an entry and the right size, and is out of reach.
+/// The filesystem's one leaf of files with names of one length in the place of others, wherever they are.
+fn renamed(leaf: &TreeBlock, renames: &[(&[u8], &[u8])]) -> TreeBlock {
+    let mut changed = leaf.clone();
+    changed.remove_items(0..leaf.len());
+    for slot in 0..leaf.len() {
+        let (mut key, mut data) = (leaf.key(slot), leaf.data(slot).to_vec());
+        let new = renames.iter().find(|(old, _)| data.ends_with(old)).map(|(_, new)| *new);
+        if let Some(new) = new.filter(|_| [T::DIR_ITEM, T::DIR_INDEX, T::INODE_REF].contains(&key.item_type)) {
+            let at = data.len() - new.len();
+            data[at..].copy_from_slice(new);
+            key.offset = if key.item_type == T::DIR_ITEM { name_hash(new) } else { key.offset };
+        }
+        let at = changed.search(&key).unwrap_err();
+        changed.insert_item(at, &key, &data);
+    }
+    changed
+}
+
+/// No file can be called `.` or `..`, whatever its items agree on.
 #[test]
-fn directories_in_a_circle_are_found() {
-    const DIR: NewInode<'static> = NewInode { kind: NewKind::Directory, permissions: 0o755, uid: 1, gid: 2 };
+fn names_that_are_taken_are_told_of() {
+    const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
+    let (subject, root) = small(|fs| {
+        for name in [&b"A"[..], b"BB", b"good"] {
+            fs.create(Place::new(fs.root(), name), &FILE).unwrap();
+        }
+    });
+    let leaf = subject.volume.read_block(&Expected::at(root)).unwrap();
+    let found = findings(&subject.with_block(root, &renamed(&leaf, &[(b"A", b"C"), (b"BB", b"DD")])), false);
+    assert_eq!(found, [], "other names are as good");
+    let found = findings(&subject.with_block(root, &renamed(&leaf, &[(b"A", b"."), (b"BB", b"..")])), false);
+    let told: Vec<_> = found.iter().map(|f| (f.kind, f.problem.as_str())).collect();
+    let problems = [r#"an entry has the name ".", which is taken"#, r#"an entry has the name "..", which is taken"#];
+    assert_eq!(told, problems.map(|problem| (Kind::DirectoryEntry, problem)));
+}
+
+/// A filesystem with little in it, and where its one leaf of files is.
+fn small(fill: impl FnOnce(&Filesystem)) -> (Subject, Logical) {
     let device = Arc::new(MemDevice::new(SIZE));
     mkfs::make(device.clone(), &MakeOptions::new(SIZE, &SystemEnvironment)).unwrap();
     let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
     let fs = Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap();
-    let outer = fs.create(Place::new(fs.root(), b"outer"), &DIR).unwrap();
-    let inner = fs.create(Place::new(outer, b"inner"), &DIR).unwrap();
+    fill(&fs);
     fs.sync().unwrap();
     drop(fs);
     let volume = Volume::open(vec![Arc::new(device.snapshot())], OpenMode::ReadOnly).unwrap();
     let subject = Subject { device: device.snapshot(), volume };
-    let (outer, inner) = (outer.ino.0, inner.ino.0);
     let root = subject.root_of(FS);
+    (subject, root)
+}
+
+/// A directory that is moved below itself has a name, an entry and the right size, and is out of reach.
+#[test]
+fn directories_in_a_circle_are_found() {
+    const DIR: NewInode<'static> = NewInode { kind: NewKind::Directory, permissions: 0o755, uid: 1, gid: 2 };
+    let (mut outer, mut inner) = (0, 0);
+    let (subject, root) = small(|fs| {
+        let dir = fs.create(Place::new(fs.root(), b"outer"), &DIR).unwrap();
+        (outer, inner) = (dir.ino.0, fs.create(Place::new(dir, b"inner"), &DIR).unwrap().ino.0);
+    });
     let mut leaf = subject.volume.read_block(&Expected::at(root)).unwrap();
     assert!(leaf.is_leaf());
     // The entries of "outer" go from the root directory to "inner", and its name with them.

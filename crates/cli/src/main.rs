@@ -19,6 +19,7 @@ mod signatures;
 mod size;
 mod target;
 mod transfer;
+mod wall_clock;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 use crate::ids::{Ino, TreeId};
 
 /// Raw CRC-32C register update, without the inversions before and after.
-fn crc32c_raw(seed: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c_raw(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
 

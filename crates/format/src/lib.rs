@@ -10,6 +10,7 @@
 //! * [`items`]: the items found in leaves.
 //! * [`mod@print`]: structures as text, as btrfs-progs prints them.
 //! * [`validate`]: the checks a tree block must pass before it is used or written.
+//! * [`send`]: the streams of `btrfs send`.
 //! * [`checksum`], [`hash`]: the checksums and name hashes of the format.
 //! * [`compression`]: from compressed extents to the bytes of files, and back.
 
@@ -22,6 +23,7 @@ pub mod ids;
 pub mod items;
 pub mod key;
 pub mod print;
+pub mod send;
 pub mod superblock;
 pub mod validate;
 

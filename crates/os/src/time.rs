@@ -13,6 +13,8 @@ pub struct LocalTime {
     pub day: u8,
     /// Hour, minute, second.
     pub clock: [u8; 3],
+    /// Seconds that local time is ahead of coordinated universal time.
+    pub ahead: i32,
 }
 
 /// Seconds since 1970 in local time; `None` if the year is beyond what the C library can count.
@@ -31,6 +33,7 @@ pub fn local_time(seconds: i64) -> Option<LocalTime> {
         month: tm.tm_mon as u8 + 1,
         day: tm.tm_mday as u8,
         clock: [tm.tm_hour as u8, tm.tm_min as u8, tm.tm_sec as u8],
+        ahead: tm.tm_gmtoff as i32,
     })
 }
 

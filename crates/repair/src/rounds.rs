@@ -1,9 +1,9 @@
 //! The rounds: check, mend, derive, commit into the overlay; until clean, or nothing more can be done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use butterfs_check::{Devices, Kind, Place, Report, Severity, check, open_failure};
-use butterfs_format::TreeId;
+use butterfs_format::{Logical, TreeId};
 use butterfs_volume::{OpenMode, Volume};
 
 use crate::error::{Error, Result};
@@ -25,8 +25,18 @@ pub fn plan(devices: &Devices, options: &Options) -> Result<Plan> {
     let shown = trial.devices();
     let before = judge(&shown, options)?;
     let Rounds { steps, after, stopped } = rounds(&shown, before.clone(), options)?;
+    let before = with_data(devices, before, &after, options)?;
     let verdict = verdict(&before, &after, &steps, options.goal);
     Ok(Plan { steps, changes: trial.changes()?, before, after, verdict, stopped })
+}
+
+/// What the check said of the devices as they are; said again, data included, where a partial repair is to be held
+/// against it: a repair of checksums is judged by the data, and that may have been bad before.
+fn with_data(devices: &Devices, before: Report, after: &Report, options: &Options) -> Result<Report> {
+    if options.goal != Goal::Better || options.data_csums || bad_data(after).is_empty() {
+        return Ok(before);
+    }
+    judge(devices, &Options { data_csums: true, ..options.clone() })
 }
 
 fn touches_checksums(steps: &[Step]) -> bool {
@@ -174,7 +184,14 @@ fn errors(report: &Report) -> HashMap<Kind, usize> {
     counts
 }
 
-/// Better is: fewer errors, and no kind of error that was not there before.
+/// The sectors, copy by copy, that do not have their checksum.
+fn bad_data(report: &Report) -> HashSet<(Option<Logical>, Option<usize>)> {
+    let findings = report.findings.iter().filter(|finding| finding.kind == Kind::DataChecksum);
+    findings.map(|finding| (finding.place.bytenr, finding.place.copy)).collect()
+}
+
+/// Better is: fewer errors, no kind of error that was not there before, and no sector of data called bad that was not:
+/// there is no telling whether that one is, or the checksum that it now has.
 fn verdict(before: &Report, after: &Report, steps: &[Step], goal: Goal) -> Verdict {
     if steps.is_empty() {
         return if before.is_clean() { Verdict::NothingToDo } else { Verdict::Refused };
@@ -185,7 +202,8 @@ fn verdict(before: &Report, after: &Report, steps: &[Step], goal: Goal) -> Verdi
     let (old, new) = (errors(before), errors(after));
     let nothing_new = new.keys().all(|kind| old.contains_key(kind));
     let fewer = new.values().sum::<usize>() < old.values().sum::<usize>();
-    if goal == Goal::Better && nothing_new && fewer && after.statistics.suppressed == 0 {
+    let no_new_data = bad_data(after).is_subset(&bad_data(before));
+    if goal == Goal::Better && nothing_new && no_new_data && fewer && after.statistics.suppressed == 0 {
         Verdict::Better
     } else {
         Verdict::Refused

@@ -6,12 +6,13 @@ mod common;
 
 use std::sync::Arc;
 
+use butterfs_check::Kind;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
-use butterfs_repair::{Options, Plan, Renew, Verdict, plan};
+use butterfs_repair::{Goal, Options, Plan, Renew, Verdict, plan};
 use butterfs_testkit::damage::{SIZE, Subject};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 use common::small::{small, take, with_leaf};
@@ -144,4 +145,60 @@ fn a_wrong_key_of_the_only_item_in_a_leaf_of_checksums_costs_no_checksum() {
     }
     assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(tried > 20, "only {tried} were tried");
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rotten {
+    ItsData,
+    OtherData,
+}
+
+/// A filesystem with a leaf of checksums that cannot be read, and sectors that do not have their checksum: of those in
+/// this leaf or in another. Gives the sectors, too.
+fn unreadable_sums_and_rotten_data(rotten: &[Rotten]) -> (MemDevice, Vec<Logical>) {
+    let subject = many();
+    let leaves = leaves(&subject, TreeId::CSUM);
+    let [leaf, .., other] = &leaves[..] else { panic!("only {} leaves", leaves.len()) };
+    let mut broken = leaf.clone();
+    // An address that is no sector's.
+    broken.bytes_mut()[ITEMS + 9] ^= 1;
+    let device = subject.with_block(leaf.bytenr(), &broken);
+    let place = |rotten: &Rotten| if *rotten == Rotten::ItsData { leaf } else { other }.key(0).offset;
+    let sectors: Vec<Logical> = rotten.iter().map(place).map(Logical).collect();
+    let places = sectors.iter().flat_map(|at| subject.places(*at));
+    places.for_each(|place| device.write_at(place + 100, b"rotten").unwrap());
+    (device, sectors)
+}
+
+/// Partial repairs, with data looked at before and only where checksums are touched.
+fn partial_plans(device: &MemDevice) -> [Plan; 2] {
+    [true, false].map(|data_csums| {
+        plan(&shared(device), &Options { goal: Goal::Better, data_csums, ..Options::default() }).unwrap()
+    })
+}
+
+/// Where data does not have its checksum once a plan is carried out.
+fn blamed(plan: &Plan) -> Vec<Logical> {
+    let bad = plan.after.findings.iter().filter(|finding| finding.kind == Kind::DataChecksum);
+    bad.map(|finding| finding.place.bytenr.unwrap()).collect()
+}
+
+#[test]
+fn a_partial_repair_of_checksums_is_made_beside_data_that_was_bad_before() {
+    let (device, sectors) = unreadable_sums_and_rotten_data(&[Rotten::OtherData]);
+    for plan in partial_plans(&device) {
+        assert!(plan.verdict == Verdict::Better && blamed(&plan) == sectors, "{plan}\n{}", plan.after);
+        assert!(plan.before.findings.iter().any(|finding| finding.kind == Kind::DataChecksum), "{}", plan.before);
+    }
+    let plan = make_plan(&device).unwrap();
+    assert_eq!(plan.verdict, Verdict::Refused, "{plan}");
+}
+
+/// Also beside such data, and if errors get fewer.
+#[test]
+fn a_partial_repair_that_calls_other_data_bad_is_refused() {
+    let (device, sectors) = unreadable_sums_and_rotten_data(&[Rotten::ItsData, Rotten::OtherData]);
+    for plan in partial_plans(&device) {
+        assert!(plan.verdict == Verdict::Refused && blamed(&plan) == sectors, "{plan}\n{}", plan.after);
+    }
 }

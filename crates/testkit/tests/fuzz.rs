@@ -64,6 +64,11 @@ fn streams() {
 }
 
 #[test]
+fn send_streams() {
+    fuzz(Kind::Send, 10_000);
+}
+
+#[test]
 fn images() {
     fuzz(Kind::Image, 150);
 }

@@ -8,6 +8,7 @@ mod inspect;
 mod ls;
 mod mkfs;
 mod mount;
+mod receive;
 mod rescue;
 mod restore;
 mod share;
@@ -95,6 +96,8 @@ pub enum Command {
     Tree(tree::Arguments),
     /// Show all there is to know of files of an image that is not mounted.
     Stat(stat::Arguments),
+    /// Print what a send stream would do. (Receiving it is not supported yet.)
+    Receive(receive::Arguments),
     /// Check an unmounted filesystem, and repair it if that is asked for.
     Check(check::Arguments),
     /// Look at the structures of an unmounted filesystem. Nothing is written.
@@ -141,6 +144,7 @@ impl Command {
             Self::Cp(_) => "cp",
             Self::Tree(_) => "tree",
             Self::Stat(_) => "stat",
+            Self::Receive(_) => "receive",
             Self::Check(_) => "check",
             Self::InspectInternal(command) => command.name(),
             Self::Rescue(command) => command.name(),
@@ -179,6 +183,7 @@ impl Command {
             Self::Reflink(arguments) => share::reflink(&arguments),
             Self::Dedupe(arguments) => share::dedupe(&arguments),
             Self::Status(arguments) => return status::run(&arguments, format),
+            Self::Receive(arguments) => receive::run(&arguments),
             Self::Ls(arguments) => return ls::run(&arguments, format),
             Self::Cat(arguments) => return cat::run(&arguments),
             Self::Cp(arguments) => return cp::run(&arguments),

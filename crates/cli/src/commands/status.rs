@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use butterfs_format::print::WallClock;
 use butterfs_fuse::control::{self, MountState, MountStatus};
 use butterfs_fuse::mount::MountEntry;
 use rustix::io::Errno;
@@ -118,22 +119,8 @@ fn to_json(path: &Path, status: &MountStatus) -> Value {
 
 /// A time in UTC.
 fn time_text((seconds, _): (i64, u32)) -> String {
-    let (days, of_day) = (seconds.div_euclid(86400), seconds.rem_euclid(86400));
-    let (year, month, day) = civil(days);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", of_day / 3600, of_day / 60 % 60, of_day % 60)
-}
-
-/// The date of a day since 1970-01-01, in the Gregorian calendar: counted from a March, so that leap
-/// days come last.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let of_years = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * of_years + of_years / 4 - of_years / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (of_years + era * 400 + i64::from(month <= 2), month, day)
+    let WallClock { year, month, day, clock: [hour, minute, second], .. } = WallClock::utc(seconds);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 #[cfg(test)]

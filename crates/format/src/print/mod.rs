@@ -4,6 +4,7 @@
 //! Everything here is a value with `Display`, so that a user of the library can print it anywhere:
 //!
 //! * [`Superblock`](struct@SuperblockText), [`Block`](struct@BlockText), [`Item`](struct@ItemText): whole structures, each line ended;
+//! * [`SendText`]: commands of send streams, as `btrfs receive --dump` prints them;
 //! * [`KeyText`], [`ObjectId`], [`Escaped`], [`UuidText`]: pieces of lines.
 //!
 //! Nothing is trusted: an item that is too short for its kind is printed as far as it goes, and a line
@@ -24,6 +25,7 @@ mod key;
 mod name;
 mod qgroup;
 mod root;
+mod send;
 mod superblock;
 mod time;
 
@@ -35,8 +37,9 @@ pub use flags::{
 pub use item::ItemText;
 pub use key::{KeyText, ObjectId};
 pub use name::{Escaped, Hex, Printable, UuidText};
+pub use send::{SendLine, SendText};
 pub use superblock::{SuperblockText, SystemChunks, system_chunks};
-pub use time::LocalTime;
+pub use time::{LocalTime, WallClock};
 
 use crate::ChecksumType;
 use crate::superblock::{Incompat, Superblock};

@@ -51,7 +51,7 @@ fn names_are_escaped() {
 
 #[test]
 fn times_are_told_in_utc_by_default() {
-    let text = |seconds| (LocalTime::UTC.0)(seconds);
+    let text = |seconds| (LocalTime::UTC.0)(seconds).to_string();
     assert_eq!(text(0), "1970-01-01 00:00:00");
     assert_eq!(text(951_782_400), "2000-02-29 00:00:00");
     assert_eq!(text(1_709_251_199), "2024-02-29 23:59:59");

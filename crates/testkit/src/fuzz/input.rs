@@ -24,13 +24,15 @@ pub enum Kind {
     Item,
     /// A compressed extent.
     Stream,
+    /// A send stream: read and printed.
+    Send,
     /// A whole filesystem: opened, walked, every byte read; and checked.
     Image,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Superblock, Self::Block, Self::Item, Self::Stream, Self::Image];
+    pub const ALL: [Self; 6] = [Self::Superblock, Self::Block, Self::Item, Self::Stream, Self::Send, Self::Image];
 
     /// The word for it.
     pub fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Kind {
             Self::Block => "block",
             Self::Item => "item",
             Self::Stream => "stream",
+            Self::Send => "send",
             Self::Image => "image",
         }
     }
@@ -111,6 +114,8 @@ pub enum Input {
         /// The stream.
         bytes: Vec<u8>,
     },
+    /// [`Kind::Send`]
+    Send(Vec<u8>),
 }
 
 impl Input {
@@ -122,6 +127,7 @@ impl Input {
             Self::Image(_) => Kind::Image,
             Self::Item { .. } => Kind::Item,
             Self::Stream { .. } => Kind::Stream,
+            Self::Send(_) => Kind::Send,
         }
     }
 
@@ -129,7 +135,7 @@ impl Input {
     pub fn recipe(&self) -> Option<&Recipe> {
         match self {
             Self::Superblock(recipe) | Self::Block(recipe) | Self::Image(recipe) => Some(recipe),
-            Self::Item { .. } | Self::Stream { .. } => None,
+            Self::Item { .. } | Self::Stream { .. } | Self::Send(_) => None,
         }
     }
 
@@ -169,6 +175,7 @@ impl Display for Input {
             Self::Stream { compression, sectorsize, room, bytes } => {
                 writeln!(f, "{kind} {compression} {sectorsize} {room} {}", hex(bytes))
             }
+            Self::Send(bytes) => writeln!(f, "{kind} {}", hex(bytes)),
         }
     }
 }
@@ -224,7 +231,8 @@ impl FromStr for Input {
                 let (sectorsize, room) = (first.number()?, first.number()?);
                 return Ok(Self::Stream { compression, sectorsize, room, bytes: first.bytes()? });
             }
-            _ => {}
+            Kind::Send => return Ok(Self::Send(first.bytes()?)),
+            Kind::Superblock | Kind::Block | Kind::Image => {}
         }
         let recipe = Recipe { base: first.word()?.into(), changes: lines.map(change).collect::<Result<_, _>>()? };
         Ok(match kind {
@@ -262,6 +270,7 @@ mod tests {
             Input::Image(recipe),
             Input::Item { owner: 5, key, data: vec![] },
             Input::Stream { compression: Compression::Lzo, sectorsize: 4096, room: 9, bytes: vec![1, 2, 3] },
+            Input::Send(vec![0, 0xfe]),
         ];
         for input in inputs {
             let text = format!("# a comment\n\n{input}");

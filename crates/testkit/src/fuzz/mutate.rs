@@ -7,7 +7,7 @@ use butterfs_format::{ItemType, Key, TreeBlock};
 use super::base::Base;
 use super::input::{Change, Input, Kind, Recipe};
 use super::numbers::{disturb, number};
-use super::streams;
+use super::{send, streams};
 use crate::random::Random;
 
 /// Changes that a recipe has at most: one of many is no better than one of a few.
@@ -29,6 +29,7 @@ pub fn fresh(random: &mut Random, kind: Kind, bases: &[Base]) -> Input {
         Kind::Block => Input::Block(block(random, base, &empty)),
         Kind::Item => item(random, base),
         Kind::Stream => streams::bad(random),
+        Kind::Send => send::bad(random),
         Kind::Image => Input::Image(image(random, base, &empty)),
     }
 }
@@ -46,6 +47,11 @@ pub fn more(random: &mut Random, input: &Input, bases: &[Base]) -> Input {
             let mut bytes = bytes.clone();
             streams::damage(random, &mut bytes);
             Input::Stream { compression: *compression, sectorsize: *sectorsize, room: *room, bytes }
+        }
+        Input::Send(bytes) => {
+            let mut bytes = bytes.clone();
+            send::damage(random, &mut bytes);
+            Input::Send(bytes)
         }
         Input::Superblock(recipe) | Input::Block(recipe) | Input::Image(recipe) => {
             let Some(base) = base(recipe).filter(|_| recipe.changes.len() < MOST_CHANGES) else {

@@ -7,7 +7,8 @@ use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions, Rescue};
 use butterfs_format::block::{ITEM_HEADER_SIZE, NewBlock};
 use butterfs_format::compression::decompress;
-use butterfs_format::print::{self, BlockText, ItemText, Show, SuperblockText};
+use butterfs_format::print::{self, BlockText, ItemText, LocalTime, SendText, Show, SuperblockText};
+use butterfs_format::send::{self, Reader};
 use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_format::validate::{Checksum, Expected, check_block, check_structure, item::check_item};
 use butterfs_format::{Generation, Logical, Superblock, TreeBlock, TreeId};
@@ -43,6 +44,7 @@ pub fn run(input: &Input, bases: &[Base]) -> Words {
             let result = decompress(*compression, bytes, *sectorsize, &mut output);
             vec![result.map_or_else(|problem| problem, |count| format!("{compression}: all {}", count == output.len()))]
         }
+        Input::Send(bytes) => send(bytes),
         Input::Image(recipe) => image(base(recipe).changed(recipe)),
     };
     said.iter().map(|text| essence(text)).collect()
@@ -120,6 +122,35 @@ fn item(leaf: &TreeBlock, base: &Base) -> Words {
     assert!(text.len() < 20_000 + 30 * leaf.data(0).len(), "an item printed in {} bytes", text.len());
     let problem = check_item(leaf, 0, &base.geometry).err();
     problem.map(|problem| format!("{}: {problem}", leaf.key(0).item_type)).into_iter().collect()
+}
+
+fn send(bytes: &[u8]) -> Words {
+    let mut reader = match Reader::open(bytes) {
+        Ok(Some(reader)) => reader,
+        Ok(None) => return vec!["empty".into()],
+        Err(error) => return vec![error.to_string()],
+    };
+    let (mut text, mut words) = (SendText::new(LocalTime::UTC), Vec::new());
+    loop {
+        match reader.read_command() {
+            Ok(Some(command)) => {
+                let line = text.line(&command).to_string();
+                // Paths are in it twice, below the subvolume's, and each byte may be escaped.
+                assert!(line.len() < 1000 + 16 * bytes.len(), "a command printed in {} bytes", line.len());
+                assert!(!line.contains('\n'), "a line with an end: {line}");
+                words.push(command.action.kind().to_string());
+            }
+            Ok(None) => return words,
+            Err(send::Error::Command(wrong)) => {
+                let attribute = wrong.place.rsplit(", ").next().unwrap_or_default();
+                words.push(format!("{attribute}, {}", wrong.problem.replace(": ", ", ")));
+            }
+            Err(error) => {
+                words.push(error.to_string());
+                return words;
+            }
+        }
+    }
 }
 
 fn image(device: MemDevice) -> Words {

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use butterfs_check::superblock_copy;
 use butterfs_format::items::RootItem;
-use butterfs_format::print::LocalTime;
 use butterfs_format::validate::{Checksum, Expected, Geometry, check_structure};
 use butterfs_format::{Generation, ItemType, Key, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::{BlockDevice, FileDevice, Volume};
@@ -236,19 +235,5 @@ fn open_device(path: &Path) -> Result<Arc<dyn BlockDevice>> {
     match FileDevice::open_unlocked(path) {
         Ok(device) => Ok(Arc::new(device)),
         Err(error) => Err(failure::volume(exit::USAGE, path, &error)),
-    }
-}
-
-/// The time on the wall, for printing.
-pub const WALL_CLOCK: LocalTime = LocalTime(wall_clock);
-
-fn wall_clock(seconds: i64) -> String {
-    match butterfs_os::time::local_time(seconds) {
-        Some(time) => {
-            let [hour, minute, second] = time.clock;
-            let (year, month, day) = (time.year, time.month, time.day);
-            format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-        }
-        None => (LocalTime::UTC.0)(seconds),
     }
 }

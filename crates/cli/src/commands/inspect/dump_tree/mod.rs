@@ -13,11 +13,12 @@ use self::select::Dump;
 use self::sink::Sink;
 use self::walk::Order;
 use super::OutputFormat;
-use super::image::{Image, WALL_CLOCK};
+use super::image::Image;
 use super::report::output_failure;
 use crate::commands::Format;
 use crate::failure::Result;
 use crate::output;
+use crate::wall_clock::WALL_CLOCK;
 
 const EXAMPLES: &str = "\
 Examples:
