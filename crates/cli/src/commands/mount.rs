@@ -23,8 +23,8 @@ use butterfs_volume::OpenMode;
 
 use crate::failure::{self, Failure, Result};
 use crate::logging::{self, Destination};
-use crate::mount_options::{Options, Unknown};
-use crate::{devices, exit, run_dir};
+use crate::mount_options::{self, Options, Unknown};
+use crate::{devices, exit, output, run_dir};
 
 /// More workers than this wait for each other.
 const MOST_THREADS: usize = 8;
@@ -33,31 +33,8 @@ const MOST_THREADS: usize = 8;
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "butterfs mount [OPTIONS] <IMAGE>... <DIRECTORY>",
-    after_help = "Options for -o:
-  ro, rw                 read only, or read and write (the default)
-  subvol=PATH            show this subvolume
-  subvolid=N             show the subvolume with this number
-  commit=SECONDS         commit at least this often (30)
-  compress[=METHOD]      compress what becomes smaller: zlib[:1-9], lzo, zstd[:-15..15], no (zlib)
-  compress-force[=METHOD]  the same without a look at the data first
-  max_inline=BYTES       keep files up to this size in metadata (2048)
-  user_subvol_rm_allowed let owners delete subvolumes
-  open_files             tell each open file of data that was lost, not each
-                         thread; opening a file costs more
-  notreelog              commit on every fsync, without a log tree
-  nologreplay            with ro: ignore a log tree that was not replayed
-                         (also: norecovery)
-  device=PATH            another device of the filesystem, or a directory to
-                         look for its devices in; may be given more than once
-  degraded               with ro: without devices that are missing
-  rescue=WORDS           with ro: words separated by colons, of usebackuproot,
-                         nologreplay, ignorebadroots, ignoredatacsums,
-                         ignoremetacsums, ignoresuperflags, all (but the first)
-  generation=N           with ro: what that commit left, as far as it is there
-  allow_other            let other users in (always, for root)
-  relatime, noatime, strictatime, nodiratime, nosuid, nodev, noexec and their
-                         opposites, as mount(8)
-  plain_fuse             as root: without a loop device; sync does not wait"
+    after_help = mount_options::help(),
+    after_long_help = mount_options::long_help(),
 )]
 pub struct Arguments {
     /// An image file or a block device; of a filesystem on several devices, any number of them.
@@ -116,6 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn plan(arguments: &Arguments) -> Result<Plan<'_>> {
     let unknown = if arguments.sloppy { Unknown::Ignore } else { Unknown::Refuse };
     let options = Options::parse(&arguments.options, unknown).map_err(|text| Failure::new(exit::USAGE, text))?;
+    options.warnings.iter().for_each(|warning| output::complain("mount", format!("warning: {warning}")));
     let log = arguments.log.as_deref().map(open_log).transpose()?;
     let image = arguments.image.as_path();
     let Some((directory, images)) = arguments.rest.split_last() else {
