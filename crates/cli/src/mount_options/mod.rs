@@ -4,6 +4,7 @@ mod help;
 mod table;
 mod values;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use butterfs_engine::file::CompressRule;
@@ -11,6 +12,7 @@ use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, Lo
 use butterfs_format::{Generation, TreeId};
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
+use butterfs_fuse::session::PosixAcl;
 use butterfs_volume::Missing;
 
 pub use help::{effective as help, every as long_help};
@@ -53,6 +55,20 @@ pub struct Options {
     pub set: MountFlags,
     /// Flags to clear.
     pub clear: MountFlags,
+    /// `remount`.
+    pub request: Request,
+    /// `acl`, `noacl`.
+    pub acl: PosixAcl,
+    /// `thread_pool=`.
+    pub threads: Option<NonZeroUsize>,
+    /// `fatal_errors=`.
+    pub fatal_errors: FatalErrors,
+    /// `enospc_debug`.
+    pub enospc: EnospcLog,
+    /// `rescan_uuid_tree`.
+    pub uuid_tree: UuidTree,
+    /// `context=` and the like.
+    pub security: Vec<String>,
     /// What the user should know of options that are not followed.
     pub warnings: Vec<String>,
 }
@@ -77,9 +93,62 @@ impl Default for Options {
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             set: MountFlags::empty(),
             clear: MountFlags::empty(),
+            request: Request::Mount,
+            acl: PosixAcl::Enforced,
+            threads: None,
+            fatal_errors: FatalErrors::ReadOnly,
+            enospc: EnospcLog::Quiet,
+            uuid_tree: UuidTree::Trust,
+            security: Vec::new(),
             warnings: Vec::new(),
         }
     }
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A mount.
+    Mount,
+    /// Other options for one that there is.
+    Remount,
+}
+
+/// What is done after an error that ends all writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FatalErrors {
+    /// The filesystem can be read on (`bug`, whose kernel goes on, too, as far as it can).
+    ReadOnly,
+    /// The daemon ends at once (`panic`): the mount answers nothing any more.
+    End,
+}
+
+impl FatalErrors {
+    fn parse(value: &str) -> Result<Self, String> {
+        match value {
+            "bug" => Ok(Self::ReadOnly),
+            "panic" => Ok(Self::End),
+            _ => Err("allowed are: bug, panic".into()),
+        }
+    }
+}
+
+/// What is done about the UUID tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UuidTree {
+    /// It is taken as it is.
+    Trust,
+    /// It is compared with the subvolumes, and what is wrong is put right.
+    Rescan,
+}
+
+/// Whether the log tells how full the filesystem is when space runs out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnospcLog {
+    /// It does not.
+    Quiet,
+    /// It does.
+    Verbose,
 }
 
 /// What to do with an option that is not known.
@@ -124,6 +193,40 @@ impl Options {
         self.clear.remove(flag);
     }
 
+    /// The kernel is told, too.
+    fn set_directory_times(&mut self, rule: AccessTimeRule) {
+        self.access_times.directories = rule;
+        match rule {
+            AccessTimeRule::Never => self.flag(MountFlags::NO_DIRATIME),
+            _ => self.no_flag(MountFlags::NO_DIRATIME),
+        }
+    }
+
+    fn security(&mut self, name: &str, value: &str) -> Result<(), String> {
+        self.security.push(format!("{name}={value}"));
+        Ok(())
+    }
+
+    /// What of these options, read anew for a mount that has those of `before`, is not as it was and cannot change;
+    /// in words.
+    pub fn unchangeable(&self, before: &Self) -> Option<&'static str> {
+        let differ = [
+            ("subvol, subvolid", self.subvolume != before.subvolume || self.subvolume_id != before.subvolume_id),
+            ("nologreplay", self.log_tree != before.log_tree),
+            ("device", self.devices != before.devices),
+            ("degraded", self.missing != before.missing),
+            ("rescue", self.rescue != before.rescue),
+            ("generation", self.generation != before.generation),
+            ("open_files", self.open_files != before.open_files),
+            ("acl, noacl", self.acl != before.acl),
+            ("thread_pool", self.threads != before.threads),
+            ("fatal_errors", self.fatal_errors != before.fatal_errors),
+            ("enospc_debug", self.enospc != before.enospc),
+            ("context", self.security != before.security),
+        ];
+        differ.iter().find(|(_, differs)| *differs).map(|(name, _)| *name)
+    }
+
     fn no_flag(&mut self, flag: MountFlags) {
         self.clear.insert(flag);
         self.set.remove(flag);
@@ -132,6 +235,7 @@ impl Options {
     /// The last word counts. The kernel is told, too: it shows the rule to who lists mounts.
     fn set_access_times(&mut self, rule: AccessTimeRule) {
         self.access_times = AccessTimes::all(rule);
+        self.no_flag(MountFlags::NO_DIRATIME);
         for (of, flag) in
             [(AccessTimeRule::Never, MountFlags::NO_ATIME), (AccessTimeRule::Always, MountFlags::STRICT_ATIME)]
         {
@@ -239,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_unknown_is_named() {
-        assert!(parse("fancy").unwrap_err().contains("'fancy'; known are _netdev, acl, "));
+        assert!(parse("fancy").unwrap_err().contains("'fancy'; known are X-*, _netdev, acl, "));
         assert!(parse("ro,autodefrag").unwrap_err().contains("'autodefrag'"));
         assert!(parse("commit=soon").unwrap_err().contains("'commit=soon': give the seconds"));
         assert!(parse("commit").unwrap_err().contains("commit=SECONDS"));

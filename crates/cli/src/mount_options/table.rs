@@ -9,9 +9,10 @@ use butterfs_format::Generation;
 use butterfs_format::compression::Method;
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
+use butterfs_fuse::session::PosixAcl;
 use butterfs_volume::Missing;
 
-use super::{Access, Options, values};
+use super::{Access, EnospcLog, FatalErrors, Options, Request, UuidTree, values};
 use crate::size;
 
 /// An option.
@@ -62,12 +63,21 @@ const fn row(name: &'static str, take: Take, text: &'static str) -> Row {
 }
 
 const BTRFS: &[Row] = &[
-    row("acl", Nothing, "POSIX ACLs are in force (the default)"),
+    row("acl", Word(|o| o.acl = PosixAcl::Enforced), "POSIX ACLs are in force (the default)"),
+    row(
+        "noacl",
+        Word(|o| o.acl = PosixAcl::Off),
+        "permissions are those of the mode; ACLs can be neither read nor set",
+    ),
     row("autodefrag", Refuse, "files are not defragmented by themselves; leave it out"),
     row("noautodefrag", Nothing, "no defragmentation by itself (the default)"),
     row("barrier", Nothing, "devices are flushed before and after the superblock (the default)"),
     row("nobarrier", Warn, "devices are flushed all the same: without that a power cut destroys the filesystem"),
-    row("clear_cache", Refuse, "the free space tree is not rebuilt by a mount; use butterfs check --repair"),
+    row(
+        "clear_cache",
+        Refuse,
+        "the free space tree is not rebuilt by a mount; use butterfs rescue clear-space-cache v2, and mount it with the kernel once",
+    ),
     row("commit", Value("SECONDS", |o, v| values::seconds(v).map(|s| o.commit = s)), "commit at least this often (30)"),
     row(
         "compress",
@@ -104,9 +114,18 @@ const BTRFS: &[Row] = &[
     ),
     row("discard", Refuse, "freed space is not discarded; leave it out"),
     row("nodiscard", Nothing, "freed space is not discarded (the default)"),
-    row("enospc_debug", Refuse, "not written yet"),
-    row("fatal_errors", Refuse, "not written yet"),
-    row("flushoncommit", Nothing, "commits take along what was written to files (always)"),
+    row("enospc_debug", Word(|o| o.enospc = EnospcLog::Verbose), "log how full the filesystem is when space runs out"),
+    row("noenospc_debug", Word(|o| o.enospc = EnospcLog::Quiet), "do not (the default)"),
+    row(
+        "fatal_errors",
+        Value("ACTION", |o, v| FatalErrors::parse(v).map(|action| o.fatal_errors = action)),
+        "on an error that ends all writing: bug, be read-only (the default); panic, end the daemon",
+    ),
+    row(
+        "flushoncommit",
+        Nothing,
+        "sync, snapshots and the periodic commit write all files first (always); a commit that makes room does not",
+    ),
     row("noflushoncommit", Nothing, "the same: nothing is gained by leaving it out"),
     row("fragment", Refuse, "a debugging help of kernels built with CONFIG_BTRFS_DEBUG"),
     row(
@@ -115,7 +134,11 @@ const BTRFS: &[Row] = &[
         "keep files up to this size in metadata (2048)",
     ),
     row("metadata_ratio", Refuse, "metadata chunks are made as they are needed; leave it out"),
-    row("rescan_uuid_tree", Refuse, "the UUID tree is not rebuilt by a mount; use butterfs rescue clear-uuid-tree"),
+    row(
+        "rescan_uuid_tree",
+        Word(|o| o.uuid_tree = UuidTree::Rescan),
+        "compare the UUID tree with the subvolumes, and put right what is wrong",
+    ),
     row("ref_verify", Refuse, "a debugging help of kernels built with CONFIG_BTRFS_DEBUG"),
     row(
         "rescue",
@@ -149,6 +172,11 @@ const BTRFS: &[Row] = &[
         "subvolid",
         Value("N", |o, v| values::number(v).map(|id| o.subvolume_id = Some(values::tree(id)))),
         "show the subvolume with this number; 0 is the top level",
+    ),
+    row(
+        "thread_pool",
+        Value("N", |o, v| values::threads(v).map(|n| o.threads = Some(n))),
+        "answer requests with so many threads (one for each core, 2 to 8)",
     ),
     row("treelog", Word(|o| o.fsync = Fsync::Log), "fsync writes to a log tree (the default)"),
     row("notreelog", Word(|o| o.fsync = Fsync::Commit), "commit on every fsync, without a log tree"),
@@ -192,14 +220,10 @@ const GENERIC: &[Row] = &[
     row("norelatime", Nothing, "takes back a relatime, which leaves the default"),
     row("strictatime", Word(|o| o.set_access_times(AccessTimeRule::Always)), "reading always changes access times"),
     row("nostrictatime", Word(|o| o.set_access_times(AccessTimeRule::Relative)), "the same as relatime"),
-    row(
-        "diratime",
-        Word(|o| o.access_times.directories = o.access_times.files),
-        "directories are as files (the default)",
-    ),
+    row("diratime", Word(|o| o.set_directory_times(o.access_times.files)), "directories are as files (the default)"),
     row(
         "nodiratime",
-        Word(|o| o.access_times.directories = AccessTimeRule::Never),
+        Word(|o| o.set_directory_times(AccessTimeRule::Never)),
         "reading does not change access times of directories",
     ),
     row("lazytime", Nothing, "access times are written with other changes, always"),
@@ -212,9 +236,22 @@ const GENERIC: &[Row] = &[
     row("nosuid", Word(|o| o.flag(MountFlags::NO_SUID)), "they have none"),
     row("dev", Word(|o| o.no_flag(MountFlags::NO_DEV)), "device files have effect (the default for root)"),
     row("nodev", Word(|o| o.flag(MountFlags::NO_DEV)), "they have none"),
+    row("symfollow", Word(|o| o.no_flag(MountFlags::NO_SYMFOLLOW)), "symbolic links are followed (the default)"),
+    row("nosymfollow", Word(|o| o.flag(MountFlags::NO_SYMFOLLOW)), "as root: they are not"),
     row("exec", Word(|o| o.no_flag(MountFlags::NO_EXEC)), "programs can be executed (the default)"),
     row("noexec", Word(|o| o.flag(MountFlags::NO_EXEC)), "they cannot"),
-    row("async", Nothing, "writing does not wait for the devices (the default)"),
+    row("async", Word(|o| o.no_flag(MountFlags::SYNCHRONOUS)), "writing does not wait for the devices (the default)"),
+    row("sync", Word(|o| o.flag(MountFlags::SYNCHRONOUS)), "it does, as with O_SYNC"),
+    row("dirsync", Word(|o| o.flag(MountFlags::DIR_SYNC)), "shown, and without effect, as in the kernel's Btrfs"),
+    row(
+        "remount",
+        Word(|o| o.request = Request::Remount),
+        "change the options of a mount; those that cannot change must be as they were",
+    ),
+    row("context", Value("LABEL", |o, v| o.security("context", v)), "given to the kernel, for SELinux"),
+    row("fscontext", Value("LABEL", |o, v| o.security("fscontext", v)), "the same"),
+    row("defcontext", Value("LABEL", |o, v| o.security("defcontext", v)), "the same"),
+    row("rootcontext", Value("LABEL", |o, v| o.security("rootcontext", v)), "the same"),
 ];
 
 const SYSTEM: &[Row] = &[
@@ -232,6 +269,19 @@ const SYSTEM: &[Row] = &[
     row("loop*", Nothing, "images are mounted directly"),
     row("x-*", Nothing, "for programs of the system"),
     row("comment", Nothing, "the same, as it was written earlier"),
+    row("X-*", Nothing, "for programs of the system"),
+    row("helper", Nothing, "for mount(8)"),
+    row("uhelper", Nothing, "for umount(8)"),
+    row("offset", Refuse, "an image begins where its file does; attach a loop device with losetup -o"),
+    row("sizelimit", Refuse, "an image is as long as its file; attach a loop device with losetup --sizelimit"),
+    row("user_id", Nothing, "as the kernel shows it of a mount"),
+    row("group_id", Nothing, "the same"),
+    row("rootmode", Nothing, "the same"),
+    row("max_read", Nothing, "the same"),
+    row("blksize", Nothing, "the same"),
+    row("subtype", Nothing, "the same"),
+    row("fsname", Nothing, "the same"),
+    row("blkdev", Nothing, "the same"),
 ];
 
 const REMOVED: &[Row] = &[

@@ -1,8 +1,13 @@
 //! Values of options. An error says what is wrong, and what is allowed.
 
+use std::num::NonZeroUsize;
+
 use butterfs_engine::file::CompressRule;
 use butterfs_format::TreeId;
 use butterfs_format::compression::{Choice, Method};
+
+/// More threads would only wait for each other.
+const MOST_THREADS: usize = 256;
 
 pub(super) fn number(value: &str) -> Result<u64, String> {
     value.parse().map_err(|_| "not a number".into())
@@ -11,6 +16,15 @@ pub(super) fn number(value: &str) -> Result<u64, String> {
 /// One of a few words.
 pub(super) fn one_of(value: &str, words: &[&str]) -> Result<(), String> {
     if words.contains(&value) { Ok(()) } else { Err(format!("allowed are: {}", words.join(", "))) }
+}
+
+/// Threads, at least one.
+pub(super) fn threads(value: &str) -> Result<NonZeroUsize, String> {
+    value
+        .parse()
+        .ok()
+        .filter(|n: &NonZeroUsize| n.get() <= MOST_THREADS)
+        .ok_or_else(|| format!("give a number from 1 to {MOST_THREADS}"))
 }
 
 /// Seconds between commits. As for the kernel, 0 is the default.
