@@ -27,15 +27,18 @@ mod read;
 mod remove;
 mod rename;
 mod rescue;
+mod settings;
 mod snapshots;
 mod statfs;
+mod subvolumes;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod uuid_tree;
 mod xattrs;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use butterfs_format::TreeId;
 use butterfs_format::items::Timespec;
@@ -57,6 +60,8 @@ pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
 pub use read::Flow;
 pub use rename::{Leave, RenameOptions, Replace};
 pub use rescue::Rescue;
+use settings::Rules;
+pub use settings::Settings;
 pub use snapshots::NewSubvolume;
 pub use statfs::Usage;
 pub use sync::Fsyncs;
@@ -73,9 +78,9 @@ pub struct Filesystem {
     /// Held by the one writer who makes room in the budget.
     throttled: Mutex<()>,
     root: InodeId,
-    access: Access,
-    access_times: AccessTimes,
-    fsync: Fsync,
+    /// What the devices were opened for.
+    opened_for: Access,
+    rules: RwLock<Rules>,
     fsyncs: Mutex<Fsyncs>,
 }
 

@@ -1,7 +1,7 @@
 //! INIT: what kernel and server agree on.
 
 use crate::abi::{self, InitFlags};
-use crate::session::{Caching, SessionOptions};
+use crate::session::{Caching, PosixAcl, SessionOptions};
 use std::io;
 
 /// What was agreed.
@@ -53,10 +53,15 @@ pub(crate) fn negotiate(offer: &abi::InitIn, options: &SessionOptions) -> io::Re
 
 /// All that we want with these options.
 fn wanted(options: &SessionOptions) -> InitFlags {
-    match options.caching {
-        Caching::WriteThrough => WANTED,
-        Caching::Writeback => WANTED | InitFlags::WRITEBACK_CACHE,
-    }
+    let caching = match options.caching {
+        Caching::WriteThrough => InitFlags::empty(),
+        Caching::Writeback => InitFlags::WRITEBACK_CACHE,
+    };
+    let without = match options.acl {
+        PosixAcl::Enforced => InitFlags::empty(),
+        PosixAcl::Off => InitFlags::POSIX_ACL,
+    };
+    (WANTED | caching) - without
 }
 
 /// The answer to INIT.

@@ -36,11 +36,23 @@ pub struct SessionOptions {
     pub caching: Caching,
     /// Most background requests (readahead, writeback, direct I/O) at once.
     pub max_background: u16,
+    /// Whether the kernel goes by ACLs.
+    pub acl: PosixAcl,
+}
+
+/// Whether ACLs are in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PosixAcl {
+    /// They are.
+    #[default]
+    Enforced,
+    /// Permissions are those of the mode alone, and ACLs can be neither read nor written.
+    Off,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { threads: 2, caching: Caching::WriteThrough, max_background: 64 }
+        Self { threads: 2, caching: Caching::WriteThrough, max_background: 64, acl: PosixAcl::Enforced }
     }
 }
 

@@ -165,7 +165,7 @@ impl Command {
                 | Self::Ls(_)
                 | Self::Tree(_)
                 | Self::Stat(_)
-        )
+        ) || matches!(self, Self::Subvolume(command) if command.knows_json())
     }
 
     /// Does it; `format` is what was given before the command.
@@ -178,7 +178,7 @@ impl Command {
             Self::Mkfs(arguments) => mkfs::run(&arguments),
             Self::Mount(arguments) => return mount::run(&arguments),
             Self::Umount(arguments) => umount::run(&arguments),
-            Self::Subvolume(command) => subvolume::run(&command),
+            Self::Subvolume(command) => return subvolume::run(&command, format),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
             Self::Reflink(arguments) => share::reflink(&arguments),
             Self::Dedupe(arguments) => share::dedupe(&arguments),

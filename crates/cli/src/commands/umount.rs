@@ -31,9 +31,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let busy = if arguments.lazy { Busy::Detach } else { Busy::Refuse };
     match unmount(&target, busy).map_err(|error| failure::mount(given, &error))? {
         Unmounted::Detached => output::line(format!("{}: detached; it ends with its last user", given.display())),
+        // The daemon goes on while its filesystem is mounted elsewhere.
+        Unmounted::Gone | Unmounted::WasNot if is_mounted_elsewhere(&mount) => {}
         Unmounted::Gone | Unmounted::WasNot => wait(given, &daemons)?,
     }
     Ok(())
+}
+
+fn is_mounted_elsewhere(mount: &MountEntry) -> bool {
+    let all = MountEntry::of_butterfs().unwrap_or_default();
+    all.iter().any(|other| other.device == mount.device)
 }
 
 /// The mount at the path, if it is one of ours.

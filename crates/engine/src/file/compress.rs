@@ -96,7 +96,7 @@ impl Compressors {
 /// How a file's data is to be compressed, if it is.
 pub(super) fn plan(shared: &Shared, inode: &Inode) -> Result<Option<Plan>> {
     let flags = lock(&inode.state).item.flags();
-    let rule = shared.options.compress;
+    let rule = shared.live().compress;
     if flags.intersects(InodeFlags::NODATACOW | InodeFlags::NODATASUM) {
         return Ok(None);
     }

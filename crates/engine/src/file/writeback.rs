@@ -271,7 +271,7 @@ fn small_enough(shared: &Shared, plan: Option<Plan>, bytes: &[u8]) -> Option<Inl
 pub(super) fn inline_limit(shared: &Shared) -> u64 {
     const LEAF_AND_ITEM_HEADERS: u64 = 101 + 25 + butterfs_format::items::FILE_EXTENT_INLINE_HEADER as u64;
     let nodesize = u64::from(shared.gate.volume().geometry().nodesize);
-    shared.options.max_inline.min(nodesize - LEAF_AND_ITEM_HEADERS)
+    shared.live().max_inline.min(nodesize - LEAF_AND_ITEM_HEADERS)
 }
 
 fn store_inline(shared: &Shared, inode: &Inode, inline: &InlineExtent) -> Result<()> {

@@ -97,7 +97,7 @@ impl Filesystem {
 
     /// Changes the flags that chattr shows; the caller has checked the user's rights.
     pub fn set_flags(&self, id: InodeId, flags: InodeFlags) -> Result<()> {
-        let (now, method) = (self.now(), self.shared.options.compress.method());
+        let (now, method) = (self.now(), self.shared.live().compress.method());
         self.change(&[self.inode(id)?], Need::Items(3), |tx, drafts| {
             item::require_writable(tx, id.tree)?;
             let found = drafts.item(id)?;

@@ -1,7 +1,7 @@
 //! Opening: what can be chosen, and what is checked before anything is changed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use butterfs_format::ids::objectid;
 use butterfs_format::items::FileType;
@@ -9,13 +9,14 @@ use butterfs_format::superblock::CompatRo;
 use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
+use super::settings::Rules;
 use super::{AccessTimeRule, AccessTimes, Filesystem, Rescue, features, old_root};
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::file::{CompressRule, Compressors, DirtyBudget, FileData, WriteErrors};
 use crate::inode::cache::InodeCache;
-use crate::inode::{BadData, InodeId, Options, Shared, scan};
+use crate::inode::{BadData, InodeId, LiveOptions, Options, Shared, scan};
 use crate::replay;
 pub use crate::subvolume::root::Access;
 use crate::subvolume::{Subvolumes, root};
@@ -124,8 +125,6 @@ impl Filesystem {
         let counted = Arc::clone(&budget);
         let new_data = Box::new(move || FileData::new(Arc::clone(&counted)));
         let chosen = Options {
-            max_inline: options.max_inline,
-            compress: options.compress,
             dirty_limit: options.dirty_limit,
             bad_data: if options.rescue.contains(Rescue::IGNORE_DATA_CSUMS) { BadData::Give } else { BadData::Refuse },
         };
@@ -134,6 +133,7 @@ impl Filesystem {
                 gate,
                 environment,
                 options: chosen,
+                live: RwLock::new(LiveOptions { max_inline: options.max_inline, compress: options.compress }),
                 features: sb.incompat(),
                 errors: WriteErrors::default(),
                 compressors: Compressors::default(),
@@ -144,9 +144,8 @@ impl Filesystem {
             budget,
             throttled: Mutex::new(()),
             root,
-            access: options.access,
-            access_times: options.access_times,
-            fsync: options.fsync,
+            opened_for: options.access,
+            rules: RwLock::new(Rules { fsync: options.fsync, access_times: options.access_times }),
             fsyncs: Mutex::default(),
         };
         match filesystem.inode(root) {
@@ -156,11 +155,6 @@ impl Filesystem {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// What may be done with this filesystem.
-    pub fn access(&self) -> Access {
-        self.access
     }
 }
 

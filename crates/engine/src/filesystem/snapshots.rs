@@ -11,7 +11,7 @@ use butterfs_format::{Key, TreeId};
 use super::{Attempt, Filesystem, require_changeable_dir, require_growable_dir};
 use crate::dir::entry::{self, Entry, Target};
 use crate::dir::link::{self, Link};
-use crate::dir::{Place, subvolumes_in};
+use crate::dir::{Parent, Place, subvolumes_in};
 use crate::error::{Error, Result};
 use crate::inode::item::{self, Ownership};
 use crate::inode::{Drafts, InodeId, Locked, lock, orphan};
@@ -98,6 +98,13 @@ impl Filesystem {
         place.check()?;
         while let Attempt::Again = self.remove_subvolume_entry(place, Content::Any)? {}
         Ok(())
+    }
+
+    /// The same by its number, wherever it has its name; gives where that was.
+    pub fn delete_subvolume_by_id(&self, tree: TreeId) -> Result<Parent> {
+        let parent = self.subvolume_parent(tree)?;
+        self.delete_subvolume(Place::new(parent.dir, &parent.name))?;
+        Ok(parent)
     }
 
     pub(super) fn remove_subvolume_entry(&self, place: Place<'_>, content: Content) -> Result<Attempt<()>> {

@@ -40,6 +40,8 @@ pub struct Shared {
     pub environment: Arc<dyn Environment>,
     /// What the user chose.
     pub options: Options,
+    /// What can be chosen anew.
+    pub live: RwLock<LiveOptions>,
     /// The features of this filesystem.
     pub features: Incompat,
     /// Errors of writeback, of all files together.
@@ -51,14 +53,26 @@ pub struct Shared {
 /// What the user chose at open.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Inline extents up to this many bytes (mount option `max_inline`, default 2048).
-    pub max_inline: u64,
-    /// What is compressed (mount options `compress`, `compress-force`).
-    pub compress: CompressRule,
     /// Dirty data in memory over all files before writers are made to write back, in bytes.
     pub dirty_limit: u64,
     /// What is done with data that no copy has right.
     pub bad_data: BadData,
+}
+
+/// What the user chose and can choose anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveOptions {
+    /// Inline extents up to this many bytes (mount option `max_inline`, default 2048).
+    pub max_inline: u64,
+    /// What is compressed (mount options `compress`, `compress-force`).
+    pub compress: CompressRule,
+}
+
+impl Shared {
+    /// The options of this moment.
+    pub fn live(&self) -> LiveOptions {
+        *self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What is done with data whose checksum no copy has, or that has none though it should.

@@ -9,6 +9,7 @@
 //! Rank: inode < range < gate. One commit or write of the log at a time (`turns`); the trees are held alone for a
 //! change or for the short parts of a commit, never while its blocks are written.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use butterfs_format::Superblock;
@@ -58,7 +59,7 @@ pub struct Gate {
     volume: Arc<Volume>,
     trees: Arc<Trees>,
     turns: Turns,
-    read_only: bool,
+    read_only: AtomicBool,
     cache_bytes: usize,
     /// Changed tree blocks in memory beyond which a change commits.
     dirty_bytes: u64,
@@ -96,7 +97,7 @@ impl Gate {
             volume,
             trees,
             turns: Turns::default(),
-            read_only,
+            read_only: AtomicBool::new(read_only),
             cache_bytes,
             dirty_bytes,
             stopped: OnceLock::new(),
@@ -170,7 +171,12 @@ impl Gate {
             self.commit()?;
         }
         let mut tx = self.trees.write();
-        ready(&mut tx).map(|()| tx)
+        ready(&mut tx).inspect_err(|error| {
+            if matches!(error, Error::NoSpace) {
+                tracing::debug!(target: "enospc", usage = ?tx.space_usage(), "no space");
+            }
+        })?;
+        Ok(tx)
     }
 
     /// Promises space for data that will be written later, together with the metadata that it will
@@ -188,7 +194,7 @@ impl Gate {
     pub(crate) fn replay<R>(&self, replay: impl FnOnce(&mut Transaction) -> Result<R>) -> Result<R> {
         let mut tx = self.trees.write();
         let result = replay(&mut tx).inspect_err(|error| self.abort(&format!("log replay failed: {error}")))?;
-        if self.read_only {
+        if self.is_read_only() {
             return Ok(result);
         }
         self.commit_entered(tx)?;
@@ -335,11 +341,27 @@ impl Gate {
         *self.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether nothing may be written.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Acquire)
+    }
+
+    /// Refuses changes from now on. One that is on its way is finished: the trees are held alone for a moment.
+    pub(crate) fn refuse_changes(&self) {
+        let _alone = self.trees.write();
+        self.read_only.store(true, Ordering::Release);
+    }
+
+    /// Allows changes again.
+    pub(crate) fn allow_changes(&self) {
+        self.read_only.store(false, Ordering::Release);
+    }
+
     /// Fails if the filesystem is read-only or was stopped.
     pub fn check_writable(&self) -> Result<()> {
         match self.stopped.get() {
             Some(stopped) => Err(Error::Aborted(stopped.cause.clone())),
-            None if self.read_only => Err(Error::ReadOnly),
+            None if self.is_read_only() => Err(Error::ReadOnly),
             None => Ok(()),
         }
     }

@@ -177,6 +177,8 @@ pub struct SpaceUsage {
     pub system: Totals,
     /// How many copies of metadata and of system blocks there are.
     pub metadata_copies: u64,
+    /// How many copies of data there are.
+    pub data_copies: u64,
     /// Space of `data` that is promised to data in memory.
     pub promised: u64,
     /// Space of `metadata` that is promised to data in memory.
@@ -189,15 +191,18 @@ impl Transaction {
     pub(super) fn space_usage(&self) -> SpaceUsage {
         let total = self.devices.iter().map(|d| d.total_bytes.get()).sum();
         let allocated: u64 = self.devices.iter().map(|d| d.bytes_used.get()).sum();
-        let metadata_chunk = self.space.iter().find(|g| g.flags.kind() == BlockGroupFlags::METADATA);
-        let copies = metadata_chunk.and_then(|g| self.volume.copies(Logical(g.start)).ok()).unwrap_or(1);
+        let copies_of = |kind: BlockGroupFlags| {
+            let chunk = self.space.iter().find(|group| group.flags.kind() == kind);
+            chunk.and_then(|group| self.volume.stored_copies(Logical(group.start)).ok()).unwrap_or(1) as u64
+        };
         SpaceUsage {
             total,
             unallocated: total.saturating_sub(allocated),
             data: self.space.totals(BlockGroupFlags::DATA),
             metadata: self.space.totals(BlockGroupFlags::METADATA),
             system: self.space.totals(BlockGroupFlags::SYSTEM),
-            metadata_copies: copies as u64,
+            metadata_copies: copies_of(BlockGroupFlags::METADATA),
+            data_copies: copies_of(BlockGroupFlags::DATA),
             promised: self.promised.data,
             promised_metadata: self.promised.metadata,
             reserve: self.global_reserve(),

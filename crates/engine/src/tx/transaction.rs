@@ -80,6 +80,17 @@ impl Transaction {
         self.superblock.incompat()
     }
 
+    /// Features that writers must know.
+    pub fn compat_ro(&self) -> CompatRo {
+        self.superblock.compat_ro()
+    }
+
+    /// Notes that the UUID tree has all that it should.
+    pub fn uuid_tree_is_current(&mut self) {
+        self.superblock.uuid_tree_generation = self.superblock.generation;
+        self.changes += 1;
+    }
+
     /// Notes that data is compressed in a way that readers must know.
     pub fn use_compression(&mut self, kind: Compression) {
         let feature = match kind {
@@ -87,6 +98,11 @@ impl Transaction {
             Compression::Lzo => Incompat::COMPRESS_LZO,
             Compression::Zstd => Incompat::COMPRESS_ZSTD,
         };
+        self.use_feature(feature);
+    }
+
+    /// Notes something that readers must know of.
+    pub fn use_feature(&mut self, feature: Incompat) {
         if !self.incompat().contains(feature) {
             self.superblock.incompat_flags = (self.incompat() | feature).bits().into();
             self.refuse_log(WhyCommit::NewFeature);

@@ -20,11 +20,13 @@ mod ioctl;
 mod list;
 mod names;
 mod nodes;
+mod remount;
 mod rights;
 mod share;
 mod xattr;
 
 use crate::front_end::{FrontEnd, Result};
+use crate::session::PosixAcl;
 use crate::types::*;
 use crate::{DirSink, Errno, Negotiated, Notifier, PlusSink, ReadSink};
 use attr::Numbers;
@@ -43,6 +45,7 @@ use std::time::Duration;
 pub use attr::SubvolumeIno;
 pub use background::OnError;
 pub use handles::OpenFiles;
+pub use remount::{Changeable, OnRemount, Remounted};
 
 /// Who may delete subvolumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -61,14 +64,14 @@ pub struct AdapterOptions {
     pub ttl: Duration,
     /// Which inode number top directories of subvolumes show.
     pub subvolume_ino: SubvolumeIno,
-    /// Time between commits (mount option `commit`).
-    pub commit_interval: Duration,
-    /// Who may delete subvolumes.
-    pub subvolume_deletion: SubvolumeDeletion,
     /// The image or device, for [`crate::control::status()`].
     pub device: String,
-    /// The options that the user gave, for the same.
-    pub shown_options: String,
+    /// What can be chosen anew.
+    pub changeable: Changeable,
+    /// What reads the options of a remount.
+    pub on_remount: OnRemount,
+    /// Whether ACLs are in force (mount option `acl`). The session is to be told, too.
+    pub acl: PosixAcl,
     /// What makes the kernel's side read-only after an error that ends all writing.
     pub on_error: OnError,
     /// Whether the kernel tells of opened files.
@@ -80,10 +83,10 @@ impl Default for AdapterOptions {
         Self {
             ttl: Duration::from_secs(3600),
             subvolume_ino: SubvolumeIno::Unique,
-            commit_interval: Duration::from_secs(30),
-            subvolume_deletion: SubvolumeDeletion::Privileged,
             device: String::new(),
-            shown_options: String::new(),
+            changeable: Changeable::default(),
+            on_remount: OnRemount::default(),
+            acl: PosixAcl::Enforced,
             on_error: OnError::default(),
             open_files: OpenFiles::Anonymous,
         }
@@ -100,6 +103,7 @@ pub struct EngineFrontEnd {
     synced: Mutex<ErrorCursor>,
     numbers: Numbers,
     options: AdapterOptions,
+    changeable: Mutex<Changeable>,
     notifier: Mutex<Notifier>,
     background: Background,
 }
@@ -142,6 +146,7 @@ impl EngineFrontEnd {
             offers: Offers::default(),
             synced: Mutex::default(),
             numbers: Numbers { mounted: root.tree, tops: options.subvolume_ino },
+            changeable: Mutex::new(options.changeable.clone()),
             options,
             notifier: Mutex::new(Notifier::disconnected()),
             background: Background::default(),
@@ -224,7 +229,8 @@ impl FrontEnd for EngineFrontEnd {
     fn init(&self, _: Negotiated, notifier: Notifier) -> Result<()> {
         *lock(&self.notifier) = notifier;
         if self.fs.access() == Access::ReadWrite {
-            self.background.start(&self.fs, self.options.commit_interval, &self.options.on_error)?;
+            self.background.set_commit_interval(lock(&self.changeable).commit_interval);
+            self.background.start(&self.fs, &self.options.on_error)?;
         }
         Ok(())
     }
@@ -308,7 +314,12 @@ impl FrontEnd for EngineFrontEnd {
         new: &NewNode,
         _: OpenMode,
     ) -> Result<(Entry, Opened)> {
-        let made = self.make(caller, &self.place(parent, name)?, new)?;
+        let place = self.place(parent, name)?;
+        if place.dir.is_placeholder() {
+            // As in the kernel, whose stub knows how to make no file.
+            return Err(Errno::EACCES);
+        }
+        let made = self.make(caller, &place, new)?;
         let opened = self.opened(made.node)?;
         Ok((made, opened))
     }

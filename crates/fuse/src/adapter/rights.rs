@@ -5,6 +5,7 @@
 
 use super::acl::{self, Acl, Subject};
 use super::{EngineFrontEnd, Site};
+use crate::session::PosixAcl;
 use crate::types::Caller;
 use crate::{Errno, Result};
 use butterfs_engine::Error;
@@ -102,6 +103,9 @@ impl EngineFrontEnd {
 
     /// An ACL of an inode. One that is broken on disk is an error: it must not grant more.
     pub(super) fn acl(&self, id: InodeId, name: &[u8]) -> Result<Option<Acl>> {
+        if self.options.acl == PosixAcl::Off {
+            return Ok(None);
+        }
         match self.fs.xattr(id, name) {
             Ok(value) => Acl::parse(&value),
             Err(Error::NoAttribute) => Ok(None),

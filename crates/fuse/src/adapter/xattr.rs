@@ -4,6 +4,7 @@ use super::acl::{self, Acl};
 use super::nodes::Capability;
 use super::rights::{Deed, groups, require_unprotected};
 use super::{EngineFrontEnd, Site};
+use crate::session::PosixAcl;
 use crate::types::{Caller, NodeId, XattrMode};
 use crate::{Errno, Result};
 use butterfs_engine::Error;
@@ -14,13 +15,15 @@ use butterfs_engine::inode::xattr::{self, Xattr};
 const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"btrfs."];
 const SETGID: u32 = 0o2000;
 
-/// Fails for names that Btrfs does not store.
-fn require_known(name: &[u8]) -> Result<()> {
-    let stored = NAMESPACES.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len());
-    if stored || name == acl::ACCESS || name == acl::DEFAULT { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
-}
-
 impl EngineFrontEnd {
+    /// Fails for names that Btrfs does not store, and for those of ACLs if there are none.
+    fn require_known(&self, name: &[u8]) -> Result<()> {
+        let stored = NAMESPACES.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len());
+        let acl = name == acl::ACCESS || name == acl::DEFAULT;
+        let known = stored || (acl && self.options.acl == PosixAcl::Enforced);
+        if known { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    }
+
     pub(super) fn do_setxattr(
         &self,
         caller: &Caller,
@@ -29,7 +32,7 @@ impl EngineFrontEnd {
         value: &[u8],
         mode: XattrMode,
     ) -> Result<()> {
-        require_known(name)?;
+        self.require_known(name)?;
         let id = self.id(node)?;
         let site = Site { operation: "setxattr", id, name };
         let found = self.attributes(site)?;
@@ -87,7 +90,7 @@ impl EngineFrontEnd {
     }
 
     pub(super) fn do_getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>> {
-        require_known(name)?;
+        self.require_known(name)?;
         self.fs.xattr(id, name).map_err(|error| Site { operation: "getxattr", id, name }.fail(&error))
     }
 
@@ -97,7 +100,7 @@ impl EngineFrontEnd {
     }
 
     pub(super) fn do_removexattr(&self, id: InodeId, name: &[u8]) -> Result<()> {
-        require_known(name)?;
+        self.require_known(name)?;
         let site = Site { operation: "removexattr", id, name };
         require_unprotected(&self.attributes(site)?, Deed::Change)?;
         if name == acl::ACCESS || name == acl::DEFAULT {

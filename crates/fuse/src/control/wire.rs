@@ -29,6 +29,17 @@ pub const SNAPSHOT: u32 = 0xd000_bf01;
 /// Butterfs: lists subvolumes, with [`ListHeader`] and [`SubvolumeRecord`]s.
 pub const LIST_SUBVOLUMES: u32 = 0xf000_bf02;
 
+/// `BTRFS_IOC_DEFAULT_SUBVOL`: a `u64`.
+pub const DEFAULT_SUBVOL: u32 = 0x4008_9413;
+/// `BTRFS_IOC_SNAP_DESTROY_V2`, with [`VolArgsV2`].
+pub const SNAP_DESTROY_V2: u32 = 0x5000_943f;
+/// Butterfs: which subvolume is the default; gives a number.
+pub const GET_DEFAULT_SUBVOL: u32 = 0x8008_bf07;
+/// Butterfs: file extents that are as young as a transaction, with [`ChangedHeader`] and [`ChangedRecord`]s.
+pub const CHANGED_EXTENTS: u32 = 0xf000_bf08;
+/// Butterfs: changes the options of the mount, with a text in, and an error's text out; see [`RemountArgs`].
+pub const REMOUNT: u32 = 0xe000_bf09;
+
 /// Butterfs: how the mount is, with [`StatusRecord`] and four texts behind it.
 pub const STATUS: u32 = 0xe000_bf03;
 
@@ -57,6 +68,26 @@ pub struct VolArgs {
     pub name: [u8; 4088],
 }
 const _: () = assert!(size_of::<VolArgs>() == size_of_command(SUBVOL_CREATE));
+
+/// `BTRFS_SUBVOL_SPEC_BY_ID`, in [`VolArgsV2`].
+pub const BY_ID: u64 = 1 << 4;
+
+/// `struct btrfs_ioctl_vol_args_v2`, in the machine's byte order.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct VolArgsV2 {
+    /// Not used by the commands here.
+    pub fd: [u8; 8],
+    /// Not used.
+    pub transid: [u8; 8],
+    /// [`BY_ID`] or 0.
+    pub flags: [u8; 8],
+    /// Not used.
+    pub unused: [u8; 32],
+    /// A name and a NUL, or with [`BY_ID`] the number of a subvolume.
+    pub name: [u8; 4040],
+}
+const _: () = assert!(size_of::<VolArgsV2>() == size_of_command(SNAP_DESTROY_V2));
 
 /// Makes a snapshot in the directory that the command is given to.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -96,6 +127,8 @@ const _: () = assert!(size_of::<ShareArgs>() == size_of_command(CLONE));
 pub struct ListHeader {
     /// In: only subvolumes with a higher number.
     pub after: U64,
+    /// In: 0 for those that can be reached, 1 for those that are deleted and not gone yet.
+    pub which: U64,
     /// Out: how many records follow; 0 at the end.
     pub count: U64,
 }
@@ -124,9 +157,72 @@ pub struct SubvolumeRecord {
     pub parent_uuid: [u8; 16],
     /// The UUID of what it was received from.
     pub received_uuid: [u8; 16],
+    /// The directory that holds its name.
+    pub dir: U64,
+    /// For a snapshot, the transaction that made it; else 0.
+    pub snapshot_in: U64,
+    /// The transaction that last changed what is in it.
+    pub changed_in: U64,
+    /// The transaction of the source that it was sent from.
+    pub sent_in: U64,
+    /// When that was: seconds.
+    pub sent_sec: U64,
+    /// The transaction that received it.
+    pub received_in: U64,
+    /// When that was: seconds.
+    pub received_sec: U64,
     /// Bytes of its path from the top level, which follows.
     pub path_len: U16,
 }
+
+/// The beginning of a page of changed extents.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct ChangedHeader {
+    /// In: only extents of this transaction and later ones.
+    pub since: U64,
+    /// In: the inode to begin with. Out: where to go on.
+    pub ino: U64,
+    /// In: the item type to begin with. Out: where to go on.
+    pub item_type: U64,
+    /// In: the offset to begin with. Out: where to go on.
+    pub offset: U64,
+    /// Out: how many records follow.
+    pub count: U64,
+    /// Out: 1 if there is more.
+    pub more: U64,
+}
+
+/// A changed extent.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct ChangedRecord {
+    /// The file.
+    pub ino: U64,
+    /// Where in the file.
+    pub offset: U64,
+    /// How much of it.
+    pub len: U64,
+    /// Where the extent begins.
+    pub disk_start: U64,
+    /// Where in it the file's part begins.
+    pub disk_offset: U64,
+    /// The transaction that made it.
+    pub generation: U64,
+    /// How it is compressed, as on disk.
+    pub compression: u8,
+    /// Its kind, as on disk.
+    pub kind: u8,
+}
+
+/// A change of options: a text and a NUL. Out: what is wrong, empty if nothing is.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct RemountArgs {
+    /// The text.
+    pub text: [u8; 8192],
+}
+const _: () = assert!(size_of::<RemountArgs>() == size_of_command(REMOUNT));
 
 /// How a mount is. Behind it are its texts, in this order: cause, lost write, device, options.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -152,6 +248,8 @@ pub struct StatusRecord {
     pub committed_nsec: U32,
     /// Bytes of files in memory only.
     pub dirty_bytes: U64,
+    /// Subvolumes that are deleted and not gone yet.
+    pub deleted_subvolumes: U64,
     /// Lengths of the texts.
     pub texts: [U16; 4],
 }

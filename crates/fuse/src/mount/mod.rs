@@ -19,6 +19,7 @@ mod presence;
 mod unmount;
 
 pub use bdi::BdiTuning;
+pub use direct::{bind, remount};
 pub use error::MountError;
 pub use mountinfo::MountEntry;
 pub use options::{MountFlags, MountOptions, MountSource};

@@ -2,6 +2,8 @@
 //! kernel has too.
 
 mod flags;
+mod lists;
+mod remount;
 mod share;
 mod status;
 mod subvolumes;
@@ -47,6 +49,14 @@ impl EngineFrontEnd {
             wire::INO_LOOKUP => self.ino_lookup(caller, id, call.input),
             wire::SUBVOL_CREATE => self.ioctl_create(caller, call),
             wire::SNAP_DESTROY => self.ioctl_delete(caller, call),
+            wire::SNAP_DESTROY_V2 => self.ioctl_delete_v2(caller, call),
+            wire::GET_DEFAULT_SUBVOL => reply(self.default_subvolume(id)?.to_le_bytes()),
+            wire::DEFAULT_SUBVOL => self.set_default_subvolume(caller, id, number(call.input, 0)?),
+            wire::CHANGED_EXTENTS => {
+                self.require_privileged(caller)?;
+                reply(self.changed_page(id, call.input)?)
+            }
+            wire::REMOUNT => self.ioctl_remount(caller, id, call.input),
             wire::SNAPSHOT => self.ioctl_snapshot(caller, call),
             wire::SUBVOL_GETFLAGS => reply(self.subvolume_flags(id)?.to_ne_bytes()),
             wire::SUBVOL_SETFLAGS => self.set_subvolume_flags(caller, id, number(call.input, 0)?),

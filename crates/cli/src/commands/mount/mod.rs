@@ -4,16 +4,18 @@
 //! The order matters: signals are blocked and the daemon is forked before any thread starts; the
 //! image is opened, and so locked, before anything is mounted.
 
+mod again;
+mod remount;
+
 use std::fs::{File, OpenOptions};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{self, Access, Filesystem, SubvolumeChoice};
-use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError};
+use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError, OnRemount};
 use butterfs_fuse::daemon::{self, Background, Outcome, Ready};
 use butterfs_fuse::mount::{Mount, MountEntry, MountOptions, MountPoint, MountSource, Presence};
 use butterfs_fuse::session::{Session, SessionOptions};
@@ -23,8 +25,8 @@ use butterfs_volume::OpenMode;
 
 use crate::failure::{self, Failure, Result};
 use crate::logging::{self, Destination};
-use crate::mount_options::{Options, Unknown};
-use crate::{devices, exit, run_dir};
+use crate::mount_options::{self, EnospcLog, FatalErrors, Options, Request, Unknown, UuidTree};
+use crate::{devices, exit, output, run_dir};
 
 /// More workers than this wait for each other.
 const MOST_THREADS: usize = 8;
@@ -33,31 +35,8 @@ const MOST_THREADS: usize = 8;
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "butterfs mount [OPTIONS] <IMAGE>... <DIRECTORY>",
-    after_help = "Options for -o:
-  ro, rw                 read only, or read and write (the default)
-  subvol=PATH            show this subvolume
-  subvolid=N             show the subvolume with this number
-  commit=SECONDS         commit at least this often (30)
-  compress[=METHOD]      compress what becomes smaller: zlib[:1-9], lzo, zstd[:-15..15], no (zlib)
-  compress-force[=METHOD]  the same without a look at the data first
-  max_inline=BYTES       keep files up to this size in metadata (2048)
-  user_subvol_rm_allowed let owners delete subvolumes
-  open_files             tell each open file of data that was lost, not each
-                         thread; opening a file costs more
-  notreelog              commit on every fsync, without a log tree
-  nologreplay            with ro: ignore a log tree that was not replayed
-                         (also: norecovery)
-  device=PATH            another device of the filesystem, or a directory to
-                         look for its devices in; may be given more than once
-  degraded               with ro: without devices that are missing
-  rescue=WORDS           with ro: words separated by colons, of usebackuproot,
-                         nologreplay, ignorebadroots, ignoredatacsums,
-                         ignoremetacsums, ignoresuperflags, all (but the first)
-  generation=N           with ro: what that commit left, as far as it is there
-  allow_other            let other users in (always, for root)
-  relatime, noatime, strictatime, nodiratime, nosuid, nodev, noexec and their
-                         opposites, as mount(8)
-  plain_fuse             as root: without a loop device; sync does not wait"
+    after_help = mount_options::help(),
+    after_long_help = mount_options::long_help(),
 )]
 pub struct Arguments {
     /// An image file or a block device; of a filesystem on several devices, any number of them.
@@ -98,6 +77,12 @@ struct Plan<'a> {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let plan = plan(arguments)?;
+    if plan.options.request == Request::Remount {
+        return remount::run(&plan).map(|()| ExitCode::SUCCESS);
+    }
+    if let Some(first) = again::find(plan.image)? {
+        return again::run(&plan, &first).map(|()| ExitCode::SUCCESS);
+    }
     let signals = TerminationSignals::block().map_err(|error| Failure::new(exit::SYSTEM, error))?;
     if arguments.foreground {
         return foreground(&plan, signals);
@@ -116,6 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn plan(arguments: &Arguments) -> Result<Plan<'_>> {
     let unknown = if arguments.sloppy { Unknown::Ignore } else { Unknown::Refuse };
     let options = Options::parse(&arguments.options, unknown).map_err(|text| Failure::new(exit::USAGE, text))?;
+    options.warnings.iter().for_each(|warning| output::complain("mount", format!("warning: {warning}")));
     let log = arguments.log.as_deref().map(open_log).transpose()?;
     let image = arguments.image.as_path();
     let Some((directory, images)) = arguments.rest.split_last() else {
@@ -133,7 +119,7 @@ fn open_log(path: &Path) -> Result<File> {
 
 /// Serves in this process.
 fn foreground(plan: &Plan<'_>, signals: TerminationSignals) -> Result<ExitCode> {
-    logging::start(destination(plan, Destination::Stderr)?, plan.verbose);
+    start_log(plan, destination(plan, Destination::Stderr)?);
     serve(plan, signals, || ()).map(|()| ExitCode::SUCCESS)
 }
 
@@ -141,7 +127,7 @@ fn foreground(plan: &Plan<'_>, signals: TerminationSignals) -> Result<ExitCode> 
 fn background(plan: &Plan<'_>, signals: TerminationSignals, ready: Ready) -> ExitCode {
     let mut ready = Some(ready);
     let served = destination(plan, Destination::Syslog).and_then(|destination| {
-        logging::start(destination, plan.verbose);
+        start_log(plan, destination);
         serve(plan, signals, || {
             if let Some(Err(error)) = ready.take().map(|ready| ready.mounted(plan.log.as_ref())) {
                 tracing::warn!(%error, "the launcher did not hear that the filesystem is mounted");
@@ -160,6 +146,14 @@ fn background(plan: &Plan<'_>, signals: TerminationSignals, ready: Ready) -> Exi
     ExitCode::from(failure.code)
 }
 
+fn start_log(plan: &Plan<'_>, destination: Destination) {
+    let more: &[&str] = match plan.options.enospc {
+        EnospcLog::Quiet => &[],
+        EnospcLog::Verbose => &["enospc=debug"],
+    };
+    logging::start(destination, plan.verbose, more);
+}
+
 /// The log file, or what is usual.
 fn destination(plan: &Plan<'_>, usual: Destination) -> Result<Destination> {
     let Some(file) = &plan.log else { return Ok(usual) };
@@ -174,7 +168,7 @@ fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> 
     let mount = mount(plan, &target)?;
     let presence = announce(&mount);
     let front_end = front_end(plan, filesystem, &mount);
-    let session = Session::new(mount, front_end, session_options());
+    let session = Session::new(mount, front_end, session_options(&plan.options));
     let failed = |error: &dyn std::fmt::Display| Failure::at(exit::FAILED, plan.image, error);
     let stop = SignalStop::spawn(signals, session.stop_handle()).map_err(|error| failed(&error))?;
     let result = session.run_then(ready).map_err(|error| failed(&error));
@@ -240,6 +234,9 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
     }
     let filesystem = Filesystem::open(volume, options, Box::new(SystemEnvironment));
     let filesystem = filesystem.map_err(|error| open_failed(plan, &error))?;
+    if (plan.options.uuid_tree, plan.options.access) == (UuidTree::Rescan, Access::ReadWrite) {
+        filesystem.rescan_uuid_tree().map_err(|error| failure::engine(exit::FAILED, plan.image, &error))?;
+    }
     match plan.options.subvolume_id {
         Some(id) if id != filesystem.root().tree => {
             let text =
@@ -274,6 +271,7 @@ fn mount(plan: &Plan<'_>, target: &Path) -> Result<Mount> {
     let is_root = rustix::process::geteuid().is_root();
     let mut options = if is_root { MountOptions::for_root() } else { MountOptions::for_user() };
     options.flags = plan.options.flags(options.flags);
+    options.security.clone_from(&plan.options.security);
     Mount::new(&MountSource::Image(path), target, &options).map_err(|error| failure::mount(plan.image, &error))
 }
 
@@ -305,26 +303,37 @@ fn follow_error(point: &MountPoint) -> bool {
     }
 }
 
-fn session_options() -> SessionOptions {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
-    SessionOptions { threads, ..Default::default() }
+/// Ends the daemon where a kernel would stop the machine: the mount answers nothing any more.
+fn end() -> bool {
+    tracing::error!("ending, as fatal_errors=panic asks for");
+    std::process::exit(exit::FAILED.into())
+}
+
+fn session_options(options: &Options) -> SessionOptions {
+    let usual = || std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
+    let threads = options.threads.map_or_else(usual, usize::from);
+    SessionOptions { threads, acl: options.acl, ..Default::default() }
 }
 
 /// What answers the kernel.
 fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>, mount: &Mount) -> Arc<EngineFrontEnd> {
-    let mut options = AdapterOptions::default();
-    if let Some(seconds) = plan.options.commit {
-        options.commit_interval = Duration::from_secs(seconds.into());
-    }
-    options.subvolume_deletion = plan.options.subvolume_deletion;
-    options.open_files = plan.options.open_files;
+    let mut options = AdapterOptions {
+        changeable: remount::changeable(&plan.options, plan.shown_options.clone()),
+        on_remount: OnRemount::new(remount::Reader::new(plan).into_function()),
+        acl: plan.options.acl,
+        open_files: plan.options.open_files,
+        ..AdapterOptions::default()
+    };
     let device = plan.image.canonicalize().unwrap_or_else(|_| plan.image.to_path_buf());
     options.device = device.to_string_lossy().into_owned();
-    options.shown_options = plan.shown_options.clone();
-    // Only root may do this; for others changes fail in the daemon.
-    if rustix::process::geteuid().is_root() {
-        let point = mount.point();
-        options.on_error = OnError::new(move || follow_error(&point));
+    let point = mount.point();
+    match plan.options.fatal_errors {
+        FatalErrors::End => options.on_error = OnError::new(end),
+        // Only root may do this; for others changes fail in the daemon.
+        FatalErrors::ReadOnly if rustix::process::geteuid().is_root() => {
+            options.on_error = OnError::new(move || follow_error(&point));
+        }
+        FatalErrors::ReadOnly => {}
     }
     Arc::new(EngineFrontEnd::new(filesystem, options))
 }

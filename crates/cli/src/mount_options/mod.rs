@@ -1,16 +1,22 @@
-//! The options behind `-o`. What is not known is refused by name.
+//! The options behind `-o`: `table` says which there are, `help` shows them. What is not known is refused by name.
 
+mod help;
+mod table;
+mod values;
+
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use butterfs_engine::file::CompressRule;
 use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, Rescue, SubvolumeChoice};
-use butterfs_format::compression::{Choice, Method};
 use butterfs_format::{Generation, TreeId};
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
+use butterfs_fuse::session::PosixAcl;
 use butterfs_volume::Missing;
 
-use crate::size;
+pub use help::{effective as help, every as long_help};
+use table::{Row, Take};
 
 /// What `-o` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +55,22 @@ pub struct Options {
     pub set: MountFlags,
     /// Flags to clear.
     pub clear: MountFlags,
+    /// `remount`.
+    pub request: Request,
+    /// `acl`, `noacl`.
+    pub acl: PosixAcl,
+    /// `thread_pool=`.
+    pub threads: Option<NonZeroUsize>,
+    /// `fatal_errors=`.
+    pub fatal_errors: FatalErrors,
+    /// `enospc_debug`.
+    pub enospc: EnospcLog,
+    /// `rescan_uuid_tree`.
+    pub uuid_tree: UuidTree,
+    /// `context=` and the like.
+    pub security: Vec<String>,
+    /// What the user should know of options that are not followed.
+    pub warnings: Vec<String>,
 }
 
 impl Default for Options {
@@ -71,8 +93,62 @@ impl Default for Options {
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             set: MountFlags::empty(),
             clear: MountFlags::empty(),
+            request: Request::Mount,
+            acl: PosixAcl::Enforced,
+            threads: None,
+            fatal_errors: FatalErrors::ReadOnly,
+            enospc: EnospcLog::Quiet,
+            uuid_tree: UuidTree::Trust,
+            security: Vec::new(),
+            warnings: Vec::new(),
         }
     }
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A mount.
+    Mount,
+    /// Other options for one that there is.
+    Remount,
+}
+
+/// What is done after an error that ends all writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FatalErrors {
+    /// The filesystem can be read on (`bug`, whose kernel goes on, too, as far as it can).
+    ReadOnly,
+    /// The daemon ends at once (`panic`): the mount answers nothing any more.
+    End,
+}
+
+impl FatalErrors {
+    fn parse(value: &str) -> Result<Self, String> {
+        match value {
+            "bug" => Ok(Self::ReadOnly),
+            "panic" => Ok(Self::End),
+            _ => Err("allowed are: bug, panic".into()),
+        }
+    }
+}
+
+/// What is done about the UUID tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UuidTree {
+    /// It is taken as it is.
+    Trust,
+    /// It is compared with the subvolumes, and what is wrong is put right.
+    Rescan,
+}
+
+/// Whether the log tells how full the filesystem is when space runs out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnospcLog {
+    /// It does not.
+    Quiet,
+    /// It does.
+    Verbose,
 }
 
 /// What to do with an option that is not known.
@@ -84,129 +160,87 @@ pub enum Unknown {
     Ignore,
 }
 
-/// Options that set or clear a flag.
-const FLAGS: [(&str, Change, MountFlags); 9] = [
-    ("allow_other", Change::Set, MountFlags::ALLOW_OTHER),
-    ("default_permissions", Change::Set, MountFlags::DEFAULT_PERMISSIONS),
-    ("nosuid", Change::Set, MountFlags::NO_SUID),
-    ("suid", Change::Clear, MountFlags::NO_SUID),
-    ("nodev", Change::Set, MountFlags::NO_DEV),
-    ("dev", Change::Clear, MountFlags::NO_DEV),
-    ("noexec", Change::Set, MountFlags::NO_EXEC),
-    ("exec", Change::Clear, MountFlags::NO_EXEC),
-    ("plain_fuse", Change::Set, MountFlags::PLAIN_FUSE),
-];
-
-/// Options that ask for what is done anyway, or that are meant for mount(8). `norelatime` takes back a
-/// `relatime`, which leaves the default, and that is the same, as for the kernel.
-const IGNORED: [&str; 20] = [
-    "defaults",
-    "auto",
-    "noauto",
-    "user",
-    "nouser",
-    "users",
-    "nousers",
-    "owner",
-    "group",
-    "_netdev",
-    "nofail",
-    "loop",
-    "async",
-    "norelatime",
-    "lazytime",
-    "nolazytime",
-    "datacow",
-    "datasum",
-    "barrier",
-    "space_cache=v2",
-];
-
-#[derive(Clone, Copy)]
-enum Change {
-    Set,
-    Clear,
-}
-
 impl Options {
     /// Reads lists of options, each separated by commas.
     pub fn parse(lists: &[String], unknown: Unknown) -> Result<Self, String> {
         let mut options = Self::default();
-        for word in lists.iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
-            match options.take(word) {
-                Some(result) => result?,
-                None if unknown == Unknown::Ignore || is_for_others(word) => {}
-                None => {
-                    return Err(format!("unknown mount option '{word}'; leave it out, or see butterfs mount --help"));
-                }
-            }
+        for word in lists.iter().flat_map(|list| split(list)).filter(|word| !word.is_empty()) {
+            options.take(word, unknown)?;
         }
         options.check()
     }
 
-    /// Takes one option, if it is known.
-    fn take(&mut self, word: &str) -> Option<Result<(), String>> {
-        if let Some((_, change, flag)) = FLAGS.iter().find(|(name, ..)| *name == word) {
-            let (to, from) = match change {
-                Change::Set => (&mut self.set, &mut self.clear),
-                Change::Clear => (&mut self.clear, &mut self.set),
-            };
-            to.insert(*flag);
-            from.remove(*flag);
-            return Some(Ok(()));
+    /// Takes one option, as its row says.
+    fn take(&mut self, word: &str, unknown: Unknown) -> Result<(), String> {
+        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        let Some(row) = find(name, value)? else {
+            return if unknown == Unknown::Ignore { Ok(()) } else { Err(not_known(name)) };
+        };
+        match (&row.take, value) {
+            (Take::Word(set), _) => set(self),
+            (Take::Value(_, set), value) => {
+                set(self, value.unwrap_or_default()).map_err(|error| format!("mount option '{word}': {error}"))?
+            }
+            (Take::Nothing, _) => {}
+            (Take::Warn, _) => self.warnings.push(format!("mount option '{word}': {}", row.text)),
+            (Take::Refuse, _) => return Err(format!("mount option '{word}' is not supported: {}", row.text)),
         }
-        match word {
-            "ro" => self.access = Access::ReadOnly,
-            "rw" => self.access = Access::ReadWrite,
-            "noatime" => self.set_access_times(AccessTimeRule::Never),
-            "relatime" | "atime" | "nostrictatime" => self.set_access_times(AccessTimeRule::Relative),
-            "strictatime" => self.set_access_times(AccessTimeRule::Always),
-            "nodiratime" => self.access_times.directories = AccessTimeRule::Never,
-            "diratime" => self.access_times.directories = self.access_times.files,
-            "user_subvol_rm_allowed" => self.subvolume_deletion = SubvolumeDeletion::Owners,
-            "open_files" => self.open_files = OpenFiles::Named,
-            "treelog" => self.fsync = Fsync::Log,
-            "notreelog" => self.fsync = Fsync::Commit,
-            "norecovery" | "nologreplay" => self.log_tree = LogTree::Ignore,
-            "compress" => self.compress = CompressRule::All(Method::default()),
-            "compress-force" => self.compress = CompressRule::Force(Method::default()),
-            "degraded" => self.missing = Missing::Accept,
-            "usebackuproot" | "recovery" => self.rescue |= Rescue::USE_BACKUP_ROOT,
-            _ => return word.split_once('=').and_then(|(name, value)| self.take_value(name, value)),
+        Ok(())
+    }
+
+    fn flag(&mut self, flag: MountFlags) {
+        self.set.insert(flag);
+        self.clear.remove(flag);
+    }
+
+    /// The kernel is told, too.
+    fn set_directory_times(&mut self, rule: AccessTimeRule) {
+        self.access_times.directories = rule;
+        match rule {
+            AccessTimeRule::Never => self.flag(MountFlags::NO_DIRATIME),
+            _ => self.no_flag(MountFlags::NO_DIRATIME),
         }
-        Some(Ok(()))
+    }
+
+    fn security(&mut self, name: &str, value: &str) -> Result<(), String> {
+        self.security.push(format!("{name}={value}"));
+        Ok(())
+    }
+
+    /// What of these options, read anew for a mount that has those of `before`, is not as it was and cannot change;
+    /// in words.
+    pub fn unchangeable(&self, before: &Self) -> Option<&'static str> {
+        let differ = [
+            ("subvol, subvolid", self.subvolume != before.subvolume || self.subvolume_id != before.subvolume_id),
+            ("nologreplay", self.log_tree != before.log_tree),
+            ("device", self.devices != before.devices),
+            ("degraded", self.missing != before.missing),
+            ("rescue", self.rescue != before.rescue),
+            ("generation", self.generation != before.generation),
+            ("open_files", self.open_files != before.open_files),
+            ("acl, noacl", self.acl != before.acl),
+            ("thread_pool", self.threads != before.threads),
+            ("fatal_errors", self.fatal_errors != before.fatal_errors),
+            ("enospc_debug", self.enospc != before.enospc),
+            ("context", self.security != before.security),
+        ];
+        differ.iter().find(|(_, differs)| *differs).map(|(name, _)| *name)
+    }
+
+    fn no_flag(&mut self, flag: MountFlags) {
+        self.clear.insert(flag);
+        self.set.remove(flag);
     }
 
     /// The last word counts. The kernel is told, too: it shows the rule to who lists mounts.
     fn set_access_times(&mut self, rule: AccessTimeRule) {
         self.access_times = AccessTimes::all(rule);
+        self.no_flag(MountFlags::NO_DIRATIME);
         for (of, flag) in
             [(AccessTimeRule::Never, MountFlags::NO_ATIME), (AccessTimeRule::Always, MountFlags::STRICT_ATIME)]
         {
-            self.set.set(flag, rule == of);
-            self.clear.set(flag, rule != of);
+            if rule == of { self.flag(flag) } else { self.no_flag(flag) }
         }
-    }
-
-    fn take_value(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
-        Some(match name {
-            "subvol" => {
-                self.subvolume = SubvolumeChoice::Path(value.into());
-                Ok(())
-            }
-            "subvolid" => number(name, value).map(|id| self.subvolume_id = Some(tree(id))),
-            "device" => {
-                self.devices.push(value.into());
-                Ok(())
-            }
-            "rescue" => Rescue::parse(value).map(|rescue| self.rescue |= rescue),
-            "generation" => number(name, value).map(|number| self.generation = Some(Generation(number))),
-            "commit" => seconds(value).map(|seconds| self.commit = Some(seconds)),
-            "compress" => compression(name, value, CompressRule::All).map(|rule| self.compress = rule),
-            "compress-force" => compression(name, value, CompressRule::Force).map(|rule| self.compress = rule),
-            "max_inline" => size::parse(value).map(|bytes| self.max_inline = Some(bytes)),
-            _ => return None,
-        })
     }
 
     fn check(mut self) -> Result<Self, String> {
@@ -236,37 +270,43 @@ impl Options {
     }
 }
 
-/// Words of mount(8) and systemd.
-fn is_for_others(word: &str) -> bool {
-    IGNORED.contains(&word) || word.starts_with("x-") || word.starts_with("comment=")
+/// Options between commas. A value in double quotes may hold some; mount(8) leaves the quotes in.
+fn split(list: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    list.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    })
 }
 
-fn number(name: &str, value: &str) -> Result<u64, String> {
-    value.parse().map_err(|_| format!("{name}={value}: not a number"))
-}
-
-fn seconds(value: &str) -> Result<u32, String> {
-    match value.parse() {
-        Ok(seconds) if seconds > 0 => Ok(seconds),
-        _ => Err(format!("commit={value}: give the seconds between commits, at least 1")),
+/// The row of an option; an error if the name is known, but not with a value, or not without.
+fn find(name: &str, value: Option<&str>) -> Result<Option<&'static Row>, String> {
+    let mut known = None;
+    for row in table::GROUPS.iter().flat_map(|group| group.rows).filter(|row| row.stands_for(name)) {
+        match (&row.take, value) {
+            (Take::Word(_), Some(_)) | (Take::Value(..), None) => known = Some(row),
+            _ => return Ok(Some(row)),
+        }
+    }
+    match known.map(|row| &row.take) {
+        None => Ok(None),
+        Some(Take::Value(what, _)) => Err(format!("mount option '{name}' needs a value: {name}={what}")),
+        Some(_) => Err(format!("mount option '{name}' has no value; write just {name}")),
     }
 }
 
-fn compression(name: &str, value: &str, rule: impl Fn(Method) -> CompressRule) -> Result<CompressRule, String> {
-    match value.parse() {
-        Ok(Choice::With(method)) => Ok(rule(method)),
-        Ok(Choice::Never) => Ok(CompressRule::Asked),
-        Err(error) => Err(format!("{name}={value}: {error}")),
-    }
-}
-
-/// Subvolume 0 is another name of the top level.
-fn tree(id: u64) -> TreeId {
-    if id == 0 { TreeId::FS } else { TreeId(id) }
+fn not_known(name: &str) -> String {
+    let rows = table::GROUPS.iter().flat_map(|group| group.rows);
+    let mut known: Vec<&str> = rows.filter(|row| !matches!(row.take, Take::Refuse)).map(|row| row.name).collect();
+    known.sort_unstable();
+    known.dedup();
+    format!("unknown mount option '{name}'; known are {}", known.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
+    use butterfs_format::compression::Method;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Options, String> {
@@ -303,10 +343,12 @@ mod tests {
 
     #[test]
     fn the_unknown_is_named() {
-        // ACLs are always in force.
-        assert!(parse("noacl").unwrap_err().contains("'noacl'"));
+        assert!(parse("fancy").unwrap_err().contains("'fancy'; known are X-*, _netdev, acl, "));
         assert!(parse("ro,autodefrag").unwrap_err().contains("'autodefrag'"));
-        assert!(parse("commit=0").is_err());
+        assert!(parse("commit=soon").unwrap_err().contains("'commit=soon': give the seconds"));
+        assert!(parse("commit").unwrap_err().contains("commit=SECONDS"));
+        assert!(parse("ro=1").unwrap_err().contains("has no value"));
+        assert_eq!(parse("commit=0").unwrap().commit, None);
         assert!(parse("norecovery").is_err());
         for word in ["nologreplay", "rescue=nologreplay", "norecovery"] {
             assert!(parse(word).unwrap_err().contains("ro"), "{word}");
