@@ -18,6 +18,8 @@ mod features;
 mod grow_tests;
 mod health;
 mod holds;
+#[cfg(test)]
+mod nocow_tests;
 mod old_root;
 mod open;
 #[cfg(test)]

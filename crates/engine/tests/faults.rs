@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind, State};
 use butterfs_engine::mkfs::{MakeOptions, make};
 use butterfs_engine::{Error, Result};
@@ -34,6 +34,7 @@ const SCRIPTS: [Script; 3] = [
         csum_type: ChecksumType::Crc32c,
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Asked,
+        data: DataRule::Usual,
     },
     Script {
         name: "snapshots, single",
@@ -44,6 +45,7 @@ const SCRIPTS: [Script; 3] = [
         csum_type: ChecksumType::Xxhash64,
         metadata: BlockGroupFlags::empty(),
         compress: CompressRule::Asked,
+        data: DataRule::Usual,
     },
     Script {
         name: "lzo, fsync, dup",
@@ -54,6 +56,7 @@ const SCRIPTS: [Script; 3] = [
         csum_type: ChecksumType::Crc32c,
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Force(Method::Lzo),
+        data: DataRule::Usual,
     },
 ];
 

@@ -11,6 +11,7 @@ use crate::dir::Place;
 use crate::dir::entry::{self, Entry, Target};
 use crate::dir::link::{self, Room};
 use crate::error::{Error, Result};
+use crate::file::DataRule;
 use crate::inode::item::{self, Ownership};
 use crate::inode::xattr::{self, Xattr, XattrMode};
 use crate::inode::{InodeId, InodeState, lock, orphan};
@@ -82,10 +83,11 @@ impl NewInode<'_> {
     }
 
     /// The item of such an inode in `dir`, made now.
-    pub(super) fn item(&self, tx: &Transaction, dir: &InodeItem, now: Timespec) -> InodeItem {
+    pub(super) fn item(&self, tx: &Transaction, dir: &InodeItem, rule: DataRule, now: Timespec) -> InodeItem {
         let mut new = item::new_item(tx, self.ownership().inherited_from(dir), now);
         new.flags = item::inherited_flags(dir, new.mode.get()).bits().into();
         match self.kind {
+            NewKind::File => new.flags = (new.flags() | rule.flags()).bits().into(),
             NewKind::Symlink(target) => {
                 new.size = (target.len() as u64).into();
                 new.nbytes = new.size;
@@ -142,7 +144,7 @@ impl Filesystem {
             let room = Room { place, target: None, leaving: None, features: self.shared.features };
             link::check_room(tx, &room, None)?;
             let dir = drafts.of(place.dir)?;
-            let mut item = new.item(tx, &dir.item, now);
+            let mut item = new.item(tx, &dir.item, self.shared.options.new_data, now);
             let id = self.take_id(tx, place.dir)?;
             insert_inode(tx, id, new, &mut item)?;
             set_xattrs(tx, id, xattrs)?;
@@ -173,7 +175,7 @@ impl Filesystem {
             if new.kind == NewKind::Directory {
                 return Err(Error::IsDirectory);
             }
-            let mut item = new.item(tx, drafts.item(dir_id)?, now);
+            let mut item = new.item(tx, drafts.item(dir_id)?, self.shared.options.new_data, now);
             item.nlink = 0.into();
             let id = self.take_id(tx, dir_id)?;
             insert_inode(tx, id, new, &mut item)?;

@@ -1,7 +1,7 @@
 //! Opening: what can be chosen, and what is checked before anything is changed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use butterfs_format::ids::objectid;
 use butterfs_format::items::FileType;
@@ -13,7 +13,7 @@ use super::{AccessTimeRule, AccessTimes, Filesystem, Rescue, features, old_root}
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
-use crate::file::{CompressRule, Compressors, DirtyBudget, FileData, WriteErrors};
+use crate::file::{CompressRule, Compressors, DataRule, DirtyBudget, FileData, WriteErrors};
 use crate::inode::cache::InodeCache;
 use crate::inode::{BadData, InodeId, Options, Shared, scan};
 use crate::replay;
@@ -71,6 +71,8 @@ pub struct OpenOptions {
     pub max_inline: u64,
     /// What is compressed.
     pub compress: CompressRule,
+    /// How the data of new files is kept.
+    pub new_data: DataRule,
     /// Bytes of tree blocks in memory.
     pub cache_bytes: usize,
     /// Inodes in memory, besides those in use.
@@ -91,6 +93,7 @@ impl Default for OpenOptions {
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             max_inline: 2048,
             compress: CompressRule::Asked,
+            new_data: DataRule::Usual,
             cache_bytes: 128 << 20,
             cached_inodes: 1 << 16,
             dirty_limit: 256 << 20,
@@ -123,6 +126,7 @@ impl Filesystem {
         let chosen = Options {
             max_inline: options.max_inline,
             compress: options.compress,
+            new_data: options.new_data,
             dirty_limit: options.dirty_limit,
             bad_data: if options.rescue.contains(Rescue::IGNORE_DATA_CSUMS) { BadData::Give } else { BadData::Refuse },
         };
@@ -134,6 +138,7 @@ impl Filesystem {
                 features: sb.incompat(),
                 errors: WriteErrors::default(),
                 compressors: Compressors::default(),
+                in_place: RwLock::default(),
             },
             inodes: InodeCache::new(options.cached_inodes, new_data),
             subvolumes: Subvolumes::default(),

@@ -143,7 +143,7 @@ impl Filesystem {
         let kind = NewKind::Special { file_type: FileType::CharDevice, rdev: 0 };
         let new = NewInode { kind, permissions: 0, uid, gid };
         let dir = drafts.of(seen.from.dir)?;
-        let mut item = new.item(tx, &dir.item, seen.now);
+        let mut item = new.item(tx, &dir.item, self.shared.options.new_data, seen.now);
         let id = self.take_id(tx, seen.from.dir)?;
         insert_inode(tx, id, &new, &mut item)?;
         let what = Entry { target: Target::Inode(id.ino), file_type: FileType::CharDevice };

@@ -78,6 +78,8 @@ impl Filesystem {
     pub(super) fn snapshot_written(&self, source: TreeId, place: Place<'_>, access: Access) -> Result<TreeId> {
         let (now, uuid) = (self.now(), self.shared.environment.new_uuid());
         let inodes = [self.dir(place.dir)?];
+        // Who overwrites extents that it shares from now on looks after that.
+        let in_place = self.shared.no_overwriting();
         let mut locked = Locked::new(&inodes)?;
         let mut made = None;
         let copier = if access == Access::ReadWrite { Copier::Both } else { Copier::Source };
@@ -87,7 +89,7 @@ impl Filesystem {
             made = Some(copy(tx, &mut drafts, &place, source, &birth, access)?);
             locked.store(&drafts);
             // Not kept through the commit's writes.
-            drop(locked);
+            drop((locked, in_place));
             Ok(())
         })?;
         made.ok_or(Error::Aborted("the commit left a snapshot out".into()))

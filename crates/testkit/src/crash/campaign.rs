@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::{Method, ZstdLevel};
 use butterfs_format::items::BlockGroupFlags;
@@ -69,9 +69,10 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
     use ChecksumType::{Blake2b, Crc32c, Sha256, Xxhash64};
     let (dup, single) = (BlockGroupFlags::DUP, BlockGroupFlags::empty());
     let row = |name, style, nodesize, csum_type, metadata| {
-        let compress = CompressRule::Asked;
-        Script { name, style, seed, steps, nodesize, csum_type, metadata, compress }
+        let (compress, data) = (CompressRule::Asked, DataRule::Usual);
+        Script { name, style, seed, steps, nodesize, csum_type, metadata, compress, data }
     };
+    let in_place = |script| Script { data: DataRule::InPlace, ..script };
     let compressed = |method, script| Script { compress: CompressRule::Force(method), ..script };
     let zstd = Method::Zstd(ZstdLevel::DEFAULT);
     vec![
@@ -87,6 +88,10 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         row("nearly full, single, blake2, 4k", Style::NearlyFull, 4096, Blake2b, single),
         compressed(zstd, row("zstd, mixed, dup, xxhash, 16k", Style::Mixed, 16384, Xxhash64, dup)),
         compressed(Method::Lzo, row("lzo, fsync, single, crc32c, 4k", Style::Fsync, 4096, Crc32c, single)),
+        in_place(row("in place, mixed, dup, crc32c, 16k", Style::Mixed, 16384, Crc32c, dup)),
+        in_place(row("in place, fsync, single, xxhash, 4k", Style::Fsync, 4096, Xxhash64, single)),
+        in_place(row("in place, snapshots, dup, crc32c, 4k", Style::Snapshots, 4096, Crc32c, dup)),
+        in_place(row("in place, nearly full, single, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, single)),
     ]
 }
 

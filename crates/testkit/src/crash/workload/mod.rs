@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::Environment;
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions};
@@ -60,6 +60,8 @@ pub struct Script {
     pub metadata: BlockGroupFlags,
     /// What is compressed.
     pub compress: CompressRule,
+    /// How the data of files is kept.
+    pub data: DataRule,
 }
 
 /// Enough for both superblock copies and some chunks.
@@ -131,8 +133,9 @@ pub fn run(script: &Script, device: Arc<dyn BlockDevice>, recorder: &Arc<Recorde
     options.csum_type = script.csum_type;
     options.metadata_profile = script.metadata;
     let made = mkfs::make(Arc::clone(&device), &options);
-    let mut history = History { made: recorder.mark("mkfs returned"), ..History::default() };
-    let chosen = OpenOptions { compress: script.compress, ..OpenOptions::default() };
+    let in_place = script.data == DataRule::InPlace;
+    let mut history = History { made: recorder.mark("mkfs returned"), in_place, ..History::default() };
+    let chosen = OpenOptions { compress: script.compress, new_data: script.data, ..OpenOptions::default() };
     let opened = made.and_then(|()| open_with(vec![device], chosen, environment));
     let filesystem = match opened {
         Ok(filesystem) => filesystem,
