@@ -145,6 +145,9 @@ pub(super) fn is_still_good(tx: &Transaction, id: InodeId, flags: InodeFlags, pi
 /// Whether the space of a piece is still the file's alone.
 fn is_own_space(tx: &Transaction, id: InodeId, flags: InodeFlags, piece: &Piece) -> Result<bool> {
     let Some(item) = item_below(tx, id, piece.file.start.saturating_add(1))? else { return Ok(false) };
+    if item.end(u64::from(tx.geometry().sectorsize)) < piece.file.end {
+        return Ok(false);
+    }
     Ok(may_overwrite(tx, id, flags, &item, &piece.file)? == Some((piece.home, piece.at)))
 }
 

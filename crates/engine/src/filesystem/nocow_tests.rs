@@ -175,6 +175,14 @@ fn a_full_filesystem_can_still_be_overwritten() {
     fs.write(id, 0, &[2; LEN]).unwrap();
     fs.sync().unwrap();
     assert_eq!(bytes(&fs, id), [2; LEN]);
+    // Bytes that have no other space must be there before a snapshot shares it; then there is none for others.
+    fs.write(id, 0, &[3; LEN]).unwrap();
+    let early = fs.snapshot_written(TreeId::FS, top(b"early"), Access::ReadOnly);
+    assert!(matches!(early, Err(Error::NoSpace)), "{early:?}");
+    let snapshot = fs.snapshot(TreeId::FS, top(b"snapshot"), Access::ReadOnly).unwrap();
+    assert_eq!(bytes(&fs, InodeId { tree: snapshot, ..id }), [3; LEN]);
+    assert!(matches!(fs.write(id, 0, &[4; LEN]), Err(Error::NoSpace)));
+    assert_eq!(bytes(&fs, id), [3; LEN]);
     judge(&device, fs);
 }
 
