@@ -18,6 +18,7 @@ mod features;
 mod grow_tests;
 mod health;
 mod holds;
+mod new_files;
 #[cfg(test)]
 mod nocow_tests;
 mod old_root;
@@ -26,9 +27,12 @@ mod open;
 mod prealloc_tests;
 mod properties;
 mod read;
+mod received;
 mod remove;
 mod rename;
 mod rescue;
+#[cfg(test)]
+mod rule_tests;
 mod snapshots;
 mod statfs;
 mod sync;
@@ -57,6 +61,7 @@ pub use data::FileOffset;
 pub use health::{Health, State};
 pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
 pub use read::Flow;
+pub use received::Received;
 pub use rename::{Leave, RenameOptions, Replace};
 pub use rescue::Rescue;
 pub use snapshots::NewSubvolume;

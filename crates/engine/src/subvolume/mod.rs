@@ -6,8 +6,10 @@
 
 pub mod list;
 pub mod root;
+pub mod rule;
 pub mod table;
 pub mod uuid;
 
 pub use list::SubvolumeInfo;
+pub use rule::{RULE_ATTRIBUTE, SubvolumeRule};
 pub use table::Subvolumes;
