@@ -56,11 +56,6 @@ impl Nodes {
         lock(&self.0).nodes.get(&node).map(|node| node.id)
     }
 
-    /// The node of an inode, if the kernel knows it.
-    pub fn find(&self, id: InodeId) -> Option<NodeId> {
-        lock(&self.0).by_id.get(&id).copied()
-    }
-
     /// Counts a lookup of an inode that was held for it.
     pub fn count(&self, id: InodeId) -> NodeId {
         let mut table = lock(&self.0);
