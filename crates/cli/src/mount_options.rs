@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, Rescue, SubvolumeChoice};
 use butterfs_format::compression::{Choice, Method};
 use butterfs_format::{Generation, TreeId};
@@ -39,6 +39,8 @@ pub struct Options {
     pub max_inline: Option<u64>,
     /// `compress`, `compress=`, `compress-force`, `compress-force=`.
     pub compress: CompressRule,
+    /// `nodatasum`, `nodatacow`, and back.
+    pub new_data: DataRule,
     /// `user_subvol_rm_allowed`.
     pub subvolume_deletion: SubvolumeDeletion,
     /// `open_files`.
@@ -66,6 +68,7 @@ impl Default for Options {
             commit: None,
             max_inline: None,
             compress: CompressRule::Asked,
+            new_data: DataRule::Usual,
             subvolume_deletion: SubvolumeDeletion::Privileged,
             open_files: OpenFiles::Anonymous,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
@@ -99,7 +102,7 @@ const FLAGS: [(&str, Change, MountFlags); 9] = [
 
 /// Options that ask for what is done anyway, or that are meant for mount(8). `norelatime` takes back a
 /// `relatime`, which leaves the default, and that is the same, as for the kernel.
-const IGNORED: [&str; 20] = [
+const IGNORED: [&str; 18] = [
     "defaults",
     "auto",
     "noauto",
@@ -116,8 +119,6 @@ const IGNORED: [&str; 20] = [
     "norelatime",
     "lazytime",
     "nolazytime",
-    "datacow",
-    "datasum",
     "barrier",
     "space_cache=v2",
 ];
@@ -168,13 +169,26 @@ impl Options {
             "treelog" => self.fsync = Fsync::Log,
             "notreelog" => self.fsync = Fsync::Commit,
             "norecovery" | "nologreplay" => self.log_tree = LogTree::Ignore,
-            "compress" => self.compress = CompressRule::All(Method::default()),
-            "compress-force" => self.compress = CompressRule::Force(Method::default()),
+            "compress" => self.set_compression(CompressRule::All(Method::default())),
+            "compress-force" => self.set_compression(CompressRule::Force(Method::default())),
+            "nodatacow" => (self.new_data, self.compress) = (DataRule::InPlace, CompressRule::Asked),
+            "nodatasum" if self.new_data == DataRule::Usual => self.new_data = DataRule::NoChecksums,
+            "datacow" if self.new_data == DataRule::InPlace => self.new_data = DataRule::NoChecksums,
+            "datasum" => self.new_data = DataRule::Usual,
+            "nodatasum" | "datacow" => {}
             "degraded" => self.missing = Missing::Accept,
             "usebackuproot" | "recovery" => self.rescue |= Rescue::USE_BACKUP_ROOT,
             _ => return word.split_once('=').and_then(|(name, value)| self.take_value(name, value)),
         }
         Some(Ok(()))
+    }
+
+    /// What is compressed is copied on write and has checksums: the last word counts.
+    fn set_compression(&mut self, rule: CompressRule) {
+        self.compress = rule;
+        if rule != CompressRule::Asked {
+            self.new_data = DataRule::Usual;
+        }
     }
 
     /// The last word counts. The kernel is told, too: it shows the rule to who lists mounts.
@@ -202,8 +216,8 @@ impl Options {
             "rescue" => Rescue::parse(value).map(|rescue| self.rescue |= rescue),
             "generation" => number(name, value).map(|number| self.generation = Some(Generation(number))),
             "commit" => seconds(value).map(|seconds| self.commit = Some(seconds)),
-            "compress" => compression(name, value, CompressRule::All).map(|rule| self.compress = rule),
-            "compress-force" => compression(name, value, CompressRule::Force).map(|rule| self.compress = rule),
+            "compress" => compression(name, value, CompressRule::All).map(|rule| self.set_compression(rule)),
+            "compress-force" => compression(name, value, CompressRule::Force).map(|rule| self.set_compression(rule)),
             "max_inline" => size::parse(value).map(|bytes| self.max_inline = Some(bytes)),
             _ => return None,
         })
@@ -338,6 +352,24 @@ mod tests {
         assert_eq!(rule("compress=zstd:7,compress-force=lzo"), CompressRule::Force(lzo));
         assert_eq!(rule("compress-force,compress=no"), CompressRule::Asked);
         assert!(parse("compress=gzip").unwrap_err().contains("zstd:-15 to zstd:15"));
+    }
+
+    #[test]
+    fn compression_and_overwriting_in_place_take_turns() {
+        let both = |text| parse(text).map(|options| (options.compress, options.new_data)).unwrap();
+        let lzo = CompressRule::All(Method::Lzo);
+        for (text, expected) in [
+            ("nodatasum", (CompressRule::Asked, DataRule::NoChecksums)),
+            ("nodatacow,nodatasum", (CompressRule::Asked, DataRule::InPlace)),
+            ("nodatacow,datacow", (CompressRule::Asked, DataRule::NoChecksums)),
+            ("nodatacow,datasum", (CompressRule::Asked, DataRule::Usual)),
+            ("compress=lzo,nodatacow", (CompressRule::Asked, DataRule::InPlace)),
+            ("nodatacow,compress=lzo", (lzo, DataRule::Usual)),
+            ("compress=lzo,nodatasum", (lzo, DataRule::NoChecksums)),
+            ("nodatacow,compress=no", (CompressRule::Asked, DataRule::InPlace)),
+        ] {
+            assert_eq!(both(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -40,10 +40,13 @@ const MOST_THREADS: usize = 8;
   commit=SECONDS         commit at least this often (30)
   compress[=METHOD]      compress what becomes smaller: zlib[:1-9], lzo, zstd[:-15..15], no (zlib)
   compress-force[=METHOD]  the same without a look at the data first
+  nodatasum, nodatacow   new files get no checksums; are overwritten in place, too
+                         (takes compress back, which takes this back)
   max_inline=BYTES       keep files up to this size in metadata (2048)
   user_subvol_rm_allowed let owners delete subvolumes
   open_files             tell each open file of data that was lost, not each
-                         thread; opening a file costs more
+                         thread, and refuse to open for writing what chattr
+                         protects; opening a file costs more
   notreelog              commit on every fsync, without a log tree
   nologreplay            with ro: ignore a log tree that was not replayed
                          (also: norecovery)
@@ -234,7 +237,7 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         access_times: plan.options.access_times,
         ..Default::default()
     };
-    options.compress = plan.options.compress;
+    (options.compress, options.new_data) = (plan.options.compress, plan.options.new_data);
     if let Some(bytes) = plan.options.max_inline {
         options.max_inline = bytes;
     }
