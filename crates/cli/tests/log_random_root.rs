@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use butterfs_engine::dir::Place;
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, Flow};
 use butterfs_engine::inode::InodeId;
 use butterfs_format::ChecksumType;
@@ -116,6 +116,7 @@ fn cross(shape: &str, nodesize: u32, first_seed: u64, seeds: u64) {
             data: BlockGroupFlags::empty(),
             metadata: BlockGroupFlags::DUP,
             compress: CompressRule::Asked,
+            files: DataRule::Usual,
         };
         let device = Arc::new(MemDevice::new(script.device_len()));
         let outcome = run(&script, vec![Arc::clone(&device) as Arc<dyn BlockDevice>], &Recorder::new(), OnError::Panic);

@@ -18,15 +18,21 @@ mod features;
 mod grow_tests;
 mod health;
 mod holds;
+mod new_files;
+#[cfg(test)]
+mod nocow_tests;
 mod old_root;
 mod open;
 #[cfg(test)]
 mod prealloc_tests;
 mod properties;
 mod read;
+mod received;
 mod remove;
 mod rename;
 mod rescue;
+#[cfg(test)]
+mod rule_tests;
 mod settings;
 mod snapshots;
 mod statfs;
@@ -58,6 +64,7 @@ pub use data::FileOffset;
 pub use health::{Health, State};
 pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
 pub use read::Flow;
+pub use received::Received;
 pub use rename::{Leave, RenameOptions, Replace};
 pub use rescue::Rescue;
 use settings::Rules;

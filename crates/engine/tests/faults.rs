@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind, State};
 use butterfs_engine::mkfs::{MakeOptions, make};
 use butterfs_engine::{Error, Result};
@@ -36,6 +36,7 @@ const SCRIPTS: [Script; 3] = [
         data: BlockGroupFlags::empty(),
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Asked,
+        files: DataRule::Usual,
     },
     Script {
         name: "snapshots, single",
@@ -48,6 +49,7 @@ const SCRIPTS: [Script; 3] = [
         data: BlockGroupFlags::empty(),
         metadata: BlockGroupFlags::empty(),
         compress: CompressRule::Asked,
+        files: DataRule::Usual,
     },
     Script {
         name: "lzo, fsync, dup",
@@ -60,6 +62,7 @@ const SCRIPTS: [Script; 3] = [
         data: BlockGroupFlags::empty(),
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Force(Method::Lzo),
+        files: DataRule::Usual,
     },
 ];
 

@@ -8,6 +8,7 @@ mod inspect;
 mod ls;
 mod mkfs;
 mod mount;
+mod property;
 mod receive;
 mod rescue;
 mod restore;
@@ -75,6 +76,9 @@ pub enum Command {
     /// Create, snapshot, delete and list subvolumes of a mounted filesystem.
     #[command(subcommand, visible_alias = "sub")]
     Subvolume(subvolume::Command),
+    /// Get, set and list properties of files, subvolumes and filesystems that are mounted.
+    #[command(subcommand)]
+    Property(property::Command),
     /// Work on a mounted filesystem as a whole.
     #[command(subcommand, visible_alias = "fi")]
     Filesystem(Filesystem),
@@ -134,6 +138,7 @@ impl Command {
             Self::Mount(_) => "mount",
             Self::Umount(_) => "umount",
             Self::Subvolume(command) => command.name(),
+            Self::Property(command) => command.name(),
             Self::Filesystem(Filesystem::Sync(_)) => "filesystem sync",
             Self::Sync(_) => "sync",
             Self::Reflink(_) => "reflink",
@@ -179,6 +184,7 @@ impl Command {
             Self::Mount(arguments) => return mount::run(&arguments),
             Self::Umount(arguments) => umount::run(&arguments),
             Self::Subvolume(command) => return subvolume::run(&command, format),
+            Self::Property(command) => property::run(&command),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
             Self::Reflink(arguments) => share::reflink(&arguments),
             Self::Dedupe(arguments) => share::dedupe(&arguments),

@@ -7,7 +7,7 @@ mod values;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, Rescue, SubvolumeChoice};
 use butterfs_format::{Generation, TreeId};
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
@@ -45,6 +45,8 @@ pub struct Options {
     pub max_inline: Option<u64>,
     /// `compress`, `compress=`, `compress-force`, `compress-force=`.
     pub compress: CompressRule,
+    /// `nodatasum`, `nodatacow`, and back.
+    pub new_data: DataRule,
     /// `user_subvol_rm_allowed`.
     pub subvolume_deletion: SubvolumeDeletion,
     /// `open_files`.
@@ -88,6 +90,7 @@ impl Default for Options {
             commit: None,
             max_inline: None,
             compress: CompressRule::Asked,
+            new_data: DataRule::Usual,
             subvolume_deletion: SubvolumeDeletion::Privileged,
             open_files: OpenFiles::Anonymous,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
@@ -230,6 +233,27 @@ impl Options {
     fn no_flag(&mut self, flag: MountFlags) {
         self.clear.insert(flag);
         self.set.remove(flag);
+    }
+
+    /// What is compressed is copied on write and has checksums: the last word counts.
+    fn set_compression(&mut self, rule: CompressRule) {
+        self.compress = rule;
+        if rule != CompressRule::Asked {
+            self.new_data = DataRule::Usual;
+        }
+    }
+
+    fn no_checksums(&mut self) {
+        if self.new_data == DataRule::Usual {
+            self.new_data = DataRule::NoChecksums;
+        }
+    }
+
+    /// Without `datasum`, files stay without checksums.
+    fn copy_on_write(&mut self) {
+        if self.new_data == DataRule::InPlace {
+            self.new_data = DataRule::NoChecksums;
+        }
     }
 
     /// The last word counts. The kernel is told, too: it shows the rule to who lists mounts.
@@ -380,6 +404,24 @@ mod tests {
         assert_eq!(rule("compress=zstd:7,compress-force=lzo"), CompressRule::Force(lzo));
         assert_eq!(rule("compress-force,compress=no"), CompressRule::Asked);
         assert!(parse("compress=gzip").unwrap_err().contains("zstd:-15 to zstd:15"));
+    }
+
+    #[test]
+    fn compression_and_overwriting_in_place_take_turns() {
+        let both = |text| parse(text).map(|options| (options.compress, options.new_data)).unwrap();
+        let lzo = CompressRule::All(Method::Lzo);
+        for (text, expected) in [
+            ("nodatasum", (CompressRule::Asked, DataRule::NoChecksums)),
+            ("nodatacow,nodatasum", (CompressRule::Asked, DataRule::InPlace)),
+            ("nodatacow,datacow", (CompressRule::Asked, DataRule::NoChecksums)),
+            ("nodatacow,datasum", (CompressRule::Asked, DataRule::Usual)),
+            ("compress=lzo,nodatacow", (CompressRule::Asked, DataRule::InPlace)),
+            ("nodatacow,compress=lzo", (lzo, DataRule::Usual)),
+            ("compress=lzo,nodatasum", (lzo, DataRule::NoChecksums)),
+            ("nodatacow,compress=no", (CompressRule::Asked, DataRule::InPlace)),
+        ] {
+            assert_eq!(both(text), expected, "{text}");
+        }
     }
 
     #[test]

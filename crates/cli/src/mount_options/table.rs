@@ -3,7 +3,7 @@
 //! An option is one row. What it sets is in [`Options`]; where a row has a value, its function says what is wrong with
 //! one, and what is allowed.
 
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{AccessTimeRule, Fsync, LogTree, Rescue, SubvolumeChoice};
 use butterfs_format::Generation;
 use butterfs_format::compression::Method;
@@ -81,28 +81,32 @@ const BTRFS: &[Row] = &[
     row("commit", Value("SECONDS", |o, v| values::seconds(v).map(|s| o.commit = s)), "commit at least this often (30)"),
     row(
         "compress",
-        Word(|o| o.compress = CompressRule::All(Method::default())),
+        Word(|o| o.set_compression(CompressRule::All(Method::default()))),
         "compress with zlib what becomes smaller",
     ),
     row(
         "compress",
-        Value("METHOD", |o, v| values::compression(v, CompressRule::All).map(|rule| o.compress = rule)),
+        Value("METHOD", |o, v| values::compression(v, CompressRule::All).map(|rule| o.set_compression(rule))),
         "the same with zlib[:1-9], lzo, zstd[:-15..15]; no: what files ask for themselves (the default)",
     ),
     row(
         "compress-force",
-        Word(|o| o.compress = CompressRule::Force(Method::default())),
+        Word(|o| o.set_compression(CompressRule::Force(Method::default()))),
         "compress without a look at the data first",
     ),
     row(
         "compress-force",
-        Value("METHOD", |o, v| values::compression(v, CompressRule::Force).map(|rule| o.compress = rule)),
+        Value("METHOD", |o, v| values::compression(v, CompressRule::Force).map(|rule| o.set_compression(rule))),
         "the same, methods as for compress",
     ),
-    row("datacow", Nothing, "new files are copied on write (the default)"),
-    row("nodatacow", Refuse, "all files are copied on write; leave it out"),
-    row("datasum", Nothing, "new files have checksums (the default)"),
-    row("nodatasum", Refuse, "all data has checksums; leave it out"),
+    row("datacow", Word(Options::copy_on_write), "new files are copied on write (the default)"),
+    row(
+        "nodatacow",
+        Word(|o| (o.new_data, o.compress) = (DataRule::InPlace, CompressRule::Asked)),
+        "new files have no checksums and are overwritten in place; takes compress back, which takes this back",
+    ),
+    row("datasum", Word(|o| o.new_data = DataRule::Usual), "new files have checksums (the default)"),
+    row("nodatasum", Word(Options::no_checksums), "new files have no checksums; compress takes it back"),
     row("degraded", Word(|o| o.missing = Missing::Accept), "with ro: without devices that are missing"),
     row(
         "device",

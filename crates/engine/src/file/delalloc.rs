@@ -162,8 +162,8 @@ impl FileData {
         lock(&self.inner).promise.as_ref().is_some_and(DataReservation::has_inline)
     }
 
-    /// Whether bytes were promised no space but that which the file has preallocated for them.
-    pub(super) fn counts_on_preallocated(&self) -> bool {
+    /// Whether bytes were promised no space but that which the file has for them.
+    pub(super) fn counts_on_own_space(&self) -> bool {
         let inner = lock(&self.inner);
         inner.held > inner.promise.as_ref().map_or(0, DataReservation::bytes)
     }
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(data.take_off(u64::MAX).len(), 1);
         write(&data, 4096, 3);
         assert_eq!((budget.bytes(), data.dirty_bytes(0..8192)), (12288, 4096));
-        assert!(data.counts_on_preallocated(), "nothing was promised");
+        assert!(data.counts_on_own_space(), "nothing was promised");
         let mut buf = vec![9; 16384];
         assert_eq!(data.copy_to(0, &mut buf), [Range { start: 8192, end: 16384 }]);
         assert_eq!((buf[0], buf[4096], buf[8192]), (1, 3, 9));
@@ -266,7 +266,7 @@ mod tests {
         drop(settle);
         assert_eq!((data.clean_parts(0..8192).len(), budget.bytes()), (1, 4096));
         data.forget();
-        assert_eq!((data.is_dirty(), budget.bytes(), data.counts_on_preallocated()), (false, 0, false));
+        assert_eq!((data.is_dirty(), budget.bytes(), data.counts_on_own_space()), (false, 0, false));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`], [`compress`]: the data paths.
 //! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
 //! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share.
+//! * `place`: where dirty bytes go; [`data_rule`]: whether that may be where others are.
 //!
 //! # Invariants
 //! * Dirty and in-flight runs start and end at sector boundaries; bytes past the file's end in its
@@ -15,12 +16,13 @@
 //!
 //! # Locking
 //! `FileData::settle` (one at a time puts extents into the tree or takes them out) before
-//! `Inode::range` before `Inode::state` before the gate; `FileData`'s own mutex is a leaf: nothing
+//! `Shared::in_place` before `Inode::range` before `Inode::state` before the gate; `FileData`'s own mutex is a leaf: nothing
 //! is taken and nobody is waited for while it is held.
 
 pub mod budget;
 pub mod clone;
 pub mod compress;
+pub mod data_rule;
 pub mod dedupe;
 pub mod delalloc;
 pub mod delete;
@@ -45,6 +47,7 @@ mod update;
 pub use budget::DirtyBudget;
 pub use clone::{CloneLen, Place, clone_range};
 pub use compress::{CompressRule, Compressors, PROPERTY as COMPRESSION_PROPERTY};
+pub use data_rule::DataRule;
 pub use dedupe::{Dedupe, dedupe_range};
 pub use delalloc::FileData;
 pub use delete::wait_for_users;

@@ -13,6 +13,7 @@ use std::ops::{ControlFlow, Range};
 
 use butterfs_format::items::{InodeFlags, InodeItem};
 
+use super::data_rule::is_in_place;
 use super::extents::scan;
 use super::grow::last_sector;
 use super::place::may_overwrite;
@@ -117,7 +118,7 @@ pub(super) fn read_sector(shared: &Shared, inode: &Inode, start: u64) -> Result<
     Ok(bytes)
 }
 
-/// Promises space for sectors that become dirty; what has preallocated space can do without.
+/// Promises space for sectors that become dirty; what may go into space that the file has can do without.
 pub(super) fn promise(shared: &Shared, inode: &Inode, fresh: &[Range<u64>]) -> Result<Option<DataReservation>> {
     let bytes: u64 = fresh.iter().map(len).sum();
     if bytes == 0 {
@@ -133,15 +134,17 @@ pub(super) fn promise(shared: &Shared, inode: &Inode, fresh: &[Range<u64>]) -> R
     };
     match promise {
         Ok(promise) => Ok(Some(promise)),
-        Err(Error::NoSpace) if all_preallocated(shared, inode, fresh)? => {
+        Err(Error::NoSpace) if all_in_place(shared, inode, fresh)? => {
             shared.gate.reserve_data(Wanted { in_place: bytes, ..Wanted::default() }).map(Some)
         }
         Err(error) => Err(error),
     }
 }
 
-fn all_preallocated(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<bool> {
-    if !lock(&inode.state).item.flags().contains(InodeFlags::PREALLOC) {
+/// Whether all of these ranges may be written into space that the file has.
+fn all_in_place(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<bool> {
+    let flags = lock(&inode.state).item.flags();
+    if !flags.contains(InodeFlags::PREALLOC) && !is_in_place(flags) {
         return Ok(false);
     }
     shared.gate.view(|tx| {
@@ -154,7 +157,7 @@ fn all_preallocated(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Re
             let mut covered = 0;
             for home in &homes {
                 let part = intersect(&(home.start..home.end(u64::from(tx.geometry().sectorsize))), range);
-                covered += if may_overwrite(tx, inode.id, home)? { len(&part) } else { 0 };
+                covered += may_overwrite(tx, inode.id, flags, home, &part)?.map_or(0, |_| len(&part));
             }
             if covered < len(range) {
                 return Ok(false);

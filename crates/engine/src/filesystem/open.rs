@@ -14,7 +14,7 @@ use super::{AccessTimeRule, AccessTimes, Filesystem, Rescue, features, old_root}
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
-use crate::file::{CompressRule, Compressors, DirtyBudget, FileData, WriteErrors};
+use crate::file::{CompressRule, Compressors, DataRule, DirtyBudget, FileData, WriteErrors};
 use crate::inode::cache::InodeCache;
 use crate::inode::{BadData, InodeId, LiveOptions, Options, Shared, scan};
 use crate::replay;
@@ -72,6 +72,8 @@ pub struct OpenOptions {
     pub max_inline: u64,
     /// What is compressed.
     pub compress: CompressRule,
+    /// How the data of new files is kept.
+    pub new_data: DataRule,
     /// Bytes of tree blocks in memory.
     pub cache_bytes: usize,
     /// Inodes in memory, besides those in use.
@@ -92,6 +94,7 @@ impl Default for OpenOptions {
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             max_inline: 2048,
             compress: CompressRule::Asked,
+            new_data: DataRule::Usual,
             cache_bytes: 128 << 20,
             cached_inodes: 1 << 16,
             dirty_limit: 256 << 20,
@@ -133,10 +136,15 @@ impl Filesystem {
                 gate,
                 environment,
                 options: chosen,
-                live: RwLock::new(LiveOptions { max_inline: options.max_inline, compress: options.compress }),
+                live: RwLock::new(LiveOptions {
+                    max_inline: options.max_inline,
+                    compress: options.compress,
+                    new_data: options.new_data,
+                }),
                 features: sb.incompat(),
                 errors: WriteErrors::default(),
                 compressors: Compressors::default(),
+                in_place: RwLock::default(),
             },
             inodes: InodeCache::new(options.cached_inodes, new_data),
             subvolumes: Subvolumes::default(),

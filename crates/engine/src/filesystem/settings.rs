@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use super::{Access, AccessTimes, Filesystem, Fsync};
 use crate::error::{Error, Result};
-use crate::file::CompressRule;
+use crate::file::{CompressRule, DataRule};
 use crate::inode::{LiveOptions, lock};
 
 /// What can be chosen anew.
@@ -12,6 +12,8 @@ use crate::inode::{LiveOptions, lock};
 pub struct Settings {
     /// What is compressed (mount options `compress`, `compress-force`).
     pub compress: CompressRule,
+    /// How the data of new files is kept (mount options `nodatasum`, `nodatacow`).
+    pub new_data: DataRule,
     /// Inline extents up to this many bytes (mount option `max_inline`).
     pub max_inline: u64,
     /// How fsync makes an inode durable.
@@ -30,15 +32,16 @@ pub(super) struct Rules {
 impl Filesystem {
     /// The settings of this moment.
     pub fn settings(&self) -> Settings {
-        let LiveOptions { compress, max_inline } = self.shared.live();
+        let LiveOptions { compress, new_data, max_inline } = self.shared.live();
         let Rules { fsync, access_times } = self.rules();
-        Settings { compress, max_inline, fsync, access_times }
+        Settings { compress, new_data, max_inline, fsync, access_times }
     }
 
     /// Other settings, for what begins from now on.
     pub fn set_settings(&self, settings: Settings) {
-        let Settings { compress, max_inline, fsync, access_times } = settings;
-        *self.shared.live.write().unwrap_or_else(PoisonError::into_inner) = LiveOptions { max_inline, compress };
+        let Settings { compress, new_data, max_inline, fsync, access_times } = settings;
+        *self.shared.live.write().unwrap_or_else(PoisonError::into_inner) =
+            LiveOptions { max_inline, compress, new_data };
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Rules { fsync, access_times };
     }
 

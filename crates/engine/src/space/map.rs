@@ -39,12 +39,14 @@ pub struct Totals {
 }
 
 /// Space that was promised and not yet allocated, in bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Promised {
     /// For file data in memory.
     pub data: u64,
     /// For the metadata of that data.
     pub metadata: u64,
+    /// File data that was promised no space but that which its file has.
+    pub in_place: u64,
 }
 
 impl Totals {

@@ -7,9 +7,11 @@
 pub mod changed;
 pub mod list;
 pub mod root;
+pub mod rule;
 pub mod table;
 pub mod uuid;
 
 pub use changed::{ChangedExtent, ChangedPage};
 pub use list::SubvolumeInfo;
+pub use rule::{RULE_ATTRIBUTE, SubvolumeRule};
 pub use table::Subvolumes;

@@ -223,7 +223,7 @@ impl Transaction {
             }
             RefBy::Parent(parent) => BackRef::SharedData { parent },
         };
-        self.refs.change(Logical(disk_bytenr), ExtentKind::Data, disk_num_bytes, back_ref, change);
+        self.change_data_ref(Logical(disk_bytenr), disk_num_bytes, back_ref, change);
         Ok(())
     }
 

@@ -58,6 +58,7 @@ impl Transaction {
         debug_assert!(self.frozen.is_empty(), "two generations are being written");
         self.frozen = frozen.blocks.clone();
         self.force_copy.clear();
+        self.lost_refs.freeze();
         self.generation = self.generation.next();
         // What was noted while settling is in this commit.
         self.log = Log::default();
@@ -97,6 +98,7 @@ impl Transaction {
     pub(super) fn finish(&mut self, frozen: Frozen) {
         self.committed = frozen.superblock.generation();
         self.frozen.clear();
+        self.lost_refs.finish();
         for (at, block) in frozen.blocks {
             self.cache.insert(at, block);
         }

@@ -123,6 +123,11 @@ impl Transaction {
         Ok(free)
     }
 
+    /// Whether bytes at an address may change: not in a group that lies on a device that is not written.
+    pub fn is_writable(&self, at: Logical) -> bool {
+        self.space.containing(at.0).is_some_and(|group| !group.read_only)
+    }
+
     /// Takes space for one tree block.
     pub(super) fn take_block_space(&mut self, kind: BlockGroupFlags) -> Result<Logical> {
         let len = u64::from(self.geometry.nodesize);

@@ -22,6 +22,7 @@ mod free_space_tree;
 mod gate;
 mod groups;
 mod log;
+mod lost_refs;
 mod make;
 mod make_options;
 mod names;

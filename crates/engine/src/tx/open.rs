@@ -8,6 +8,7 @@ use butterfs_volume::Volume;
 
 use super::delayed::DelayedRefs;
 use super::log::Log;
+use super::lost_refs::LostRefs;
 use super::{BadGroups, Transaction};
 use crate::error::Result;
 use crate::space::{Promised, SpaceMap};
@@ -27,6 +28,7 @@ impl Transaction {
             roots: RwLock::default(),
             force_copy: HashSet::new(),
             refs: DelayedRefs::default(),
+            lost_refs: LostRefs::default(),
             space: SpaceMap::default(),
             promised: Promised::default(),
             sharing: None,

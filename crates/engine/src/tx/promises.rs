@@ -28,7 +28,7 @@ use butterfs_format::{Logical, TreeId};
 use super::Transaction;
 use super::gate::Trees;
 use crate::error::Result;
-use crate::space::Totals;
+use crate::space::{Promised, Totals};
 
 /// Trees that a commit changes, whatever was done.
 const SETTLED: [TreeId; 4] = [TreeId::EXTENT, TreeId::CSUM, TreeId::FREE_SPACE, TreeId::BLOCK_GROUP];
@@ -94,12 +94,14 @@ pub struct DataReservation {
     data: u64,
     metadata: u64,
     inline: u64,
+    in_place: u64,
 }
 
 impl DataReservation {
     pub(super) fn new(gate: Arc<Trees>, wanted: &Wanted) -> Self {
         let inline = metadata_for_inline(wanted.inline);
-        Self { gate, data: wanted.data, metadata: wanted.metadata() - inline, inline }
+        let metadata = wanted.metadata() - inline;
+        Self { gate, data: wanted.data, metadata, inline, in_place: wanted.in_place }
     }
 
     /// Bytes of data still promised.
@@ -114,25 +116,32 @@ impl DataReservation {
 
     /// Whether nothing is promised any more.
     pub fn is_empty(&self) -> bool {
-        (self.data, self.metadata, self.inline) == (0, 0, 0)
+        (self.data, self.metadata, self.inline, self.in_place) == (0, 0, 0, 0)
     }
 
     /// Data space was allocated. The promise of its metadata stays until that is in the trees.
     pub fn spend_data(&mut self, bytes: u64) {
-        self.set(self.data - bytes.min(self.data), self.metadata, self.inline);
+        self.give_up(&Promised { data: bytes.min(self.data), ..Promised::default() }, 0);
     }
 
     /// No more than `bytes` are still in memory: the promise shrinks to what they need.
     pub fn shrink(&mut self, bytes: u64) {
-        let inline = if bytes == 0 { 0 } else { self.inline };
-        self.set(self.data.min(bytes), self.metadata.min(metadata_for(bytes)), inline);
+        let gone = Promised {
+            data: self.data.saturating_sub(bytes),
+            metadata: self.metadata.saturating_sub(metadata_for(bytes)),
+            in_place: self.in_place.saturating_sub(bytes),
+        };
+        self.give_up(&gone, if bytes == 0 { self.inline } else { 0 });
     }
 
-    fn set(&mut self, data: u64, metadata: u64, inline: u64) {
-        let gone = (self.data - data, self.metadata - metadata + self.inline - inline);
-        (self.data, self.metadata, self.inline) = (data, metadata, inline);
-        if gone != (0, 0) {
-            self.gate.write().unpromise(gone.0, gone.1);
+    fn give_up(&mut self, gone: &Promised, inline: u64) {
+        self.data -= gone.data;
+        self.metadata -= gone.metadata;
+        self.in_place -= gone.in_place;
+        self.inline -= inline;
+        let gone = Promised { metadata: gone.metadata + inline, ..*gone };
+        if gone != Promised::default() {
+            self.gate.write().unpromise(&gone);
         }
     }
 
@@ -141,12 +150,13 @@ impl DataReservation {
         self.data += std::mem::take(&mut other.data);
         self.metadata += std::mem::take(&mut other.metadata);
         self.inline += std::mem::take(&mut other.inline);
+        self.in_place += std::mem::take(&mut other.in_place);
     }
 }
 
 impl Drop for DataReservation {
     fn drop(&mut self) {
-        self.set(0, 0, 0);
+        self.shrink(0);
     }
 }
 
@@ -212,11 +222,19 @@ impl Transaction {
     pub(super) fn promise(&mut self, wanted: &Wanted) {
         self.promised.data += wanted.data;
         self.promised.metadata += wanted.metadata();
+        self.promised.in_place += wanted.in_place;
     }
 
-    fn unpromise(&mut self, data: u64, metadata: u64) {
-        self.promised.data = self.promised.data.saturating_sub(data);
-        self.promised.metadata = self.promised.metadata.saturating_sub(metadata);
+    fn unpromise(&mut self, gone: &Promised) {
+        self.promised.data = self.promised.data.saturating_sub(gone.data);
+        self.promised.metadata = self.promised.metadata.saturating_sub(gone.metadata);
+        self.promised.in_place = self.promised.in_place.saturating_sub(gone.in_place);
+    }
+
+    /// Whether data in memory was promised no space but that which its file has: no snapshot may share that
+    /// before the data is there.
+    pub fn counts_on_own_space(&self) -> bool {
+        self.promised.in_place > 0
     }
 
     fn node_bytes(&self, blocks: u64) -> u64 {

@@ -11,13 +11,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 use butterfs_format::items::{BackRef, Compression, DevItem, ExtentFlags};
-use butterfs_format::superblock::{CompatRo, Incompat};
+use butterfs_format::superblock::{CompatRo, Incompat, LABEL_MAX};
 use butterfs_format::validate::Geometry;
 use butterfs_format::{Generation, Key, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
 
 use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
 use super::log::Log;
+use super::lost_refs::LostRefs;
 use super::roots::Root;
 use super::sharing::Sharing;
 use super::why_commit::WhyCommit;
@@ -46,6 +47,7 @@ pub struct Transaction {
     /// they are of this generation.
     pub(super) force_copy: HashSet<TreeId>,
     pub(super) refs: DelayedRefs,
+    pub(super) lost_refs: LostRefs,
     pub(super) space: SpaceMap,
     pub(super) promised: Promised,
     /// What subvolumes share, once something is to be changed.
@@ -89,6 +91,18 @@ impl Transaction {
     pub fn uuid_tree_is_current(&mut self) {
         self.superblock.uuid_tree_generation = self.superblock.generation;
         self.changes += 1;
+    }
+
+    /// The filesystem's label.
+    pub fn label(&self) -> Vec<u8> {
+        self.superblock.label().to_vec()
+    }
+
+    /// Changes the label, in the superblocks of the next commit.
+    pub fn set_label(&mut self, label: &[u8]) {
+        self.superblock.label = [0; LABEL_MAX + 1];
+        let len = label.len().min(LABEL_MAX);
+        self.superblock.label[..len].copy_from_slice(&label[..len]);
     }
 
     /// Notes that data is compressed in a way that readers must know.
@@ -186,16 +200,28 @@ impl Transaction {
     /// Adds a reference to an extent; `at` and `len` are the whole extent's address and length on
     /// disk (`disk_bytenr`, `disk_num_bytes`).
     pub fn add_data_ref(&mut self, at: Logical, len: u64, back_ref: BackRef) -> Result<()> {
-        self.changes += 1;
-        self.refs.change(at, ExtentKind::Data, len, back_ref, 1);
+        self.change_data_ref(at, len, back_ref, 1);
         Ok(())
     }
 
     /// Drops a reference; with the last one goes the extent, its checksums and, after commit, its
     /// space.
     pub fn drop_data_ref(&mut self, at: Logical, len: u64, back_ref: BackRef) -> Result<()> {
-        self.changes += 1;
-        self.refs.change(at, ExtentKind::Data, len, back_ref, -1);
+        self.change_data_ref(at, len, back_ref, -1);
         Ok(())
+    }
+
+    /// Changes the count of a reference to data.
+    pub(super) fn change_data_ref(&mut self, at: Logical, len: u64, back_ref: BackRef, by: i64) {
+        self.changes += 1;
+        if by < 0 {
+            self.lost_refs.note(at, back_ref);
+        }
+        self.refs.change(at, ExtentKind::Data, len, back_ref, by);
+    }
+
+    /// Whether nobody but `own` referred to an extent when things were last durable, or may then find it by a log.
+    pub fn is_nobody_elses_since_commit(&self, at: Logical, own: &BackRef) -> bool {
+        !self.lost_refs.by_others(at, own)
     }
 }

@@ -1,6 +1,6 @@
 //! Serves a [`Filesystem`] through FUSE.
 //!
-//! * `nodes`: node ids; `attr`: what `stat` shows; `rights`, `acl`: what the kernel does not check.
+//! * `nodes`: node ids; `attr`: what `stat` shows; `rights`, `acl`, `durable`: what the kernel does not see to.
 //! * `names`, `create`, `change`, `data`, `share`, `list`, `xattr`: the operations, by theme.
 //! * `ioctl`: ioctls of the mount; [`crate::control`] is their other side.
 //! * `background`: the threads that commit and clean up.
@@ -15,6 +15,7 @@ mod background;
 mod change;
 mod create;
 mod data;
+mod durable;
 mod handles;
 mod ioctl;
 mod list;
@@ -330,10 +331,13 @@ impl FrontEnd for EngineFrontEnd {
         Ok((made, opened))
     }
 
-    fn open(&self, _: &Caller, node: NodeId, _: OpenMode) -> Result<Opened> {
+    fn open(&self, _: &Caller, node: NodeId, mode: OpenMode) -> Result<Opened> {
         match self.options.open_files {
             OpenFiles::Anonymous => Err(Errno::ENOSYS),
-            OpenFiles::Named => self.opened(Some(node)),
+            OpenFiles::Named => {
+                self.require_openable(self.id(node)?, mode)?;
+                self.opened(Some(node))
+            }
         }
     }
 
@@ -366,12 +370,14 @@ impl FrontEnd for EngineFrontEnd {
         result.map_err(|error| Site::new("syncfs", id).fail(&error))
     }
 
-    fn fallocate(&self, _: &Caller, node: NodeId, _: FileHandle, range: Fallocate) -> Result<()> {
-        self.do_fallocate(self.id(node)?, range)
+    fn fallocate(&self, caller: &Caller, node: NodeId, _: FileHandle, range: Fallocate) -> Result<()> {
+        self.do_fallocate(caller, node, range)
     }
 
     fn copy_file_range(&self, caller: &Caller, from: FilePos, to: FilePos, length: u64) -> Result<u64> {
-        self.do_copy(caller, &from, &to, length)
+        let copied = self.do_copy(caller, &from, &to, length)?;
+        self.settle_inode(self.id(to.node)?)?;
+        Ok(copied)
     }
 
     fn lseek(&self, _: &Caller, at: FilePos, what: Seek) -> Result<u64> {
@@ -391,7 +397,8 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn setxattr(&self, caller: &Caller, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        self.do_setxattr(caller, node, name, value, mode)
+        self.do_setxattr(caller, node, name, value, mode)?;
+        self.settle_inode(self.id(node)?)
     }
 
     fn getxattr(&self, _: &Caller, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
@@ -402,8 +409,10 @@ impl FrontEnd for EngineFrontEnd {
         self.do_listxattr(self.id(node)?)
     }
 
-    fn removexattr(&self, _: &Caller, node: NodeId, name: &[u8]) -> Result<()> {
-        self.do_removexattr(self.id(node)?, name)
+    fn removexattr(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<()> {
+        let id = self.id(node)?;
+        self.do_removexattr(caller, id, name)?;
+        self.settle_inode(id)
     }
 
     fn ioctl(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {

@@ -23,7 +23,8 @@ impl EngineFrontEnd {
     pub(super) fn do_unlink(&self, place: &Place<'_>) -> Result<()> {
         let site = Site::at("unlink", place);
         self.require_leaving(site, place)?;
-        self.fs.unlink(*place).map_err(|error| site.fail(&error))
+        self.fs.unlink(*place).map_err(|error| site.fail(&error))?;
+        self.settle_names(&[place.dir])
     }
 
     pub(super) fn do_rmdir(&self, place: &Place<'_>) -> Result<()> {
@@ -33,7 +34,7 @@ impl EngineFrontEnd {
         if id.ino == Ino::ROOT_DIR {
             self.background.wake_cleaner();
         }
-        Ok(())
+        self.settle_names(&[place.dir])
     }
 
     pub(super) fn do_rename(
@@ -52,7 +53,8 @@ impl EngineFrontEnd {
         self.require_arriving(site, to)?;
         let moved =
             if exchange { self.fs.exchange(*from, *to) } else { self.fs.rename(*from, *to, options(caller, flags)) };
-        moved.map_err(|error| site.fail(&error))
+        moved.map_err(|error| site.fail(&error))?;
+        self.settle_names(&[from.dir, to.dir])
     }
 
     pub(super) fn do_link(&self, id: InodeId, place: &Place<'_>) -> Result<Entry> {
@@ -60,6 +62,7 @@ impl EngineFrontEnd {
         require_unprotected(&self.attributes(Site::new("link", id))?, Deed::Change)?;
         require_unprotected(&self.attributes(site)?, Deed::Append)?;
         self.fs.link(id, *place).map_err(|error| site.fail(&error))?;
+        self.settle_names(&[place.dir])?;
         self.entry(site, id)
     }
 

@@ -11,6 +11,7 @@ use butterfs_engine::Error;
 use butterfs_engine::filesystem::{Attributes, SetAttributes};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::inode::xattr::{self, Xattr};
+use butterfs_engine::subvolume::RULE_ATTRIBUTE;
 
 const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"btrfs."];
 const SETGID: u32 = 0o2000;
@@ -37,6 +38,7 @@ impl EngineFrontEnd {
         let site = Site { operation: "setxattr", id, name };
         let found = self.attributes(site)?;
         require_unprotected(&found, Deed::Change)?;
+        self.require_right_to(caller, &found, name)?;
         match name {
             acl::ACCESS => return self.set_access_acl(caller, &found, value),
             acl::DEFAULT => return self.set_default_acl(&found, value),
@@ -99,10 +101,18 @@ impl EngineFrontEnd {
         Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
     }
 
-    pub(super) fn do_removexattr(&self, id: InodeId, name: &[u8]) -> Result<()> {
+    /// What holds for a whole subvolume is its owner's business.
+    fn require_right_to(&self, caller: &Caller, found: &Attributes, name: &[u8]) -> Result<()> {
+        let is_rule = name == RULE_ATTRIBUTE && found.id == InodeId::top_of(found.id.tree);
+        if is_rule { self.require_owner(caller, found) } else { Ok(()) }
+    }
+
+    pub(super) fn do_removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
         self.require_known(name)?;
         let site = Site { operation: "removexattr", id, name };
-        require_unprotected(&self.attributes(site)?, Deed::Change)?;
+        let found = self.attributes(site)?;
+        require_unprotected(&found, Deed::Change)?;
+        self.require_right_to(caller, &found, name)?;
         if name == acl::ACCESS || name == acl::DEFAULT {
             return self.drop_acl(id, name);
         }

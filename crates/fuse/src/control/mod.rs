@@ -1,6 +1,7 @@
 //! The client side of a mount's ioctls: what the command line asks a mounted filesystem to do.
 //!
-//! [`create_subvolume`], [`delete_subvolume`] and [`sync`] work on the kernel's Btrfs too.
+//! [`create_subvolume`], [`delete_subvolume`], [`sync`] and what properties are read and set by work on the kernel's
+//! Btrfs too.
 
 mod changed;
 mod list;
@@ -130,6 +131,40 @@ pub fn subvolume_access(top: BorrowedFd<'_>) -> io::Result<Access> {
 /// Makes the subvolume with this top directory read-only or writable.
 pub fn set_subvolume_access(top: BorrowedFd<'_>, access: Access) -> io::Result<()> {
     flat_ioctl(top, wire::SUBVOL_SETFLAGS, &mut access.flags().to_ne_bytes())?;
+    Ok(())
+}
+
+/// The UUID of what the subvolume that a file is in was received from; zeros if it was not.
+pub fn received_uuid(file: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
+    const AT: usize = 328;
+    let mut info = [0; wire::size_of_command(wire::GET_SUBVOL_INFO)];
+    flat_ioctl(file, wire::GET_SUBVOL_INFO, &mut info)?;
+    let (uuid, _) = <[u8; 16]>::read_from_prefix(&info[AT..]).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(uuid)
+}
+
+/// Makes a subvolume one that was not received, by its top directory.
+pub fn forget_received(top: BorrowedFd<'_>) -> io::Result<()> {
+    flat_ioctl(top, wire::SET_RECEIVED, wire::ReceivedArgs::new_zeroed().as_mut_bytes())?;
+    Ok(())
+}
+
+/// The longest label, in bytes.
+pub const LABEL_MAX: usize = wire::size_of_command(wire::GET_LABEL) - 1;
+
+/// The label of the filesystem that a file is in.
+pub fn label(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut field = [0; LABEL_MAX + 1];
+    flat_ioctl(file, wire::GET_LABEL, &mut field)?;
+    Ok(field.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())
+}
+
+/// Changes the label of the filesystem that a file is in, durably.
+pub fn set_label(file: BorrowedFd<'_>, label: &[u8]) -> io::Result<()> {
+    let mut field = [0; LABEL_MAX + 1];
+    let room = field.get_mut(..label.len()).filter(|_| label.len() <= LABEL_MAX && !label.contains(&0));
+    room.ok_or(rustix::io::Errno::INVAL)?.copy_from_slice(label);
+    flat_ioctl(file, wire::SET_LABEL, &mut field)?;
     Ok(())
 }
 

@@ -22,6 +22,12 @@ pub const START_SYNC: u32 = 0x8008_9418;
 pub const SUBVOL_GETFLAGS: u32 = 0x8008_9419;
 /// `BTRFS_IOC_SUBVOL_SETFLAGS`: a `u64`.
 pub const SUBVOL_SETFLAGS: u32 = 0x4008_941a;
+/// `BTRFS_IOC_SET_RECEIVED_SUBVOL`, with [`ReceivedArgs`].
+pub const SET_RECEIVED: u32 = 0xc0c8_9425;
+/// `FS_IOC_GETFSLABEL`: a label and zeros behind it.
+pub const GET_LABEL: u32 = 0x8100_9431;
+/// `FS_IOC_SETFSLABEL`, likewise.
+pub const SET_LABEL: u32 = 0x4100_9432;
 /// `BTRFS_IOC_GET_SUBVOL_INFO`, with 504 bytes of which the first 8 are the tree.
 pub const GET_SUBVOL_INFO: u32 = 0x81f8_943c;
 /// Butterfs: makes a snapshot, with [`SnapshotArgs`].
@@ -88,6 +94,26 @@ pub struct VolArgsV2 {
     pub name: [u8; 4040],
 }
 const _: () = assert!(size_of::<VolArgsV2>() == size_of_command(SNAP_DESTROY_V2));
+/// `struct btrfs_ioctl_received_subvol_args`; times are seconds and nanoseconds.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct ReceivedArgs {
+    /// In: the UUID that the subvolume had where it was sent; zeros for none.
+    pub uuid: [u8; 16],
+    /// In: the transaction that it was sent with.
+    pub sent_in: [u8; 8],
+    /// Out: the transaction that notes this.
+    pub received_in: [u8; 8],
+    /// In: when it was sent.
+    pub sent: [u8; 16],
+    /// Out: when this is noted.
+    pub received: [u8; 16],
+    /// None is known.
+    pub flags: [u8; 8],
+    /// Zeros.
+    pub reserved: [u8; 128],
+}
+const _: () = assert!(size_of::<ReceivedArgs>() == size_of_command(SET_RECEIVED));
 
 /// Makes a snapshot in the directory that the command is given to.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

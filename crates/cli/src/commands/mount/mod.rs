@@ -228,7 +228,7 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         access_times: plan.options.access_times,
         ..Default::default()
     };
-    options.compress = plan.options.compress;
+    (options.compress, options.new_data) = (plan.options.compress, plan.options.new_data);
     if let Some(bytes) = plan.options.max_inline {
         options.max_inline = bytes;
     }

@@ -90,6 +90,7 @@ fn settings(options: &Options) -> Settings {
     let usual = OpenOptions::default();
     Settings {
         compress: options.compress,
+        new_data: options.new_data,
         max_inline: options.max_inline.unwrap_or(usual.max_inline),
         fsync: options.fsync,
         access_times: options.access_times,

@@ -2,6 +2,7 @@
 //! kernel has too.
 
 mod flags;
+mod labels;
 mod lists;
 mod remount;
 mod share;
@@ -60,6 +61,9 @@ impl EngineFrontEnd {
             wire::SNAPSHOT => self.ioctl_snapshot(caller, call),
             wire::SUBVOL_GETFLAGS => reply(self.subvolume_flags(id)?.to_ne_bytes()),
             wire::SUBVOL_SETFLAGS => self.set_subvolume_flags(caller, id, number(call.input, 0)?),
+            wire::SET_RECEIVED => self.set_received(caller, id, call.input),
+            wire::GET_LABEL => reply(self.label()?),
+            wire::SET_LABEL => self.set_label(caller, call.input),
             wire::GET_SUBVOL_INFO => reply(self.subvolume_info(id)?),
             wire::OFFER => reply(self.offer(caller, id)?),
             wire::CLONE => self.ioctl_clone(caller, call),

@@ -139,7 +139,7 @@ impl EngineFrontEnd {
     }
 
     /// The subvolume whose top directory an inode is.
-    fn subvolume_at(&self, id: InodeId) -> Result<TreeId> {
+    pub(super) fn subvolume_at(&self, id: InodeId) -> Result<TreeId> {
         if id.ino == Ino::ROOT_DIR { Ok(id.tree) } else { Err(Errno::EINVAL) }
     }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::Environment;
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
@@ -64,6 +64,8 @@ pub struct Script {
     pub metadata: BlockGroupFlags,
     /// What is compressed.
     pub compress: CompressRule,
+    /// How the data of files is kept.
+    pub files: DataRule,
 }
 
 /// Enough for both superblock copies and some chunks.
@@ -155,8 +157,9 @@ pub fn run(
     options.devices = devices.iter().map(|device| NewDevice::new(device.len(), &environment)).collect();
     (options.data_profile, options.metadata_profile) = (script.data, script.metadata);
     let made = mkfs::make_on(&devices, &options);
-    let mut history = History { made: recorder.mark("mkfs returned"), ..History::default() };
-    let chosen = OpenOptions { compress: script.compress, ..OpenOptions::default() };
+    let in_place = script.files == DataRule::InPlace;
+    let mut history = History { made: recorder.mark("mkfs returned"), in_place, ..History::default() };
+    let chosen = OpenOptions { compress: script.compress, new_data: script.files, ..OpenOptions::default() };
     let opened = made.and_then(|()| open_with(devices, chosen, environment));
     let filesystem = match opened {
         Ok(filesystem) => filesystem,
