@@ -2,10 +2,12 @@
 //!
 //! [`create_subvolume`], [`delete_subvolume`] and [`sync`] work on the kernel's Btrfs too.
 
+mod fiemap;
 mod share;
 pub(crate) mod status;
 pub(crate) mod wire;
 
+pub use fiemap::{FileMap, MapFlag, MappedRange, file_map};
 pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};
 pub use status::{MountFailure, MountState, MountStatus, status};
 
