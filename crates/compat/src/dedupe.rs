@@ -37,7 +37,10 @@ struct Dest {
 /// # Safety
 /// `request` is what FIDEDUPERANGE wants.
 pub unsafe fn range(source: c_int, request: *mut Request) -> Result<c_int> {
-    // SAFETY: as the caller promises, there are so many structs behind the first; user space aligns them.
+    if !request.is_aligned() {
+        return Err(libc::EINVAL);
+    }
+    // SAFETY: as the caller promises, there are so many structs behind the first, which is aligned, as they are then.
     let (head, dests) = unsafe {
         let head = request.read();
         let count = usize::from(head.count);

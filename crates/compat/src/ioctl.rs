@@ -53,12 +53,14 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_voi
 /// # Safety
 /// The argument is what the command wants.
 unsafe fn another_way(fd: c_int, command: u32, argument: *mut c_void, refused: c_int) -> Option<Result<c_int>> {
-    let by_value = matches!(command, FICLONE | BALANCE_CTL);
-    let known = matches!(command, FICLONERANGE | FIDEDUPERANGE | FIEMAP | SNAP_CREATE | SNAP_CREATE_V2);
+    let by_pointer = matches!(command, FICLONERANGE | FIDEDUPERANGE | FIEMAP | SNAP_CREATE | SNAP_CREATE_V2);
     let expected = match refused {
-        libc::EOPNOTSUPP | libc::ENOTTY => (known && !argument.is_null()) || command == FICLONE,
-        // The kernel takes the number, or nothing, for a pointer.
-        libc::EFAULT => by_value || argument.is_null(),
+        libc::EOPNOTSUPP | libc::ENOTTY => command == FICLONE || by_pointer && !argument.is_null(),
+        // The kernel took a number, or nothing, for a pointer.
+        libc::EFAULT => {
+            let may_be_nothing = matches!(command, wire::START_SYNC | wire::WAIT_SYNC);
+            command == BALANCE_CTL || may_be_nothing && argument.is_null()
+        }
         _ => false,
     };
     if !expected || !mounts::is_fuse(fd) {
@@ -71,8 +73,8 @@ unsafe fn another_way(fd: c_int, command: u32, argument: *mut c_void, refused: c
             FICLONERANGE => clone::range(fd, &argument.cast::<clone::Range>().read_unaligned()),
             FIDEDUPERANGE => dedupe::range(fd, argument.cast()),
             FIEMAP => fiemap::map(fd, argument.cast()),
-            SNAP_CREATE => snapshot::create(fd, &*argument.cast()),
-            SNAP_CREATE_V2 => snapshot::create_v2(fd, &*argument.cast()),
+            SNAP_CREATE => snapshot::create(fd, &argument.cast::<wire::VolArgs>().read_unaligned()),
+            SNAP_CREATE_V2 => snapshot::create_v2(fd, &argument.cast::<snapshot::VolArgsV2>().read_unaligned()),
             BALANCE_CTL => balance_control(fd),
             wire::START_SYNC | wire::WAIT_SYNC => real::flat_ioctl(fd, command, &mut 0_u64),
             _ => return None,

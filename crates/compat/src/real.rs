@@ -67,7 +67,9 @@ pub fn flat_ioctl<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
     command: u32,
     argument: &mut T,
 ) -> Result<c_int> {
-    debug_assert!(size_of::<T>() == crate::wire::size_of_command(command));
+    if size_of::<T>() != crate::wire::size_of_command(command) {
+        return Err(libc::EINVAL);
+    }
     // SAFETY: the struct is as large as the kernel will read and write, and any bytes are valid in it.
     errno::check(unsafe { ioctl(fd, command.into(), (&raw mut *argument).cast()) })
 }

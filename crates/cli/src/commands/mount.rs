@@ -320,6 +320,7 @@ fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>, mount: &Mount) -> Arc
     options.open_files = plan.options.open_files;
     let device = plan.image.canonicalize().unwrap_or_else(|_| plan.image.to_path_buf());
     options.device = device.to_string_lossy().into_owned();
+    options.block_device = mount.point().block_device().map(str::to_owned);
     options.shown_options = plan.shown_options.clone();
     // Only root may do this; for others changes fail in the daemon.
     if rustix::process::geteuid().is_root() {

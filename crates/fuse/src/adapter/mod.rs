@@ -67,7 +67,9 @@ pub struct AdapterOptions {
     pub subvolume_deletion: SubvolumeDeletion,
     /// The image or device, for [`crate::control::status()`].
     pub device: String,
-    /// The options that the user gave, for the same.
+    /// The block device that stands for the only device, if that is none itself: where commands of Btrfs look.
+    pub block_device: Option<String>,
+    /// The options that the user gave, for [`crate::control::status()`].
     pub shown_options: String,
     /// What makes the kernel's side read-only after an error that ends all writing.
     pub on_error: OnError,
@@ -83,6 +85,7 @@ impl Default for AdapterOptions {
             commit_interval: Duration::from_secs(30),
             subvolume_deletion: SubvolumeDeletion::Privileged,
             device: String::new(),
+            block_device: None,
             shown_options: String::new(),
             on_error: OnError::default(),
             open_files: OpenFiles::Anonymous,

@@ -96,8 +96,8 @@ pub struct ShareArgs {
 }
 const _: () = assert!(size_of::<ShareArgs>() == size_of_command(CLONE));
 
-/// `FIEMAP_FLAG_SYNC`, `_XATTR` and `_CACHE`: the flags that are known.
-pub const FIEMAP_FLAGS: u32 = 7;
+/// `FIEMAP_FLAG_SYNC`: the flag that is known.
+pub const FIEMAP_FLAGS: u32 = 1;
 /// `FIEMAP_EXTENT_LAST`.
 pub const FIEMAP_LAST: u32 = 1;
 /// So many extents go into a page.

@@ -57,17 +57,18 @@ pub fn run(arguments: &Arguments, before: Format) -> Result<ExitCode> {
 }
 
 fn map(path: &Path) -> Result<FileMap> {
-    let file = File::open(path).map_err(|error| failure::io(exit::USAGE, path, &error))?;
+    let failed = |error: io::Error| failure::io(exit::USAGE, path, &error);
+    let file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Failure::at(exit::USAGE, path, "not a regular file; only those have extents"));
+    }
     control::file_map(file.as_fd()).map_err(|error| match Errno::from_io_error(&error) {
         Some(Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS) => Failure::at(
             exit::USAGE,
             path,
             "not on a filesystem mounted by butterfs; use filefrag -v on others, and stat --extents on images",
         ),
-        Some(Errno::ISDIR | Errno::INVAL) => {
-            Failure::at(exit::USAGE, path, "not a regular file; only those have extents")
-        }
-        _ => failure::io(exit::USAGE, path, &error),
+        _ => failed(error),
     })
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use butterfs_engine::file::{Stretch, StretchKind};
 use butterfs_engine::inode::InodeId;
-use butterfs_format::items::Compression;
+use butterfs_format::items::{Compression, FileType};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::reply;
@@ -82,6 +82,10 @@ impl Collected {
 impl EngineFrontEnd {
     pub(super) fn fiemap(&self, id: InodeId, input: &[u8]) -> Result<IoctlReply> {
         let mut page = FiemapPage::read_from_bytes(input).map_err(|_| Errno::EINVAL)?;
+        // As in the kernel, nothing else has a map.
+        if self.attributes(Site::new("fiemap", id))?.file_type != FileType::Regular {
+            return Err(Errno::EOPNOTSUPP);
+        }
         if page.header.flags.get() & !FIEMAP_FLAGS != 0 {
             return Err(Errno::EBADR);
         }

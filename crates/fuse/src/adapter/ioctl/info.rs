@@ -75,7 +75,8 @@ impl EngineFrontEnd {
         out.extend(item.total_bytes.get().to_ne_bytes());
         out.extend(item.fsid);
         out.resize(DEV_PATH, 0);
-        let name = volume.device_name(DevId(item.devid.get())).unwrap_or_default();
+        let stands = self.options.block_device.clone().filter(|_| items.len() == 1);
+        let name = stands.or_else(|| volume.device_name(DevId(item.devid.get()))).unwrap_or_default();
         out.extend(name.bytes().take(DEV_PATH_LEN - 1));
         out.resize(DEV_PATH + DEV_PATH_LEN, 0);
         Ok(out)

@@ -1,6 +1,7 @@
 //! ioctls. Nobody has checked the caller's rights before us, but for the flags of inodes, where the
 //! kernel has too.
 
+mod children;
 mod fiemap;
 mod flags;
 mod info;
@@ -88,8 +89,7 @@ impl EngineFrontEnd {
             space::SPACE_INFO => self.space_info(caller, id, call),
             wire::FIEMAP => self.fiemap(id, call.input),
             wire::SUBVOL_CREATE_V2 => self.ioctl_create_v2(caller, call),
-            subvolumes::SNAP_DESTROY_V2 => self.ioctl_delete_v2(caller, call),
-            subvolumes::GET_SUBVOL_ROOTREF => self.subvolume_children(id, call.input),
+            children::GET_SUBVOL_ROOTREF => self.subvolume_children(id, call.input),
             _ => self.refused(caller, call),
         }
     }

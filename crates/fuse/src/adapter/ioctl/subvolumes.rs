@@ -1,12 +1,12 @@
 //! Subvolumes: making, snapshots, deleting, listing.
 
-use super::{number, reply};
+use super::reply;
 use crate::adapter::rights::{Deed, require_unprotected, umask};
 use crate::adapter::{EngineFrontEnd, Site, SubvolumeDeletion};
 use crate::control::wire::{self, ListHeader, SnapshotArgs, SubvolumeRecord, VolArgs, name_in};
 use crate::types::{Caller, IoctlCall, IoctlReply, NodeId};
 use crate::{Errno, Result};
-use butterfs_engine::dir::{Place, parent_of, subvolumes_from};
+use butterfs_engine::dir::{Place, parent_of};
 use butterfs_engine::filesystem::NewSubvolume;
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::subvolume::SubvolumeInfo;
@@ -14,18 +14,6 @@ use butterfs_engine::subvolume::root::Access;
 use butterfs_format::items::{RootFlags, RootItem, Timespec};
 use butterfs_format::{Ino, TreeId};
 use zerocopy::{FromBytes, IntoBytes};
-
-pub(super) const SNAP_DESTROY_V2: u32 = 0x5000_943f;
-pub(super) const GET_SUBVOL_ROOTREF: u32 = 0xd000_943d;
-
-/// In `struct btrfs_ioctl_vol_args_v2`: the flags, and the name or number.
-const V2_FLAGS: usize = 16;
-const V2_NAME: usize = 56;
-/// `BTRFS_SUBVOL_QGROUP_INHERIT` and `BTRFS_SUBVOL_SPEC_BY_ID`.
-const QGROUP_INHERIT: u64 = 1 << 2;
-const BY_ID: u64 = 1 << 4;
-/// Room for so many subvolumes in `struct btrfs_ioctl_get_subvol_rootref_args`.
-const CHILDREN: usize = 255;
 
 /// No page has room for more records.
 const PAGE_RECORDS: usize = wire::size_of_command(wire::LIST_SUBVOLUMES) / size_of::<SubvolumeRecord>();
@@ -45,7 +33,7 @@ fn access_of(flags: u64) -> Result<Access> {
 }
 
 /// The name that must be in a struct.
-fn name(field: &[u8]) -> Result<&[u8]> {
+pub(super) fn name(field: &[u8]) -> Result<&[u8]> {
     name_in(field).ok_or(Errno::ENAMETOOLONG)
 }
 
@@ -55,15 +43,8 @@ impl EngineFrontEnd {
         self.create_named(caller, call.node, name(&args.name)?)
     }
 
-    /// The same with `struct btrfs_ioctl_vol_args_v2`. What a new subvolume inherits of quotas is nothing.
-    pub(super) fn ioctl_create_v2(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
-        if number(call.input, V2_FLAGS)? & !QGROUP_INHERIT != 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        self.create_named(caller, call.node, name(call.input.get(V2_NAME..).ok_or(Errno::EINVAL)?)?)
-    }
-
-    fn create_named(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<IoctlReply> {
+    /// Makes a subvolume.
+    pub(super) fn create_named(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<IoctlReply> {
         let place = Place::new(self.id(node)?, name);
         let site = Site::at("creating a subvolume", &place);
         self.require_adding(caller, site)?;
@@ -89,36 +70,15 @@ impl EngineFrontEnd {
 
     pub(super) fn ioctl_delete(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
         let args = VolArgs::ref_from_bytes(call.input).map_err(|_| Errno::EINVAL)?;
-        self.delete_at(caller, &Place::new(self.id(call.node)?, name(&args.name)?))
-    }
-
-    /// By name or by number, with `struct btrfs_ioctl_vol_args_v2`.
-    pub(super) fn ioctl_delete_v2(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
-        let id = self.id(call.node)?;
-        match number(call.input, V2_FLAGS)? {
-            0 => self.delete_at(caller, &Place::new(id, name(call.input.get(V2_NAME..).ok_or(Errno::EINVAL)?)?)),
-            BY_ID => {
-                let tree = TreeId(number(call.input, V2_NAME)?);
-                let parent = self.fs.shared().gate.view(|tx| parent_of(tx, tree));
-                let parent = parent.map_err(|error| Site::new("deleting a subvolume", id).fail(&error))?;
-                let parent = parent.ok_or(Errno::ENOENT)?;
-                self.delete_at(caller, &Place::new(parent.dir, &parent.name))
-            }
-            _ => Err(Errno::EOPNOTSUPP),
-        }
-    }
-
-    fn delete_at(&self, caller: &Caller, place: &Place<'_>) -> Result<IoctlReply> {
-        let site = Site::at("deleting a subvolume", place);
-        let id = self.require_leaving(site, place)?;
+        let place = Place::new(self.id(call.node)?, name(&args.name)?);
+        let site = Site::at("deleting a subvolume", &place);
+        let id = self.require_leaving(site, &place)?;
         if id.ino != Ino::ROOT_DIR {
             return Err(Errno::EINVAL);
         }
         self.require_deletion(caller, id, site)?;
-        self.fs.delete_subvolume(*place).map_err(|error| site.fail(&error))?;
-        if let Some(parent) = self.nodes.find(place.dir) {
-            self.tell(parent, place.name);
-        }
+        self.fs.delete_subvolume(place).map_err(|error| site.fail(&error))?;
+        self.tell(call.node, place.name);
         self.background.wake_cleaner();
         reply([])
     }
@@ -195,26 +155,6 @@ impl EngineFrontEnd {
         [root.ctime, root.otime, root.stime, root.rtime].into_iter().for_each(|time| push_time(&mut out, time));
         out.resize(wire::size_of_command(wire::GET_SUBVOL_INFO), 0);
         Ok(out)
-    }
-
-    /// The subvolumes that have their names in this one: `struct btrfs_ioctl_get_subvol_rootref_args`.
-    pub(super) fn subvolume_children(&self, id: InodeId, input: &[u8]) -> Result<IoctlReply> {
-        let least = number(input, 0)?;
-        let site = Site::new("subvolumes in a subvolume", id);
-        let found = self.fs.shared().gate.view(|tx| subvolumes_from(tx, id.tree, least, CHILDREN + 1));
-        let mut found = found.map_err(|error| site.fail(&error))?;
-        let result = if found.len() > CHILDREN { -Errno::EOVERFLOW.number() } else { 0 };
-        found.truncate(CHILDREN);
-        let next = found.last().map_or(least, |(tree, _)| tree.0 + 1);
-        let mut output = next.to_ne_bytes().to_vec();
-        for (tree, dir) in &found {
-            output.extend(tree.0.to_ne_bytes());
-            output.extend(dir.0.to_ne_bytes());
-        }
-        output.resize(8 + CHILDREN * 16, 0);
-        output.push(found.len() as u8);
-        output.resize(wire::size_of_command(GET_SUBVOL_ROOTREF), 0);
-        Ok(IoctlReply { result, output })
     }
 
     /// One page of the list of subvolumes.
