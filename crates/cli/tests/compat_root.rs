@@ -19,13 +19,13 @@ use regex::Regex;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_butterfs");
 
-/// Builds the library, which lies beside the program, unless that was done.
+/// Builds the library, which lies beside the program, where only the program was built.
 fn library() {
-    let profile = if BINARY.contains("/release/") { "release" } else { "dev" };
-    let build =
-        Command::new(env!("CARGO")).args(["build", "-q", "-p", "butterfs-compat", "--profile", profile]).status();
     let path = Path::new(BINARY).with_file_name("libbutterfs_compat.so");
-    assert!(build.is_ok_and(|status| status.success()) || path.exists(), "{} is missing", path.display());
+    if !path.exists() {
+        let profile = if BINARY.contains("/release/") { "release" } else { "dev" };
+        run(Command::new(env!("CARGO")).args(["build", "-q", "-p", "butterfs-compat", "--profile", profile])).ok();
+    }
 }
 
 /// Runs a program in the work directory, with the library where the mount is ours.
@@ -78,11 +78,13 @@ fn populate(work: &WorkDir, image: &Path) {
     mounted.sync();
     let file = File::options().write(true).open(mnt.join("sub/file")).expect("open");
     file.write_all_at(&bytes(2, 100_000), 500_000).expect("write");
+    drop(file);
     words(work, &mounted, "btrfs property set mnt/sub/dir compression zstd").ok();
     let text: Vec<u8> = b"all work and no play ".iter().copied().cycle().take(600_000).collect();
     fs::write(mnt.join("sub/dir/packed"), text).expect("write");
     let holes = File::create(mnt.join("holes")).expect("create");
     (0..300_u64).for_each(|at| holes.write_all_at(&bytes(at, 4096), at * 20_480).expect("write"));
+    drop(holes);
     mounted.unmount();
 }
 
@@ -94,7 +96,7 @@ fn address(work: &WorkDir, mounted: &Mounted, path: &str) -> u64 {
     blocks.trim().parse::<u64>().expect("a number") * 4096
 }
 
-const QUESTIONS: [&str; 43] = [
+const QUESTIONS: [&str; 42] = [
     "btrfs subvolume list mnt",
     "btrfs subvolume list -a -p -c -g -u -q -R -t mnt",
     "btrfs subvolume list -o mnt/sub",
@@ -110,7 +112,6 @@ const QUESTIONS: [&str; 43] = [
     "btrfs filesystem df mnt",
     "btrfs filesystem usage -b mnt",
     "btrfs filesystem usage -T mnt",
-    "btrfs filesystem show mnt",
     "btrfs filesystem label mnt",
     "btrfs filesystem du mnt",
     "btrfs filesystem du -s mnt/sub mnt/snap",
@@ -140,10 +141,15 @@ const QUESTIONS: [&str; 43] = [
     "find mnt -ls",
 ];
 
+/// It asks all mounts of Btrfs that there are, and one that does not answer, of another version, ends it.
+const SHOW: &str = "grep -E ' fuse(blk)?[.]butterfs ' /proc/self/mounts | cut -d' ' -f2 | grep -v \"^$PWD/\" |
+    xargs -r umount -i -l; btrfs filesystem show mnt";
+
 /// Answers to all questions, each with its question.
 fn answers(work: &WorkDir, mounted: &Mounted) -> Vec<(String, String)> {
     let asked = |line: &str| (line.to_owned(), said(&words(work, mounted, line)));
     let mut all: Vec<_> = QUESTIONS.iter().map(|line| asked(line)).collect();
+    all.push((SHOW.to_owned(), said(&program(work, mounted, &["unshare", "-m", "sh", "-c", SHOW]))));
     let at = address(work, mounted, "mnt/clone");
     for how in ["", "-o", "-P", "-P -o"] {
         let line = format!("btrfs inspect-internal logical-resolve {how} {at} mnt");
@@ -238,7 +244,7 @@ fn programs_clone_deduplicate_and_map() {
         ["cp", "--reflink=always", "mnt/one", "mnt/cp"].as_slice(),
         // Another subvolume, which has another device number.
         &["cp", "--reflink=always", "mnt/one", "mnt/sub/cp"],
-        &["xfs_io", "-c", "dedupe mnt/one 0 0 1999872", "mnt/same"],
+        &["xfs_io", "-c", "dedupe mnt/one 0 0 1998848", "mnt/same"],
         &["xfs_io", "-c", "reflink mnt/one 65536 0 131072", "mnt/range"],
         // Children: by fork and exec, and by vfork.
         &["bash", "-c", "cp --reflink=always mnt/one mnt/bash; true"],
