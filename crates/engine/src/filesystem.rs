@@ -26,6 +26,7 @@ mod open;
 #[cfg(test)]
 mod prealloc_tests;
 mod properties;
+mod queries;
 mod read;
 mod received;
 mod remove;
@@ -61,8 +62,10 @@ pub use access_times::{AccessTimeRule, AccessTimes};
 pub use attributes::{Attributes, SetAttributes};
 pub use create::{NewInode, NewKind};
 pub use data::FileOffset;
+pub use features::SUPPORTED as SUPPORTED_FEATURES;
 pub use health::{Health, State};
 pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
+pub use queries::OnlyByte;
 pub use read::Flow;
 pub use received::Received;
 pub use rename::{Leave, RenameOptions, Replace};

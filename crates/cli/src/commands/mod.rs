@@ -2,6 +2,7 @@
 
 mod cat;
 mod check;
+mod compat;
 mod cp;
 mod find_root;
 mod inspect;
@@ -90,6 +91,8 @@ pub enum Command {
     Dedupe(share::DedupeArguments),
     /// Show how mounted filesystems are, and what went wrong.
     Status(status::Arguments),
+    /// Run a program for which a mount is Btrfs: it can clone, deduplicate and map files, and use btrfs(8).
+    Compat(compat::Arguments),
     /// List directories of an image that is not mounted.
     Ls(ls::Arguments),
     /// Print files of an image that is not mounted.
@@ -144,6 +147,7 @@ impl Command {
             Self::Reflink(_) => "reflink",
             Self::Dedupe(_) => "dedupe",
             Self::Status(_) => "status",
+            Self::Compat(_) => "compat",
             Self::Ls(_) => "ls",
             Self::Cat(_) => "cat",
             Self::Cp(_) => "cp",
@@ -190,6 +194,7 @@ impl Command {
             Self::Dedupe(arguments) => share::dedupe(&arguments),
             Self::Status(arguments) => return status::run(&arguments, format),
             Self::Receive(arguments) => receive::run(&arguments),
+            Self::Compat(arguments) => compat::run(&arguments),
             Self::Ls(arguments) => return ls::run(&arguments, format),
             Self::Cat(arguments) => return cat::run(&arguments),
             Self::Cp(arguments) => return cp::run(&arguments),

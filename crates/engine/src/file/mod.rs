@@ -4,7 +4,7 @@
 //! * [`extents`]: EXTENT_DATA items: look at them, drop them, put them in.
 //! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`], [`compress`]: the data paths.
 //! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
-//! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share.
+//! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share; [`users`]: who shares them.
 //! * `place`: where dirty bytes go; [`data_rule`]: whether that may be where others are.
 //!
 //! # Invariants
@@ -32,6 +32,7 @@ pub mod fallocate;
 pub mod read;
 pub mod seek;
 pub mod truncate;
+pub mod users;
 pub mod write;
 pub mod writeback;
 
@@ -57,5 +58,6 @@ pub use fallocate::{SizeMode, preallocate, punch_hole, zero_range};
 pub use read::read;
 pub use seek::{Seek, seek};
 pub use truncate::set_size;
+pub use users::{ExtentUse, FileExtentUse, Stretch, StretchKind};
 pub use write::{MAX_FILE_SIZE, write};
 pub use writeback::{sync_data, writeback};

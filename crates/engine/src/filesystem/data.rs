@@ -132,7 +132,7 @@ impl Filesystem {
         Ok(())
     }
 
-    fn file(&self, id: InodeId) -> Result<InodeRef> {
+    pub(super) fn file(&self, id: InodeId) -> Result<InodeRef> {
         if id.is_placeholder() {
             return Err(Error::IsDirectory);
         }

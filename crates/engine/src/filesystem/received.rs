@@ -2,12 +2,10 @@
 
 use butterfs_format::TreeId;
 use butterfs_format::items::Timespec;
-use butterfs_format::superblock::LABEL_MAX;
 
 use super::{Filesystem, require_subvolume};
-use crate::error::{Error, Result};
-use crate::inode::InodeId;
-use crate::inode::item::{self, require_writable};
+use crate::error::Result;
+use crate::inode::item::require_writable;
 use crate::subvolume::uuid::{self, Role};
 use crate::tx::Need;
 
@@ -48,20 +46,12 @@ impl Filesystem {
 
     /// The filesystem's label.
     pub fn label(&self) -> Result<Vec<u8>> {
-        self.shared.gate.view(|tx| Ok(tx.label()))
+        self.shared.gate.view(|tx| Ok(tx.label().to_vec()))
     }
 
     /// Changes the filesystem's label, and commits.
     pub fn set_label(&self, label: &[u8]) -> Result<()> {
-        if label.len() > LABEL_MAX || label.contains(&0) {
-            return Err(Error::Invalid("a label has up to 255 bytes, and no zero byte"));
-        }
-        let top = InodeId::top_of(TreeId::FS);
-        self.change(&[self.inode(top)?], Need::Items(1), |tx, drafts| {
-            tx.set_label(label);
-            // Superblocks are written with trees that changed.
-            item::write_inode_item(tx, top, drafts.item(top)?)
-        })?;
+        self.shared.gate.change(Need::Items(1), |tx| tx.set_label(label))?;
         self.shared.gate.commit()
     }
 }

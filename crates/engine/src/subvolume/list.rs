@@ -65,6 +65,18 @@ pub fn page(tx: &Transaction, after: u64, most: usize) -> Result<Vec<SubvolumeIn
     Ok(found)
 }
 
+/// The trees of all subvolumes that are not deleted, by number.
+pub fn trees(tx: &Transaction) -> Result<Vec<TreeId>> {
+    let (mut found, mut next) = (vec![TreeId::FS], FIRST_FREE_OBJECTID);
+    while let Some(tree) = first_root_from(tx, next)? {
+        if tx.root_item(tree)?.refs.get() > 0 {
+            found.push(tree);
+        }
+        next = tree.0 + 1;
+    }
+    Ok(found)
+}
+
 /// The first subvolume tree with a number of `from` or higher.
 fn first_root_from(tx: &Transaction, mut from: u64) -> Result<Option<TreeId>> {
     while from <= LAST_FREE_OBJECTID {

@@ -40,6 +40,7 @@ impl Transaction {
             && self.refs.is_empty()
             && !self.has_removable_group()
             && !self.volume.device_stats_changed()
+            && !self.label_changed()
     }
 
     /// Settles everything, hands out the generation's blocks, and opens the next generation.

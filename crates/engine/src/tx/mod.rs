@@ -3,7 +3,7 @@
 //! From the bottom: [`delayed`] gathers reference changes; [`transaction`] is the state, [`blocks`]
 //! its copy on write, [`roots`] and [`groups`] what it knows of trees and space; [`extent_tree`],
 //! [`free_space_tree`], [`checksums`] and [`chunks`] write those trees; [`snapshot`] and [`mod@drop`]
-//! share and unshare whole trees; [`log`] is what fsync writes, with [`names`] that changed since, and
+//! share and unshare whole trees; [`references`] tells who refers to an extent; [`log`] is what fsync writes, with [`names`] that changed since, and
 //! [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`tops`] enters trees in the superblock,
 //! [`commit`] makes all durable;
 //! [`promises`] says who may use how much of what is left, and [`sharing`] what shared blocks may
@@ -21,6 +21,7 @@ mod extent_tree;
 mod free_space_tree;
 mod gate;
 mod groups;
+mod label;
 mod log;
 mod lost_refs;
 mod make;
@@ -28,6 +29,7 @@ mod make_options;
 mod names;
 mod open;
 mod promises;
+mod references;
 mod replay;
 mod roots;
 pub mod seal;
@@ -48,6 +50,7 @@ pub use make::make;
 pub use make_options::{MIN_SIZE, MakeOptions, NewDevice};
 pub use names::{EntryKey, Leads, NameChanges};
 pub use promises::{Copier, DataReservation, Need, SpaceUsage, Wanted};
+pub use references::{FoundExtent, References};
 pub use stopped::Stopped;
 pub use tops::Tops;
 pub use transaction::Transaction;

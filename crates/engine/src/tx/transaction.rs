@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 use butterfs_format::items::{BackRef, Compression, DevItem, ExtentFlags};
-use butterfs_format::superblock::{CompatRo, Incompat, LABEL_MAX};
+use butterfs_format::superblock::{CompatRo, Incompat};
 use butterfs_format::validate::Geometry;
 use butterfs_format::{Generation, Key, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
@@ -91,18 +91,6 @@ impl Transaction {
     pub fn uuid_tree_is_current(&mut self) {
         self.superblock.uuid_tree_generation = self.superblock.generation;
         self.changes += 1;
-    }
-
-    /// The filesystem's label.
-    pub fn label(&self) -> Vec<u8> {
-        self.superblock.label().to_vec()
-    }
-
-    /// Changes the label, in the superblocks of the next commit.
-    pub fn set_label(&mut self, label: &[u8]) {
-        self.superblock.label = [0; LABEL_MAX + 1];
-        let len = label.len().min(LABEL_MAX);
-        self.superblock.label[..len].copy_from_slice(&label[..len]);
     }
 
     /// Notes that data is compressed in a way that readers must know.

@@ -67,6 +67,8 @@ pub struct AdapterOptions {
     pub subvolume_ino: SubvolumeIno,
     /// The image or device, for [`crate::control::status()`].
     pub device: String,
+    /// The block device that stands for the only device, if that is none itself: where commands of Btrfs look.
+    pub block_device: Option<String>,
     /// What can be chosen anew.
     pub changeable: Changeable,
     /// What reads the options of a remount.
@@ -85,6 +87,7 @@ impl Default for AdapterOptions {
             ttl: Duration::from_secs(3600),
             subvolume_ino: SubvolumeIno::Unique,
             device: String::new(),
+            block_device: None,
             changeable: Changeable::default(),
             on_remount: OnRemount::default(),
             acl: PosixAcl::Enforced,

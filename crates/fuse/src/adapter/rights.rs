@@ -50,7 +50,7 @@ pub(super) const READ: u16 = 4;
 /// To write.
 pub(super) const WRITE: u16 = 2;
 /// To enter a directory.
-const ENTER: u16 = 1;
+pub(super) const ENTER: u16 = 1;
 
 /// A line of `/proc/<pid>/status`.
 fn status(caller: &Caller, field: &str) -> Option<String> {

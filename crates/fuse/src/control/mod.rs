@@ -4,6 +4,7 @@
 //! Btrfs too.
 
 mod changed;
+mod fiemap;
 mod list;
 mod remount;
 mod share;
@@ -11,6 +12,7 @@ pub(crate) mod status;
 pub(crate) mod wire;
 
 pub use changed::{ChangedExtent, changed_extents};
+pub use fiemap::{FileMap, MapFlag, MappedRange, file_map};
 pub use list::{ListedSubvolume, deleted_subvolumes, list_subvolumes};
 pub use remount::remount;
 pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};

@@ -56,6 +56,12 @@ pub const CLONE: u32 = 0xc038_bf05;
 /// Butterfs: the same for bytes that are equal, with [`ShareArgs`].
 pub const DEDUPE: u32 = 0xc038_bf06;
 
+/// Butterfs: where the bytes of a file are, with [`FiemapPage`].
+pub const FIEMAP: u32 = 0xf000_bf20;
+
+/// `BTRFS_IOC_SUBVOL_CREATE_V2`, with a struct whose name begins at 56.
+pub const SUBVOL_CREATE_V2: u32 = 0x5000_9418;
+
 /// How long the argument of a command is.
 pub const fn size_of_command(command: u32) -> usize {
     (command >> 16 & 0x3fff) as usize
@@ -146,6 +152,62 @@ pub struct ShareArgs {
     pub spare: U64,
 }
 const _: () = assert!(size_of::<ShareArgs>() == size_of_command(CLONE));
+
+/// `FIEMAP_FLAG_SYNC`: the flag that is known.
+pub const FIEMAP_FLAGS: u32 = 1;
+/// `FIEMAP_EXTENT_LAST`.
+pub const FIEMAP_LAST: u32 = 1;
+/// So many extents go into a page.
+pub const FIEMAP_EXTENTS: usize = 218;
+
+/// `struct fiemap` without its tail.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct FiemapHeader {
+    /// Where to begin, in bytes.
+    pub start: U64,
+    /// How much to map.
+    pub len: U64,
+    /// What is wanted.
+    pub flags: U32,
+    /// Out: how many extents there are.
+    pub mapped: U32,
+    /// How many there is room for; none: they are counted.
+    pub count: U32,
+    /// Zero.
+    pub spare: U32,
+}
+
+/// `struct fiemap_extent`.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct FiemapExtent {
+    /// Where it begins in the file, in bytes.
+    pub logical: U64,
+    /// Where it begins in the filesystem's logical address space.
+    pub physical: U64,
+    /// How long it is in the file.
+    pub len: U64,
+    /// Zero.
+    pub spare: [U64; 2],
+    /// `FIEMAP_EXTENT_*`.
+    pub flags: U32,
+    /// Zero.
+    pub spare_words: [U32; 3],
+}
+
+/// A part of a file's map.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct FiemapPage {
+    /// What is asked for.
+    pub header: FiemapHeader,
+    /// Out: as many extents as the header says.
+    pub extents: [FiemapExtent; FIEMAP_EXTENTS],
+    /// Zero.
+    pub spare: [u8; 48],
+}
+const _: () = assert!(size_of::<FiemapPage>() == size_of_command(FIEMAP));
 
 /// The beginning of a page of subvolumes.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -118,6 +118,11 @@ impl MountPoint {
         self.entry.as_ref().map(|entry| entry.device)
     }
 
+    /// The block device in front of the kernel, if there is one.
+    pub fn block_device(&self) -> Option<&str> {
+        self.entry.as_ref().filter(|_| self.kind == MountKind::Fuseblk).map(|entry| entry.source.as_str())
+    }
+
     /// Unmounts, if it is still ours that is mounted there.
     pub fn unmount(&self, busy: Busy) -> Result<Unmounted, MountError> {
         let now = mountinfo::find(&self.path).map_err(MountError::Mountinfo)?;

@@ -326,6 +326,7 @@ fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>, mount: &Mount) -> Arc
     };
     let device = plan.image.canonicalize().unwrap_or_else(|_| plan.image.to_path_buf());
     options.device = device.to_string_lossy().into_owned();
+    options.block_device = mount.point().block_device().map(str::to_owned);
     let point = mount.point();
     match plan.options.fatal_errors {
         FatalErrors::End => options.on_error = OnError::new(end),

@@ -1,11 +1,19 @@
 //! ioctls. Nobody has checked the caller's rights before us, but for the flags of inodes, where the
 //! kernel has too.
 
+mod children;
+mod fiemap;
 mod flags;
+mod info;
 mod labels;
 mod lists;
+mod memory;
+mod refused;
 mod remount;
+mod resolve;
+mod search;
 mod share;
+mod space;
 mod status;
 mod subvolumes;
 
@@ -73,7 +81,28 @@ impl EngineFrontEnd {
                 self.require_privileged(caller)?;
                 reply(self.subvolume_page(call.input)?)
             }
-            _ => Err(Errno::ENOTTY),
+            _ => self.btrfs_ioctl(caller, id, call),
+        }
+    }
+
+    /// The other commands of the kernel's Btrfs.
+    fn btrfs_ioctl(&self, caller: &Caller, id: InodeId, call: &IoctlCall<'_>) -> Result<IoctlReply> {
+        match call.command {
+            search::TREE_SEARCH => self.tree_search(caller, id, call.input),
+            search::TREE_SEARCH_V2 => self.tree_search_v2(caller, id, call),
+            resolve::INO_PATHS => self.ino_paths(caller, id, call),
+            resolve::LOGICAL_INO | resolve::LOGICAL_INO_V2 => self.logical_ino(caller, id, call),
+            resolve::INO_LOOKUP_USER => self.ino_lookup_user(caller, id, call.input),
+            info::FS_INFO => reply(self.fs_info()),
+            info::DEV_INFO => reply(self.dev_info(call.input)?),
+            info::GET_DEV_STATS => reply(self.dev_stats(caller, call.input)?),
+            info::GET_FEATURES => reply(self.features()),
+            info::GET_SUPPORTED_FEATURES => reply(Self::supported_features()),
+            space::SPACE_INFO => self.space_info(caller, id, call),
+            wire::FIEMAP => self.fiemap(id, call.input),
+            wire::SUBVOL_CREATE_V2 => self.ioctl_create_v2(caller, call),
+            children::GET_SUBVOL_ROOTREF => self.subvolume_children(id, call.input),
+            _ => self.refused(caller, call),
         }
     }
 

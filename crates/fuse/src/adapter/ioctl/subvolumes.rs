@@ -30,19 +30,24 @@ fn access_of(flags: u64) -> Result<Access> {
 }
 
 /// The name that must be in a struct.
-fn name(field: &[u8]) -> Result<&[u8]> {
+pub(super) fn name(field: &[u8]) -> Result<&[u8]> {
     name_in(field).ok_or(Errno::ENAMETOOLONG)
 }
 
 impl EngineFrontEnd {
     pub(super) fn ioctl_create(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
         let args = VolArgs::ref_from_bytes(call.input).map_err(|_| Errno::EINVAL)?;
-        let place = Place::new(self.id(call.node)?, name(&args.name)?);
+        self.create_named(caller, call.node, name(&args.name)?)
+    }
+
+    /// Makes a subvolume.
+    pub(super) fn create_named(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<IoctlReply> {
+        let place = Place::new(self.id(node)?, name);
         let site = Site::at("creating a subvolume", &place);
         self.require_adding(caller, site)?;
         let new = NewSubvolume { permissions: 0o777 & !umask(caller), uid: caller.uid, gid: caller.gid };
         self.fs.create_subvolume(place, &new).map_err(|error| site.fail(&error))?;
-        self.tell(call.node, place.name);
+        self.tell(node, place.name);
         reply([])
     }
 
@@ -172,7 +177,8 @@ impl EngineFrontEnd {
         let (in_tree, dir) = parent.map_or((0, 0), |parent| (parent.dir.tree.0, parent.dir.ino.0));
         let mut out = tree.0.to_ne_bytes().to_vec();
         out.extend(name);
-        for number in [in_tree, dir, root.generation.get(), flags_of(root.flags())] {
+        // The flags are those on disk, unlike those that other commands have.
+        for number in [in_tree, dir, root.generation.get(), root.flags().bits()] {
             out.extend(number.to_ne_bytes());
         }
         for uuid in [root.uuid, root.parent_uuid, root.received_uuid] {
