@@ -5,6 +5,7 @@
 
 mod commands;
 mod devices;
+mod discard;
 mod exit;
 mod failure;
 mod host;

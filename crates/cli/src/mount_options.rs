@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 
 use butterfs_engine::file::CompressRule;
-use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, Rescue, SubvolumeChoice};
+use butterfs_engine::filesystem::{
+    Access, AccessTimeRule, AccessTimes, Autodefrag, Fsync, LogTree, Rescue, SubvolumeChoice,
+};
+use butterfs_engine::tx::SpaceRules;
 use butterfs_format::compression::{Choice, Method};
 use butterfs_format::{Generation, TreeId};
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
 use butterfs_volume::Missing;
 
-use crate::size;
+use crate::{discard, size};
 
 /// What `-o` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,10 @@ pub struct Options {
     pub max_inline: Option<u64>,
     /// `compress`, `compress=`, `compress-force`, `compress-force=`.
     pub compress: CompressRule,
+    /// `discard`, `discard=`, `nodiscard`, `metadata_ratio=`.
+    pub space: SpaceRules,
+    /// `autodefrag`, `noautodefrag`.
+    pub autodefrag: Autodefrag,
     /// `user_subvol_rm_allowed`.
     pub subvolume_deletion: SubvolumeDeletion,
     /// `open_files`.
@@ -66,6 +73,8 @@ impl Default for Options {
             commit: None,
             max_inline: None,
             compress: CompressRule::Asked,
+            space: SpaceRules::default(),
+            autodefrag: Autodefrag::Never,
             subvolume_deletion: SubvolumeDeletion::Privileged,
             open_files: OpenFiles::Anonymous,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
@@ -155,6 +164,10 @@ impl Options {
             from.remove(*flag);
             return Some(Ok(()));
         }
+        if let Some(rule) = discard::parse(word) {
+            self.space.discard = rule;
+            return Some(Ok(()));
+        }
         match word {
             "ro" => self.access = Access::ReadOnly,
             "rw" => self.access = Access::ReadWrite,
@@ -170,6 +183,8 @@ impl Options {
             "norecovery" | "nologreplay" => self.log_tree = LogTree::Ignore,
             "compress" => self.compress = CompressRule::All(Method::default()),
             "compress-force" => self.compress = CompressRule::Force(Method::default()),
+            "autodefrag" => self.autodefrag = Autodefrag::SmallWrites,
+            "noautodefrag" => self.autodefrag = Autodefrag::Never,
             "degraded" => self.missing = Missing::Accept,
             "usebackuproot" | "recovery" => self.rescue |= Rescue::USE_BACKUP_ROOT,
             _ => return word.split_once('=').and_then(|(name, value)| self.take_value(name, value)),
@@ -204,6 +219,7 @@ impl Options {
             "commit" => seconds(value).map(|seconds| self.commit = Some(seconds)),
             "compress" => compression(name, value, CompressRule::All).map(|rule| self.compress = rule),
             "compress-force" => compression(name, value, CompressRule::Force).map(|rule| self.compress = rule),
+            "metadata_ratio" => ratio(value).map(|ratio| self.space.metadata_ratio = ratio),
             "max_inline" => size::parse(value).map(|bytes| self.max_inline = Some(bytes)),
             _ => return None,
         })
@@ -252,6 +268,10 @@ fn seconds(value: &str) -> Result<u32, String> {
     }
 }
 
+fn ratio(value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| format!("metadata_ratio={value}: give a number of data chunks for each metadata chunk"))
+}
+
 fn compression(name: &str, value: &str, rule: impl Fn(Method) -> CompressRule) -> Result<CompressRule, String> {
     match value.parse() {
         Ok(Choice::With(method)) => Ok(rule(method)),
@@ -267,6 +287,8 @@ fn tree(id: u64) -> TreeId {
 
 #[cfg(test)]
 mod tests {
+    use butterfs_engine::tx::DiscardRule;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Options, String> {
@@ -305,7 +327,7 @@ mod tests {
     fn the_unknown_is_named() {
         // ACLs are always in force.
         assert!(parse("noacl").unwrap_err().contains("'noacl'"));
-        assert!(parse("ro,autodefrag").unwrap_err().contains("'autodefrag'"));
+        assert!(parse("ro,autofancy").unwrap_err().contains("'autofancy'"));
         assert!(parse("commit=0").is_err());
         assert!(parse("norecovery").is_err());
         for word in ["nologreplay", "rescue=nologreplay", "norecovery"] {
@@ -338,6 +360,16 @@ mod tests {
         assert_eq!(rule("compress=zstd:7,compress-force=lzo"), CompressRule::Force(lzo));
         assert_eq!(rule("compress-force,compress=no"), CompressRule::Asked);
         assert!(parse("compress=gzip").unwrap_err().contains("zstd:-15 to zstd:15"));
+    }
+
+    #[test]
+    fn space_has_rules() {
+        let space = |text| parse(text).unwrap().space;
+        assert_eq!(space("discard").discard, DiscardRule::Sync);
+        assert_eq!(space("discard=sync,discard=async").discard, DiscardRule::Async);
+        assert_eq!(space("discard,nodiscard,metadata_ratio=3"), SpaceRules { metadata_ratio: 3, ..Default::default() });
+        assert!(parse("discard=later").unwrap_err().contains("'discard=later'"));
+        assert!(parse("metadata_ratio=x").is_err());
     }
 
     #[test]

@@ -13,6 +13,9 @@ mod attributes;
 mod compress_tests;
 mod create;
 mod data;
+mod defrag;
+#[cfg(test)]
+mod defrag_tests;
 mod features;
 #[cfg(test)]
 mod grow_tests;
@@ -24,10 +27,15 @@ mod open;
 mod prealloc_tests;
 mod properties;
 mod read;
+mod reclaim;
+#[cfg(test)]
+mod reclaim_tests;
 mod remove;
 mod rename;
 mod rescue;
 mod snapshots;
+#[cfg(test)]
+mod space_tests;
 mod statfs;
 mod sync;
 #[cfg(test)]
@@ -52,6 +60,7 @@ pub use access_times::{AccessTimeRule, AccessTimes};
 pub use attributes::{Attributes, SetAttributes};
 pub use create::{NewInode, NewKind};
 pub use data::FileOffset;
+pub use defrag::Autodefrag;
 pub use health::{Health, State};
 pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
 pub use read::Flow;
@@ -72,6 +81,11 @@ pub struct Filesystem {
     budget: Arc<DirtyBudget>,
     /// Held by the one writer who makes room in the budget.
     throttled: Mutex<()>,
+    /// Held by the one who relocates block groups.
+    reclaiming: Mutex<()>,
+    autodefrag: Autodefrag,
+    /// Files that small writes scattered, and since which generation.
+    scattered: Mutex<BTreeMap<InodeId, u64>>,
     root: InodeId,
     access: Access,
     access_times: AccessTimes,

@@ -12,6 +12,7 @@ use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::CompressRule;
 use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind, State};
 use butterfs_engine::mkfs::{MakeOptions, make};
+use butterfs_engine::tx::DiscardRule;
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::Method;
@@ -34,6 +35,7 @@ const SCRIPTS: [Script; 3] = [
         csum_type: ChecksumType::Crc32c,
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Asked,
+        discard: DiscardRule::Never,
     },
     Script {
         name: "snapshots, single",
@@ -44,6 +46,7 @@ const SCRIPTS: [Script; 3] = [
         csum_type: ChecksumType::Xxhash64,
         metadata: BlockGroupFlags::empty(),
         compress: CompressRule::Asked,
+        discard: DiscardRule::Never,
     },
     Script {
         name: "lzo, fsync, dup",
@@ -54,6 +57,7 @@ const SCRIPTS: [Script; 3] = [
         csum_type: ChecksumType::Crc32c,
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Force(Method::Lzo),
+        discard: DiscardRule::Sync,
     },
 ];
 

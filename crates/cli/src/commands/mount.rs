@@ -41,6 +41,10 @@ const MOST_THREADS: usize = 8;
   compress[=METHOD]      compress what becomes smaller: zlib[:1-9], lzo, zstd[:-15..15], no (zlib)
   compress-force[=METHOD]  the same without a look at the data first
   max_inline=BYTES       keep files up to this size in metadata (2048)
+  discard[=sync|async]   tell the devices of freed space: in each commit, or later
+                         and bounded; nodiscard (the default): only for fstrim
+  autodefrag             defragment files that small writes scatter
+  metadata_ratio=N       a metadata chunk for every N data chunks at least
   user_subvol_rm_allowed let owners delete subvolumes
   open_files             tell each open file of data that was lost, not each
                          thread; opening a file costs more
@@ -235,6 +239,8 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         ..Default::default()
     };
     options.compress = plan.options.compress;
+    options.space = plan.options.space;
+    options.autodefrag = plan.options.autodefrag;
     if let Some(bytes) = plan.options.max_inline {
         options.max_inline = bytes;
     }

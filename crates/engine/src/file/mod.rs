@@ -4,7 +4,7 @@
 //! * [`extents`]: EXTENT_DATA items: look at them, drop them, put them in.
 //! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`], [`compress`]: the data paths.
 //! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
-//! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share.
+//! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share; [`defrag`]: small ones, written anew.
 //!
 //! # Invariants
 //! * Dirty and in-flight runs start and end at sector boundaries; bytes past the file's end in its
@@ -22,6 +22,7 @@ pub mod budget;
 pub mod clone;
 pub mod compress;
 pub mod dedupe;
+pub mod defrag;
 pub mod delalloc;
 pub mod delete;
 pub mod errors;
@@ -46,6 +47,7 @@ pub use budget::DirtyBudget;
 pub use clone::{CloneLen, Place, clone_range};
 pub use compress::{CompressRule, Compressors, PROPERTY as COMPRESSION_PROPERTY};
 pub use dedupe::{Dedupe, dedupe_range};
+pub use defrag::{Defrag, SharedExtents, defragment};
 pub use delalloc::FileData;
 pub use delete::wait_for_users;
 pub use errors::{ErrorCursor, WriteErrors};

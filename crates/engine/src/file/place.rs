@@ -86,7 +86,7 @@ fn preallocated(tx: &Transaction, id: InodeId, ranges: &[Range<u64>]) -> Result<
         })?;
         for item in items {
             let Stored::Data(extent) = &item.stored else { continue };
-            if may_overwrite(tx, id, &item)? {
+            if may_overwrite(tx, id, &item)? && !tx.is_moving(Logical(extent.disk_bytenr)) {
                 let file = intersect(&(item.start..item.end(sector)), range);
                 let at = extent.part(file.start - item.start, len(&file)).address()?;
                 pieces.push(Piece { file, at, home: Home::Prealloc, refs: 2, packed: None });
@@ -114,13 +114,25 @@ pub(super) fn may_overwrite(tx: &Transaction, id: InodeId, item: &Item) -> Resul
     Ok(sums.iter().all(Option::is_none))
 }
 
-/// Whether a piece may still go where it was to: a snapshot may have come since it was placed.
+/// Whether an item is preallocated space that bytes may count on which are written later.
+pub(super) fn may_count_on(tx: &Transaction, id: InodeId, item: &Item) -> Result<bool> {
+    let is_open = matches!(&item.stored, Stored::Data(extent) if tx.is_open(Logical(extent.disk_bytenr)));
+    Ok(is_open && may_overwrite(tx, id, item)?)
+}
+
+/// Whether a piece may still go where it was to: since it was placed, a snapshot may have come, or the space moved.
 pub(super) fn is_still_good(tx: &Transaction, id: InodeId, piece: &Piece) -> Result<bool> {
     match (piece.home, item_below(tx, id, piece.file.start.saturating_add(1))?) {
         (Home::New, _) => Ok(true),
-        (Home::Prealloc, Some(item)) => may_overwrite(tx, id, &item),
+        (Home::Prealloc, Some(item)) => Ok(lies_at(&item, piece)? && may_overwrite(tx, id, &item)?),
         (Home::Prealloc, None) => Ok(false),
     }
+}
+
+/// Whether a piece was written where its part of the file lies: that may have been moved since.
+fn lies_at(item: &Item, piece: &Piece) -> Result<bool> {
+    let Stored::Data(extent) = &item.stored else { return Ok(false) };
+    Ok(extent.part(piece.file.start.saturating_sub(item.start), len(&piece.file)).address()? == piece.at)
 }
 
 /// Finds new space for a piece that may not go where it was to.

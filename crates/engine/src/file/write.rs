@@ -15,7 +15,7 @@ use butterfs_format::items::{InodeFlags, InodeItem};
 
 use super::extents::scan;
 use super::grow::last_sector;
-use super::place::may_overwrite;
+use super::place::may_count_on;
 use super::read::read_locked;
 use super::sectors::{ceil, cover, floor, intersect, len, lock, lock_alone, require_alive, sector_size};
 use super::writeback::{inline_limit, writeback};
@@ -78,6 +78,8 @@ pub(super) fn touch(shared: &Shared, item: &mut InodeItem) {
 
 /// Makes bytes dirty; size and times are the caller's business. `Inode::range` must be held alone.
 pub(super) fn write_locked(shared: &Shared, inode: &Inode, offset: u64, bytes: &[u8]) -> Result<()> {
+    // What is promised may be space that the file has, which must not be moved before the bytes are there.
+    let _passenger = shared.gate.in_flight().enter();
     let sector = sector_size(shared);
     let range = offset..offset + bytes.len() as u64;
     let mut fresh = inode.data.clean_parts(cover(&range, sector));
@@ -154,7 +156,7 @@ fn all_preallocated(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Re
             let mut covered = 0;
             for home in &homes {
                 let part = intersect(&(home.start..home.end(u64::from(tx.geometry().sectorsize))), range);
-                covered += if may_overwrite(tx, inode.id, home)? { len(&part) } else { 0 };
+                covered += if may_count_on(tx, inode.id, home)? { len(&part) } else { 0 };
             }
             if covered < len(range) {
                 return Ok(false);

@@ -9,7 +9,7 @@ use butterfs_format::superblock::CompatRo;
 use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
-use super::{AccessTimeRule, AccessTimes, Filesystem, Rescue, features, old_root};
+use super::{AccessTimeRule, AccessTimes, Autodefrag, Filesystem, Rescue, features, old_root};
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::inode::{BadData, InodeId, Options, Shared, scan};
 use crate::replay;
 pub use crate::subvolume::root::Access;
 use crate::subvolume::{Subvolumes, root};
-use crate::tx::{Gate, GateSettings, Transaction};
+use crate::tx::{Gate, GateSettings, SpaceRules, Transaction};
 
 /// What to do about a log tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,10 @@ pub struct OpenOptions {
     pub cached_inodes: usize,
     /// Dirty bytes before writers have to write back.
     pub dirty_limit: u64,
+    /// How space is managed.
+    pub space: SpaceRules,
+    /// Whether files that small writes scatter are defragmented (`autodefrag`).
+    pub autodefrag: Autodefrag,
 }
 
 impl Default for OpenOptions {
@@ -94,6 +98,8 @@ impl Default for OpenOptions {
             cache_bytes: 128 << 20,
             cached_inodes: 1 << 16,
             dirty_limit: 256 << 20,
+            space: SpaceRules::default(),
+            autodefrag: Autodefrag::Never,
         }
     }
 }
@@ -102,7 +108,11 @@ impl Filesystem {
     /// Opens the filesystem of a volume.
     pub fn open(volume: Volume, options: OpenOptions, environment: Box<dyn Environment>) -> Result<Self> {
         features::check(&volume.superblock(), &options)?;
-        let settings = GateSettings { read_only: options.access == Access::ReadOnly, cache_bytes: options.cache_bytes };
+        let settings = GateSettings {
+            read_only: options.access == Access::ReadOnly,
+            cache_bytes: options.cache_bytes,
+            space: options.space,
+        };
         let environment: Arc<dyn Environment> = environment.into();
         let (gate, sb) = old_root::open(&Arc::new(volume), &options, settings)?;
         let gate = gate.with_clock(Arc::clone(&environment));
@@ -140,6 +150,9 @@ impl Filesystem {
             dirty: Mutex::new(BTreeMap::new()),
             budget,
             throttled: Mutex::new(()),
+            reclaiming: Mutex::new(()),
+            autodefrag: options.autodefrag,
+            scattered: Mutex::default(),
             root,
             access: options.access,
             access_times: options.access_times,

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::Transaction;
 use crate::error::{Error, Result};
-use crate::space::{BlockGroup, FreeRanges};
+use crate::space::{BlockGroup, FreeRanges, GroupState};
 
 /// What to do about a chunk whose block group cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,11 @@ impl Transaction {
         Ok(())
     }
 
+    /// How many block groups of a kind there are.
+    pub fn group_count(&self, kind: BlockGroupFlags) -> usize {
+        self.space.count(kind)
+    }
+
     /// How much of a chunk its block group says is used.
     fn used_of(&self, start: Logical, chunk: &Chunk) -> Result<u64> {
         let key = Key::new(start.0, ItemType::BLOCK_GROUP_ITEM, chunk.length());
@@ -58,7 +63,7 @@ impl Transaction {
             free: None,
             hint: start.0,
             dirty: false,
-            read_only: false,
+            state: GroupState::Open,
         }
     }
 
@@ -219,7 +224,7 @@ impl Transaction {
     /// Writes the items of groups that changed; says whether there were any.
     pub(super) fn write_block_groups(&mut self) -> Result<bool> {
         let dirty: Vec<(u64, u64, BlockGroupFlags, u64)> =
-            self.space.iter().filter(|g| g.dirty).map(|g| (g.start, g.len, g.flags, g.used)).collect();
+            self.space.dirty().map(|g| (g.start, g.len, g.flags, g.used)).collect();
         for (start, len, flags, used) in &dirty {
             self.space.change(*start, |group| group.dirty = false);
             self.put_block_group_item(*start, *len, *flags, *used)?;

@@ -2,11 +2,15 @@
 //!
 //! [`create_subvolume`], [`delete_subvolume`] and [`sync`] work on the kernel's Btrfs too.
 
+mod defrag;
 mod share;
+mod space;
 pub(crate) mod status;
 pub(crate) mod wire;
 
+pub use defrag::{DefragCompression, DefragFlush, DefragSharing, DefragWish, defragment};
 pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};
+pub use space::{TrimRange, trim};
 pub use status::{MountFailure, MountState, MountStatus, status};
 
 use butterfs_os::flat_ioctl::flat_ioctl;

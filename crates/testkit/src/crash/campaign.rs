@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use butterfs_engine::file::CompressRule;
+use butterfs_engine::tx::DiscardRule;
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::{Method, ZstdLevel};
 use butterfs_format::items::BlockGroupFlags;
@@ -69,12 +70,12 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
     use ChecksumType::{Blake2b, Crc32c, Sha256, Xxhash64};
     let (dup, single) = (BlockGroupFlags::DUP, BlockGroupFlags::empty());
     let row = |name, style, nodesize, csum_type, metadata| {
-        let compress = CompressRule::Asked;
-        Script { name, style, seed, steps, nodesize, csum_type, metadata, compress }
+        let (compress, discard) = (CompressRule::Asked, DiscardRule::Never);
+        Script { name, style, seed, steps, nodesize, csum_type, metadata, compress, discard }
     };
     let compressed = |method, script| Script { compress: CompressRule::Force(method), ..script };
     let zstd = Method::Zstd(ZstdLevel::DEFAULT);
-    vec![
+    let mut scripts = vec![
         row("make, dup, crc32c, 16k", Style::MakeOnly, 16384, Crc32c, dup),
         row("make, single, xxhash, 4k", Style::MakeOnly, 4096, Xxhash64, single),
         row("mixed, dup, crc32c, 16k", Style::Mixed, 16384, Crc32c, dup),
@@ -87,7 +88,13 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         row("nearly full, single, blake2, 4k", Style::NearlyFull, 4096, Blake2b, single),
         compressed(zstd, row("zstd, mixed, dup, xxhash, 16k", Style::Mixed, 16384, Xxhash64, dup)),
         compressed(Method::Lzo, row("lzo, fsync, single, crc32c, 4k", Style::Fsync, 4096, Crc32c, single)),
-    ]
+    ];
+    // Each with each, in turn.
+    let rules = [DiscardRule::Sync, DiscardRule::Async, DiscardRule::Never];
+    for (number, script) in scripts.iter_mut().enumerate() {
+        script.discard = rules[(number + seed as usize) % rules.len()];
+    }
+    scripts
 }
 
 /// Operations in each workload.

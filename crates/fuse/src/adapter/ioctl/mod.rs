@@ -1,8 +1,10 @@
 //! ioctls. Nobody has checked the caller's rights before us, but for the flags of inodes, where the
 //! kernel has too.
 
+mod defrag;
 mod flags;
 mod share;
+mod space;
 mod status;
 mod subvolumes;
 
@@ -54,6 +56,9 @@ impl EngineFrontEnd {
             wire::OFFER => reply(self.offer(caller, id)?),
             wire::CLONE => self.ioctl_clone(caller, call),
             wire::DEDUPE => self.ioctl_dedupe(caller, call),
+            wire::DEFRAG => self.ioctl_defrag(caller, call),
+            wire::DEFRAG_RANGE => self.ioctl_defrag_range(caller, call),
+            wire::FITRIM => self.ioctl_trim(caller, id, call.input),
             wire::STATUS => reply(self.status()),
             wire::LIST_SUBVOLUMES => {
                 self.require_privileged(caller)?;

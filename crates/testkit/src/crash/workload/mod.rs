@@ -6,6 +6,7 @@
 
 mod data;
 mod names;
+mod space;
 mod subvolumes;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use butterfs_engine::file::CompressRule;
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions};
+use butterfs_engine::tx::{DiscardRule, SpaceRules};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::items::{BlockGroupFlags, Timespec};
@@ -60,6 +62,8 @@ pub struct Script {
     pub metadata: BlockGroupFlags,
     /// What is compressed.
     pub compress: CompressRule,
+    /// When freed space is discarded.
+    pub discard: DiscardRule,
 }
 
 /// Enough for both superblock copies and some chunks.
@@ -132,7 +136,8 @@ pub fn run(script: &Script, device: Arc<dyn BlockDevice>, recorder: &Arc<Recorde
     options.metadata_profile = script.metadata;
     let made = mkfs::make(Arc::clone(&device), &options);
     let mut history = History { made: recorder.mark("mkfs returned"), ..History::default() };
-    let chosen = OpenOptions { compress: script.compress, ..OpenOptions::default() };
+    let space = SpaceRules { discard: script.discard, ..SpaceRules::default() };
+    let chosen = OpenOptions { compress: script.compress, space, ..OpenOptions::default() };
     let opened = made.and_then(|()| open_with(vec![device], chosen, environment));
     let filesystem = match opened {
         Ok(filesystem) => filesystem,
@@ -219,6 +224,8 @@ const OPERATIONS: &[Operation] = &[
     (Run::snapshot, [1, 1, 6, 1]),
     (Run::delete_subvolume, [1, 1, 6, 1]),
     (Run::clean, [2, 1, 7, 2]),
+    (Run::relocate, [1, 1, 2, 1]),
+    (Run::discard, [2, 2, 2, 2]),
 ];
 
 impl Run {
