@@ -1,4 +1,4 @@
-//! Leaves of a tree, one behind the other on the device. What subvolumes share stays shared.
+//! Leaves of a tree, close to each other on the device. What subvolumes share stays shared.
 
 use butterfs_format::{Key, Logical, TreeId};
 
@@ -10,7 +10,7 @@ use crate::tx::{Found, Moved, Need, Transaction};
 /// Leaves that are no farther apart are close, as in the kernel.
 const CLOSE: u64 = 32 << 10;
 
-/// Moves those leaves of a tree that do not lie behind the one before; gives how many.
+/// Moves those leaves of a tree that lie close to neither neighbour behind the one before; gives how many.
 pub fn defragment_tree(shared: &Shared, tree: TreeId) -> Result<u64> {
     let gate = &shared.gate;
     if gate.view(Transaction::has_dead_subvolumes)? {
@@ -20,7 +20,10 @@ pub fn defragment_tree(shared: &Shared, tree: TreeId) -> Result<u64> {
     let (mut from, mut before, mut moved) = (Key::MIN, None, 0);
     while let Some((at, last)) = gate.view(|tx| tx.leaf_with(tree, &from))? {
         let mut now = at;
-        if before.is_some_and(|before| is_far(before, at, len)) {
+        let after = gate.view(|tx| tx.leaf_with(tree, &last.next()))?.map(|(after, _)| after);
+        // Who is close to either neighbour stays, or each leaf that moves would have the next one follow.
+        let is_alone = [before, after].into_iter().flatten().all(|neighbour| is_far(neighbour, at, len));
+        if before.is_some() && is_alone {
             let found = Found { at, len, level: Some(0) };
             let work = |cost| gate.change(Need::Move(cost), |tx| tx.move_tree_block(&found, &cost));
             if with_cost(shared, &found, work)? == Moved::Done {
