@@ -25,8 +25,25 @@ pub fn read(arguments: Vec<OsString>) -> Invocation {
         "mount.butterfs" | "mount.fuse.butterfs" | "mount.fuseblk.butterfs" => mount_helper(rest()),
         "umount.butterfs" | "umount.fuse.butterfs" | "umount.fuseblk.butterfs" => umount_helper(rest()),
         // `btrfs` too: its groups of commands are ours.
-        _ => Invocation::Run(arguments),
+        _ => Invocation::Run(with_long_compress(arguments)),
     }
+}
+
+/// `filesystem defragment -c` and `-czstd`: a value that may be left out goes with a long option only.
+fn with_long_compress(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let word = |number: usize| arguments.get(number).and_then(|word| word.to_str()).unwrap_or_default();
+    let is_group = ["fi", "filesystem"].iter().any(|group| word(1).len() > 1 && group.starts_with(word(1)));
+    if !is_group || !(word(2).starts_with("def") && "defragment".starts_with(word(2))) {
+        return arguments;
+    }
+    for argument in arguments.iter_mut().skip(3).take_while(|argument| *argument != "--") {
+        match argument.to_str().and_then(|text| text.strip_prefix("-c")) {
+            Some("") => *argument = "--compress".into(),
+            Some(method) => *argument = format!("--compress={method}").into(),
+            None => {}
+        }
+    }
+    arguments
 }
 
 /// What a system gives fsck as it starts. Btrfs has nothing to do then, and fsck.btrfs does nothing.

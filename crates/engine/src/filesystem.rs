@@ -13,6 +13,9 @@ mod attributes;
 mod compress_tests;
 mod create;
 mod data;
+mod defrag;
+#[cfg(test)]
+mod defrag_tests;
 mod features;
 #[cfg(test)]
 mod grow_tests;
@@ -29,6 +32,9 @@ mod properties;
 mod queries;
 mod read;
 mod received;
+mod reclaim;
+#[cfg(test)]
+mod reclaim_tests;
 mod remove;
 mod rename;
 mod rescue;
@@ -36,6 +42,8 @@ mod rescue;
 mod rule_tests;
 mod settings;
 mod snapshots;
+#[cfg(test)]
+mod space_tests;
 mod statfs;
 mod subvolumes;
 mod sync;
@@ -62,6 +70,7 @@ pub use access_times::{AccessTimeRule, AccessTimes};
 pub use attributes::{Attributes, SetAttributes};
 pub use create::{NewInode, NewKind};
 pub use data::FileOffset;
+pub use defrag::Autodefrag;
 pub use features::SUPPORTED as SUPPORTED_FEATURES;
 pub use health::{Health, State};
 pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
@@ -87,6 +96,11 @@ pub struct Filesystem {
     budget: Arc<DirtyBudget>,
     /// Held by the one writer who makes room in the budget.
     throttled: Mutex<()>,
+    /// Held by the one who relocates block groups.
+    reclaiming: Mutex<()>,
+    autodefrag: Autodefrag,
+    /// Files that small writes scattered, and since which generation.
+    scattered: Mutex<BTreeMap<InodeId, u64>>,
     root: InodeId,
     /// What the devices were opened for.
     opened_for: Access,

@@ -12,6 +12,7 @@ use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind, State};
 use butterfs_engine::mkfs::{MakeOptions, make};
+use butterfs_engine::tx::DiscardRule;
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::Method;
@@ -37,6 +38,7 @@ const SCRIPTS: [Script; 3] = [
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Asked,
         files: DataRule::Usual,
+        discard: DiscardRule::Never,
     },
     Script {
         name: "snapshots, single",
@@ -50,6 +52,7 @@ const SCRIPTS: [Script; 3] = [
         metadata: BlockGroupFlags::empty(),
         compress: CompressRule::Asked,
         files: DataRule::Usual,
+        discard: DiscardRule::Never,
     },
     Script {
         name: "lzo, fsync, dup",
@@ -63,6 +66,7 @@ const SCRIPTS: [Script; 3] = [
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Force(Method::Lzo),
         files: DataRule::Usual,
+        discard: DiscardRule::Sync,
     },
 ];
 

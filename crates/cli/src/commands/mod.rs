@@ -4,7 +4,9 @@ mod cat;
 mod check;
 mod compat;
 mod cp;
+mod defragment;
 mod find_root;
+mod fstrim;
 mod inspect;
 mod ls;
 mod mkfs;
@@ -85,6 +87,8 @@ pub enum Command {
     Filesystem(Filesystem),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
+    /// Tell the devices of a mounted filesystem what space is free, as fstrim(8).
+    Fstrim(fstrim::Arguments),
     /// Make a file share the extents of another, as cp --reflink does.
     Reflink(share::ReflinkArguments),
     /// Make files with the same bytes share extents. The bytes are compared first.
@@ -131,6 +135,8 @@ pub enum Command {
 pub enum Filesystem {
     /// Commit: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
+    /// Defragment files, or the tree of a subvolume.
+    Defragment(defragment::Arguments),
 }
 
 impl Command {
@@ -143,7 +149,9 @@ impl Command {
             Self::Subvolume(command) => command.name(),
             Self::Property(command) => command.name(),
             Self::Filesystem(Filesystem::Sync(_)) => "filesystem sync",
+            Self::Filesystem(Filesystem::Defragment(_)) => "filesystem defragment",
             Self::Sync(_) => "sync",
+            Self::Fstrim(_) => "fstrim",
             Self::Reflink(_) => "reflink",
             Self::Dedupe(_) => "dedupe",
             Self::Status(_) => "status",
@@ -190,6 +198,8 @@ impl Command {
             Self::Subvolume(command) => return subvolume::run(&command, format),
             Self::Property(command) => property::run(&command),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
+            Self::Filesystem(Filesystem::Defragment(arguments)) => defragment::run(&arguments),
+            Self::Fstrim(arguments) => fstrim::run(&arguments),
             Self::Reflink(arguments) => share::reflink(&arguments),
             Self::Dedupe(arguments) => share::dedupe(&arguments),
             Self::Status(arguments) => return status::run(&arguments, format),

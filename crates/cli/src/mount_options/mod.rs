@@ -8,7 +8,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use butterfs_engine::file::{CompressRule, DataRule};
-use butterfs_engine::filesystem::{Access, AccessTimeRule, AccessTimes, Fsync, LogTree, Rescue, SubvolumeChoice};
+use butterfs_engine::filesystem::{
+    Access, AccessTimeRule, AccessTimes, Autodefrag, Fsync, LogTree, Rescue, SubvolumeChoice,
+};
+use butterfs_engine::tx::SpaceRules;
 use butterfs_format::{Generation, TreeId};
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
@@ -47,6 +50,10 @@ pub struct Options {
     pub compress: CompressRule,
     /// `nodatasum`, `nodatacow`, and back.
     pub new_data: DataRule,
+    /// `discard`, `discard=`, `nodiscard`, `metadata_ratio=`.
+    pub space: SpaceRules,
+    /// `autodefrag`, `noautodefrag`.
+    pub autodefrag: Autodefrag,
     /// `user_subvol_rm_allowed`.
     pub subvolume_deletion: SubvolumeDeletion,
     /// `open_files`.
@@ -91,6 +98,8 @@ impl Default for Options {
             max_inline: None,
             compress: CompressRule::Asked,
             new_data: DataRule::Usual,
+            space: SpaceRules::default(),
+            autodefrag: Autodefrag::Never,
             subvolume_deletion: SubvolumeDeletion::Privileged,
             open_files: OpenFiles::Anonymous,
             access_times: AccessTimes::all(AccessTimeRule::Relative),
@@ -220,6 +229,8 @@ impl Options {
             ("degraded", self.missing != before.missing),
             ("rescue", self.rescue != before.rescue),
             ("generation", self.generation != before.generation),
+            ("discard, metadata_ratio", self.space != before.space),
+            ("autodefrag", self.autodefrag != before.autodefrag),
             ("open_files", self.open_files != before.open_files),
             ("acl, noacl", self.acl != before.acl),
             ("thread_pool", self.threads != before.threads),

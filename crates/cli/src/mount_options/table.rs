@@ -4,7 +4,8 @@
 //! one, and what is allowed.
 
 use butterfs_engine::file::{CompressRule, DataRule};
-use butterfs_engine::filesystem::{AccessTimeRule, Fsync, LogTree, Rescue, SubvolumeChoice};
+use butterfs_engine::filesystem::{AccessTimeRule, Autodefrag, Fsync, LogTree, Rescue, SubvolumeChoice};
+use butterfs_engine::tx::DiscardRule;
 use butterfs_format::Generation;
 use butterfs_format::compression::Method;
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
@@ -69,8 +70,8 @@ const BTRFS: &[Row] = &[
         Word(|o| o.acl = PosixAcl::Off),
         "permissions are those of the mode; ACLs can be neither read nor set",
     ),
-    row("autodefrag", Refuse, "files are not defragmented by themselves; leave it out"),
-    row("noautodefrag", Nothing, "no defragmentation by itself (the default)"),
+    row("autodefrag", Word(|o| o.autodefrag = Autodefrag::SmallWrites), "defragment files that small writes scatter"),
+    row("noautodefrag", Word(|o| o.autodefrag = Autodefrag::Never), "do not (the default)"),
     row("barrier", Nothing, "devices are flushed before and after the superblock (the default)"),
     row("nobarrier", Warn, "devices are flushed all the same: without that a power cut destroys the filesystem"),
     row(
@@ -116,8 +117,13 @@ const BTRFS: &[Row] = &[
         }),
         "another device of the filesystem, or a directory to look for its devices in; more than once if need be",
     ),
-    row("discard", Refuse, "freed space is not discarded; leave it out"),
-    row("nodiscard", Nothing, "freed space is not discarded (the default)"),
+    row("discard", Word(|o| o.space.discard = DiscardRule::Sync), "tell the devices of freed space in each commit"),
+    row(
+        "discard",
+        Value("WHEN", |o, v| values::discard(v).map(|rule| o.space.discard = rule)),
+        "tell the devices of freed space: sync, in each commit; async, later and bounded",
+    ),
+    row("nodiscard", Word(|o| o.space.discard = DiscardRule::Never), "only for fstrim (the default)"),
     row("enospc_debug", Word(|o| o.enospc = EnospcLog::Verbose), "log how full the filesystem is when space runs out"),
     row("noenospc_debug", Word(|o| o.enospc = EnospcLog::Quiet), "do not (the default)"),
     row(
@@ -137,7 +143,11 @@ const BTRFS: &[Row] = &[
         Value("BYTES", |o, v| size::parse(v).map(|b| o.max_inline = Some(b))),
         "keep files up to this size in metadata (2048)",
     ),
-    row("metadata_ratio", Refuse, "metadata chunks are made as they are needed; leave it out"),
+    row(
+        "metadata_ratio",
+        Value("N", |o, v| values::ratio(v).map(|ratio| o.space.metadata_ratio = ratio)),
+        "a metadata chunk for every N data chunks at least",
+    ),
     row(
         "rescan_uuid_tree",
         Word(|o| o.uuid_tree = UuidTree::Rescan),

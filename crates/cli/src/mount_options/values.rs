@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use butterfs_engine::file::CompressRule;
+use butterfs_engine::tx::DiscardRule;
 use butterfs_format::TreeId;
 use butterfs_format::compression::{Choice, Method};
 
@@ -42,6 +43,17 @@ pub(super) fn compression(value: &str, rule: impl Fn(Method) -> CompressRule) ->
         Ok(Choice::Never) => Ok(CompressRule::Asked),
         Err(error) => Err(format!("{error}")),
     }
+}
+
+/// When freed space is discarded.
+pub(super) fn discard(value: &str) -> Result<DiscardRule, String> {
+    one_of(value, &["sync", "async"])?;
+    Ok(if value == "sync" { DiscardRule::Sync } else { DiscardRule::Async })
+}
+
+/// Data chunks for each metadata chunk.
+pub(super) fn ratio(value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| "give a number of data chunks for each metadata chunk".into())
 }
 
 /// Subvolume 0 is another name of the top level.

@@ -100,6 +100,13 @@ pub(super) fn plan(shared: &Shared, inode: &Inode) -> Result<Option<Plan>> {
     if flags.intersects(InodeFlags::NODATACOW | InodeFlags::NODATASUM) {
         return Ok(None);
     }
+    match inode.data.compression() {
+        Some(Choice::Never) => return Ok(None),
+        Some(Choice::With(method)) => {
+            return Ok(Some(Plan { method, effort: Effort::IfPromising, verdict: Verdict::Forgotten }));
+        }
+        None => {}
+    }
     if rule == CompressRule::Asked && !flags.contains(InodeFlags::COMPRESS) {
         return Ok(None);
     }

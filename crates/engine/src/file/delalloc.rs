@@ -19,6 +19,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use butterfs_format::compression::Choice;
+
 use super::budget::DirtyBudget;
 use super::errors::WriteErrors;
 use super::runs::Runs;
@@ -41,6 +43,8 @@ struct Inner {
     /// Bytes dirty and in flight.
     held: u64,
     promise: Option<DataReservation>,
+    /// How what is written back next is compressed, whatever file and mount say.
+    compress: Option<Choice>,
 }
 
 /// A run that writeback took.
@@ -71,6 +75,16 @@ impl FileData {
     /// How many bytes wait for writeback, or are being written back.
     pub fn held_bytes(&self) -> u64 {
         lock(&self.inner).held
+    }
+
+    /// Has all that is written back from now on compressed, or not, whatever file and mount say; `None`: as they say.
+    pub(super) fn compress_next(&self, how: Option<Choice>) {
+        lock(&self.inner).compress = how;
+    }
+
+    /// What [`FileData::compress_next`] was told.
+    pub(super) fn compression(&self) -> Option<Choice> {
+        lock(&self.inner).compress
     }
 
     /// The errors of writeback.

@@ -5,6 +5,7 @@
 //! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`], [`compress`]: the data paths.
 //! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
 //! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share; [`users`]: who shares them.
+//! * [`defrag`]: small extents, written anew.
 //! * `place`: where dirty bytes go; [`data_rule`]: whether that may be where others are.
 //!
 //! # Invariants
@@ -24,6 +25,7 @@ pub mod clone;
 pub mod compress;
 pub mod data_rule;
 pub mod dedupe;
+pub mod defrag;
 pub mod delalloc;
 pub mod delete;
 pub mod errors;
@@ -50,6 +52,7 @@ pub use clone::{CloneLen, Place, clone_range};
 pub use compress::{CompressRule, Compressors, PROPERTY as COMPRESSION_PROPERTY};
 pub use data_rule::DataRule;
 pub use dedupe::{Dedupe, dedupe_range};
+pub use defrag::{Defrag, SharedExtents, defragment};
 pub use delalloc::FileData;
 pub use delete::wait_for_users;
 pub use errors::{ErrorCursor, WriteErrors};

@@ -94,7 +94,9 @@ fn in_own_space(tx: &Transaction, id: InodeId, flags: InodeFlags, ranges: &[Rang
         })?;
         for item in items {
             let file = intersect(&(item.start..item.end(sector)), range);
-            if let Some((home, at)) = may_overwrite(tx, id, flags, &item, &file)? {
+            if let Some((home, at)) = may_overwrite(tx, id, flags, &item, &file)?
+                && !tx.is_moving(at)
+            {
                 let refs = if home == Home::Prealloc { 2 } else { 0 };
                 pieces.push(Piece { file, at, home, refs, packed: None });
             }
@@ -136,7 +138,20 @@ pub(super) fn may_overwrite(
     Ok(sums.iter().all(Option::is_none).then_some((home, at)))
 }
 
-/// Whether a piece may still go where it was to: a snapshot may have come since it was placed. What was
+/// Whether a part of an item is space of its own that bytes may count on which are written later.
+pub(super) fn may_count_on(
+    tx: &Transaction,
+    id: InodeId,
+    flags: InodeFlags,
+    item: &Item,
+    part: &Range<u64>,
+) -> Result<bool> {
+    let is_open = matches!(&item.stored, Stored::Data(extent) if tx.is_open(Logical(extent.disk_bytenr)));
+    Ok(is_open && may_overwrite(tx, id, flags, item, part)?.is_some())
+}
+
+/// Whether a piece may still go where it was to: since it was placed, a snapshot may have come, or the
+/// space moved. What was
 /// overwritten in place is there already.
 pub(super) fn is_still_good(tx: &Transaction, id: InodeId, flags: InodeFlags, piece: &Piece) -> Result<bool> {
     match piece.home {

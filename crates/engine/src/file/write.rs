@@ -16,7 +16,7 @@ use butterfs_format::items::{InodeFlags, InodeItem};
 use super::data_rule::is_in_place;
 use super::extents::scan;
 use super::grow::last_sector;
-use super::place::may_overwrite;
+use super::place::may_count_on;
 use super::read::read_locked;
 use super::sectors::{ceil, cover, floor, intersect, len, lock, lock_alone, require_alive, sector_size};
 use super::writeback::{inline_limit, writeback};
@@ -79,6 +79,8 @@ pub(super) fn touch(shared: &Shared, item: &mut InodeItem) {
 
 /// Makes bytes dirty; size and times are the caller's business. `Inode::range` must be held alone.
 pub(super) fn write_locked(shared: &Shared, inode: &Inode, offset: u64, bytes: &[u8]) -> Result<()> {
+    // What is promised may be space that the file has, which must not be moved before the bytes are there.
+    let _passenger = shared.gate.in_flight().enter();
     let sector = sector_size(shared);
     let range = offset..offset + bytes.len() as u64;
     let mut fresh = inode.data.clean_parts(cover(&range, sector));
@@ -157,7 +159,7 @@ fn all_in_place(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result
             let mut covered = 0;
             for home in &homes {
                 let part = intersect(&(home.start..home.end(u64::from(tx.geometry().sectorsize))), range);
-                covered += may_overwrite(tx, inode.id, flags, home, &part)?.map_or(0, |_| len(&part));
+                covered += if may_count_on(tx, inode.id, flags, home, &part)? { len(&part) } else { 0 };
             }
             if covered < len(range) {
                 return Ok(false);

@@ -41,6 +41,7 @@ const REFS_PER_PIECE: usize = 4;
 /// The error is also kept for [`sync_data`], of each open file.
 pub fn writeback(shared: &Shared, inode: &Inode, range: Option<Range<u64>>) -> Result<()> {
     let _settle = inode.data.settle();
+    let _passenger = shared.gate.in_flight().enter();
     let runs = {
         let _range = lock_shared(&inode.range);
         inode.data.take_off(range.map_or(u64::MAX, |range| range.end))

@@ -10,7 +10,7 @@ use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
 use super::settings::Rules;
-use super::{AccessTimeRule, AccessTimes, Filesystem, Rescue, features, old_root};
+use super::{AccessTimeRule, AccessTimes, Autodefrag, Filesystem, Rescue, features, old_root};
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use crate::inode::{BadData, InodeId, LiveOptions, Options, Shared, scan};
 use crate::replay;
 pub use crate::subvolume::root::Access;
 use crate::subvolume::{Subvolumes, root};
-use crate::tx::{Gate, GateSettings, Transaction};
+use crate::tx::{Gate, GateSettings, SpaceRules, Transaction};
 
 /// What to do about a log tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,10 @@ pub struct OpenOptions {
     pub cached_inodes: usize,
     /// Dirty bytes before writers have to write back.
     pub dirty_limit: u64,
+    /// How space is managed.
+    pub space: SpaceRules,
+    /// Whether files that small writes scatter are defragmented (`autodefrag`).
+    pub autodefrag: Autodefrag,
 }
 
 impl Default for OpenOptions {
@@ -98,6 +102,8 @@ impl Default for OpenOptions {
             cache_bytes: 128 << 20,
             cached_inodes: 1 << 16,
             dirty_limit: 256 << 20,
+            space: SpaceRules::default(),
+            autodefrag: Autodefrag::Never,
         }
     }
 }
@@ -109,7 +115,11 @@ impl Filesystem {
         if options.access == Access::ReadWrite {
             refuse_old_devices(&volume)?;
         }
-        let settings = GateSettings { read_only: options.access == Access::ReadOnly, cache_bytes: options.cache_bytes };
+        let settings = GateSettings {
+            read_only: options.access == Access::ReadOnly,
+            cache_bytes: options.cache_bytes,
+            space: options.space,
+        };
         let environment: Arc<dyn Environment> = environment.into();
         let (gate, sb) = old_root::open(&Arc::new(volume), &options, settings)?;
         let gate = gate.with_clock(Arc::clone(&environment));
@@ -151,6 +161,9 @@ impl Filesystem {
             dirty: Mutex::new(BTreeMap::new()),
             budget,
             throttled: Mutex::new(()),
+            reclaiming: Mutex::new(()),
+            autodefrag: options.autodefrag,
+            scattered: Mutex::default(),
             root,
             opened_for: options.access,
             rules: RwLock::new(Rules { fsync: options.fsync, access_times: options.access_times }),

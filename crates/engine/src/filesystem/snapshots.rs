@@ -5,6 +5,8 @@
 //!   was written before the call.
 //! * A subvolume that holds others, is the default, or is shown as the root, is not deleted.
 
+use std::sync::TryLockError;
+
 use butterfs_format::items::{FileType, RootFlags, Timespec};
 use butterfs_format::{Key, TreeId};
 
@@ -212,8 +214,17 @@ impl Filesystem {
     }
 
     /// Deletes up to about `limit` blocks of deleted subvolumes; says whether there is more to do.
-    /// A subvolume in which an inode is in use waits.
+    /// A subvolume in which an inode is in use waits; all wait while a block group is emptied.
     pub fn clean_once(&self, limit: usize) -> Result<bool> {
+        match self.reclaiming.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(false),
+            _held => self.clean_step(limit),
+        }
+    }
+
+    /// [`Filesystem::clean_once`] for who holds `reclaiming`: nodes of a subvolume that is dropped in part may point to
+    /// blocks that are gone, which whoever moves blocks must not meet.
+    pub(super) fn clean_step(&self, limit: usize) -> Result<bool> {
         self.shared.gate.check_writable()?;
         let mut after = 0;
         while let Some(tree) = self.shared.gate.view(|tx| orphan::list(tx, TreeId::ROOT, after, 1))?.first() {

@@ -20,8 +20,8 @@ use zerocopy::IntoBytes;
 use super::device_space::DeviceSpace;
 use super::{Transaction, WhyCommit};
 use crate::error::{Error, Result};
-use crate::space::BlockGroup;
 use crate::space::placement::{Limits, Placement, place};
+use crate::space::{BlockGroup, GroupState};
 
 /// Kinds of which empty groups are given back.
 const REMOVABLE: [BlockGroupFlags; 2] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA];
@@ -49,8 +49,7 @@ fn writable_profile(flags: BlockGroupFlags) -> Result<Profile> {
 impl Transaction {
     /// The profile new chunks of a kind get: that of the newest chunk of the kind.
     fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
-        let newest = self.space.iter().filter(|g| g.flags.kind() == kind).last();
-        newest.map_or(kind, |group| group.flags)
+        self.space.last_of(kind).map_or(kind, |group| group.flags)
     }
 
     /// Makes a new chunk of this kind, as large as the kernel would.
@@ -63,7 +62,20 @@ impl Transaction {
         }
         let flags = self.profile_for(kind);
         let placement = self.place_chunk(flags)?;
-        self.make_chunk(flags, &placement)
+        self.make_chunk(flags, &placement)?;
+        if kind != BlockGroupFlags::DATA || self.wanted_metadata_groups() <= self.space.count(BlockGroupFlags::METADATA)
+        {
+            return Ok(());
+        }
+        match self.allocate_chunk(BlockGroupFlags::METADATA) {
+            Err(Error::NoSpace) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// How many metadata groups `metadata_ratio` asks for.
+    fn wanted_metadata_groups(&self) -> usize {
+        self.space.count(BlockGroupFlags::DATA).checked_div(self.rules.metadata_ratio as usize).unwrap_or(0)
     }
 
     /// The chunk tree lives in system chunks: there must be room to change it before it is changed.
@@ -210,9 +222,11 @@ impl Transaction {
         let promised = if kind == BlockGroupFlags::DATA { self.promised.data } else { self.metadata_floor() };
         let mut spare = totals.available.saturating_sub(promised);
         let mut left = totals.total;
+        let kept = if kind == BlockGroupFlags::METADATA { self.wanted_metadata_groups() } else { 0 };
+        let most = self.space.count(kind).saturating_sub(kept);
         let mut found = Vec::new();
-        for group in self.space.iter().filter(|g| g.flags.kind() == kind && !g.read_only && is_empty(g)) {
-            if group.len < left && group.available() <= spare {
+        for group in self.space.unused(kind).filter(|g| is_empty(g)) {
+            if found.len() < most && group.len < left && group.available() <= spare {
                 (left, spare) = (left - group.len, spare - group.available());
                 found.push(group.start);
             }
@@ -224,6 +238,7 @@ impl Transaction {
         let Some((_, chunk)) = self.volume.chunk_containing(Logical(start)) else { return Ok(()) };
         let Some(group) = self.space.remove(start) else { return Ok(()) };
         self.changes += 1;
+        self.forget_discards(start, group.len);
         if self.has_free_space_tree() {
             self.remove_free_space(&group)?;
         }
@@ -238,7 +253,7 @@ impl Transaction {
 
 fn is_empty(group: &BlockGroup) -> bool {
     let empty = group.free.as_ref().is_none_or(|free| free.total() == group.len - group.excluded);
-    empty && group.used == 0 && !group.dirty
+    empty && group.used == 0 && !group.dirty && matches!(group.state, GroupState::Open | GroupState::Emptied)
 }
 
 #[cfg(test)]
@@ -266,10 +281,10 @@ mod tests {
         let device = Arc::new(MemDevice::new(GIB + CHUNKS * LEN));
         let made = MakeOptions { nodesize: NODE as u32, ..MakeOptions::new(device.len(), &SystemEnvironment) };
         mkfs::make(device.clone(), &made).unwrap();
-        let settings = GateSettings { read_only: false, cache_bytes: 64 << 20 };
+        let settings = GateSettings { read_only: false, cache_bytes: 64 << 20, ..GateSettings::default() };
         let gate = Gate::open(open(&device, OpenMode::ReadWrite), settings).unwrap();
         gate.change(Need::Items(8 * CHUNKS as u32), |tx| {
-            let first = tx.space.iter().find(|g| g.flags.kind() == BlockGroupFlags::SYSTEM).unwrap().start;
+            let first = tx.space.of_kind(BlockGroupFlags::SYSTEM).next().unwrap().start;
             tx.load_free_ranges(first)?;
             tx.space.change(first, |group| {
                 let free = group.free.as_mut().unwrap();
@@ -283,7 +298,7 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        let system = |tx: &Transaction| tx.space.iter().filter(|g| g.flags.kind() == BlockGroupFlags::SYSTEM).count();
+        let system = |tx: &Transaction| tx.space.count(BlockGroupFlags::SYSTEM);
         assert!(gate.view(|tx| Ok(system(tx))).unwrap() >= 2, "no new system chunk");
         gate.commit().unwrap();
         drop(gate);

@@ -56,6 +56,16 @@ impl Transaction {
         Ok(only.then_some(item.generation))
     }
 
+    /// Whether nobody else is known to refer to a data extent than `own` in this tree: no other reference, and no
+    /// snapshot made since the extent was.
+    pub fn is_only_of(&self, tree: TreeId, at: Logical, len: u64, own: &BackRef) -> Result<bool> {
+        if let Some(head) = self.refs.get(at).filter(|head| head.new.is_some()) {
+            return Ok(head.changes.keys().all(|one| one == own));
+        }
+        let last_snapshot = self.root_item(tree)?.last_snapshot.get();
+        Ok(self.generation_if_only(at, len, own)?.is_some_and(|made| made > last_snapshot))
+    }
+
     /// Settles all delayed references, those that settling itself makes included.
     pub(super) fn run_delayed_refs(&mut self) -> Result<()> {
         while let Some((at, head)) = self.refs.pop_first() {
@@ -97,7 +107,7 @@ impl Transaction {
         };
         let mut item = ExtentItem {
             refs: 0,
-            generation: self.generation().0,
+            generation: new.generation.unwrap_or(self.generation().0),
             flags: new.flags,
             block_info,
             owner: None,

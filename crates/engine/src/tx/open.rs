@@ -7,11 +7,12 @@ use butterfs_format::{Generation, Logical, Superblock, TreeId};
 use butterfs_volume::Volume;
 
 use super::delayed::DelayedRefs;
+use super::discard::Discards;
 use super::log::Log;
 use super::lost_refs::LostRefs;
 use super::{BadGroups, Transaction};
 use crate::error::Result;
-use crate::space::{Promised, SpaceMap};
+use crate::space::{Promised, SpaceMap, SpaceRules};
 use crate::tree::cache::BlockCache;
 
 impl Transaction {
@@ -31,6 +32,8 @@ impl Transaction {
             lost_refs: LostRefs::default(),
             space: SpaceMap::default(),
             promised: Promised::default(),
+            rules: SpaceRules::default(),
+            discards: Discards::default(),
             sharing: None,
             pinned: Vec::new(),
             pinned_bytes: 0,

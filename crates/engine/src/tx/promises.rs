@@ -27,6 +27,7 @@ use butterfs_format::{Logical, TreeId};
 
 use super::Transaction;
 use super::gate::Trees;
+use super::moves::MoveCost;
 use crate::error::Result;
 use crate::space::{Promised, Totals};
 
@@ -55,6 +56,8 @@ pub enum Need {
     Items(u32),
     /// A snapshot of this subvolume, and what may be copied later because of it.
     Snapshot(TreeId, Copier),
+    /// Something is moved, so that space is given back in the end: may use the reserve.
+    Move(MoveCost),
     /// Space is given back in the end: may use the reserve, in steps that are
     /// [affordable](Transaction::affordable).
     Deletion,
@@ -202,7 +205,7 @@ impl Transaction {
         let total = self.devices.iter().map(|d| d.total_bytes.get()).sum();
         let allocated: u64 = self.devices.iter().map(|d| d.bytes_used.get()).sum();
         let copies_of = |kind: BlockGroupFlags| {
-            let chunk = self.space.iter().find(|group| group.flags.kind() == kind);
+            let chunk = self.space.of_kind(kind).next();
             chunk.and_then(|group| self.volume.stored_copies(Logical(group.start)).ok()).unwrap_or(1) as u64
         };
         SpaceUsage {
@@ -312,6 +315,11 @@ impl Transaction {
                     self.node_bytes(COMMIT_BLOCKS) + (self.commit_reserve() / 2).min(self.node_bytes(DROP_BLOCKS));
                 self.promised.metadata + left.max(change + self.node_bytes(CHANGE_BLOCKS))
             }
+            Need::Move(cost) => {
+                self.promised.metadata
+                    + self.settle_need(self.pending() + CHANGE_REFS + cost.refs)
+                    + self.node_bytes(CHANGE_BLOCKS + cost.blocks)
+            }
             Need::Promised => change,
         };
         self.ensure(BlockGroupFlags::METADATA, wanted)
@@ -350,7 +358,7 @@ mod tests {
         let device = Arc::new(MemDevice::new(256 << 20));
         mkfs::make(device.clone(), &MakeOptions::new(256 << 20, &SystemEnvironment)).unwrap();
         let volume = Arc::new(Volume::open(vec![device], OpenMode::ReadWrite).unwrap());
-        let gate = Gate::open(volume, GateSettings { read_only: false, cache_bytes: 1 << 20 }).unwrap();
+        let gate = Gate::open(volume, GateSettings { cache_bytes: 1 << 20, ..GateSettings::default() }).unwrap();
         let promised = || (gate.space().promised, gate.space().promised_metadata);
         let wanted = Wanted { data: 40960, in_place: 0, inline: 0 };
         let mut promise = gate.reserve_data(wanted).unwrap();

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use butterfs_format::items::{BackRef, BlockGroupFlags, ExtentFlags, ExtentItem};
-use butterfs_format::validate::Expected;
 use butterfs_format::{Corruption, ItemType, Key, Logical, TreeBlock, TreeId};
 
 use super::Transaction;
@@ -52,11 +51,29 @@ impl Transaction {
         self.references(at, ExtentKind::Data, len)
     }
 
-    fn references(&self, at: Logical, kind: ExtentKind, len: u64) -> Result<References> {
-        let mut found = References::new();
-        if let Some((_, item)) = self.extent_item(at, kind, len)? {
-            item.inline.iter().for_each(|one| *found.entry(one.back_ref).or_default() += i64::from(one.count));
+    /// All references to an extent, pending ones included.
+    pub(super) fn references(&self, at: Logical, kind: ExtentKind, len: u64) -> Result<References> {
+        let mut refs = References::new();
+        let head = self.refs.get(at);
+        if head.is_none_or(|head| head.new.is_none()) {
+            let Some((_, item)) = self.extent_item(at, kind, len)? else { return Ok(refs) };
+            let inline: i64 = item.inline.iter().map(|one| i64::from(one.count)).sum();
+            item.inline.iter().for_each(|one| *refs.entry(one.back_ref).or_default() += i64::from(one.count));
+            if (inline as u64) < item.refs {
+                self.keyed_references(at, &mut refs)?;
+            }
         }
+        for (back_ref, by) in head.into_iter().flat_map(|head| &head.changes) {
+            *refs.entry(*back_ref).or_default() += by;
+        }
+        refs.retain(|_, count| *count != 0);
+        if refs.values().any(|count| *count < 0) {
+            return Err(Corruption::new(format!("extent {at}"), "a reference is counted less than zero times").into());
+        }
+        Ok(refs)
+    }
+
+    fn keyed_references(&self, at: Logical, refs: &mut References) -> Result<()> {
         let mut cursor = self.cursor(TreeId::EXTENT, &Key::new(at.0, ItemType::TREE_BLOCK_REF, 0))?;
         while let Some((key, data)) = cursor.item()
             && key.objectid == at.0
@@ -64,13 +81,10 @@ impl Transaction {
         {
             let one = BackRef::parse_keyed(&key, data)
                 .map_err(|problem| Corruption::new(format!("extent tree {key}"), problem))?;
-            *found.entry(one.back_ref).or_default() += i64::from(one.count);
+            *refs.entry(one.back_ref).or_default() += i64::from(one.count);
             cursor.advance()?;
         }
-        let pending = self.refs.get(at).into_iter().flat_map(|head| &head.changes);
-        pending.for_each(|(one, by)| *found.entry(*one).or_default() += by);
-        found.retain(|_, count| *count > 0);
-        Ok(found)
+        Ok(())
     }
 
     /// Whether another tree, too, has one of the blocks on the way to a key.
@@ -93,12 +107,7 @@ impl Transaction {
 
     /// A leaf that a reference names, without a pointer that leads to it.
     pub fn leaf_at(&self, at: Logical) -> Result<Arc<TreeBlock>> {
-        let known = self.dirty.get(&at).or_else(|| self.frozen.get(&at)).cloned();
-        if let Some(leaf) = known.or_else(|| self.cache.get(at)).filter(|block| block.is_leaf()) {
-            return Ok(leaf);
-        }
-        let expected = Expected { level: Some(0), ..Expected::at(at) };
-        Ok(Arc::new(self.volume.read_block(&expected)?))
+        self.block_at(at, 0)
     }
 
     /// Type, length and used bytes of all block groups, by address.

@@ -17,13 +17,14 @@ use butterfs_format::{Generation, Key, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
 
 use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
+use super::discard::Discards;
 use super::log::Log;
 use super::lost_refs::LostRefs;
 use super::roots::Root;
 use super::sharing::Sharing;
 use super::why_commit::WhyCommit;
 use crate::error::Result;
-use crate::space::{FreeRanges, Promised, SpaceMap};
+use crate::space::{FreeRanges, Promised, SpaceMap, SpaceRules};
 use crate::tree::{self, Cursor, cache::BlockCache};
 
 /// The running transaction.
@@ -50,6 +51,9 @@ pub struct Transaction {
     pub(super) lost_refs: LostRefs,
     pub(super) space: SpaceMap,
     pub(super) promised: Promised,
+    /// What the user chose about space.
+    pub(super) rules: SpaceRules,
+    pub(super) discards: Discards,
     /// What subvolumes share, once something is to be changed.
     pub(super) sharing: Option<Sharing>,
     /// Space freed in this transaction: not to be used before it is durable.
@@ -180,7 +184,7 @@ impl Transaction {
     /// Makes allocated space an extent with its first reference.
     pub fn add_data_extent(&mut self, at: Logical, len: u64, back_ref: BackRef) -> Result<()> {
         self.changes += 1;
-        let new = NewExtent { flags: ExtentFlags::DATA, first_key: Key::MIN };
+        let new = NewExtent::new(ExtentFlags::DATA);
         self.refs.add_new(at, ExtentKind::Data, len, new, back_ref);
         Ok(())
     }

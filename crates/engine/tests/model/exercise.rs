@@ -13,6 +13,9 @@ use butterfs_engine::filesystem::{
 };
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions};
+use butterfs_engine::relocate::{GroupFilter, Room};
+use butterfs_engine::tx::Trim;
+use butterfs_format::items::BlockGroupFlags;
 use butterfs_format::superblock::{CompatRo, Incompat};
 use butterfs_format::{ChecksumType, TreeId};
 use butterfs_testkit::random::Random;
@@ -204,7 +207,8 @@ impl Exercise {
             70..=79 => self.rename(),
             80..=84 => self.link(),
             85..=90 => self.xattr(),
-            91..=95 => self.fsync(),
+            91..=94 => self.fsync(),
+            95 => self.relocate(),
             96 | 97 => self.snapshot(),
             _ => self.delete_snapshot(),
         }
@@ -413,6 +417,14 @@ impl Exercise {
         let Some((dir, name, _)) = self.any_file() else { return };
         let id = self.fs.lookup(Place::new(dir, &name)).unwrap();
         self.fs.fsync(id).unwrap();
+    }
+
+    /// Nobody sees anything of it.
+    fn relocate(&mut self) {
+        let kind = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA][self.below(2)];
+        let filter = GroupFilter::used_at_most(kind, 100);
+        self.fs.relocate(&filter, Room::NewChunks).unwrap();
+        self.fs.trim(&Trim { range: 0..u64::MAX, minimum: 65536 }).unwrap();
     }
 
     fn snapshot(&mut self) {

@@ -33,6 +33,9 @@ impl std::fmt::Debug for OnError {
     }
 }
 
+/// How often freed space is discarded, and so many ranges at most each time.
+const DISCARD_AGAIN: Duration = Duration::from_secs(1);
+const DISCARDS: usize = 1000;
 /// Tree blocks that the cleaner takes in one step.
 const CLEAN_STEP: usize = 64;
 /// The longest pause between two steps of the cleaner.
@@ -76,6 +79,10 @@ impl Background {
         self.spawn("on-error", move || follow_error(&bell, &on_error))?;
         let (bell, with, failure) = (Arc::clone(&self.bell), Arc::clone(fs), Arc::clone(&self.failure));
         self.spawn("commit", move || commit_now_and_then(&bell, &with, &failure))?;
+        if fs.discards_later() {
+            let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
+            self.spawn("discard", move || discard_now_and_then(&bell, &with))?;
+        }
         let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
         self.spawn("cleaner", move || clean(&bell, &with))
     }
@@ -139,6 +146,10 @@ impl Bell {
         }
     }
 
+    fn is_stopped(&self) -> bool {
+        lock(&self.told).stop
+    }
+
     /// Waits for the time between two commits, which may change meanwhile; `false`: stop.
     fn wait_for_interval(&self) -> bool {
         let begin = Instant::now();
@@ -167,6 +178,44 @@ fn commit_now_and_then(bell: &Bell, fs: &Filesystem, failure: &OnceLock<String>)
             }
         }
     }
+}
+
+/// Discards what was freed. What is left at the end is for a trim.
+fn discard_now_and_then(bell: &Bell, fs: &Filesystem) {
+    while bell.wait(DISCARD_AGAIN, |_| false) {
+        if let Err(error) = fs.shared().gate.discard_some(DISCARDS) {
+            tracing::error!(%error, "discarding freed space failed");
+            return;
+        }
+    }
+}
+
+/// Defragments what small writes scattered; `false`: stop.
+fn autodefrag(bell: &Bell, fs: &Filesystem) -> bool {
+    while !bell.is_stopped() {
+        match fs.autodefrag_once() {
+            Ok(true) => {}
+            Ok(false) => return true,
+            // It is that file's, whose reader or writer hears of it.
+            Err(error) => tracing::warn!(%error, "a file could not be defragmented"),
+        }
+    }
+    false
+}
+
+/// Empties block groups that are hardly used while too little space is in none; `false`: stop.
+fn reclaim(bell: &Bell, fs: &Filesystem) -> bool {
+    while !bell.is_stopped() {
+        match fs.reclaim_once() {
+            Ok(true) => {}
+            Ok(false) | Err(Error::NoSpace | Error::Busy(_) | Error::ReadOnly) => return true,
+            Err(error) => {
+                tracing::error!(%error, "emptying a block group failed");
+                return false;
+            }
+        }
+    }
+    false
 }
 
 /// Waits for an error that ends all writing, and has the kernel's side follow.
@@ -203,7 +252,10 @@ fn clean(bell: &Bell, fs: &Filesystem) {
                 }
             }
         }
-        if !bell.wait(CLEAN_AGAIN, |told| std::mem::take(&mut told.clean)) {
+        if !autodefrag(bell, fs)
+            || !reclaim(bell, fs)
+            || !bell.wait(CLEAN_AGAIN, |told| std::mem::take(&mut told.clean))
+        {
             return;
         }
     }

@@ -4,18 +4,22 @@
 //! Btrfs too.
 
 mod changed;
+mod defrag;
 mod fiemap;
 mod list;
 mod remount;
 mod share;
+mod space;
 pub(crate) mod status;
 pub(crate) mod wire;
 
 pub use changed::{ChangedExtent, changed_extents};
+pub use defrag::{DefragCompression, DefragFlush, DefragSharing, DefragWish, defragment};
 pub use fiemap::{FileMap, MapFlag, MappedRange, file_map};
 pub use list::{ListedSubvolume, deleted_subvolumes, list_subvolumes};
 pub use remount::remount;
 pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};
+pub use space::{TrimRange, trim};
 pub use status::{MountFailure, MountState, MountStatus, status};
 
 use butterfs_os::flat_ioctl::flat_ioctl;

@@ -6,6 +6,22 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+/// `FITRIM`, with `struct fstrim_range`.
+pub const FITRIM: u32 = 0xc018_5879;
+/// `BTRFS_IOC_DEFRAG`, with [`VolArgs`] that nobody reads.
+pub const DEFRAG: u32 = 0x5000_9402;
+/// `BTRFS_IOC_DEFRAG_RANGE`, with [`DefragRange`].
+pub const DEFRAG_RANGE: u32 = 0x4030_9410;
+/// `BTRFS_DEFRAG_RANGE_COMPRESS`.
+pub const DEFRAG_COMPRESS: u64 = 1;
+/// `BTRFS_DEFRAG_RANGE_START_IO`.
+pub const DEFRAG_START_IO: u64 = 2;
+/// `BTRFS_DEFRAG_RANGE_COMPRESS_LEVEL`.
+pub const DEFRAG_COMPRESS_LEVEL: u64 = 4;
+/// `BTRFS_DEFRAG_RANGE_NOCOMPRESS`.
+pub const DEFRAG_NO_COMPRESS: u64 = 8;
+/// Butterfs: what is shared is written anew, too.
+pub const DEFRAG_BREAK_SHARED: u64 = 1 << 32;
 /// `BTRFS_IOC_SYNC`.
 pub const SYNC: u32 = 0x0000_9408;
 /// `BTRFS_IOC_SUBVOL_CREATE`, with [`VolArgs`].
@@ -120,6 +136,25 @@ pub struct ReceivedArgs {
     pub reserved: [u8; 128],
 }
 const _: () = assert!(size_of::<ReceivedArgs>() == size_of_command(SET_RECEIVED));
+
+/// `struct btrfs_ioctl_defrag_range_args`.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct DefragRange {
+    /// Where it begins, in bytes.
+    pub start: U64,
+    /// How long it is.
+    pub len: U64,
+    /// What is wanted.
+    pub flags: U64,
+    /// Extents of this size stay; 0: 256 KiB.
+    pub extent_thresh: U32,
+    /// The number of a compression; with a level, a byte each.
+    pub compress: [u8; 4],
+    /// Zero.
+    pub unused: [u8; 16],
+}
+const _: () = assert!(size_of::<DefragRange>() == size_of_command(DEFRAG_RANGE));
 
 /// Makes a snapshot in the directory that the command is given to.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

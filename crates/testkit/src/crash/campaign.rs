@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use butterfs_engine::file::{CompressRule, DataRule};
+use butterfs_engine::tx::DiscardRule;
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::{Method, ZstdLevel};
 use butterfs_format::items::BlockGroupFlags;
@@ -78,16 +79,16 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
     use ChecksumType::{Blake2b, Crc32c, Sha256, Xxhash64};
     let (dup, single) = (BlockGroupFlags::DUP, BlockGroupFlags::empty());
     let row = |name, style, nodesize, csum_type, metadata| {
-        let (compress, files) = (CompressRule::Asked, DataRule::Usual);
+        let (compress, files, discard) = (CompressRule::Asked, DataRule::Usual, DiscardRule::Never);
         let (devices, data) = (1, single);
-        Script { name, style, seed, steps, nodesize, csum_type, devices, data, metadata, compress, files }
+        Script { name, style, seed, steps, nodesize, csum_type, devices, data, metadata, compress, files, discard }
     };
     let on = |devices, data, script: Script| Script { devices, data, ..script };
     let (raid1, raid10) = (BlockGroupFlags::RAID1, BlockGroupFlags::RAID10);
     let in_place = |script| Script { files: DataRule::InPlace, ..script };
     let compressed = |method, script| Script { compress: CompressRule::Force(method), ..script };
     let zstd = Method::Zstd(ZstdLevel::DEFAULT);
-    vec![
+    let mut scripts = vec![
         row("make, dup, crc32c, 16k", Style::MakeOnly, 16384, Crc32c, dup),
         row("make, single, xxhash, 4k", Style::MakeOnly, 4096, Xxhash64, single),
         row("mixed, dup, crc32c, 16k", Style::Mixed, 16384, Crc32c, dup),
@@ -108,7 +109,13 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         in_place(row("in place, fsync, single, xxhash, 4k", Style::Fsync, 4096, Xxhash64, single)),
         in_place(row("in place, snapshots, dup, crc32c, 4k", Style::Snapshots, 4096, Crc32c, dup)),
         in_place(row("in place, nearly full, single, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, single)),
-    ]
+    ];
+    // Each with each, in turn.
+    let rules = [DiscardRule::Sync, DiscardRule::Async, DiscardRule::Never];
+    for (number, script) in scripts.iter_mut().enumerate() {
+        script.discard = rules[(number + seed as usize) % rules.len()];
+    }
+    scripts
 }
 
 const RAID1C3: BlockGroupFlags = BlockGroupFlags::RAID1C3;

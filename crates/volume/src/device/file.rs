@@ -211,13 +211,15 @@ impl BlockDevice for FileDevice {
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        if self.kind == Kind::Block || len == 0 {
+        if len == 0 {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            other => other.map_err(Into::into),
-        }
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let result = match self.kind {
+            Kind::Block => butterfs_os::block::discard(&self.file, offset, len),
+            Kind::Image => rustix::fs::fallocate(&self.file, hole, offset, len),
+        };
+        result.map_err(Into::into)
     }
 
     fn len(&self) -> u64 {
@@ -342,6 +344,22 @@ mod tests {
         assert!(stored.contains(&(3 << 20)) && stored.end - stored.start <= 1 << 20, "{stored:?}");
         assert_eq!(device.stored_from(4 << 20), None);
         assert_eq!(device.stored_from(8 << 20), None);
+    }
+
+    #[test]
+    fn what_is_discarded_takes_no_space() {
+        let image = Temporary::new("discard", 8 << 20);
+        let device = FileDevice::open_read_write(&image.0).unwrap();
+        device.write_at(0, &vec![7; 4 << 20]).unwrap();
+        device.flush().unwrap();
+        let blocks = || std::fs::metadata(&image.0).unwrap().blocks();
+        let before = blocks();
+        device.discard(1 << 20, 2 << 20).unwrap();
+        assert!(blocks() + (2 << 20) / 512 <= before, "{} of {before}", blocks());
+        let mut back = [1; 4096];
+        device.read_at(2 << 20, &mut back).unwrap();
+        assert_eq!(back, [0; 4096]);
+        assert_eq!(device.len(), 8 << 20);
     }
 
     #[test]

@@ -43,7 +43,10 @@ pub trait BlockDevice: Send + Sync {
     /// Makes all finished writes durable.
     fn flush(&self) -> io::Result<()>;
 
-    /// Tells the device that a range is not needed; a device may ignore it.
+    /// Tells the device that a range is not needed: it may read as anything from then on.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if the device can do nothing with that.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
 
     /// The size, in bytes.

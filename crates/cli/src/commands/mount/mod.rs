@@ -229,6 +229,8 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         ..Default::default()
     };
     (options.compress, options.new_data) = (plan.options.compress, plan.options.new_data);
+    options.space = plan.options.space;
+    options.autodefrag = plan.options.autodefrag;
     if let Some(bytes) = plan.options.max_inline {
         options.max_inline = bytes;
     }

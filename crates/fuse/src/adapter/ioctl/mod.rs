@@ -2,6 +2,7 @@
 //! kernel has too.
 
 mod children;
+mod defrag;
 mod fiemap;
 mod flags;
 mod info;
@@ -16,6 +17,7 @@ mod share;
 mod space;
 mod status;
 mod subvolumes;
+mod trim;
 
 use super::{EngineFrontEnd, Site};
 use crate::control::wire;
@@ -76,6 +78,9 @@ impl EngineFrontEnd {
             wire::OFFER => reply(self.offer(caller, id)?),
             wire::CLONE => self.ioctl_clone(caller, call),
             wire::DEDUPE => self.ioctl_dedupe(caller, call),
+            wire::DEFRAG => self.ioctl_defrag(caller, call),
+            wire::DEFRAG_RANGE => self.ioctl_defrag_range(caller, call),
+            wire::FITRIM => self.ioctl_trim(caller, id, call.input),
             wire::STATUS => reply(self.status()),
             wire::LIST_SUBVOLUMES => {
                 self.require_privileged(caller)?;

@@ -6,6 +6,7 @@
 
 mod data;
 mod names;
+mod space;
 mod subvolumes;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
+use butterfs_engine::tx::{DiscardRule, SpaceRules};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::items::{BlockGroupFlags, Timespec};
@@ -66,6 +68,8 @@ pub struct Script {
     pub compress: CompressRule,
     /// How the data of files is kept.
     pub files: DataRule,
+    /// When freed space is discarded.
+    pub discard: DiscardRule,
 }
 
 /// Enough for both superblock copies and some chunks.
@@ -159,7 +163,9 @@ pub fn run(
     let made = mkfs::make_on(&devices, &options);
     let in_place = script.files == DataRule::InPlace;
     let mut history = History { made: recorder.mark("mkfs returned"), in_place, ..History::default() };
-    let chosen = OpenOptions { compress: script.compress, new_data: script.files, ..OpenOptions::default() };
+    let space = SpaceRules { discard: script.discard, ..SpaceRules::default() };
+    let (compress, new_data) = (script.compress, script.files);
+    let chosen = OpenOptions { compress, new_data, space, ..OpenOptions::default() };
     let opened = made.and_then(|()| open_with(devices, chosen, environment));
     let filesystem = match opened {
         Ok(filesystem) => filesystem,
@@ -246,6 +252,8 @@ const OPERATIONS: &[Operation] = &[
     (Run::snapshot, [1, 1, 6, 1]),
     (Run::delete_subvolume, [1, 1, 6, 1]),
     (Run::clean, [2, 1, 7, 2]),
+    (Run::relocate, [1, 1, 2, 1]),
+    (Run::discard, [2, 2, 2, 2]),
 ];
 
 impl Run {
