@@ -194,7 +194,9 @@ impl Mounted {
             if finished.status.success() {
                 break;
             }
-            if Instant::now() > end || !finished.stderr.contains("busy") {
+            // By umount(8)'s word, or by ours.
+            let busy = ["busy", "in use"].iter().any(|word| finished.stderr.contains(word));
+            if Instant::now() > end || !busy {
                 return Err(finished);
             }
             std::thread::sleep(Duration::from_millis(50));
