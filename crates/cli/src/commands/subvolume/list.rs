@@ -20,7 +20,7 @@ pub struct Arguments {
     /// Only those whose names are in the subvolume of PATH.
     #[arg(short = 'o')]
     only_below: bool,
-    /// Mark the paths of those whose names are not in the subvolume of PATH with <FS_TREE>.
+    /// Mark the paths of those whose names are not in the subvolume of PATH with `<FS_TREE>`.
     #[arg(short = 'a')]
     all: bool,
     /// Print the number of the subvolume that holds the name.
