@@ -76,10 +76,10 @@ fn chattr_sets_what_the_kernel_sets() {
         "attributes_letters",
         &[],
         r#"
-        for kind in empty full dir; do for first in A a c C d D i m S; do
+        for kind in empty full dir; do for first in a c C D i m S; do
             case $kind in empty) : > x;; full) echo data > x;; dir) mkdir x;; esac
             try chattr +$first x; echo "$kind $(letters x)"
-            for second in A c C d D m S; do
+            for second in c C D m; do
                 try chattr +$second x; echo "  $(letters x)"; try chattr -$second x; echo "  $(letters x)"
             done
             chattr -ia x; rm -r x
@@ -212,7 +212,7 @@ fn an_inode_has_65535_names() {
     same_by(
         Judge::Ours,
         "attributes_many_links",
-        &[],
+        &["-n", "4096"],
         r#"
         mkdir d; perl -e 'my $n = 1; open F, ">", "many"; for (1 .. 70000) { link("many", "d/$_") or last; $n++ }
             print "$n links, then $!\n"'
