@@ -3,11 +3,11 @@
 //! # Invariants
 //! * A device that is open for writing is open nowhere else: an exclusive `flock` keeps out our own
 //!   kind, `O_EXCL` (block devices) and a look at the loop devices (image files) keep out the
-//!   kernel's mounts.
+//!   kernel's mounts. The claim by `O_EXCL` can be left to a mount of our own.
 //! * The length is the one found when the device was opened.
 //!
 //! # Locking
-//! None: positional I/O on one descriptor.
+//! None: positional I/O on one descriptor. The claim's mutex is a leaf.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
@@ -15,6 +15,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
@@ -37,6 +38,9 @@ pub struct FileDevice {
     file: File,
     len: u64,
     kind: Kind,
+    access: Access,
+    /// Keeps the kernel from mounting a block device that is open for writing.
+    claim: Mutex<Option<File>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +72,8 @@ impl FileDevice {
     /// # Errors
     /// [`Error::Busy`] if the filesystem is mounted, or open elsewhere.
     pub fn open_read_write(path: impl AsRef<Path>) -> Result<Self> {
-        let mut device = Self::open(path.as_ref(), Access::Write)?;
-        if device.kind == Kind::Block {
-            device.file = device.claim(Access::Write)?;
-        }
+        let device = Self::open(path.as_ref(), Access::Write)?;
+        device.hold_claim()?;
         device.refuse_mounted_image()?;
         device.lock(FlockOperation::NonBlockingLockExclusive)?;
         Ok(device)
@@ -99,7 +101,15 @@ impl FileDevice {
             return Err(error(io::Error::other("neither an image file nor a block device")));
         };
         let len = file.seek(SeekFrom::End(0)).map_err(error)?;
-        Ok(Self { path: path.to_path_buf(), file, len, kind })
+        Ok(Self { path: path.to_path_buf(), file, len, kind, access, claim: Mutex::default() })
+    }
+
+    fn hold_claim(&self) -> Result<()> {
+        let mut held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.kind == Kind::Block && self.access == Access::Write && held.is_none() {
+            *held = Some(self.claim(Access::Write)?);
+        }
+        Ok(())
     }
 
     /// Opens a block device so that the kernel cannot mount it.
@@ -226,6 +236,14 @@ impl BlockDevice for FileDevice {
 
     fn name(&self) -> String {
         self.path.display().to_string()
+    }
+
+    fn release_claim(&self) {
+        drop(self.claim.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn take_claim(&self) -> io::Result<()> {
+        self.hold_claim().map_err(io::Error::other)
     }
 }
 
