@@ -26,6 +26,8 @@ mod properties;
 mod read;
 mod remove;
 mod rename;
+#[cfg(test)]
+mod rename_tests;
 mod rescue;
 mod snapshots;
 mod statfs;
