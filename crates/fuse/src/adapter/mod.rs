@@ -242,7 +242,11 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn lookup(&self, _: &Caller, parent: NodeId, name: &[u8]) -> Result<Entry> {
-        self.do_lookup(&self.place(parent, name)?)
+        match name {
+            // From a file handle: the kernel may have forgotten the node.
+            b"." | b".." => self.lookup_dots(self.nodes.recall(parent).ok_or(Errno::ESTALE)?, name),
+            _ => self.do_lookup(&self.place(parent, name)?),
+        }
     }
 
     fn forget(&self, node: NodeId, lookups: u64) {
@@ -368,11 +372,11 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn readdir(&self, _: &Caller, at: FilePos, out: &mut DirSink<'_>) -> Result<()> {
-        self.do_readdir(self.id(at.node)?, at.offset, out)
+        self.do_readdir(at.node, at.offset, out)
     }
 
     fn readdirplus(&self, _: &Caller, at: FilePos, out: &mut PlusSink<'_>) -> Result<()> {
-        self.do_readdirplus(self.id(at.node)?, at.offset, out)
+        self.do_readdirplus(at.node, at.offset, out)
     }
 
     fn statfs(&self, _: &Caller, _: NodeId) -> Result<Statfs> {
