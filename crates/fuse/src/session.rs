@@ -100,7 +100,7 @@ impl Session {
         }
         let device = self.mount.device();
         let mut channel = Channel::new(Arc::clone(&device));
-        let (notifier, notices) = Notifier::new();
+        let (notifier, notices) = Notifier::new(&device);
         self.handshake(&mut channel, &notifier)?;
         let sender = Arc::clone(&device);
         spawn("fuse-notify", move || notices.run(sender))?;
