@@ -139,7 +139,7 @@ impl Session {
         offer: &abi::InitIn,
         notifier: &Notifier,
     ) -> Result<Negotiated, SessionError> {
-        let (negotiated, out) = negotiate(offer, &self.options).map_err(|error| {
+        let (negotiated, out) = negotiate(offer, &self.options, self.mount.flags()).map_err(|error| {
             channel.send_error(unique, Errno::new(71));
             SessionError::Handshake(error)
         })?;

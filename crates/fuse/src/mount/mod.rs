@@ -51,6 +51,7 @@ pub struct Mount {
     point: Arc<MountPoint>,
     /// Keeps the loop device until the mount itself does, and after.
     _loop_device: Option<LoopDevice>,
+    flags: MountFlags,
 }
 
 impl Mount {
@@ -64,7 +65,12 @@ impl Mount {
         };
         let entry = mountinfo::find(&target).map_err(MountError::Mountinfo)?;
         let point = MountPoint { path: target, entry, kind: mounted.kind };
-        Ok(Self { device: Arc::new(mounted.device), point: Arc::new(point), _loop_device: mounted.loop_device })
+        Ok(Self {
+            device: Arc::new(mounted.device),
+            point: Arc::new(point),
+            flags: options.flags,
+            _loop_device: mounted.loop_device,
+        })
     }
 
     /// What kind of mount it became.
@@ -79,6 +85,11 @@ impl Mount {
 
     /// The descriptor to serve.
     pub(crate) fn device(&self) -> Arc<OwnedFd> {
+    /// How it behaves.
+    pub(crate) fn flags(&self) -> MountFlags {
+        self.flags
+    }
+
         Arc::clone(&self.device)
     }
 }
