@@ -234,6 +234,11 @@ impl Volume {
         self.members.iter().map(Member::item).collect()
     }
 
+    /// Nothing will be written any more: others may have the devices, though this one can still be read.
+    pub fn close(&self) {
+        self.members.iter().for_each(|member| member.device.close());
+    }
+
     /// The path of a device, for messages.
     pub fn device_name(&self, devid: DevId) -> Option<String> {
         self.member(devid).map(|index| self.members[index].device.name())

@@ -236,6 +236,8 @@ impl FrontEnd for EngineFrontEnd {
         }
         let last = self.fs.sync().map_err(|error| format!("the last commit failed, recent changes are lost: {error}"));
         match self.background.failure() {
+        // Who waits for the end of umount(2), as the kernel does for us, may open the devices when it returns.
+        self.fs.shared().gate.volume().close();
             Some(earlier) => Err(format!("an earlier commit failed, changes are lost: {earlier}")),
             None => last,
         }

@@ -15,6 +15,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ pub struct FileDevice {
     access: Access,
     /// Keeps the kernel from mounting a block device that is open for writing.
     claim: Mutex<Option<File>>,
+    closed: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +103,15 @@ impl FileDevice {
             return Err(error(io::Error::other("neither an image file nor a block device")));
         };
         let len = file.seek(SeekFrom::End(0)).map_err(error)?;
-        Ok(Self { path: path.to_path_buf(), file, len, kind, access, claim: Mutex::default() })
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            len,
+            kind,
+            access,
+            claim: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
     }
 
     fn hold_claim(&self) -> Result<()> {
@@ -157,6 +167,10 @@ impl FileDevice {
         Err(Error::Busy(format!("{}: is in use by another program; stop it or unmount first", self.path.display())))
     }
 
+    fn check_open(&self) -> io::Result<()> {
+        if self.closed.load(Ordering::SeqCst) { Err(io::Error::other("is closed for writing")) } else { Ok(()) }
+    }
+
     /// Writes the parts one behind the other with one call; what a short write left is written singly.
     fn write_run(&self, offset: u64, run: &[(u64, &[u8])]) -> io::Result<()> {
         if let [(_, buf)] = run {
@@ -201,11 +215,13 @@ impl BlockDevice for FileDevice {
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.check_open()?;
         check_range(offset, buf.len(), self.len)?;
         self.file.write_all_at(buf, offset)
     }
 
     fn write_batch(&self, writes: &[(u64, &[u8])]) -> io::Result<()> {
+        self.check_open()?;
         writes.iter().try_for_each(|(offset, buf)| check_range(*offset, buf.len(), self.len))?;
         let mut rest = writes;
         while let Some((offset, _)) = rest.first() {
@@ -240,6 +256,13 @@ impl BlockDevice for FileDevice {
 
     fn release_claim(&self) {
         drop(self.claim.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.release_claim();
+        // It goes with the descriptor in any case.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 
     fn take_claim(&self) -> io::Result<()> {
@@ -328,6 +351,17 @@ mod tests {
         let _reader = FileDevice::open_read_only(&image.0).unwrap();
         assert!(FileDevice::open_read_only(&image.0).is_ok());
         assert!(matches!(FileDevice::open_read_write(&image.0), Err(Error::Busy(_))));
+    }
+
+    #[test]
+    fn a_closed_device_is_free_and_written_no_more() {
+        let image = Temporary::new("close", 1 << 20);
+        let device = FileDevice::open_read_write(&image.0).unwrap();
+        device.close();
+        let _other = FileDevice::open_read_write(&image.0).unwrap();
+        assert!(device.write_at(0, b"x").is_err());
+        assert!(device.write_batch(&[(0, b"x")]).is_err());
+        assert!(device.read_at(0, &mut [0; 16]).is_ok());
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub trait BlockDevice: Send + Sync {
     /// programs of ours stay locked out.
     fn release_claim(&self) {}
 
+    /// Nothing will be written any more: others may have the device. What is written all the same fails.
+    fn close(&self) {}
+
     /// Takes the claim back, if the device was opened for writing.
     fn take_claim(&self) -> io::Result<()> {
         Ok(())
