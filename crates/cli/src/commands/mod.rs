@@ -5,6 +5,7 @@ mod check;
 mod cp;
 mod find_root;
 mod inspect;
+mod join;
 mod ls;
 mod mkfs;
 mod mount;

@@ -21,6 +21,7 @@ use butterfs_fuse::stop::SignalStop;
 use butterfs_os::signal::TerminationSignals;
 use butterfs_volume::{BlockDevice, OpenMode, Volume};
 
+use super::join;
 use crate::failure::{self, Failure, Result};
 use crate::logging::{self, Destination};
 use crate::mount_options::{Options, Unknown};
@@ -98,6 +99,10 @@ struct Plan<'a> {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let plan = plan(arguments)?;
+    if join::is_possible(plan.image, &plan.options) {
+        join::join(plan.image, &check_directory(plan.directory)?, &plan.options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let signals = TerminationSignals::block().map_err(|error| Failure::new(exit::SYSTEM, error))?;
     if arguments.foreground {
         return foreground(&plan, signals);
@@ -189,7 +194,7 @@ fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> 
     result
 }
 
-/// The mount point; nothing may be mounted there yet.
+/// The mount point; no filesystem may be mounted there yet.
 fn check_directory(directory: &Path) -> Result<PathBuf> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -205,7 +210,10 @@ fn check_directory(directory: &Path) -> Result<PathBuf> {
     if !target.metadata().map_err(failed)?.is_dir() {
         return Err(Failure::at(exit::FAILED, directory, "not a directory; name a directory to mount on"));
     }
-    if let Ok(Some(entry)) = MountEntry::at(&target) {
+    // Over a part of a filesystem, as a directory bound to itself, mounts are as usual as over a directory.
+    if let Ok(Some(entry)) = MountEntry::at(&target)
+        && entry.root == Path::new("/")
+    {
         let text = format!("busy: {} is mounted there already; unmount it, or use another directory", entry.source);
         return Err(Failure::at(exit::FAILED, directory, text));
     }

@@ -33,9 +33,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let busy = if arguments.lazy { Busy::Detach } else { Busy::Refuse };
     match unmount(&target, busy).map_err(|error| failure::mount(given, &error))? {
         Unmounted::Detached => output::line(format!("{}: detached; it ends with its last user", given.display())),
+        // A bind mount, or one of several mounts: the daemon goes on.
+        Unmounted::Gone | Unmounted::WasNot if is_mounted_elsewhere(&mount) => {}
         Unmounted::Gone | Unmounted::WasNot => wait(given, &daemons)?,
     }
     Ok(())
+}
+
+fn is_mounted_elsewhere(mount: &MountEntry) -> bool {
+    MountEntry::of_butterfs().is_ok_and(|all| all.iter().any(|other| other.device == mount.device))
 }
 
 /// Where a block device is mounted, the last place of several.

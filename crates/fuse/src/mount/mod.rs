@@ -13,6 +13,7 @@ mod bdi;
 mod direct;
 mod error;
 mod fusermount;
+mod join;
 mod mountinfo;
 mod options;
 mod presence;
@@ -20,6 +21,7 @@ mod unmount;
 
 pub use bdi::BdiTuning;
 pub use error::MountError;
+pub use join::Joined;
 pub use mountinfo::MountEntry;
 pub use options::{MountFlags, MountOptions, MountSource};
 pub use presence::{Presence, Watch};
@@ -49,9 +51,9 @@ pub enum MountKind {
 pub struct Mount {
     device: Arc<OwnedFd>,
     point: Arc<MountPoint>,
+    flags: MountFlags,
     /// Keeps the loop device until the mount itself does, and after.
     _loop_device: Option<LoopDevice>,
-    flags: MountFlags,
 }
 
 impl Mount {
@@ -83,13 +85,13 @@ impl Mount {
         Arc::clone(&self.point)
     }
 
-    /// The descriptor to serve.
-    pub(crate) fn device(&self) -> Arc<OwnedFd> {
     /// How it behaves.
     pub(crate) fn flags(&self) -> MountFlags {
         self.flags
     }
 
+    /// The descriptor to serve.
+    pub(crate) fn device(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.device)
     }
 }
