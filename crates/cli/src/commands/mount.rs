@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::filesystem::{self, Access, Filesystem, SubvolumeChoice};
-use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError};
+use butterfs_engine::filesystem::{self, Access, AccessTimeRule, Filesystem, SubvolumeChoice};
+use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError, OpenFiles};
 use butterfs_fuse::daemon::{self, Background, Outcome, Ready};
 use butterfs_fuse::mount::{Mount, MountEntry, MountError, MountKind, MountOptions, MountPoint, MountSource, Presence};
 use butterfs_fuse::session::{Session, SessionOptions};
@@ -345,7 +345,10 @@ fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>, mount: &Mount) -> Arc
         options.commit_interval = Duration::from_secs(seconds.into());
     }
     options.subvolume_deletion = plan.options.subvolume_deletion;
-    options.open_files = plan.options.open_files;
+    options.open_files = match plan.options.access_times.files {
+        AccessTimeRule::Always => OpenFiles::Watched,
+        _ => plan.options.open_files,
+    };
     let device = plan.image.canonicalize().unwrap_or_else(|_| plan.image.to_path_buf());
     options.device = device.to_string_lossy().into_owned();
     options.shown_options = plan.shown_options.clone();

@@ -26,6 +26,8 @@ pub enum OpenFiles {
     Anonymous,
     /// It does: each open file is told once of each error (mount option `open_files`).
     Named,
+    /// It does, and each opened file is read anew, so that we hear of every access (mount option `strictatime`).
+    Watched,
 }
 
 /// Who is told.

@@ -24,6 +24,7 @@ mod rights;
 mod share;
 mod xattr;
 
+use crate::abi::FopenFlags;
 use crate::front_end::{FrontEnd, Result};
 use crate::types::*;
 use crate::{DirSink, Errno, Negotiated, Notifier, PlusSink, ReadSink};
@@ -235,9 +236,9 @@ impl FrontEnd for EngineFrontEnd {
             self.release_holds(id, holds);
         }
         let last = self.fs.sync().map_err(|error| format!("the last commit failed, recent changes are lost: {error}"));
-        match self.background.failure() {
         // Who waits for the end of umount(2), as the kernel does for us, may open the devices when it returns.
         self.fs.shared().gate.volume().close();
+        match self.background.failure() {
             Some(earlier) => Err(format!("an earlier commit failed, changes are lost: {earlier}")),
             None => last,
         }
@@ -325,11 +326,14 @@ impl FrontEnd for EngineFrontEnd {
         Ok((made, opened))
     }
 
-    fn open(&self, _: &Caller, node: NodeId, _: OpenMode) -> Result<Opened> {
-        match self.options.open_files {
-            OpenFiles::Anonymous => Err(Errno::ENOSYS),
-            OpenFiles::Named => self.opened(Some(node)),
+    fn open(&self, _: &Caller, node: NodeId, mode: OpenMode) -> Result<Opened> {
+        if self.options.open_files == OpenFiles::Anonymous {
+            return Err(Errno::ENOSYS);
         }
+        rights::require_openable(&self.attributes(Site::new("open", self.id(node)?))?, mode.flags)?;
+        let mut opened = self.opened(Some(node))?;
+        opened.flags.set(FopenFlags::KEEP_CACHE, self.options.open_files == OpenFiles::Named);
+        Ok(opened)
     }
 
     fn release(&self, node: NodeId, handle: FileHandle) -> Result<()> {

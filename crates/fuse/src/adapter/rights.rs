@@ -30,6 +30,21 @@ pub(super) fn require_unprotected(found: &Attributes, deed: Deed) -> Result<()> 
     if found.item.flags().intersects(refusing) { Err(Errno::EPERM) } else { Ok(()) }
 }
 
+/// Fails if chattr forbids to open a file like this, with these `O_*`.
+pub(super) fn require_openable(found: &Attributes, flags: u32) -> Result<()> {
+    let writes = flags & (O_ACCMODE | O_TRUNC) != 0;
+    let appends = flags & (O_APPEND | O_TRUNC) == O_APPEND;
+    match (writes, appends) {
+        (false, _) => Ok(()),
+        (true, true) => require_unprotected(found, Deed::Append),
+        (true, false) => require_unprotected(found, Deed::Change),
+    }
+}
+
+const O_ACCMODE: u32 = 0o3;
+const O_TRUNC: u32 = 0o1000;
+const O_APPEND: u32 = 0o2000;
+
 /// To read, as a permission.
 pub(super) const READ: u16 = 4;
 /// To write.

@@ -20,6 +20,11 @@ fn require_known(name: &[u8]) -> Result<()> {
     if stored || name == acl::ACCESS || name == acl::DEFAULT { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
 }
 
+/// Fails for what a snapshot shows in the place of a subvolume that is not in it: nothing is stored there.
+fn require_real(id: InodeId) -> Result<()> {
+    if id.is_placeholder() { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
+}
+
 impl EngineFrontEnd {
     pub(super) fn do_setxattr(
         &self,
@@ -31,6 +36,7 @@ impl EngineFrontEnd {
     ) -> Result<()> {
         require_known(name)?;
         let id = self.id(node)?;
+        require_real(id)?;
         let site = Site { operation: "setxattr", id, name };
         let found = self.attributes(site)?;
         require_unprotected(&found, Deed::Change)?;
@@ -98,6 +104,7 @@ impl EngineFrontEnd {
 
     pub(super) fn do_removexattr(&self, id: InodeId, name: &[u8]) -> Result<()> {
         require_known(name)?;
+        require_real(id)?;
         let site = Site { operation: "removexattr", id, name };
         require_unprotected(&self.attributes(site)?, Deed::Change)?;
         if name == acl::ACCESS || name == acl::DEFAULT {
