@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests of an fstests checkout over our mount, and compares with what is expected (docs/fstests.md).
 #
-#   scripts/fstests.sh SUITE LIST_OR_TEST...     SUITE: a built checkout; a LIST has one test a line (generic/001)
+#   scripts/fstests.sh SUITE LIST_OR_TEST...     SUITE: a built checkout; a LIST has a test (generic/001) first in each line
 #
 # Environment: BUTTERFS (the binary), WORK (images and results, kept), TIMEOUT (seconds a test may take, 180),
 # EXPECTED (docs/fstests-expected.txt), DRIVER=kernel (the kernel's Btrfs instead of ours, to compare), SIZE (4G).
@@ -145,7 +145,7 @@ trap finish EXIT
 tests() {
     local argument
     for argument in "$@"; do
-        if [ -f "$argument" ]; then sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$argument"; else echo "$argument"; fi
+        if [ -f "$argument" ]; then awk '$1 ~ /^[a-z]/ { print $1 }' "$argument"; else echo "$argument"; fi
     done
 }
 
