@@ -154,10 +154,10 @@ churn_round() { # NUMBER
     [ "$1" -le 4 ] || "$BUTTERFS" subvolume delete "$mnt/snap$(($1 - 4))" >/dev/null || { fail "churn: delete"; return 1; }
 }
 
-# Nothing but ENOSPC, and all is well when the file is gone.
+# Nothing but ENOSPC, and all is well when the file is gone. Its bytes cannot be compressed.
 churn_full() {
     local said
-    said=$(LC_ALL=C dd if=/dev/zero of="$mnt/full" bs=1M 2>&1)
+    said=$(LC_ALL=C dd if=/dev/urandom of="$mnt/full" bs=1M 2>&1)
     grep -q 'No space left' <<<"$said" || { fail "churn: a full disk says $said"; return 1; }
     rm "$mnt/full" && sync -f "$mnt" || { fail "churn: cannot delete on a full disk"; return 1; }
     echo after >"$mnt/work/after" || { fail "churn: no space after deleting"; return 1; }
