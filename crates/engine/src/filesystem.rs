@@ -37,6 +37,8 @@ mod reclaim;
 mod reclaim_tests;
 mod remove;
 mod rename;
+#[cfg(test)]
+mod rename_tests;
 mod rescue;
 #[cfg(test)]
 mod rule_tests;

@@ -112,7 +112,7 @@ impl Session {
         }
         let device = self.mount.device();
         let mut channel = Channel::new(Arc::clone(&device));
-        let (notifier, notices) = Notifier::new();
+        let (notifier, notices) = Notifier::new(&device);
         self.handshake(&mut channel, &notifier)?;
         let sender = Arc::clone(&device);
         spawn("fuse-notify", move || notices.run(sender))?;
@@ -151,7 +151,7 @@ impl Session {
         offer: &abi::InitIn,
         notifier: &Notifier,
     ) -> Result<Negotiated, SessionError> {
-        let (negotiated, out) = negotiate(offer, &self.options).map_err(|error| {
+        let (negotiated, out) = negotiate(offer, &self.options, self.mount.flags()).map_err(|error| {
             channel.send_error(unique, Errno::new(71));
             SessionError::Handshake(error)
         })?;

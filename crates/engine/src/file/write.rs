@@ -129,7 +129,7 @@ pub(super) fn promise(shared: &Shared, inode: &Inode, fresh: &[Range<u64>]) -> R
     // A file of one sector may go into the tree; where there is no room for that, it gets an extent.
     let is_small = fresh.first().is_some_and(|part| part.start == 0) && bytes == sector_size(shared);
     let inline = if is_small { inline_limit(shared).min(bytes) } else { 0 };
-    let reserve = |inline| shared.gate.reserve_data(Wanted { data: bytes, inline, in_place: 0 });
+    let reserve = |inline| shared.gate.reserve_data(Wanted { data: bytes, inline, ..Wanted::default() });
     let promise = match reserve(inline) {
         Err(Error::NoSpace) if inline > 0 => reserve(0),
         result => result,

@@ -154,7 +154,8 @@ impl Filesystem {
 
     fn exchange_once(&self, a: Place<'_>, b: Place<'_>) -> Result<Attempt<()>> {
         let seen = self.see(a, b)?;
-        if seen.replaced.ok_or(Error::NotFound)?.target == seen.source.target {
+        // In another subvolume the same number is another inode.
+        if seen.replaced.ok_or(Error::NotFound)?.target == seen.source.target && a.dir.tree == b.dir.tree {
             return Ok(Attempt::Done(()));
         }
         let inodes = self.inodes_of(&seen)?;

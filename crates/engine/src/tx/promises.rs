@@ -79,6 +79,8 @@ pub enum Copier {
 pub struct Wanted {
     /// Data, in whole sectors.
     pub data: u64,
+    /// Space for data without the metadata of it, which each step asks for itself.
+    pub bare: u64,
     /// Data that goes into space that the file has already, and takes metadata only.
     pub in_place: u64,
     /// Bytes that may go into the tree itself, because a file is small; 0 where none may.
@@ -104,7 +106,7 @@ impl DataReservation {
     pub(super) fn new(gate: Arc<Trees>, wanted: &Wanted) -> Self {
         let inline = metadata_for_inline(wanted.inline);
         let metadata = wanted.metadata() - inline;
-        Self { gate, data: wanted.data, metadata, inline, in_place: wanted.in_place }
+        Self { gate, data: wanted.data + wanted.bare, metadata, inline, in_place: wanted.in_place }
     }
 
     /// Bytes of data still promised.
@@ -223,7 +225,7 @@ impl Transaction {
     }
 
     pub(super) fn promise(&mut self, wanted: &Wanted) {
-        self.promised.data += wanted.data;
+        self.promised.data += wanted.data + wanted.bare;
         self.promised.metadata += wanted.metadata();
         self.promised.in_place += wanted.in_place;
     }
@@ -329,7 +331,7 @@ impl Transaction {
         self.load_sharing()?;
         let floor = self.metadata_floor() + wanted.metadata() + self.node_bytes(16);
         self.ensure(BlockGroupFlags::METADATA, floor)?;
-        self.ensure(BlockGroupFlags::DATA, self.promised.data + wanted.data)
+        self.ensure(BlockGroupFlags::DATA, self.promised.data + wanted.data + wanted.bare)
     }
 
     fn ensure(&mut self, kind: BlockGroupFlags, wanted: u64) -> Result<()> {
@@ -360,9 +362,9 @@ mod tests {
         let volume = Arc::new(Volume::open(vec![device], OpenMode::ReadWrite).unwrap());
         let gate = Gate::open(volume, GateSettings { cache_bytes: 1 << 20, ..GateSettings::default() }).unwrap();
         let promised = || (gate.space().promised, gate.space().promised_metadata);
-        let wanted = Wanted { data: 40960, in_place: 0, inline: 0 };
+        let wanted = Wanted { data: 40960, ..Wanted::default() };
         let mut promise = gate.reserve_data(wanted).unwrap();
-        promise.merge(gate.reserve_data(Wanted { data: 4096, in_place: 0, inline: 2000 }).unwrap());
+        promise.merge(gate.reserve_data(Wanted { data: 4096, inline: 2000, ..Wanted::default() }).unwrap());
         let inline = metadata_for_inline(2000);
         assert_eq!(promised(), (45056, 11 * 512 + inline));
         promise.spend_data(45056);

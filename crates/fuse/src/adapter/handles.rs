@@ -27,6 +27,8 @@ pub enum OpenFiles {
     /// It does: each open file is told once of each error, and what chattr protects cannot be opened for
     /// writing (mount option `open_files`).
     Named,
+    /// It does, and each opened file is read anew, so that we hear of every access (mount option `strictatime`).
+    Watched,
 }
 
 /// Who is told.

@@ -26,6 +26,7 @@ mod rights;
 mod share;
 mod xattr;
 
+use crate::abi::FopenFlags;
 use crate::front_end::{FrontEnd, Result};
 use crate::session::PosixAcl;
 use crate::types::*;
@@ -245,6 +246,8 @@ impl FrontEnd for EngineFrontEnd {
             self.release_holds(id, holds);
         }
         let last = self.fs.sync().map_err(|error| format!("the last commit failed, recent changes are lost: {error}"));
+        // Who waits for the end of umount(2), as the kernel does for us, may open the devices when it returns.
+        self.fs.shared().gate.volume().close();
         match self.background.failure() {
             Some(earlier) => Err(format!("an earlier commit failed, changes are lost: {earlier}")),
             None => last,
@@ -252,7 +255,11 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn lookup(&self, _: &Caller, parent: NodeId, name: &[u8]) -> Result<Entry> {
-        self.do_lookup(&self.place(parent, name)?)
+        match name {
+            // From a file handle: the kernel may have forgotten the node.
+            b"." | b".." => self.lookup_dots(self.nodes.recall(parent).ok_or(Errno::ESTALE)?, name),
+            _ => self.do_lookup(&self.place(parent, name)?),
+        }
     }
 
     fn forget(&self, node: NodeId, lookups: u64) {
@@ -335,13 +342,13 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn open(&self, _: &Caller, node: NodeId, mode: OpenMode) -> Result<Opened> {
-        match self.options.open_files {
-            OpenFiles::Anonymous => Err(Errno::ENOSYS),
-            OpenFiles::Named => {
-                self.require_openable(self.id(node)?, mode)?;
-                self.opened(Some(node))
-            }
+        if self.options.open_files == OpenFiles::Anonymous {
+            return Err(Errno::ENOSYS);
         }
+        self.require_openable(self.id(node)?, mode)?;
+        let mut opened = self.opened(Some(node))?;
+        opened.flags.set(FopenFlags::KEEP_CACHE, self.options.open_files == OpenFiles::Named);
+        Ok(opened)
     }
 
     fn release(&self, node: NodeId, handle: FileHandle) -> Result<()> {
@@ -388,11 +395,11 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn readdir(&self, _: &Caller, at: FilePos, out: &mut DirSink<'_>) -> Result<()> {
-        self.do_readdir(self.id(at.node)?, at.offset, out)
+        self.do_readdir(at.node, at.offset, out)
     }
 
     fn readdirplus(&self, _: &Caller, at: FilePos, out: &mut PlusSink<'_>) -> Result<()> {
-        self.do_readdirplus(self.id(at.node)?, at.offset, out)
+        self.do_readdirplus(at.node, at.offset, out)
     }
 
     fn statfs(&self, _: &Caller, _: NodeId) -> Result<Statfs> {

@@ -20,6 +20,17 @@ impl EngineFrontEnd {
         }
     }
 
+    /// An inode itself, or the directory above it. Neither is remembered by the kernel as a name.
+    pub(super) fn lookup_dots(&self, id: InodeId, name: &[u8]) -> Result<Entry> {
+        let site = Site::new("file handle", id);
+        let wanted = if name == b"." { Ok(id) } else { self.fs.parent(id) };
+        match wanted.and_then(|id| self.fs.hold(id)) {
+            Ok(found) => Ok(self.held_entry(&found)),
+            Err(Error::NotFound) => Err(Errno::ESTALE),
+            Err(error) => Err(site.fail(&error)),
+        }
+    }
+
     pub(super) fn do_unlink(&self, place: &Place<'_>) -> Result<()> {
         let site = Site::at("unlink", place);
         self.require_leaving(site, place)?;

@@ -16,6 +16,11 @@ use butterfs_engine::subvolume::RULE_ATTRIBUTE;
 const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"btrfs."];
 const SETGID: u32 = 0o2000;
 
+/// Fails for what a snapshot shows in the place of a subvolume that is not in it: nothing is stored there.
+fn require_real(id: InodeId) -> Result<()> {
+    if id.is_placeholder() { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
+}
+
 impl EngineFrontEnd {
     /// Fails for names that Btrfs does not store, and for those of ACLs if there are none.
     fn require_known(&self, name: &[u8]) -> Result<()> {
@@ -35,6 +40,7 @@ impl EngineFrontEnd {
     ) -> Result<()> {
         self.require_known(name)?;
         let id = self.id(node)?;
+        require_real(id)?;
         let site = Site { operation: "setxattr", id, name };
         let found = self.attributes(site)?;
         require_unprotected(&found, Deed::Change)?;
@@ -109,6 +115,7 @@ impl EngineFrontEnd {
 
     pub(super) fn do_removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
         self.require_known(name)?;
+        require_real(id)?;
         let site = Site { operation: "removexattr", id, name };
         let found = self.attributes(site)?;
         require_unprotected(&found, Deed::Change)?;

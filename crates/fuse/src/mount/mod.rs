@@ -13,6 +13,7 @@ mod bdi;
 mod direct;
 mod error;
 mod fusermount;
+mod join;
 mod mountinfo;
 mod options;
 mod presence;
@@ -21,6 +22,7 @@ mod unmount;
 pub use bdi::BdiTuning;
 pub use direct::{bind, remount};
 pub use error::MountError;
+pub use join::Joined;
 pub use mountinfo::MountEntry;
 pub use options::{MountFlags, MountOptions, MountSource};
 pub use presence::{Presence, Watch};
@@ -50,6 +52,7 @@ pub enum MountKind {
 pub struct Mount {
     device: Arc<OwnedFd>,
     point: Arc<MountPoint>,
+    flags: MountFlags,
     /// Keeps the loop device until the mount itself does, and after.
     _loop_device: Option<LoopDevice>,
 }
@@ -65,7 +68,12 @@ impl Mount {
         };
         let entry = mountinfo::find(&target).map_err(MountError::Mountinfo)?;
         let point = MountPoint { path: target, entry, kind: mounted.kind };
-        Ok(Self { device: Arc::new(mounted.device), point: Arc::new(point), _loop_device: mounted.loop_device })
+        Ok(Self {
+            device: Arc::new(mounted.device),
+            point: Arc::new(point),
+            flags: options.flags,
+            _loop_device: mounted.loop_device,
+        })
     }
 
     /// What kind of mount it became.
@@ -76,6 +84,11 @@ impl Mount {
     /// Where it is.
     pub fn point(&self) -> Arc<MountPoint> {
         Arc::clone(&self.point)
+    }
+
+    /// How it behaves.
+    pub(crate) fn flags(&self) -> MountFlags {
+        self.flags
     }
 
     /// The descriptor to serve.

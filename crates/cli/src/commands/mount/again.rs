@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use butterfs_engine::filesystem::{Access, SubvolumeChoice};
 use butterfs_fuse::control::{self, ListedSubvolume, MountState};
-use butterfs_fuse::mount::{self, MountEntry};
+use butterfs_fuse::mount::{self, Joined, MountEntry, MountFlags, MountOptions};
 
 use super::Plan;
 use crate::exit;
@@ -19,6 +19,8 @@ use crate::failure::{self, Failure, Result};
 pub struct First {
     target: PathBuf,
     state: MountState,
+    /// The block device that the kernel knows the filesystem by, if it does.
+    device: Option<PathBuf>,
 }
 
 /// The mount of an image, if Butterfs has mounted it already.
@@ -27,24 +29,26 @@ pub fn find(image: &Path) -> Result<Option<First>> {
     let entries = MountEntry::of_butterfs().unwrap_or_default();
     let Some(entry) = entries.into_iter().find(|entry| stands_for(&entry.source, &image)) else { return Ok(None) };
     let status = File::open(&entry.target).and_then(|top| control::status(top.as_fd()));
+    let device = entry.kind.starts_with("fuseblk.").then(|| entry.source.into());
     // One whose daemon is gone has no lock on the image either.
-    Ok(status.ok().map(|status| First { target: entry.target, state: status.state }))
+    Ok(status.ok().map(|status| First { target: entry.target, state: status.state, device }))
 }
 
 /// Whether the source of a mount is the image, or the loop device that stands for it. No mount is asked: one that hangs
 /// would not answer.
 fn stands_for(source: &str, image: &Path) -> bool {
+    if Path::new(source) == image {
+        return true;
+    }
     let backing = Path::new(source).file_name().and_then(|name| {
         let file = Path::new("/sys/block").join(name).join("loop/backing_file");
         std::fs::read(file).ok()
     });
-    match backing {
-        Some(backing) => backing.trim_ascii_end() == image.as_os_str().as_bytes(),
-        None => Path::new(source) == image,
-    }
+    backing.is_some_and(|backing| backing.trim_ascii_end() == image.as_os_str().as_bytes())
 }
 
-/// Mounts a part of the first mount.
+/// Mounts it once more, or a part of it. What the kernel knows by a device is there as a whole, whatever is left of
+/// the first mount; of another, a part of the first mount is shown.
 pub fn run(plan: &Plan<'_>, first: &First) -> Result<()> {
     let target = super::check_directory(plan.directory)?;
     let refused = |text: &str| {
@@ -57,31 +61,32 @@ pub fn run(plan: &Plan<'_>, first: &First) -> Result<()> {
     if plan.options.access == Access::ReadWrite && first.state != MountState::ReadWrite {
         return Err(refused(" for reading only"));
     }
-    let source = source(plan, first, &refused)?;
-    let flags = plan.options.flags(butterfs_fuse::mount::MountFlags::empty());
-    mount::bind(&source, &target, flags).map_err(|error| failure::io(exit::FAILED, plan.directory, &error))
+    let failed = |error: std::io::Error| failure::io(exit::FAILED, &first.target, &error);
+    let Some(device) = &first.device else {
+        let top = File::open(&first.target).map_err(failed)?;
+        let source = first.target.join(part(plan, &top, &refused)?);
+        let flags = plan.options.flags(MountFlags::empty());
+        return mount::bind(&source, &target, flags).map_err(|error| failure::io(exit::FAILED, plan.directory, &error));
+    };
+    let mut how = MountOptions::for_root();
+    how.flags = plan.options.flags(how.flags);
+    let joined = Joined::new(device, &how).map_err(|error| failure::mount(plan.image, &error))?;
+    let top = joined.top().map_err(failed)?;
+    joined.attach(&part(plan, &top, &refused)?, &target).map_err(|error| failure::mount(plan.directory, &error))
 }
 
-/// The directory in the first mount that is the wanted subvolume.
-fn source(plan: &Plan<'_>, first: &First, refused: &dyn Fn(&str) -> Failure) -> Result<PathBuf> {
-    let failed = |error: std::io::Error| failure::io(exit::FAILED, &first.target, &error);
-    let top = File::open(&first.target).map_err(failed)?;
+/// The path below the top of what is mounted of the wanted subvolume.
+fn part(plan: &Plan<'_>, top: &File, refused: &dyn Fn(&str) -> Failure) -> Result<PathBuf> {
+    let failed = |error: std::io::Error| failure::io(exit::FAILED, plan.image, &error);
     let all = control::list_subvolumes(top.as_fd()).map_err(failed)?;
     let shown = control::subvolume_id(top.as_fd()).map_err(failed)?;
-    let wanted = wanted(plan, &top, &all)?;
+    let wanted = wanted(plan, top, &all)?;
     let path_of = |id: u64| all.iter().find(|found| found.id == id).map(|found| found.path.clone());
     let (Some(shown), Some(path)) = (path_of(shown), path_of(wanted)) else {
         return Err(refused(""));
     };
-    match path.strip_prefix(&shown) {
-        Ok(below) if below.as_os_str().is_empty() => Ok(first.target.clone()),
-        Ok(below) => Ok(first.target.join(below)),
-        Err(_) => Err(refused(&format!(
-            ", which shows subvolume /{}, and /{} does not lie in it",
-            shown.display(),
-            path.display()
-        ))),
-    }
+    let outside = format!(", which shows subvolume /{}, and /{} does not lie in it", shown.display(), path.display());
+    path.strip_prefix(&shown).map(Path::to_path_buf).map_err(|_| refused(&outside))
 }
 
 fn wanted(plan: &Plan<'_>, top: &File, all: &[ListedSubvolume]) -> Result<u64> {

@@ -14,14 +14,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::filesystem::{self, Access, Filesystem, SubvolumeChoice};
-use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError, OnRemount};
+use butterfs_engine::filesystem::{self, Access, AccessTimeRule, Filesystem, SubvolumeChoice};
+use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError, OnRemount, OpenFiles};
 use butterfs_fuse::daemon::{self, Background, Outcome, Ready};
-use butterfs_fuse::mount::{Mount, MountEntry, MountOptions, MountPoint, MountSource, Presence};
+use butterfs_fuse::mount::{Mount, MountEntry, MountError, MountKind, MountOptions, MountPoint, MountSource, Presence};
 use butterfs_fuse::session::{Session, SessionOptions};
 use butterfs_fuse::stop::SignalStop;
 use butterfs_os::signal::TerminationSignals;
-use butterfs_volume::OpenMode;
+use butterfs_volume::{BlockDevice, OpenMode, Volume};
 
 use crate::failure::{self, Failure, Result};
 use crate::logging::{self, Destination};
@@ -164,8 +164,9 @@ fn destination(plan: &Plan<'_>, usual: Destination) -> Result<Destination> {
 /// Opens, mounts and serves until unmounted.
 fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> Result<()> {
     let target = check_directory(plan.directory)?;
-    let filesystem = Arc::new(open(plan)?);
-    let mount = mount(plan, &target)?;
+    let (filesystem, device) = open(plan)?;
+    let filesystem = Arc::new(filesystem);
+    let mount = mount(plan, &target, &*device)?;
     let presence = announce(&mount);
     let front_end = front_end(plan, filesystem, &mount);
     let session = Session::new(mount, front_end, session_options(&plan.options));
@@ -182,7 +183,7 @@ fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> 
     result
 }
 
-/// The mount point; nothing may be mounted there yet.
+/// The mount point; no filesystem may be mounted there yet.
 fn check_directory(directory: &Path) -> Result<PathBuf> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -198,15 +199,18 @@ fn check_directory(directory: &Path) -> Result<PathBuf> {
     if !target.metadata().map_err(failed)?.is_dir() {
         return Err(Failure::at(exit::FAILED, directory, "not a directory; name a directory to mount on"));
     }
-    if let Ok(Some(entry)) = MountEntry::at(&target) {
+    // Over a part of a filesystem, as a directory bound to itself, mounts are as usual as over a directory.
+    if let Ok(Some(entry)) = MountEntry::at(&target)
+        && entry.root == Path::new("/")
+    {
         let text = format!("busy: {} is mounted there already; unmount it, or use another directory", entry.source);
         return Err(Failure::at(exit::FAILED, directory, text));
     }
     Ok(target)
 }
 
-/// Opens the filesystem. The device is locked from now on.
-fn open(plan: &Plan<'_>) -> Result<Filesystem> {
+/// Opens the filesystem, and gives the first of its devices, too. They are locked from now on.
+fn open(plan: &Plan<'_>) -> Result<(Filesystem, Arc<dyn BlockDevice>)> {
     let mode = match plan.options.access {
         Access::ReadOnly => OpenMode::ReadOnly,
         Access::ReadWrite => OpenMode::ReadWrite,
@@ -217,7 +221,10 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         bad_chunks: plan.options.rescue.bad_chunks(),
         block_checksums: plan.options.rescue.block_checksums(),
     };
-    let volume = devices::open_volume(exit::FAILED, &plan.named, &how)?;
+    let failed = |path: &Path, error| failure::volume(exit::FAILED, path, &error);
+    let devices = devices::find_and_open(&plan.named, how.mode).map_err(|(path, error)| failed(&path, error))?;
+    let first = Arc::clone(devices.first().ok_or_else(|| Failure::new(exit::USAGE, "name a device"))?);
+    let volume = Volume::open_with(devices, &how).map_err(|error| failed(plan.image, error))?;
     let mut options = filesystem::OpenOptions {
         access: plan.options.access,
         subvolume: plan.options.subvolume.clone(),
@@ -245,7 +252,7 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
                 format!("subvol= names subvolume {}, subvolid= says {id}; leave one out", filesystem.root().tree);
             Err(Failure::at(exit::FAILED, plan.image, text))
         }
-        _ => Ok(filesystem),
+        _ => Ok((filesystem, first)),
     }
 }
 
@@ -266,15 +273,31 @@ fn open_failed(plan: &Plan<'_>, error: &butterfs_engine::Error) -> Failure {
     Failure::at(exit::FAILED, plan.image, format!("{option}: {problem}; {todo}"))
 }
 
-/// Mounts. A block device is opened exclusively by us, so fuseblk cannot claim it itself: a loop
-/// device stands for it as for an image. All I/O goes to the image or device, never through it.
-fn mount(plan: &Plan<'_>, target: &Path) -> Result<Mount> {
-    let path = plan.image.canonicalize().map_err(|error| failure::io(exit::FAILED, plan.image, &error))?;
+/// Mounts. All I/O goes to the image or device, never through the loop device that stands for an image.
+///
+/// A block device is claimed by us until the mount claims it: between the two, our own programs stay locked out, and
+/// what another wrote in that moment would be seen before our first write. Where the kernel mounts no device that
+/// somebody writes to, a loop device stands for it, too.
+fn mount(plan: &Plan<'_>, target: &Path, device: &dyn BlockDevice) -> Result<Mount> {
+    let io = |error: std::io::Error| failure::io(exit::FAILED, plan.image, &error);
+    let path = plan.image.canonicalize().map_err(io)?;
     let is_root = rustix::process::geteuid().is_root();
     let mut options = if is_root { MountOptions::for_root() } else { MountOptions::for_user() };
     options.flags = plan.options.flags(options.flags);
     options.security.clone_from(&plan.options.security);
-    Mount::new(&MountSource::Image(path), target, &options).map_err(|error| failure::mount(plan.image, &error))
+    let source = MountSource::at(&path).map_err(io)?;
+    device.release_claim();
+    let mounted = match Mount::new(&source, target, &options) {
+        Err(MountError::DeviceBusy { .. }) if device.take_claim().is_ok() => {
+            Mount::new(&MountSource::Image(path), target, &options)
+        }
+        mounted => mounted,
+    };
+    let mounted = mounted.map_err(|error| failure::mount(plan.image, &error))?;
+    if mounted.kind() == MountKind::Fuse {
+        device.take_claim().map_err(io)?;
+    }
+    Ok(mounted)
 }
 
 /// Lets `butterfs umount` find the daemon. Without it a mount works as well, but is not waited for.
@@ -323,7 +346,10 @@ fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>, mount: &Mount) -> Arc
         changeable: remount::changeable(&plan.options, plan.shown_options.clone()),
         on_remount: OnRemount::new(remount::Reader::new(plan).into_function()),
         acl: plan.options.acl,
-        open_files: plan.options.open_files,
+        open_files: match plan.options.access_times.files {
+            AccessTimeRule::Always => OpenFiles::Watched,
+            _ => plan.options.open_files,
+        },
         ..AdapterOptions::default()
     };
     let device = plan.image.canonicalize().unwrap_or_else(|_| plan.image.to_path_buf());

@@ -45,6 +45,15 @@ fn number(input: &[u8], at: usize) -> Result<u64> {
 impl EngineFrontEnd {
     pub(super) fn do_ioctl(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
         let id = self.id(call.node)?;
+        let answer = self.answer(caller, call, id)?;
+        if matches!(call.command, flags::SETFLAGS | flags::FSSETXATTR) {
+            // ctime has changed, and no request of the kernel's own asked for it.
+            self.notifier().inval_attr(call.node);
+        }
+        Ok(answer)
+    }
+
+    fn answer(&self, caller: &Caller, call: &IoctlCall<'_>, id: InodeId) -> Result<IoctlReply> {
         match call.command {
             flags::GETFLAGS => reply(self.flags(id)?.to_ne_bytes()),
             flags::SETFLAGS => self.set_flags(caller, id, call.input),
