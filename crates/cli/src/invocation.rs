@@ -33,7 +33,8 @@ pub fn read(arguments: Vec<OsString>) -> Invocation {
 fn with_long_compress(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let word = |number: usize| arguments.get(number).and_then(|word| word.to_str()).unwrap_or_default();
     let is_group = ["fi", "filesystem"].iter().any(|group| word(1).len() > 1 && group.starts_with(word(1)));
-    if !is_group || !(word(2).starts_with("def") && "defragment".starts_with(word(2))) {
+    let is_meant = is_group && word(2).starts_with("def") && "defragment".starts_with(word(2));
+    if !is_meant {
         return arguments;
     }
     for argument in arguments.iter_mut().skip(3).take_while(|argument| *argument != "--") {

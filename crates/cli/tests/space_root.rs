@@ -110,7 +110,7 @@ fn freed_space_leaves_the_image() {
     let Some(work) = setup("space_discard") else { return };
     const LEN: u64 = 64 * MIB;
     for (options, by_itself) in [("nodiscard", false), ("discard=sync", true), ("discard=async", true)] {
-        let image = work.file("image");
+        let image = work.file(options);
         subject().mkfs(&image, 256 * MIB, &[]);
         let mounted = subject().mount(&image, &work.dir("mnt"), options);
         let kept = Random::new(1).bytes(5_000_000);

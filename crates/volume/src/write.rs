@@ -88,9 +88,9 @@ impl Volume {
             if map.has_parity(logical, bytes) { Ok(Vec::new()) } else { map.stored(logical, bytes) }
         });
         let Ok(Ok(pieces)) = pieces else { return Ok(()) };
-        pieces.into_iter().fold(Ok(()), |result, piece| {
+        pieces.into_iter().try_for_each(|piece| {
             let end = piece.place.physical.saturating_add(piece.in_buf.len() as u64);
-            result.and(discard(&self.members[piece.place.member], piece.place.physical..end))
+            discard(&self.members[piece.place.member], piece.place.physical..end)
         })
     }
 
@@ -160,9 +160,9 @@ fn discard(member: &Member, range: Range<u64>) -> Result<()> {
     if !member.is_written() {
         return Ok(());
     }
-    let parts = without_superblocks(range).into_iter();
-    let all = parts.map(|part| member.device.discard(part.start, part.end - part.start));
-    all.fold(Ok(()), std::io::Result::and).map_err(|source| member.error(source))
+    let mut parts = without_superblocks(range).into_iter();
+    let all = parts.try_for_each(|part| member.device.discard(part.start, part.end - part.start));
+    all.map_err(|source| member.error(source))
 }
 
 fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {

@@ -146,12 +146,10 @@ fn is_wanted(wish: &Defrag, extent: &DataExtent) -> bool {
     }
     let compressed = extent.compression != Compression::None;
     match wish.compress {
-        Some(Choice::With(method)) => {
-            extent.compression != method.compression() || extent.num_bytes < MAX_UNCOMPRESSED as u64
-        }
+        Some(Choice::With(method)) => extent.compression != method.compression() || extent.num_bytes < MAX_UNCOMPRESSED,
         Some(Choice::Never) => compressed,
         // What is compressed cannot be longer than that.
-        None if compressed => extent.num_bytes < wish.large.min(MAX_UNCOMPRESSED as u64),
+        None if compressed => extent.num_bytes < wish.large.min(MAX_UNCOMPRESSED),
         None => extent.num_bytes < wish.large,
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //! * The set of references of what is moved is the same before and after, but for the addresses of moved parents.
-//! * A moved block says so (`FLAG_RELOC`): it may be shared though it is younger than the last snapshot, and is copied
+//! * A moved block that is no root has full back references, and says so (`FLAG_RELOC`; btrfs-progs takes the flag for
+//!   that): it may be shared though it is younger than the last snapshot, and is copied
 //!   before anything but a move changes it. (So the kernel has it.)
 //! * A moved extent keeps the generation that its item has, which tells whether a snapshot may share it.
 //! * Moving changes nothing that a user sees: no time, no `ctransid`, no generation of a file extent.
@@ -273,10 +274,7 @@ impl Transaction {
             }
             let block = self.block_at(at, level)?;
             cost.blocks += 1;
-            cost.refs += 2;
-            if self.block_references(at, level)?.1 {
-                cost.refs += block.len() as u64;
-            }
+            cost.refs += 2 + 2 * block.len() as u64;
             for parent in self.parents(&block)? {
                 if let Parent::Node(node) = parent {
                     todo.push((node, level + 1));
@@ -347,13 +345,16 @@ impl Transaction {
         let (_, full) = self.block_references(at, level)?;
         let refs = self.references_of(&self.found_block(at, level))?;
         let to = self.take_block_space(BlockGroupFlags::METADATA)?;
-        let new = self.moved_copy(&old, to);
-        let flags = if full { ExtentFlags::TREE_BLOCK | ExtentFlags::FULL_BACKREF } else { ExtentFlags::TREE_BLOCK };
-        let extent = NewExtent { first_key: first_key(&old), ..NewExtent::new(flags) };
+        // A root is nobody else's, and stays as it is.
+        let is_root = parents.iter().any(|parent| matches!(parent, Parent::Root(_)));
+        let new = self.moved_copy(&old, to, if is_root { 0 } else { FLAG_RELOC });
+        let full_backref = if is_root { ExtentFlags::empty() } else { ExtentFlags::FULL_BACKREF };
+        let extent = NewExtent { first_key: first_key(&old), ..NewExtent::new(ExtentFlags::TREE_BLOCK | full_backref) };
         self.hand_over(&self.found_block(at, level), to, extent, &refs);
-        if full {
+        if !is_root {
+            let by = if full { RefBy::Parent(at) } else { RefBy::Tree(old.owner()) };
             self.refer_to_children(&new, RefBy::Parent(to), 1)?;
-            self.refer_to_children(&old, RefBy::Parent(at), -1)?;
+            self.refer_to_children(&old, by, -1)?;
         }
         self.dirty.insert(to, Arc::new(new));
         self.dirty.remove(&at);
@@ -371,11 +372,11 @@ impl Transaction {
     }
 
     /// The same block at another place. Its owner stays who it was.
-    fn moved_copy(&self, old: &TreeBlock, to: Logical) -> TreeBlock {
+    fn moved_copy(&self, old: &TreeBlock, to: Logical, flag: u64) -> TreeBlock {
         let owner = old.owner();
         let mut new = self.clone_block(old, to, owner);
         let header = new.header_mut();
-        header.flags = (header.flags.get() | FLAG_RELOC).into();
+        header.flags = (header.flags.get() | flag).into();
         new
     }
 

@@ -273,6 +273,13 @@ impl Transaction {
         self.node_bytes(COMMIT_BLOCKS) + self.node_bytes(BLOCKS_PER_REF * refs).min(used)
     }
 
+    /// The same for many references at once: at most all trees that settling changes are copied, and grow a little.
+    fn settle_need_of_move(&self, refs: u64) -> u64 {
+        const GROWTH: u64 = 128;
+        let most = self.settled_bytes() + refs * GROWTH;
+        self.node_bytes(COMMIT_BLOCKS) + self.node_bytes(BLOCKS_PER_REF * refs).min(most)
+    }
+
     fn pending(&self) -> u64 {
         self.refs.len() as u64
     }
@@ -319,7 +326,7 @@ impl Transaction {
             }
             Need::Move(cost) => {
                 self.promised.metadata
-                    + self.settle_need(self.pending() + CHANGE_REFS + cost.refs)
+                    + self.settle_need_of_move(self.pending() + CHANGE_REFS + cost.refs)
                     + self.node_bytes(CHANGE_BLOCKS + cost.blocks)
             }
             Need::Promised => change,
