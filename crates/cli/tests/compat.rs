@@ -22,6 +22,6 @@ fn a_command_that_is_not_there_is_told_as_shells_do() {
     let finished = compat("/dev/null", &["no-such-command-at-all"]);
     assert_eq!(finished.status.code(), Some(127), "{finished}");
     assert!(finished.stderr.contains("no-such-command-at-all: no such command"), "{finished}");
-    let finished = compat("/dev/null", &["/etc/hostname"]);
+    let finished = compat("/dev/null", &["/etc/passwd"]);
     assert_eq!(finished.status.code(), Some(126), "{finished}");
 }

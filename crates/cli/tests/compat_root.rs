@@ -225,6 +225,21 @@ fn the_stock_btrfs_makes_and_removes_subvolumes() {
     mounted.unmount();
 }
 
+#[test]
+fn a_label_is_committed_when_nothing_else_changed() {
+    let Some(work) = setup("compat_label") else { return };
+    library();
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    subject().mkfs(&image, 128 * MIB, &[]);
+    for label in ["first", "second"] {
+        let mounted = subject().mount(&image, &mnt, "noatime");
+        words(&work, &mounted, &format!("btrfs filesystem label mnt {label}")).ok();
+        mounted.unmount();
+        oracle::assert_clean(&image);
+        assert_eq!(oracle::superblock(&image)["label"], label);
+    }
+}
+
 const MAPPED: &str = "filefrag -v mnt/one mnt/cp mnt/sub/cp mnt/range mnt/same mnt/bash mnt/python";
 
 #[test]

@@ -156,11 +156,11 @@ mod tests {
     fn items_are_given_whole_until_room_or_count_end() {
         let key = Key::new(1, ItemType::INODE_ITEM, 2);
         let mut found = Found::default();
-        assert!(found.push((key, &[7; 8]), 9, 100, 3));
-        assert!(found.push((key, &[]), 9, 100, 3));
-        assert!(!found.push((key, &[]), 9, 100, 3), "as many as wanted");
+        assert!(found.push((key, &[7; 8]), 9, 104, 3));
+        assert!(found.push((key, &[]), 9, 104, 3));
+        assert!(!found.push((key, &[]), 9, 104, 3), "as many as wanted");
         assert_eq!((found.count, found.items.len(), found.needs), (3, 104, None));
-        assert!(!found.push((key, &[]), 9, 100, 9), "no room");
+        assert!(!found.push((key, &[]), 9, 104, 9), "no room");
         assert_eq!((found.count, found.needs), (3, None));
         let mut none = Found::default();
         assert!(!none.push((key, &[0; 100]), 9, 100, 9));
