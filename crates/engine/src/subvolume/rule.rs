@@ -1,7 +1,7 @@
 //! What holds for new files of a whole subvolume, whatever directory they are made in.
 //!
 //! It is an attribute of the subvolume's top directory, words with commas between them:
-//! `compression=zstd:3`, or `nodatasum`, or `nodatacow`. See `docs/decisions/0011-properties-of-subvolumes.md`.
+//! `compression=zstd:3`, or `nodatasum`, or `nodatacow`. See `docs/decisions/0015-properties-of-subvolumes.md`.
 //!
 //! # Invariants
 //! * Compression goes with neither of the others.
