@@ -216,9 +216,12 @@ impl Gate {
             done += self.finish_discard(piece).map_err(|error| told(error.into()))?;
             at = next;
         }
-        for index in 0..self.trees_alone().devices.len() {
+        let devices = self.trees_alone().devices.len();
+        for index in 0..devices {
             at = 0;
-            while let Some((len, next)) = self.trees_alone().trim_unallocated(index, at, trim).map_err(told)? {
+            loop {
+                let step = self.trees_alone().trim_unallocated(index, at, trim).map_err(told)?;
+                let Some((len, next)) = step else { break };
                 (done, at) = (done + len, next);
             }
         }
