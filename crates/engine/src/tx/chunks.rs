@@ -13,7 +13,7 @@ use butterfs_format::ids::objectid;
 use butterfs_format::items::{BlockGroupFlags, Chunk, ChunkHeader, STRIPE_LEN, Stripe};
 use butterfs_format::key::DiskKey;
 use butterfs_format::superblock::{RESERVED_START, SYS_CHUNK_ARRAY_SIZE};
-use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
+use butterfs_format::{DevId, ItemType, Key, Logical, TreeBlock, TreeId};
 use butterfs_volume::Profile;
 use zerocopy::IntoBytes;
 
@@ -25,6 +25,18 @@ use crate::space::placement::{Limits, Placement, place};
 
 /// Kinds of which empty groups are given back.
 const REMOVABLE: [BlockGroupFlags; 2] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA];
+
+/// Profiles, the safest first, as the kernel ranks them.
+const SAFEST_FIRST: [BlockGroupFlags; 8] = [
+    BlockGroupFlags::RAID1C4,
+    BlockGroupFlags::RAID6,
+    BlockGroupFlags::RAID1C3,
+    BlockGroupFlags::RAID5,
+    BlockGroupFlags::RAID10,
+    BlockGroupFlags::RAID1,
+    BlockGroupFlags::DUP,
+    BlockGroupFlags::RAID0,
+];
 
 /// The most devices of a system chunk: the superblock has room for two of the largest.
 pub(super) const SYSTEM_CHUNK_DEVICES: usize =
@@ -47,10 +59,17 @@ fn writable_profile(flags: BlockGroupFlags) -> Result<Profile> {
 }
 
 impl Transaction {
-    /// The profile new chunks of a kind get: that of the newest chunk of the kind.
+    /// The profile new chunks of a kind get: of those that the kind has, the safest that the devices allow. Source:
+    /// `btrfs_reduce_alloc_profile`. Where devices are missing and none is possible, two copies on one device are
+    /// better than the one that the kernel makes.
     fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
-        let newest = self.space.iter().filter(|g| g.flags.kind() == kind).last();
-        newest.map_or(kind, |group| group.flags)
+        let have = self.space.iter().filter(|g| g.flags.kind() == kind);
+        let have = have.fold(BlockGroupFlags::empty(), |all, group| all | group.flags);
+        let devices = self.devices.iter().filter(|d| self.volume.is_written(DevId(d.devid.get()))).count();
+        let possible = |flags: &BlockGroupFlags| Profile::of(*flags).is_some_and(|p| p.min_devices <= devices);
+        let safest = SAFEST_FIRST.into_iter().filter(|profile| have.contains(*profile)).find(possible);
+        let once = (have.profile() - BlockGroupFlags::RAID0).is_empty();
+        kind | safest.unwrap_or(if once { BlockGroupFlags::empty() } else { BlockGroupFlags::DUP })
     }
 
     /// Makes a new chunk of this kind, as large as the kernel would.
