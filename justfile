@@ -52,3 +52,11 @@ bench-restore runs="5" files="20000":
 # Fuzz superblocks, blocks, items, compressed streams, send streams and images; what fails is kept in the corpus: just fuzz 1200
 fuzz seconds="60" seed="1":
     cargo run -p butterfs-testkit --example fuzz -- --seconds {{seconds}} --seed {{seed}}
+
+# The tests of an fstests checkout over our mount (as root): just fstests ~/xfstests generic/001
+fstests suite tests="docs/fstests-expected.txt":
+    scripts/fstests.sh {{suite}} {{tests}}
+
+# Other suites and a mix of everything over our mount, and what is left of it judged (as root): just soak 600
+soak seconds="600" parts="":
+    scripts/soak.sh {{seconds}} {{parts}}

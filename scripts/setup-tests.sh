@@ -5,7 +5,7 @@ set -euo pipefail
 NEXTEST_VERSION=${NEXTEST_VERSION:-0.9.148}
 PJDFSTEST_VERSION=0.2.2
 FSX_VERSION=0.3.2
-PACKAGES=(fuse3 attr acl strace util-linux mount procps e2fsprogs git rsync python3 gcc libc6-dev pkg-config libacl1-dev)
+PACKAGES=(fuse3 attr acl strace util-linux mount procps e2fsprogs xfsprogs duperemove git rsync python3 gcc libc6-dev pkg-config libacl1-dev)
 
 say() { printf 'setup: %s\n' "$*"; }
 

@@ -20,6 +20,11 @@ pub const COPY_USAGE: u8 = 2;
 /// `cp` was interrupted: 128 and the number of SIGINT, as shells have it.
 pub const INTERRUPTED: u8 = 130;
 
+/// `compat`: there is no such command; it cannot be run. As shells have it.
+pub const NO_COMMAND: u8 = 127;
+/// See [`NO_COMMAND`].
+pub const NOT_RUN: u8 = 126;
+
 /// `check` found something.
 pub const FOUND: u8 = 1;
 /// `check` could not be done.

@@ -22,11 +22,29 @@ pub fn read(arguments: Vec<OsString>) -> Invocation {
         "fsck.btrfs" | "fsck.butterfs" if rest().any(|argument| is_automatic(&argument)) => Invocation::Nothing,
         "fsck.btrfs" | "fsck.butterfs" => run("check", rest()),
         "btrfs-find-root" => run("find-root", rest()),
-        "mount.butterfs" | "mount.fuse.butterfs" | "mount.fuseblk.butterfs" => mount_helper(rest()),
+        "mount.btrfs" | "mount.butterfs" | "mount.fuse.butterfs" | "mount.fuseblk.butterfs" => mount_helper(rest()),
         "umount.butterfs" | "umount.fuse.butterfs" | "umount.fuseblk.butterfs" => umount_helper(rest()),
         // `btrfs` too: its groups of commands are ours.
-        _ => Invocation::Run(arguments),
+        _ => Invocation::Run(with_long_compress(arguments)),
     }
+}
+
+/// `filesystem defragment -c` and `-czstd`: a value that may be left out goes with a long option only.
+fn with_long_compress(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let word = |number: usize| arguments.get(number).and_then(|word| word.to_str()).unwrap_or_default();
+    let is_group = ["fi", "filesystem"].iter().any(|group| word(1).len() > 1 && group.starts_with(word(1)));
+    let is_meant = is_group && word(2).starts_with("def") && "defragment".starts_with(word(2));
+    if !is_meant {
+        return arguments;
+    }
+    for argument in arguments.iter_mut().skip(3).take_while(|argument| *argument != "--") {
+        match argument.to_str().and_then(|text| text.strip_prefix("-c")) {
+            Some("") => *argument = "--compress".into(),
+            Some(method) => *argument = format!("--compress={method}").into(),
+            None => {}
+        }
+    }
+    arguments
 }
 
 /// What a system gives fsck as it starts. Btrfs has nothing to do then, and fsck.btrfs does nothing.
@@ -44,7 +62,9 @@ fn mount_helper(arguments: impl Iterator<Item = OsString>) -> Invocation {
     let mut arguments = arguments.peekable();
     while let Some(argument) = arguments.next() {
         match letters(&argument) {
-            Some("o") => out.extend([argument].into_iter().chain(arguments.next())),
+            Some("o") => {
+                out.extend([argument].into_iter().chain(arguments.next().map(|list| without_fuse_words(&list))))
+            }
             Some("t" | "N") => drop(arguments.next()),
             Some(letters) if letters.chars().all(|letter| "sfnvrw".contains(letter)) => {
                 if letters.contains('f') {
@@ -56,6 +76,14 @@ fn mount_helper(arguments: impl Iterator<Item = OsString>) -> Invocation {
         }
     }
     run("mount", out)
+}
+
+/// A list of options without what FUSE adds where mounts are listed: scripts give it back.
+fn without_fuse_words(list: &OsStr) -> OsString {
+    const WORDS: [&str; 6] = ["fd", "rootmode", "user_id", "group_id", "blksize", "max_read"];
+    let Some(list) = list.to_str() else { return list.into() };
+    let is_ours = |word: &&str| word.split_once('=').is_none_or(|(name, _)| !WORDS.contains(&name));
+    list.split(',').filter(is_ours).collect::<Vec<_>>().join(",").into()
 }
 
 /// Letters that mean something to us, in our own words.
@@ -109,6 +137,9 @@ mod tests {
         expect("/sbin/mount.butterfs a.img /mnt -o rw,noatime", "butterfs mount a.img /mnt -o rw,noatime");
         expect("mount.fuse.butterfs a /mnt -snv -t fuse.butterfs -o ro", "butterfs mount a /mnt --sloppy -v -o ro");
         assert_eq!(read_text("mount.butterfs a /mnt -f"), Invocation::Nothing);
+        let shown =
+            "mount.btrfs a /mnt -o rw,relatime,user_id=0,group_id=0,default_permissions,allow_other,blksize=4096";
+        expect(shown, "butterfs mount a /mnt -o rw,relatime,default_permissions,allow_other");
         expect("umount.fuse.butterfs /mnt -n -l -t fuse.butterfs", "butterfs umount /mnt --lazy");
         expect("mkfs.btrfs -f a", "butterfs mkfs -f a");
         expect("mkfs.btrfs -V", "butterfs --version");

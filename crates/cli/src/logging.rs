@@ -19,15 +19,17 @@ pub enum Destination {
     Syslog,
 }
 
-/// Begins to log. `verbose` counts: warnings, information, details. `BUTTERFS_LOG` overrides it.
-pub fn start(destination: Destination, verbose: u8) {
+/// Begins to log. `verbose` counts: warnings, information, details. `more` are further directives of the filter, such
+/// as `enospc=debug`. `BUTTERFS_LOG` overrides all of it.
+pub fn start(destination: Destination, verbose: u8, more: &[&str]) {
     let level = match verbose {
         0 => "warn",
         1 => "info",
         2 => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_env("BUTTERFS_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let usual = std::iter::once(level).chain(more.iter().copied()).collect::<Vec<_>>().join(",");
+    let filter = EnvFilter::try_from_env("BUTTERFS_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
     // A log that cannot be written, because its disk is full, say, must not end the thread that logs.
     let builder = builder.log_internal_errors(false);

@@ -13,29 +13,49 @@ mod attributes;
 mod compress_tests;
 mod create;
 mod data;
+mod defrag;
+#[cfg(test)]
+mod defrag_tests;
 mod features;
 #[cfg(test)]
 mod grow_tests;
 mod health;
 mod holds;
+mod new_files;
+#[cfg(test)]
+mod nocow_tests;
 mod old_root;
 mod open;
 #[cfg(test)]
 mod prealloc_tests;
 mod properties;
+mod queries;
 mod read;
+mod received;
+mod reclaim;
+#[cfg(test)]
+mod reclaim_tests;
 mod remove;
 mod rename;
+#[cfg(test)]
+mod rename_tests;
 mod rescue;
+#[cfg(test)]
+mod rule_tests;
+mod settings;
 mod snapshots;
+#[cfg(test)]
+mod space_tests;
 mod statfs;
+mod subvolumes;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod uuid_tree;
 mod xattrs;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use butterfs_format::TreeId;
 use butterfs_format::items::Timespec;
@@ -52,11 +72,17 @@ pub use access_times::{AccessTimeRule, AccessTimes};
 pub use attributes::{Attributes, SetAttributes};
 pub use create::{NewInode, NewKind};
 pub use data::FileOffset;
+pub use defrag::Autodefrag;
+pub use features::SUPPORTED as SUPPORTED_FEATURES;
 pub use health::{Health, State};
 pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
+pub use queries::OnlyByte;
 pub use read::Flow;
+pub use received::Received;
 pub use rename::{Leave, RenameOptions, Replace};
 pub use rescue::Rescue;
+use settings::Rules;
+pub use settings::Settings;
 pub use snapshots::NewSubvolume;
 pub use statfs::Usage;
 pub use sync::Fsyncs;
@@ -72,10 +98,15 @@ pub struct Filesystem {
     budget: Arc<DirtyBudget>,
     /// Held by the one writer who makes room in the budget.
     throttled: Mutex<()>,
+    /// Held by the one who relocates block groups.
+    reclaiming: Mutex<()>,
+    autodefrag: Autodefrag,
+    /// Files that small writes scattered, and since which generation.
+    scattered: Mutex<BTreeMap<InodeId, u64>>,
     root: InodeId,
-    access: Access,
-    access_times: AccessTimes,
-    fsync: Fsync,
+    /// What the devices were opened for.
+    opened_for: Access,
+    rules: RwLock<Rules>,
     fsyncs: Mutex<Fsyncs>,
 }
 

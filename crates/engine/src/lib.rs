@@ -11,6 +11,7 @@
 //! * [`inode`], [`mod@file`], [`dir`]: inodes, their data, their names.
 //! * [`subvolume`]: subvolumes and snapshots.
 //! * `log`, `replay`: what fsync puts into log trees; and how it comes into subvolumes at mount.
+//! * [`relocate`]: block groups, emptied and removed.
 //! * [`filesystem`]: [`filesystem::Filesystem`], what users of this crate hold.
 
 pub mod dir;
@@ -26,6 +27,7 @@ pub mod tree;
 pub mod tx;
 
 mod log;
+pub mod relocate;
 mod replay;
 mod space;
 

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind, State};
 use butterfs_engine::mkfs::{MakeOptions, make};
+use butterfs_engine::tx::DiscardRule;
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::Method;
@@ -36,6 +37,8 @@ const SCRIPTS: [Script; 3] = [
         data: BlockGroupFlags::empty(),
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Asked,
+        files: DataRule::Usual,
+        discard: DiscardRule::Never,
     },
     Script {
         name: "snapshots, single",
@@ -48,6 +51,8 @@ const SCRIPTS: [Script; 3] = [
         data: BlockGroupFlags::empty(),
         metadata: BlockGroupFlags::empty(),
         compress: CompressRule::Asked,
+        files: DataRule::Usual,
+        discard: DiscardRule::Never,
     },
     Script {
         name: "lzo, fsync, dup",
@@ -60,6 +65,8 @@ const SCRIPTS: [Script; 3] = [
         data: BlockGroupFlags::empty(),
         metadata: BlockGroupFlags::DUP,
         compress: CompressRule::Force(Method::Lzo),
+        files: DataRule::Usual,
+        discard: DiscardRule::Sync,
     },
 ];
 

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 9] = [
     &["tx"],
     &["inode", "dir", "file"],
     &["subvolume"],
-    &["log", "replay"],
+    &["log", "replay", "relocate"],
     &["filesystem"],
     &["mkfs"],
 ];

@@ -5,6 +5,7 @@
 
 use crate::Errno;
 use crate::abi::{self, FattrFlags, IoctlFlags, WriteFlags};
+use crate::caller;
 use crate::front_end::{FrontEnd, Result};
 use crate::reply::{Reply, attr_out, attr_reply_out, entry_out, sx_time};
 use crate::request::{Operation, Request};
@@ -33,8 +34,7 @@ pub(crate) fn dispatch(front_end: &dyn FrontEnd, request: &Request<'_>, reply: &
         }
         Operation::Interrupt => {}
         _ => {
-            let header = &request.header;
-            let caller = Caller { uid: header.uid, gid: header.gid, pid: header.pid };
+            let caller = caller::of(&request.header, &request.operation);
             let call = Call { front_end, caller: &caller, node };
             if let Err(errno) = call.run(&request.operation, reply) {
                 reply.set_error(errno);

@@ -14,6 +14,7 @@
 pub mod abi;
 pub mod adapter;
 mod buffer;
+mod caller;
 pub mod control;
 pub mod daemon;
 mod dispatch;

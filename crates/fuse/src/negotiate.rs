@@ -1,7 +1,8 @@
 //! INIT: what kernel and server agree on.
 
 use crate::abi::{self, InitFlags};
-use crate::session::{Caching, SessionOptions};
+use crate::mount::MountFlags;
+use crate::session::{Caching, PosixAcl, SessionOptions};
 use std::io;
 
 /// What was agreed.
@@ -18,7 +19,8 @@ pub struct Negotiated {
 /// What is always wanted. See `facts/FUSE.md` section 6.
 ///
 /// Not wanted: `ATOMIC_O_TRUNC` (with files that are not opened, the kernel would take the
-/// truncation as done), `ALLOW_IDMAP` (it hides the callers' ids), locks (the kernel does them).
+/// truncation as done), locks (the kernel does them), `ASYNC_DIO` (when an
+/// asynchronous direct write is done, the kernel does not drop what a reader has cached meanwhile, and that stays).
 const WANTED: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::EXPORT_SUPPORT)
     .union(InitFlags::BIG_WRITES)
@@ -26,7 +28,6 @@ const WANTED: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::HAS_IOCTL_DIR)
     .union(InitFlags::DO_READDIRPLUS)
     .union(InitFlags::READDIRPLUS_AUTO)
-    .union(InitFlags::ASYNC_DIO)
     .union(InitFlags::NO_OPEN_SUPPORT)
     .union(InitFlags::PARALLEL_DIROPS)
     .union(InitFlags::POSIX_ACL)
@@ -40,23 +41,30 @@ const WANTED: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::HAS_EXPIRE_ONLY);
 
 /// Decides on the kernel's offer. An error means that the versions do not fit.
-pub(crate) fn negotiate(offer: &abi::InitIn, options: &SessionOptions) -> io::Result<(Negotiated, abi::InitOut)> {
+pub(crate) fn negotiate(
+    offer: &abi::InitIn,
+    options: &SessionOptions,
+    mount: MountFlags,
+) -> io::Result<(Negotiated, abi::InitOut)> {
     if offer.major != abi::VERSION_MAJOR || offer.minor < abi::VERSION_MINOR_OLDEST {
         let text = format!("FUSE protocol {}.{} is not supported", offer.major, offer.minor);
         return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     }
     let offered = InitFlags::from_bits_truncate(u64::from(offer.flags) | u64::from(offer.flags2) << 32);
-    let flags = offered & wanted(options);
+    let flags = offered & wanted(options, mount);
     let negotiated = Negotiated { kernel_minor: offer.minor, flags, max_write: abi::MAX_WRITE };
     Ok((negotiated, init_out(offer, flags, options)))
 }
 
-/// All that we want with these options.
-fn wanted(options: &SessionOptions) -> InitFlags {
-    match options.caching {
-        Caching::WriteThrough => WANTED,
-        Caching::Writeback => WANTED | InitFlags::WRITEBACK_CACHE,
-    }
+/// All that we want with these options. Only root makes idmapped mounts, and the kernel refuses them where it does not
+/// check permissions itself.
+fn wanted(options: &SessionOptions, mount: MountFlags) -> InitFlags {
+    let for_idmap = MountFlags::ALLOW_OTHER | MountFlags::DEFAULT_PERMISSIONS;
+    let mut wanted = WANTED;
+    wanted.set(InitFlags::ALLOW_IDMAP, mount.contains(for_idmap));
+    wanted.set(InitFlags::WRITEBACK_CACHE, options.caching == Caching::Writeback);
+    wanted.set(InitFlags::POSIX_ACL, options.acl == PosixAcl::Enforced);
+    wanted
 }
 
 /// The answer to INIT.
@@ -90,14 +98,27 @@ mod tests {
     #[test]
     fn nothing_is_claimed_that_was_not_offered() {
         let offered = InitFlags::BIG_WRITES | InitFlags::POSIX_LOCKS;
-        let (negotiated, out) = negotiate(&offer(45, offered.bits() as u32), &SessionOptions::default()).unwrap();
+        let (negotiated, out) =
+            negotiate(&offer(45, offered.bits() as u32), &SessionOptions::default(), MountFlags::empty()).unwrap();
         assert_eq!(out.flags, InitFlags::BIG_WRITES.bits() as u32);
         assert!(!negotiated.flags.contains(InitFlags::POSIX_LOCKS));
     }
 
     #[test]
+    fn idmapped_mounts_need_the_kernels_checks() {
+        let agreed = |flags| {
+            let (negotiated, _) = negotiate(&offer(45, u32::MAX), &SessionOptions::default(), flags).unwrap();
+            negotiated.flags.contains(InitFlags::ALLOW_IDMAP)
+        };
+        assert!(agreed(MountFlags::ALLOW_OTHER | MountFlags::DEFAULT_PERMISSIONS));
+        assert!(!agreed(MountFlags::ALLOW_OTHER));
+        assert!(!agreed(MountFlags::DEFAULT_PERMISSIONS));
+    }
+
+    #[test]
     fn old_protocols_are_refused() {
-        assert!(negotiate(&offer(30, u32::MAX), &SessionOptions::default()).is_err());
-        assert!(negotiate(&offer(31, u32::MAX), &SessionOptions::default()).is_ok());
+        let agree = |minor| negotiate(&offer(minor, u32::MAX), &SessionOptions::default(), MountFlags::empty());
+        assert!(agree(30).is_err());
+        assert!(agree(31).is_ok());
     }
 }

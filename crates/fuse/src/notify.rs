@@ -1,17 +1,17 @@
 //! Telling the kernel that something it has cached is no longer so.
 //!
 //! # Invariants
-//! * A notification is never sent by the thread that asks for it: the kernel may hold, for the
-//!   very operation being answered, the lock that the notification waits for. A thread of its
-//!   own sends them, in order.
+//! * A notification that takes a lock is never sent by the thread that asks for it: the kernel may hold that lock for
+//!   the very operation being answered. A thread of its own sends them, in order.
+//! * One of attributes alone takes none. It is sent at once: the caller of the operation sees the new ones.
 
 use crate::abi;
 use crate::types::NodeId;
 use rustix::io::{Errno, writev};
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use zerocopy::IntoBytes;
 
 /// Something to tell the kernel.
@@ -30,18 +30,19 @@ enum Notice {
 #[derive(Clone, Debug)]
 pub struct Notifier {
     queue: Sender<Notice>,
+    device: Weak<OwnedFd>,
 }
 
 impl Notifier {
     /// A notifier and the work that sends what is asked of it.
-    pub(crate) fn new() -> (Self, NoticeQueue) {
+    pub(crate) fn new(device: &Arc<OwnedFd>) -> (Self, NoticeQueue) {
         let (queue, notices) = channel();
-        (Self { queue }, NoticeQueue { notices })
+        (Self { queue, device: Arc::downgrade(device) }, NoticeQueue { notices })
     }
 
     /// A notifier that tells nobody, for tests of a front end without a mount.
     pub fn disconnected() -> Self {
-        Self { queue: channel().0 }
+        Self { queue: channel().0, device: Weak::new() }
     }
 
     /// Attributes and all cached data of an inode have changed.
@@ -51,7 +52,9 @@ impl Notifier {
 
     /// Attributes (with ACLs) of an inode have changed, the data has not.
     pub fn inval_attr(&self, node: NodeId) {
-        self.send(Notice::Inode { node, data: false });
+        if let Some(device) = self.device.upgrade() {
+            tell(&device, &Notice::Inode { node, data: false });
+        }
     }
 
     /// A name was removed, added, or means another inode.
@@ -82,13 +85,16 @@ impl NoticeQueue {
             if matches!(notice, Notice::Close) {
                 return;
             }
-            match send(&device, &notice) {
-                Err(Errno::NODEV) => return,
-                // The kernel does not know the inode or the name: nothing is cached.
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => tracing::warn!(?notice, %error, "notification refused"),
-            }
+            tell(&device, &notice);
         }
+    }
+}
+
+/// Sends one notice. That the session is over, or that nothing was cached, is no failure.
+fn tell(device: &OwnedFd, notice: &Notice) {
+    match send(device, notice) {
+        Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
+        Err(error) => tracing::warn!(?notice, %error, "notification refused"),
     }
 }
 

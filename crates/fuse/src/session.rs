@@ -36,11 +36,23 @@ pub struct SessionOptions {
     pub caching: Caching,
     /// Most background requests (readahead, writeback, direct I/O) at once.
     pub max_background: u16,
+    /// Whether the kernel goes by ACLs.
+    pub acl: PosixAcl,
+}
+
+/// Whether ACLs are in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PosixAcl {
+    /// They are.
+    #[default]
+    Enforced,
+    /// Permissions are those of the mode alone, and ACLs can be neither read nor written.
+    Off,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { threads: 2, caching: Caching::WriteThrough, max_background: 64 }
+        Self { threads: 2, caching: Caching::WriteThrough, max_background: 64, acl: PosixAcl::Enforced }
     }
 }
 
@@ -100,7 +112,7 @@ impl Session {
         }
         let device = self.mount.device();
         let mut channel = Channel::new(Arc::clone(&device));
-        let (notifier, notices) = Notifier::new();
+        let (notifier, notices) = Notifier::new(&device);
         self.handshake(&mut channel, &notifier)?;
         let sender = Arc::clone(&device);
         spawn("fuse-notify", move || notices.run(sender))?;
@@ -139,7 +151,7 @@ impl Session {
         offer: &abi::InitIn,
         notifier: &Notifier,
     ) -> Result<Negotiated, SessionError> {
-        let (negotiated, out) = negotiate(offer, &self.options).map_err(|error| {
+        let (negotiated, out) = negotiate(offer, &self.options, self.mount.flags()).map_err(|error| {
             channel.send_error(unique, Errno::new(71));
             SessionError::Handshake(error)
         })?;

@@ -350,7 +350,7 @@ pub struct IoctlCall<'a> {
 /// The answer to an ioctl.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct IoctlReply {
-    /// What `ioctl` returns; not negative.
+    /// What `ioctl` returns; negative for an error that comes with an answer.
     pub result: i32,
     /// The bytes for the caller; at most the capacity.
     pub output: Vec<u8>,

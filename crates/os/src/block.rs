@@ -1,13 +1,23 @@
 //! Questions to a block device that only an ioctl answers.
 
 use rustix::io::Result;
-use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
+use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 use std::os::fd::AsFd;
 
 /// `BLKGETSIZE64`, declared by Linux with the size of a pointer although it writes a `u64`.
 const BLKGETSIZE64: Opcode = opcode::read::<usize>(0x12, 114);
 /// `BLKSSZGET`: the logical sector size.
 const BLKSSZGET: Opcode = opcode::none(0x12, 104);
+
+/// `BLKDISCARD`: where a range begins, and how long it is.
+const BLKDISCARD: Opcode = opcode::none(0x12, 119);
+
+/// Tells a block device that a range of bytes is not needed. What it reads as from then on is the device's choice.
+pub fn discard(device: impl AsFd, offset: u64, len: u64) -> Result<()> {
+    // SAFETY: BLKDISCARD reads exactly two u64 through its argument, which `Setter` points to an array of. On another
+    // kind of file the kernel answers ENOTTY and reads nothing.
+    unsafe { ioctl(device, Setter::<BLKDISCARD, [u64; 2]>::new([offset, len])) }
+}
 
 /// The size of a block device in bytes.
 pub fn device_size(device: impl AsFd) -> Result<u64> {
@@ -31,5 +41,6 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         assert!(device_size(&file).is_err());
         assert!(sector_size(&file).is_err());
+        assert!(discard(&file, 0, 4096).is_err());
     }
 }

@@ -6,8 +6,13 @@ use std::ffi::c_void;
 use std::os::fd::AsFd;
 
 /// The commands that are allowed: of Btrfs those whose struct has no pointer in it and no tail
-/// behind it, by type and number; and those of Butterfs itself, all of which are like that.
-const ALLOWED: [(u32, &[u32]); 2] = [(0x94, &[8, 14, 15, 18, 22, 24, 25, 26, 60]), (0xBF, &[1, 2, 3, 4, 5, 6])];
+/// behind it that the kernel would follow (63 has one in its struct, for another command); FITRIM; and those of Butterfs
+/// itself, all of which are like that. By type and number.
+const ALLOWED: [(u32, &[u32]); 3] = [
+    (0x58, &[121]),
+    (0x94, &[8, 14, 15, 16, 18, 19, 22, 24, 25, 26, 37, 49, 50, 60, 63]),
+    (0xBF, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 32]),
+];
 
 /// Runs a command with `argument`, whose length must be what the command's number says, as its
 /// input and output.

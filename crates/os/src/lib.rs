@@ -4,6 +4,7 @@
 //! safely. Nothing here knows what a filesystem is. Each `unsafe` block says why it is sound.
 
 pub mod block;
+pub mod caller_memory;
 pub mod flat_ioctl;
 pub mod fuse_device;
 pub mod loop_device;

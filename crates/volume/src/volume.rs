@@ -253,6 +253,11 @@ impl Volume {
         self.member(devid).is_some_and(|index| self.members[index].is_written())
     }
 
+    /// Nothing will be written any more: others may have the devices, though this one can still be read.
+    pub fn close(&self) {
+        self.members.iter().for_each(|member| member.device.close());
+    }
+
     /// The path of a device, for messages.
     pub fn device_name(&self, devid: DevId) -> Option<String> {
         self.member(devid).map(|index| self.members[index].device.name())

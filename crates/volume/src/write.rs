@@ -8,8 +8,10 @@
 //! # Locking
 //! A member's `seen` is held while its superblocks are written, and while they are compared.
 
+use std::ops::Range;
+
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
-use butterfs_format::{Logical, Superblock};
+use butterfs_format::{DevId, Logical, Superblock};
 
 use crate::error::{Error, Result};
 use crate::map::{touches_superblock, without_superblocks};
@@ -72,28 +74,34 @@ impl Volume {
         Ok(batches)
     }
 
-    /// Tells the devices that a range is not needed; nothing that fails here matters.
-    pub fn discard(&self, logical: Logical, len: u64) {
+    /// Tells the devices that a range is not needed.
+    ///
+    /// # Errors
+    /// The first failure. Nothing is lost by it, so that a caller may go on.
+    pub fn discard(&self, logical: Logical, len: u64) -> Result<()> {
         if self.is_read_only() {
-            return;
+            return Ok(());
         }
         let pieces = usize::try_from(len).map(|bytes| {
             let map = self.map();
             // With parity, what is discarded would no longer fit the parity.
             if map.has_parity(logical, bytes) { Ok(Vec::new()) } else { map.stored(logical, bytes) }
         });
-        let Ok(Ok(pieces)) = pieces else { return };
-        for piece in pieces {
-            let member = &self.members[piece.place.member];
-            if !member.is_written() {
-                continue;
-            }
+        let Ok(Ok(pieces)) = pieces else { return Ok(()) };
+        pieces.into_iter().try_for_each(|piece| {
             let end = piece.place.physical.saturating_add(piece.in_buf.len() as u64);
-            for part in without_superblocks(piece.place.physical..end) {
-                if let Err(error) = member.device.discard(part.start, part.end - part.start) {
-                    tracing::debug!(device = member.device.name(), %error, "discard failed");
-                }
-            }
+            discard(&self.members[piece.place.member], piece.place.physical..end)
+        })
+    }
+
+    /// The same for a range of a device that is in no chunk.
+    ///
+    /// # Errors
+    /// As [`Volume::discard`].
+    pub fn discard_physical(&self, devid: DevId, range: Range<u64>) -> Result<()> {
+        match self.member(devid) {
+            Some(index) if !self.is_read_only() => discard(&self.members[index], range),
+            _ => Ok(()),
         }
     }
 
@@ -145,6 +153,16 @@ impl Volume {
     fn written(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.is_written())
     }
+}
+
+/// All of a range but superblocks.
+fn discard(member: &Member, range: Range<u64>) -> Result<()> {
+    if !member.is_written() {
+        return Ok(());
+    }
+    let mut parts = without_superblocks(range).into_iter();
+    let all = parts.try_for_each(|part| member.device.discard(part.start, part.end - part.start));
+    all.map_err(|source| member.error(source))
 }
 
 fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {

@@ -237,7 +237,7 @@ fn a_seed_is_never_written() {
     let volume = open(&devices, OpenMode::ReadWrite).unwrap();
     assert!(volume.write(Logical(DATA), &[1; 4096]).is_err());
     volume.write_superblocks(&volume.superblock()).unwrap();
-    volume.discard(Logical(DATA), 4096);
+    volume.discard(Logical(DATA), 4096).unwrap();
     assert_eq!(bytes_at(&devices[0], 0, 1 << 20), before);
 }
 

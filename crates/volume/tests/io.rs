@@ -191,7 +191,7 @@ fn a_dead_mirror_is_read_around_but_fails_writes() {
     for (error, what) in errors.iter().zip(what) {
         assert_eq!(error.to_string(), format!("disk1 (device 1): {what}: broken"));
     }
-    volume.discard(Logical(DATA), 4096);
+    assert_eq!(volume.discard(Logical(DATA), 4096).unwrap_err().to_string(), "disk1 (device 1): broken");
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn superblocks_are_never_overwritten_or_discarded() {
     assert!(volume.write(over, &[0; 4096]).is_err());
     volume.write(Logical(over.0 + 4096), &[7; 4096]).unwrap();
     let before = bytes_at(&devices[0], 64 << 20, 4096);
-    volume.discard(Logical(DATA), 16 << 20);
+    volume.discard(Logical(DATA), 16 << 20).unwrap();
     assert_eq!(bytes_at(&devices[0], 64 << 20, 4096), before);
     assert_eq!(bytes_at(&devices[0], (64 << 20) + 4096, 4096), [0; 4096]);
 }

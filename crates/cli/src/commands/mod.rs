@@ -2,12 +2,16 @@
 
 mod cat;
 mod check;
+mod compat;
 mod cp;
+mod defragment;
 mod find_root;
+mod fstrim;
 mod inspect;
 mod ls;
 mod mkfs;
 mod mount;
+mod property;
 mod receive;
 mod rescue;
 mod restore;
@@ -75,17 +79,24 @@ pub enum Command {
     /// Create, snapshot, delete and list subvolumes of a mounted filesystem.
     #[command(subcommand, visible_alias = "sub")]
     Subvolume(subvolume::Command),
+    /// Get, set and list properties of files, subvolumes and filesystems that are mounted.
+    #[command(subcommand)]
+    Property(property::Command),
     /// Work on a mounted filesystem as a whole.
     #[command(subcommand, visible_alias = "fi")]
     Filesystem(Filesystem),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
+    /// Tell the devices of a mounted filesystem what space is free, as fstrim(8).
+    Fstrim(fstrim::Arguments),
     /// Make a file share the extents of another, as cp --reflink does.
     Reflink(share::ReflinkArguments),
     /// Make files with the same bytes share extents. The bytes are compared first.
     Dedupe(share::DedupeArguments),
     /// Show how mounted filesystems are, and what went wrong.
     Status(status::Arguments),
+    /// Run a program for which a mount is Btrfs: it can clone, deduplicate and map files, and use btrfs(8).
+    Compat(compat::Arguments),
     /// List directories of an image that is not mounted.
     Ls(ls::Arguments),
     /// Print files of an image that is not mounted.
@@ -124,6 +135,8 @@ pub enum Command {
 pub enum Filesystem {
     /// Commit: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
+    /// Defragment files, or the tree of a subvolume.
+    Defragment(defragment::Arguments),
 }
 
 impl Command {
@@ -134,11 +147,15 @@ impl Command {
             Self::Mount(_) => "mount",
             Self::Umount(_) => "umount",
             Self::Subvolume(command) => command.name(),
+            Self::Property(command) => command.name(),
             Self::Filesystem(Filesystem::Sync(_)) => "filesystem sync",
+            Self::Filesystem(Filesystem::Defragment(_)) => "filesystem defragment",
             Self::Sync(_) => "sync",
+            Self::Fstrim(_) => "fstrim",
             Self::Reflink(_) => "reflink",
             Self::Dedupe(_) => "dedupe",
             Self::Status(_) => "status",
+            Self::Compat(_) => "compat",
             Self::Ls(_) => "ls",
             Self::Cat(_) => "cat",
             Self::Cp(_) => "cp",
@@ -165,7 +182,7 @@ impl Command {
                 | Self::Ls(_)
                 | Self::Tree(_)
                 | Self::Stat(_)
-        )
+        ) || matches!(self, Self::Subvolume(command) if command.knows_json())
     }
 
     /// Does it; `format` is what was given before the command.
@@ -178,12 +195,16 @@ impl Command {
             Self::Mkfs(arguments) => mkfs::run(&arguments),
             Self::Mount(arguments) => return mount::run(&arguments),
             Self::Umount(arguments) => umount::run(&arguments),
-            Self::Subvolume(command) => subvolume::run(&command),
+            Self::Subvolume(command) => return subvolume::run(&command, format),
+            Self::Property(command) => property::run(&command),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
+            Self::Filesystem(Filesystem::Defragment(arguments)) => defragment::run(&arguments),
+            Self::Fstrim(arguments) => fstrim::run(&arguments),
             Self::Reflink(arguments) => share::reflink(&arguments),
             Self::Dedupe(arguments) => share::dedupe(&arguments),
             Self::Status(arguments) => return status::run(&arguments, format),
             Self::Receive(arguments) => receive::run(&arguments),
+            Self::Compat(arguments) => compat::run(&arguments),
             Self::Ls(arguments) => return ls::run(&arguments, format),
             Self::Cat(arguments) => return cat::run(&arguments),
             Self::Cp(arguments) => return cp::run(&arguments),

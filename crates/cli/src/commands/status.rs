@@ -94,6 +94,9 @@ fn print(path: &Path, status: &MountStatus) {
     let when = status.committed_at.map_or("before this mount".into(), time_text);
     field("last commit", format!("transaction {}, {when}", status.committed));
     field("in memory", format!("{} bytes of files", status.dirty_bytes));
+    if status.deleted_subvolumes > 0 {
+        field("cleaning up", format!("{} deleted subvolumes are not gone yet", status.deleted_subvolumes));
+    }
 }
 
 fn to_json(path: &Path, status: &MountStatus) -> Value {
@@ -114,6 +117,7 @@ fn to_json(path: &Path, status: &MountStatus) -> Value {
         "daemon_pid": status.pid,
         "last_commit": { "transaction": status.committed, "time": status.committed_at.map(time_text) },
         "dirty_bytes": status.dirty_bytes,
+        "deleted_subvolumes": status.deleted_subvolumes,
     })
 }
 

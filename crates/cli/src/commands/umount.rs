@@ -1,5 +1,6 @@
 //! `butterfs umount`: unmounts, and returns when the daemon is gone and everything is on disk.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// What `umount` is told.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Where the filesystem is mounted.
+    /// Where the filesystem is mounted, or its block device.
     directory: PathBuf,
     /// Detach a filesystem that is in use; it ends with its last user, and is not waited for.
     #[arg(short, long)]
@@ -26,14 +27,30 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let given = arguments.directory.as_path();
     let target = resolve(given).map_err(|error| failure::io(exit::FAILED, given, &error))?;
+    let target = mounted_from(&target).unwrap_or(target);
     let mount = find(given, &target)?;
     let daemons = Daemons::of(&mount);
     let busy = if arguments.lazy { Busy::Detach } else { Busy::Refuse };
     match unmount(&target, busy).map_err(|error| failure::mount(given, &error))? {
         Unmounted::Detached => output::line(format!("{}: detached; it ends with its last user", given.display())),
+        // A bind mount, or one of several mounts: the daemon goes on.
+        Unmounted::Gone | Unmounted::WasNot if is_mounted_elsewhere(&mount) => {}
         Unmounted::Gone | Unmounted::WasNot => wait(given, &daemons)?,
     }
     Ok(())
+}
+
+fn is_mounted_elsewhere(mount: &MountEntry) -> bool {
+    MountEntry::of_butterfs().is_ok_and(|all| all.iter().any(|other| other.device == mount.device))
+}
+
+/// Where a block device is mounted, the last place of several.
+fn mounted_from(device: &Path) -> Option<PathBuf> {
+    if !device.metadata().is_ok_and(|meta| meta.file_type().is_block_device()) {
+        return None;
+    }
+    let mounts = MountEntry::of_butterfs().unwrap_or_default();
+    mounts.into_iter().rfind(|mount| Path::new(&mount.source) == device).map(|mount| mount.target)
 }
 
 /// The mount at the path, if it is one of ours.

@@ -150,6 +150,25 @@ pub fn first_name(tx: &Transaction, id: InodeId) -> Result<(Ino, Vec<u8>)> {
         .ok_or_else(|| corrupt(id.tree, &key, "item is empty"))
 }
 
+/// All names of an inode, with the directories that hold them, in the order of the items.
+pub fn names(tx: &Transaction, id: InodeId) -> Result<Vec<(Ino, Vec<u8>)>> {
+    let range = (ref_key(id.ino, Ino(0)), Key::new(id.ino.0, ItemType::INODE_EXTREF, u64::MAX));
+    let mut found = Vec::new();
+    for (key, data) in scan::between(tx, id.tree, &range, usize::MAX)? {
+        found.extend(all_in(&key, &data).map_err(|problem| corrupt(id.tree, &key, problem))?);
+    }
+    Ok(found)
+}
+
+fn all_in(key: &Key, data: &[u8]) -> Parsed<Vec<(Ino, Vec<u8>)>> {
+    if key.item_type == ItemType::INODE_REF {
+        let refs = InodeRef::parse_all(data)?;
+        return Ok(refs.iter().map(|r| (Ino(key.offset), r.name.to_vec())).collect());
+    }
+    let refs = InodeExtref::parse_all(data)?;
+    Ok(refs.iter().map(|r| (Ino(r.parent), r.name.to_vec())).collect())
+}
+
 fn first_in(key: &Key, data: &[u8]) -> Parsed<Option<(Ino, Vec<u8>)>> {
     if key.item_type == ItemType::INODE_REF {
         let refs = InodeRef::parse_all(data)?;

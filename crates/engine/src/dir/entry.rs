@@ -104,7 +104,8 @@ fn next_index(tx: &Transaction, dir: &mut Draft) -> Result<u64> {
     Ok(index)
 }
 
-fn highest_index(tx: &Transaction, dir: InodeId) -> Result<Option<u64>> {
+/// The highest index that an entry of a directory has; `None` if it has no entries.
+pub fn highest_index(tx: &Transaction, dir: InodeId) -> Result<Option<u64>> {
     let last = tx.last_not_above(dir.tree, &index_key(dir, u64::MAX))?;
     let ours = |key: &Key| key.objectid == dir.ino.0 && key.item_type == ItemType::DIR_INDEX;
     Ok(last.map(|(key, _)| key).filter(ours).map(|key| key.offset))

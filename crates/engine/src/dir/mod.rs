@@ -23,7 +23,7 @@ use butterfs_format::items::NAME_MAX;
 use crate::error::{Error, Result};
 use crate::inode::InodeId;
 
-pub use root_ref::{Parent, parent_of, subvolumes_in};
+pub use root_ref::{Parent, parent_of, subvolumes_from, subvolumes_in};
 
 /// A name in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

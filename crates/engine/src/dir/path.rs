@@ -77,6 +77,22 @@ pub fn in_subvolume(tx: &Transaction, id: InodeId) -> Result<Vec<u8>> {
     Err(too_deep(id))
 }
 
+/// The paths of an inode from the top directory of its subvolume, one for each of its names.
+pub fn all_in_subvolume(tx: &Transaction, id: InodeId) -> Result<Vec<Vec<u8>>> {
+    if id.ino == Ino::ROOT_DIR {
+        return Ok(vec![Vec::new()]);
+    }
+    let names = backref::names(tx, id)?.into_iter().map(|(dir, name)| {
+        let mut path = in_subvolume(tx, InodeId::new(id.tree, dir))?;
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend(name);
+        Ok(path)
+    });
+    names.collect()
+}
+
 /// An inode for a message: its path from the top level as far as that can be found, and its numbers.
 pub fn describe(tx: &Transaction, id: InodeId) -> String {
     let numbers = format!("subvolume {} inode {}", id.tree, id.ino);

@@ -50,6 +50,16 @@ pub fn subvolumes_in(tx: &Transaction, tree: TreeId, limit: usize) -> Result<Vec
     Ok(scan::of_type(tx, TreeId::ROOT, &from, limit)?.into_iter().map(|(key, _)| TreeId(key.offset)).collect())
 }
 
+/// Up to `limit` of them with numbers from `least` on, each with the directory that holds its name.
+pub fn subvolumes_from(tx: &Transaction, tree: TreeId, least: u64, limit: usize) -> Result<Vec<(TreeId, Ino)>> {
+    let found = scan::of_type(tx, TreeId::ROOT, &ref_key(tree, TreeId(least)), limit)?;
+    let child = |(key, data): (Key, Vec<u8>)| {
+        let root_ref = RootRef::parse(&data).map_err(|problem| corrupt(TreeId::ROOT, &key, problem))?;
+        Ok((TreeId(key.offset), Ino(root_ref.dirid)))
+    };
+    found.into_iter().map(child).collect()
+}
+
 /// Names a subvolume.
 pub fn add(tx: &mut Transaction, child: TreeId, place: &Place<'_>, index: u64) -> Result<()> {
     let data = RootRef { dirid: place.dir.ino.0, sequence: index, name: place.name }.pack();

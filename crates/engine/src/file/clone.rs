@@ -7,8 +7,8 @@
 //! * Each step is one change, bounded in items; an error in the middle leaves a prefix of the range cloned.
 //! * Bytes in memory cannot be shared. Both files are written back first; what was written to the source between that
 //!   and the locks is copied. So is an inline extent that cannot be the destination's only one.
-//! * No extent becomes shared while the source has dirty bytes for which only their preallocated space was promised:
-//!   these bytes would need other space then.
+//! * No extent becomes shared while the source has dirty bytes for which only space that it has was promised: these
+//!   bytes would need other space then.
 //! * Dirty bytes of the destination go only after the change that replaces what is below them.
 //!
 //! # Locking
@@ -81,7 +81,7 @@ pub fn clone_range(shared: &Shared, source: Place<'_>, dest: Place<'_>, len: Clo
     Err(Error::Busy("the destination changes all the time"))
 }
 
-/// Writes both files back: all of the source, so that no dirty bytes count on its preallocated space.
+/// Writes both files back: all of the source, so that no dirty bytes count on space that it has.
 pub(super) fn write_back(shared: &Shared, source: Place<'_>, dest: Place<'_>) -> Result<()> {
     writeback(shared, source.inode, None)?;
     if source.inode.id == dest.inode.id { Ok(()) } else { writeback(shared, dest.inode, None) }
@@ -237,7 +237,7 @@ impl<'a> Job<'a> {
             return self.copy(rest.start..in_memory.min(rest.end), purpose);
         }
         let on_disk = rest.start..data.next_in_memory(rest.start).map_or(rest.end, |next| next.min(rest.end));
-        if data.counts_on_preallocated() {
+        if data.counts_on_own_space() {
             return self.copy(on_disk, purpose);
         }
         if rest.start == 0

@@ -96,9 +96,16 @@ impl Compressors {
 /// How a file's data is to be compressed, if it is.
 pub(super) fn plan(shared: &Shared, inode: &Inode) -> Result<Option<Plan>> {
     let flags = lock(&inode.state).item.flags();
-    let rule = shared.options.compress;
+    let rule = shared.live().compress;
     if flags.intersects(InodeFlags::NODATACOW | InodeFlags::NODATASUM) {
         return Ok(None);
+    }
+    match inode.data.compression() {
+        Some(Choice::Never) => return Ok(None),
+        Some(Choice::With(method)) => {
+            return Ok(Some(Plan { method, effort: Effort::IfPromising, verdict: Verdict::Forgotten }));
+        }
+        None => {}
     }
     if rule == CompressRule::Asked && !flags.contains(InodeFlags::COMPRESS) {
         return Ok(None);

@@ -19,6 +19,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use butterfs_format::compression::Choice;
+
 use super::budget::DirtyBudget;
 use super::errors::WriteErrors;
 use super::runs::Runs;
@@ -41,6 +43,8 @@ struct Inner {
     /// Bytes dirty and in flight.
     held: u64,
     promise: Option<DataReservation>,
+    /// How what is written back next is compressed, whatever file and mount say.
+    compress: Option<Choice>,
 }
 
 /// A run that writeback took.
@@ -71,6 +75,16 @@ impl FileData {
     /// How many bytes wait for writeback, or are being written back.
     pub fn held_bytes(&self) -> u64 {
         lock(&self.inner).held
+    }
+
+    /// Has all that is written back from now on compressed, or not, whatever file and mount say; `None`: as they say.
+    pub(super) fn compress_next(&self, how: Option<Choice>) {
+        lock(&self.inner).compress = how;
+    }
+
+    /// What [`FileData::compress_next`] was told.
+    pub(super) fn compression(&self) -> Option<Choice> {
+        lock(&self.inner).compress
     }
 
     /// The errors of writeback.
@@ -162,8 +176,8 @@ impl FileData {
         lock(&self.inner).promise.as_ref().is_some_and(DataReservation::has_inline)
     }
 
-    /// Whether bytes were promised no space but that which the file has preallocated for them.
-    pub(super) fn counts_on_preallocated(&self) -> bool {
+    /// Whether bytes were promised no space but that which the file has for them.
+    pub(super) fn counts_on_own_space(&self) -> bool {
         let inner = lock(&self.inner);
         inner.held > inner.promise.as_ref().map_or(0, DataReservation::bytes)
     }
@@ -257,7 +271,7 @@ mod tests {
         assert_eq!(data.take_off(u64::MAX).len(), 1);
         write(&data, 4096, 3);
         assert_eq!((budget.bytes(), data.dirty_bytes(0..8192)), (12288, 4096));
-        assert!(data.counts_on_preallocated(), "nothing was promised");
+        assert!(data.counts_on_own_space(), "nothing was promised");
         let mut buf = vec![9; 16384];
         assert_eq!(data.copy_to(0, &mut buf), [Range { start: 8192, end: 16384 }]);
         assert_eq!((buf[0], buf[4096], buf[8192]), (1, 3, 9));
@@ -266,7 +280,7 @@ mod tests {
         drop(settle);
         assert_eq!((data.clean_parts(0..8192).len(), budget.bytes()), (1, 4096));
         data.forget();
-        assert_eq!((data.is_dirty(), budget.bytes(), data.counts_on_preallocated()), (false, 0, false));
+        assert_eq!((data.is_dirty(), budget.bytes(), data.counts_on_own_space()), (false, 0, false));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! * Each step leaves the file valid; an error in the middle leaves a part of the wish done.
-//! * Space for a whole preallocation is promised before its first step.
+//! * Space for the data of a whole preallocation is promised before its first step; metadata is asked for by each.
 //!
 //! # Locking
 //! Holds `FileData::settle` and `Inode::range` alone from end to end; the gate for each step.
@@ -64,7 +64,7 @@ fn preallocate_locked(shared: &Shared, inode: &Inode, sectors: &Range<u64>, new_
     let mut holes = shared.gate.view(|tx| holes(tx, inode, sectors))?;
     let total: u64 = holes.iter().map(len).sum();
     let mut promise =
-        if total > 0 { Some(shared.gate.reserve_data(Wanted { data: total, ..Wanted::default() })?) } else { None };
+        if total > 0 { Some(shared.gate.reserve_data(Wanted { bare: total, ..Wanted::default() })?) } else { None };
     dirty_last_sector(shared, inode, new_size)?;
     // Taken from the end, each hole from its start.
     holes.reverse();

@@ -1,10 +1,15 @@
-//! Where dirty bytes go: into preallocated space that is this file's alone, or into new space.
+//! Where dirty bytes go: into space that is this file's alone, or into new space.
 //!
 //! # Invariants
-//! * Preallocated space is written in place only if nothing else refers to it: no other file, and
-//!   no snapshot made since the extent was. That is asked again when the piece enters the tree. What
-//!   was written once is never written in place again, so the last durable superblock still finds
-//!   zeros there.
+//! * Space that the file has is written in place only if nothing else refers to it: no other file, and
+//!   no snapshot made since the extent was.
+//! * Preallocated space is asked for that again when the piece enters the tree. In a file that is copied on
+//!   write, what was written once is never written in place again, so the last durable superblock still
+//!   finds zeros there.
+//! * Written space (of a file with NODATACOW, which has no checksums) is asked for that again when it is
+//!   about to be overwritten, with [`Shared::overwriting`] held to the end of the write, so that no snapshot
+//!   comes between. Besides, nobody else may find it after a power cut, by the last durable superblock or
+//!   by its log: a reference that went since then counts as one.
 //!
 //! # Locking
 //! The caller holds `FileData::settle`, so the file's extents stay as they were found.
@@ -13,9 +18,10 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use butterfs_format::Logical;
-use butterfs_format::items::InodeFlags;
+use butterfs_format::items::{Compression, InodeFlags};
 
 use super::compress::{Chunk, Packed};
+use super::data_rule::is_in_place;
 use super::extents::{Item, MAX_EXTENT, Stored, item_below, scan};
 use super::sectors::{intersect, len, lock};
 use crate::error::Result;
@@ -51,20 +57,22 @@ pub(super) enum Home {
     New,
     /// A part of a preallocated extent of the file.
     Prealloc,
+    /// A part of a written extent of the file, which stays as it is.
+    Written,
 }
 
 /// Finds space for ranges (whole sectors, lowest first); gives pieces, lowest first. What has no
-/// preallocated space is cut into chunks by `chunks`.
+/// space that may be overwritten is cut into chunks by `chunks`.
 pub(super) fn place(
     shared: &Shared,
     inode: &Inode,
     ranges: &[Range<u64>],
     chunks: impl FnOnce(Vec<Range<u64>>) -> Result<Vec<Chunk>>,
 ) -> Result<Vec<Piece>> {
-    let has_prealloc = lock(&inode.state).item.flags().contains(InodeFlags::PREALLOC);
+    let flags = lock(&inode.state).item.flags();
     let mut pieces = Vec::new();
-    if has_prealloc {
-        pieces = shared.gate.view(|tx| preallocated(tx, inode.id, ranges))?;
+    if flags.contains(InodeFlags::PREALLOC) || is_in_place(flags) {
+        pieces = shared.gate.view(|tx| in_own_space(tx, inode.id, flags, ranges))?;
     }
     let homeless = without(ranges, &pieces);
     if !homeless.is_empty() {
@@ -74,8 +82,8 @@ pub(super) fn place(
     Ok(pieces)
 }
 
-/// The parts of `ranges` that have preallocated space.
-fn preallocated(tx: &Transaction, id: InodeId, ranges: &[Range<u64>]) -> Result<Vec<Piece>> {
+/// The parts of `ranges` that have space of their own.
+fn in_own_space(tx: &Transaction, id: InodeId, flags: InodeFlags, ranges: &[Range<u64>]) -> Result<Vec<Piece>> {
     let sector = u64::from(tx.geometry().sectorsize);
     let mut pieces = Vec::new();
     for range in ranges {
@@ -85,42 +93,94 @@ fn preallocated(tx: &Transaction, id: InodeId, ranges: &[Range<u64>]) -> Result<
             ControlFlow::Continue(())
         })?;
         for item in items {
-            let Stored::Data(extent) = &item.stored else { continue };
-            if may_overwrite(tx, id, &item)? {
-                let file = intersect(&(item.start..item.end(sector)), range);
-                let at = extent.part(file.start - item.start, len(&file)).address()?;
-                pieces.push(Piece { file, at, home: Home::Prealloc, refs: 2, packed: None });
+            let file = intersect(&(item.start..item.end(sector)), range);
+            if let Some((home, at)) = may_overwrite(tx, id, flags, &item, &file)?
+                && !tx.is_moving(at)
+            {
+                let refs = if home == Home::Prealloc { 2 } else { 0 };
+                pieces.push(Piece { file, at, home, refs, packed: None });
             }
         }
     }
     Ok(pieces)
 }
 
-/// Whether an item is preallocated space that nothing else refers to.
+/// Where the bytes of `part` of an item are to be written in place, if that may be done: if nothing else
+/// refers to them, and no checksum is theirs.
 ///
 /// The generation that counts is the extent's: that of the item is new when a part of it was cut off.
-pub(super) fn may_overwrite(tx: &Transaction, id: InodeId, item: &Item) -> Result<bool> {
-    let Stored::Data(extent) = &item.stored else { return Ok(false) };
-    if !extent.prealloc || extent.is_hole() {
-        return Ok(false);
+pub(super) fn may_overwrite(
+    tx: &Transaction,
+    id: InodeId,
+    flags: InodeFlags,
+    item: &Item,
+    part: &Range<u64>,
+) -> Result<Option<(Home, Logical)>> {
+    let Stored::Data(extent) = &item.stored else { return Ok(None) };
+    let home = if extent.prealloc { Home::Prealloc } else { Home::Written };
+    if extent.is_hole() || extent.compression != Compression::None || (home == Home::Written && !is_in_place(flags)) {
+        return Ok(None);
     }
-    let own = extent.back_ref(id, item.start);
-    let made = tx.generation_if_only(Logical(extent.disk_bytenr), extent.disk_num_bytes, &own)?;
+    let (whole, own) = (Logical(extent.disk_bytenr), extent.back_ref(id, item.start));
+    if !tx.is_writable(whole) {
+        return Ok(None);
+    }
+    let made = tx.generation_if_only(whole, extent.disk_num_bytes, &own)?;
     let last_snapshot = tx.root_item(id.tree)?.last_snapshot.get();
     if made.is_none_or(|made| made <= last_snapshot) {
-        return Ok(false);
+        return Ok(None);
     }
-    let sums = tx.checksums(extent.address()?, extent.num_bytes)?;
-    Ok(sums.iter().all(Option::is_none))
+    if home == Home::Written && !tx.is_nobody_elses_since_commit(whole, &own) {
+        return Ok(None);
+    }
+    let at = extent.part(part.start - item.start, len(part)).address()?;
+    let sums = tx.checksums(at, len(part))?;
+    Ok(sums.iter().all(Option::is_none).then_some((home, at)))
 }
 
-/// Whether a piece may still go where it was to: a snapshot may have come since it was placed.
-pub(super) fn is_still_good(tx: &Transaction, id: InodeId, piece: &Piece) -> Result<bool> {
-    match (piece.home, item_below(tx, id, piece.file.start.saturating_add(1))?) {
-        (Home::New, _) => Ok(true),
-        (Home::Prealloc, Some(item)) => may_overwrite(tx, id, &item),
-        (Home::Prealloc, None) => Ok(false),
+/// Whether a part of an item is space of its own that bytes may count on which are written later.
+pub(super) fn may_count_on(
+    tx: &Transaction,
+    id: InodeId,
+    flags: InodeFlags,
+    item: &Item,
+    part: &Range<u64>,
+) -> Result<bool> {
+    let is_open = matches!(&item.stored, Stored::Data(extent) if tx.is_open(Logical(extent.disk_bytenr)));
+    Ok(is_open && may_overwrite(tx, id, flags, item, part)?.is_some())
+}
+
+/// Whether a piece may still go where it was to: since it was placed, a snapshot may have come, or the
+/// space moved. What was
+/// overwritten in place is there already.
+pub(super) fn is_still_good(tx: &Transaction, id: InodeId, flags: InodeFlags, piece: &Piece) -> Result<bool> {
+    match piece.home {
+        Home::New | Home::Written => Ok(true),
+        Home::Prealloc => is_own_space(tx, id, flags, piece),
     }
+}
+
+/// Whether the space of a piece is still the file's alone.
+fn is_own_space(tx: &Transaction, id: InodeId, flags: InodeFlags, piece: &Piece) -> Result<bool> {
+    let Some(item) = item_below(tx, id, piece.file.start.saturating_add(1))? else { return Ok(false) };
+    if item.end(u64::from(tx.geometry().sectorsize)) < piece.file.end {
+        return Ok(false);
+    }
+    Ok(may_overwrite(tx, id, flags, &item, &piece.file)? == Some((piece.home, piece.at)))
+}
+
+/// How many of the first pieces may be written to where they are to go. To be asked with [`Shared::overwriting`]
+/// held until they are.
+pub(super) fn writable_now(shared: &Shared, inode: &Inode, pieces: &[Piece]) -> Result<usize> {
+    let flags = lock(&inode.state).item.flags();
+    shared.gate.view(|tx| {
+        for (index, piece) in pieces.iter().enumerate() {
+            if piece.home == Home::Written && !is_own_space(tx, inode.id, flags, piece)? {
+                return Ok(index);
+            }
+        }
+        Ok(pieces.len())
+    })
 }
 
 /// Finds new space for a piece that may not go where it was to.
@@ -146,7 +206,7 @@ fn without(ranges: &[Range<u64>], pieces: &[Piece]) -> Vec<Range<u64>> {
 /// New space for chunks, in as few parts as there is contiguous space.
 fn allocate(shared: &Shared, inode: &Inode, chunks: Vec<Chunk>) -> Result<Vec<Piece>> {
     let bytes = chunks.iter().map(|chunk| len(&chunk.file)).sum::<u64>();
-    // Who was to write into preallocated space that is now shared may have been promised nothing, and
+    // Who was to write into space of its own that is now shared may have been promised nothing, and
     // must not take what others were promised.
     let _own = match bytes.saturating_sub(inode.data.promised()) {
         0 => None,
@@ -203,7 +263,7 @@ pub(super) fn cut(shared: &Shared, inode: &Inode, pieces: Vec<Piece>) -> Result<
         let mut parts = Vec::with_capacity(pieces.len());
         for piece in pieces {
             match piece.home {
-                Home::Prealloc => parts.push(piece),
+                Home::Prealloc | Home::Written => parts.push(piece),
                 Home::New if piece.packed.is_some() => {
                     let refs = 1 + starts_in(tx, inode.id, &piece.file)?.len();
                     parts.push(Piece { refs, ..piece });

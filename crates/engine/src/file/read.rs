@@ -6,7 +6,8 @@
 //!
 //! # Locking
 //! `Inode::range` is held shared to the end: extents of this inode cannot be dropped meanwhile, and
-//! space that is freed is not used again before the commit. The gate is left before a device is read.
+//! space that is freed is not used again before the commit; what is moved stays where it was until who is in flight
+//! has landed (`tx::in_flight`). The gate is left before a device is read.
 
 use std::ops::Range;
 
@@ -79,6 +80,7 @@ struct Below<'a> {
 
 impl Below<'_> {
     fn read(&self, range: &Range<u64>, buf: &mut [u8]) -> Result<()> {
+        let _passenger = self.shared.gate.in_flight().enter();
         let sectors = cover(range, self.sector);
         let sources = self.shared.gate.view(|tx| self.find(tx, sectors))?;
         let mut last = Last::default();

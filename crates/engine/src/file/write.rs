@@ -13,9 +13,10 @@ use std::ops::{ControlFlow, Range};
 
 use butterfs_format::items::{InodeFlags, InodeItem};
 
+use super::data_rule::is_in_place;
 use super::extents::scan;
 use super::grow::last_sector;
-use super::place::may_overwrite;
+use super::place::may_count_on;
 use super::read::read_locked;
 use super::sectors::{ceil, cover, floor, intersect, len, lock, lock_alone, require_alive, sector_size};
 use super::writeback::{inline_limit, writeback};
@@ -78,6 +79,8 @@ pub(super) fn touch(shared: &Shared, item: &mut InodeItem) {
 
 /// Makes bytes dirty; size and times are the caller's business. `Inode::range` must be held alone.
 pub(super) fn write_locked(shared: &Shared, inode: &Inode, offset: u64, bytes: &[u8]) -> Result<()> {
+    // What is promised may be space that the file has, which must not be moved before the bytes are there.
+    let _passenger = shared.gate.in_flight().enter();
     let sector = sector_size(shared);
     let range = offset..offset + bytes.len() as u64;
     let mut fresh = inode.data.clean_parts(cover(&range, sector));
@@ -117,7 +120,7 @@ pub(super) fn read_sector(shared: &Shared, inode: &Inode, start: u64) -> Result<
     Ok(bytes)
 }
 
-/// Promises space for sectors that become dirty; what has preallocated space can do without.
+/// Promises space for sectors that become dirty; what may go into space that the file has can do without.
 pub(super) fn promise(shared: &Shared, inode: &Inode, fresh: &[Range<u64>]) -> Result<Option<DataReservation>> {
     let bytes: u64 = fresh.iter().map(len).sum();
     if bytes == 0 {
@@ -126,22 +129,24 @@ pub(super) fn promise(shared: &Shared, inode: &Inode, fresh: &[Range<u64>]) -> R
     // A file of one sector may go into the tree; where there is no room for that, it gets an extent.
     let is_small = fresh.first().is_some_and(|part| part.start == 0) && bytes == sector_size(shared);
     let inline = if is_small { inline_limit(shared).min(bytes) } else { 0 };
-    let reserve = |inline| shared.gate.reserve_data(Wanted { data: bytes, inline, in_place: 0 });
+    let reserve = |inline| shared.gate.reserve_data(Wanted { data: bytes, inline, ..Wanted::default() });
     let promise = match reserve(inline) {
         Err(Error::NoSpace) if inline > 0 => reserve(0),
         result => result,
     };
     match promise {
         Ok(promise) => Ok(Some(promise)),
-        Err(Error::NoSpace) if all_preallocated(shared, inode, fresh)? => {
+        Err(Error::NoSpace) if all_in_place(shared, inode, fresh)? => {
             shared.gate.reserve_data(Wanted { in_place: bytes, ..Wanted::default() }).map(Some)
         }
         Err(error) => Err(error),
     }
 }
 
-fn all_preallocated(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<bool> {
-    if !lock(&inode.state).item.flags().contains(InodeFlags::PREALLOC) {
+/// Whether all of these ranges may be written into space that the file has.
+fn all_in_place(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Result<bool> {
+    let flags = lock(&inode.state).item.flags();
+    if !flags.contains(InodeFlags::PREALLOC) && !is_in_place(flags) {
         return Ok(false);
     }
     shared.gate.view(|tx| {
@@ -154,7 +159,7 @@ fn all_preallocated(shared: &Shared, inode: &Inode, ranges: &[Range<u64>]) -> Re
             let mut covered = 0;
             for home in &homes {
                 let part = intersect(&(home.start..home.end(u64::from(tx.geometry().sectorsize))), range);
-                covered += if may_overwrite(tx, inode.id, home)? { len(&part) } else { 0 };
+                covered += if may_count_on(tx, inode.id, flags, home, &part)? { len(&part) } else { 0 };
             }
             if covered < len(range) {
                 return Ok(false);

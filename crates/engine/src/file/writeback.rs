@@ -5,7 +5,8 @@
 //! * An error loses the bytes that were in flight, as in Linux; fsync tells each open file once.
 //!
 //! # Locking
-//! `FileData::settle` is held from end to end, `Inode::range` shared while runs are taken and alone
+//! `FileData::settle` is held from end to end, `Shared::in_place` shared while written extents are
+//! overwritten, `Inode::range` shared while runs are taken and alone
 //! while extents enter the tree; neither it nor the gate while a device is waited for.
 
 use std::collections::VecDeque;
@@ -17,10 +18,11 @@ use butterfs_format::items::{InodeFlags, InodeItem};
 use butterfs_format::validate::Geometry;
 
 use super::compress::{self, Chunk, Plan, WINDOW};
+use super::data_rule::is_in_place;
 use super::delalloc::{FileData, TakenRun};
 use super::errors::ErrorCursor;
 use super::extents::{self, DataExtent, InlineExtent, Stored};
-use super::place::{Home, Piece, cut, give_back, is_still_good, may_be_one_extent, place, place_anew};
+use super::place::{Home, Piece, cut, give_back, is_still_good, may_be_one_extent, place, place_anew, writable_now};
 use super::sectors::{intersect, len, lock, lock_alone, lock_shared, sector_size};
 use super::update::{Progress, count, settle_item, update_file};
 use crate::error::Result;
@@ -39,6 +41,7 @@ const REFS_PER_PIECE: usize = 4;
 /// The error is also kept for [`sync_data`], of each open file.
 pub fn writeback(shared: &Shared, inode: &Inode, range: Option<Range<u64>>) -> Result<()> {
     let _settle = inode.data.settle();
+    let _passenger = shared.gate.in_flight().enter();
     let runs = {
         let _range = lock_shared(&inode.range);
         inode.data.take_off(range.map_or(u64::MAX, |range| range.end))
@@ -109,7 +112,11 @@ fn write_batches(
 ) -> Result<()> {
     while !pieces.is_empty() {
         let batch = pieces.len().min(PIECES_PER_CHANGE);
-        let sums = write_data(shared, inode, runs, &pieces.make_contiguous()[..batch])?;
+        let sums = write_where_allowed(shared, inode, runs, &pieces.make_contiguous()[..batch])?;
+        if sums.is_empty() {
+            replace_first(shared, inode, pieces)?;
+            continue;
+        }
         let mut sums = &sums[..];
         while !sums.is_empty() {
             let entered = enter(shared, inode, pieces.make_contiguous(), sums, later)?;
@@ -122,6 +129,22 @@ fn write_batches(
         }
     }
     Ok(())
+}
+
+/// Writes the bytes of pieces, up to one that may not be written where it was to go any more; gives the checksums
+/// of those that are written.
+fn write_where_allowed(
+    shared: &Shared,
+    inode: &Inode,
+    runs: &[TakenRun],
+    pieces: &[Piece],
+) -> Result<Vec<Vec<Checksum>>> {
+    if pieces.iter().all(|piece| piece.home != Home::Written) {
+        return write_data(shared, inode, runs, pieces);
+    }
+    let _overwriting = shared.overwriting();
+    let count = writable_now(shared, inode, pieces)?;
+    write_data(shared, inode, runs, &pieces[..count])
 }
 
 /// Gives the first piece new space. What was written where it was to go, nobody sees.
@@ -191,7 +214,7 @@ fn enter(
         let mut progress = Progress::default();
         let mut entered = 0;
         for (piece, sums) in pieces[..most].iter().zip(sums) {
-            if !is_still_good(tx, id, piece)? {
+            if !is_still_good(tx, id, item.flags(), piece)? {
                 break;
             }
             enter_piece(tx, id, item, piece)?;
@@ -219,6 +242,7 @@ fn fitting(pieces: &[Piece], refs: usize) -> usize {
 fn enter_piece(tx: &mut Transaction, id: InodeId, item: &mut InodeItem, piece: &Piece) -> Result<()> {
     match piece.home {
         Home::Prealloc => extents::mark_written(tx, id, &piece.file),
+        Home::Written => Ok(()),
         Home::New => {
             let mut extent = DataExtent::new(piece.at, len(&piece.file));
             if let Some(packed) = &piece.packed {
@@ -239,9 +263,16 @@ fn inline_candidate(
     runs: &[TakenRun],
     plan: Option<Plan>,
 ) -> Result<Option<InlineExtent>> {
-    let size = lock(&inode.state).item.size.get();
+    let (size, flags) = {
+        let state = lock(&inode.state);
+        (state.item.size.get(), state.item.flags())
+    };
     let [run] = runs else { return Ok(None) };
     let sector = sector_size(shared);
+    // As in the kernel, what is overwritten in place has a place.
+    if is_in_place(flags) {
+        return Ok(None);
+    }
     if size == 0 || size > sector || run.start != 0 || run.bytes.len() as u64 != sector || !inode.data.may_be_inline() {
         return Ok(None);
     }
@@ -271,7 +302,7 @@ fn small_enough(shared: &Shared, plan: Option<Plan>, bytes: &[u8]) -> Option<Inl
 pub(super) fn inline_limit(shared: &Shared) -> u64 {
     const LEAF_AND_ITEM_HEADERS: u64 = 101 + 25 + butterfs_format::items::FILE_EXTENT_INLINE_HEADER as u64;
     let nodesize = u64::from(shared.gate.volume().geometry().nodesize);
-    shared.options.max_inline.min(nodesize - LEAF_AND_ITEM_HEADERS)
+    shared.live().max_inline.min(nodesize - LEAF_AND_ITEM_HEADERS)
 }
 
 fn store_inline(shared: &Shared, inode: &Inode, inline: &InlineExtent) -> Result<()> {

@@ -65,7 +65,7 @@ impl Filesystem {
         }
         let (inode, now) = (self.inode(id)?, self.now());
         let wanted = |item: &InodeItem| {
-            !item.flags().contains(InodeFlags::NOATIME) && self.access_times.rule(item).wants(item, now)
+            !item.flags().contains(InodeFlags::NOATIME) && self.rules().access_times.rule(item).wants(item, now)
         };
         if !wanted(&lock(&inode.state).item) || self.shared.gate.view(|tx| item::require_writable(tx, id.tree)).is_err()
         {

@@ -4,6 +4,7 @@ use butterfs_format::items::{FileType, InodeFlags, InodeItem, Timespec};
 
 use super::{Filesystem, properties};
 use crate::error::{Error, Result};
+use crate::file::DataRule;
 use crate::inode::{InodeId, item, lock};
 use crate::tx::Need;
 
@@ -95,12 +96,14 @@ impl Filesystem {
         self.attributes(id)
     }
 
-    /// Changes the flags that chattr shows; the caller has checked the user's rights.
+    /// Changes the flags that chattr shows; the caller has checked the user's rights. A file with data stays copied on
+    /// write, or not, whatever is asked for, as in the kernel: its extents have checksums, or have none.
     pub fn set_flags(&self, id: InodeId, flags: InodeFlags) -> Result<()> {
-        let (now, method) = (self.now(), self.shared.options.compress.method());
+        let (now, method) = (self.now(), self.shared.live().compress.method());
         self.change(&[self.inode(id)?], Need::Items(3), |tx, drafts| {
             item::require_writable(tx, id.tree)?;
             let found = drafts.item(id)?;
+            let flags = with_data_rules(found, flags);
             properties::follow_flags(tx, id, (found.flags(), flags), method)?;
             found.flags = flags.bits().into();
             found.ctime = now;
@@ -119,6 +122,20 @@ impl Filesystem {
         (item.atime, item.ctime, item.mtime, item.otime) = (now, now, now, now);
         item
     }
+}
+
+fn with_data_rules(item: &InodeItem, mut flags: InodeFlags) -> InodeFlags {
+    if FileType::from_mode(item.mode.get()) != FileType::Regular {
+        return flags;
+    }
+    let rule = DataRule::InPlace.flags();
+    if item.size.get() != 0 {
+        return (flags - rule) | (item.flags() & rule);
+    }
+    if flags.contains(InodeFlags::NODATACOW) {
+        flags.insert(rule);
+    }
+    flags
 }
 
 #[cfg(test)]

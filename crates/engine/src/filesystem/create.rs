@@ -6,6 +6,7 @@ use butterfs_format::items::{
 use butterfs_format::{Ino, ItemType, Key};
 use zerocopy::IntoBytes;
 
+use super::new_files::NewFileRules;
 use super::{Filesystem, properties, require_growable_dir};
 use crate::dir::Place;
 use crate::dir::entry::{self, Entry, Target};
@@ -82,17 +83,18 @@ impl NewInode<'_> {
     }
 
     /// The item of such an inode in `dir`, made now.
-    pub(super) fn item(&self, tx: &Transaction, dir: &InodeItem, now: Timespec) -> InodeItem {
+    pub(super) fn item(&self, tx: &Transaction, dir: &InodeItem, rules: &NewFileRules<'_>, now: Timespec) -> InodeItem {
         let mut new = item::new_item(tx, self.ownership().inherited_from(dir), now);
         new.flags = item::inherited_flags(dir, new.mode.get()).bits().into();
         match self.kind {
+            NewKind::File => new.flags = (new.flags() | rules.file_flags()).bits().into(),
+            NewKind::Directory => new.flags = (new.flags() | rules.dir_flags()).bits().into(),
             NewKind::Symlink(target) => {
                 new.size = (target.len() as u64).into();
                 new.nbytes = new.size;
                 new.flags = (new.flags() - InodeFlags::NODATACOW).bits().into();
             }
             NewKind::Special { rdev, .. } => new.rdev = rdev.into(),
-            _ => {}
         }
         new
     }
@@ -142,11 +144,13 @@ impl Filesystem {
             let room = Room { place, target: None, leaving: None, features: self.shared.features };
             link::check_room(tx, &room, None)?;
             let dir = drafts.of(place.dir)?;
-            let mut item = new.item(tx, &dir.item, now);
+            let rule = self.rule_of(tx, place.dir.tree)?;
+            let rules = self.new_file_rules(&rule, &dir.item);
+            let mut item = new.item(tx, &dir.item, &rules, now);
             let id = self.take_id(tx, place.dir)?;
             insert_inode(tx, id, new, &mut item)?;
             set_xattrs(tx, id, xattrs)?;
-            properties::inherit(tx, place.dir, id, &item)?;
+            properties::inherit(tx, place.dir, id, &item, &rules)?;
             let what = Entry { target: Target::Inode(id.ino), file_type: new.file_type() };
             link::attach(tx, dir, place.name, what, now)?;
             item::write_inode_item(tx, dir.id, &mut dir.item)?;
@@ -173,12 +177,15 @@ impl Filesystem {
             if new.kind == NewKind::Directory {
                 return Err(Error::IsDirectory);
             }
-            let mut item = new.item(tx, drafts.item(dir_id)?, now);
+            let dir = drafts.item(dir_id)?;
+            let rule = self.rule_of(tx, dir_id.tree)?;
+            let rules = self.new_file_rules(&rule, dir);
+            let mut item = new.item(tx, dir, &rules, now);
             item.nlink = 0.into();
             let id = self.take_id(tx, dir_id)?;
             insert_inode(tx, id, new, &mut item)?;
             set_xattrs(tx, id, xattrs)?;
-            properties::inherit(tx, dir_id, id, &item)?;
+            properties::inherit(tx, dir_id, id, &item, &rules)?;
             orphan::add(tx, id)?;
             Ok((id, item))
         })?;

@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::file::{self, CloneLen, Dedupe, Seek, SizeMode};
 use crate::inode::{InodeId, InodeRef, item, lock};
 
+/// So many block groups are emptied for one operation at most.
+const MOST_RECLAIMED: usize = 64;
+
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileOffset {
@@ -33,7 +36,9 @@ impl Filesystem {
     /// Writes bytes into memory; they reach the devices at the latest with [`Filesystem::sync`].
     pub fn write(&self, id: InodeId, offset: u64, bytes: &[u8]) -> Result<usize> {
         self.throttle(bytes.len() as u64)?;
-        self.on_file(id, |inode| file::write(&self.shared, inode, offset, bytes))
+        let written = self.on_file(id, |inode| file::write(&self.shared, inode, offset, bytes))?;
+        self.note_small_write(id, offset, written as u64)?;
+        Ok(written)
     }
 
     /// Cuts a file, or makes it longer by a hole.
@@ -101,16 +106,22 @@ impl Filesystem {
     }
 
     /// Does something that may lack space, and once more when all that is promised to data in memory
-    /// was used: that is less than was promised. No lock may be held.
+    /// was used: that is less than was promised; and again when chunks that were hardly used gave space back.
+    /// No lock may be held.
     pub(super) fn with_room<R>(&self, mut work: impl FnMut() -> Result<R>) -> Result<R> {
-        match work() {
-            Err(Error::NoSpace) if self.budget.bytes() > 0 => {
-                // Whose data is lost hears of it from its own fsync.
-                let _ = self.write_back(|_| true);
-                work()
-            }
-            result => result,
+        let mut result = work();
+        if matches!(result, Err(Error::NoSpace)) && self.budget.bytes() > 0 {
+            // Whose data is lost hears of it from its own fsync.
+            let _ = self.write_back(|_| true);
+            result = work();
         }
+        for _ in 0..MOST_RECLAIMED {
+            if !matches!(result, Err(Error::NoSpace)) || !self.make_room()? {
+                break;
+            }
+            result = work();
+        }
+        result
     }
 
     /// Before `bytes` more become dirty: has so much of what is dirty written back, whosever it is, that
@@ -132,7 +143,7 @@ impl Filesystem {
         Ok(())
     }
 
-    fn file(&self, id: InodeId) -> Result<InodeRef> {
+    pub(super) fn file(&self, id: InodeId) -> Result<InodeRef> {
         if id.is_placeholder() {
             return Err(Error::IsDirectory);
         }

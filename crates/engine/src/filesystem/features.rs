@@ -31,6 +31,9 @@ const READABLE: Incompat = WRITABLE
 const WRITABLE_COMPAT_RO: CompatRo =
     CompatRo::FREE_SPACE_TREE.union(CompatRo::FREE_SPACE_TREE_VALID).union(CompatRo::BLOCK_GROUP_TREE);
 
+/// All features that this version can read, and those of the second kind with which it can write.
+pub const SUPPORTED: (Incompat, CompatRo) = (READABLE, WRITABLE_COMPAT_RO);
+
 /// What stands in the way of writing, and the first of them of reading, too: half of the blocks may be
 /// changed. (Where only the UUID that users see is changed, blocks stay as they are.)
 const FLAGS: [(u64, &str); 6] = [

@@ -49,7 +49,7 @@ impl Filesystem {
     pub fn health(&self) -> Health {
         let gate = &self.shared.gate;
         let stopped = gate.stopped().cloned();
-        let state = match (&stopped, self.access) {
+        let state = match (&stopped, self.access()) {
             (Some(_), _) => State::Error,
             (None, Access::ReadOnly) => State::ReadOnly,
             (None, Access::ReadWrite) => State::ReadWrite,

@@ -46,7 +46,7 @@ impl Filesystem {
     pub(super) fn delete_if_unused(&self, inode: &InodeRef) -> Result<()> {
         {
             let mut state = lock(&inode.state);
-            if state.gone || state.holds > 0 || state.item.nlink.get() > 0 || self.access == Access::ReadOnly {
+            if state.gone || state.holds > 0 || state.item.nlink.get() > 0 || self.access() == Access::ReadOnly {
                 return Ok(());
             }
             state.gone = true;
@@ -71,7 +71,7 @@ impl Filesystem {
 
     /// At the first use of a subvolume: deletes what an earlier mount left, in read-only ones too.
     pub(super) fn clean_up_subvolume(&self, tree: TreeId) -> Result<()> {
-        if self.access == Access::ReadOnly {
+        if self.access() == Access::ReadOnly {
             return Ok(());
         }
         let subvolume = self.subvolumes.get(tree);

@@ -1,7 +1,7 @@
 //! Opening: what can be chosen, and what is checked before anything is changed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use butterfs_format::ids::objectid;
 use butterfs_format::items::FileType;
@@ -9,17 +9,18 @@ use butterfs_format::superblock::CompatRo;
 use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
-use super::{AccessTimeRule, AccessTimes, Filesystem, Rescue, features, old_root};
+use super::settings::Rules;
+use super::{AccessTimeRule, AccessTimes, Autodefrag, Filesystem, Rescue, features, old_root};
 use crate::dir::{Place, link};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
-use crate::file::{CompressRule, Compressors, DirtyBudget, FileData, WriteErrors};
+use crate::file::{CompressRule, Compressors, DataRule, DirtyBudget, FileData, WriteErrors};
 use crate::inode::cache::InodeCache;
-use crate::inode::{BadData, InodeId, Options, Shared, scan};
+use crate::inode::{BadData, InodeId, LiveOptions, Options, Shared, scan};
 use crate::replay;
 pub use crate::subvolume::root::Access;
 use crate::subvolume::{Subvolumes, root};
-use crate::tx::{Gate, GateSettings, Transaction};
+use crate::tx::{Gate, GateSettings, SpaceRules, Transaction};
 
 /// What to do about a log tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +72,18 @@ pub struct OpenOptions {
     pub max_inline: u64,
     /// What is compressed.
     pub compress: CompressRule,
+    /// How the data of new files is kept.
+    pub new_data: DataRule,
     /// Bytes of tree blocks in memory.
     pub cache_bytes: usize,
     /// Inodes in memory, besides those in use.
     pub cached_inodes: usize,
     /// Dirty bytes before writers have to write back.
     pub dirty_limit: u64,
+    /// How space is managed.
+    pub space: SpaceRules,
+    /// Whether files that small writes scatter are defragmented (`autodefrag`).
+    pub autodefrag: Autodefrag,
 }
 
 impl Default for OpenOptions {
@@ -91,9 +98,12 @@ impl Default for OpenOptions {
             access_times: AccessTimes::all(AccessTimeRule::Relative),
             max_inline: 2048,
             compress: CompressRule::Asked,
+            new_data: DataRule::Usual,
             cache_bytes: 128 << 20,
             cached_inodes: 1 << 16,
             dirty_limit: 256 << 20,
+            space: SpaceRules::default(),
+            autodefrag: Autodefrag::Never,
         }
     }
 }
@@ -105,7 +115,11 @@ impl Filesystem {
         if options.access == Access::ReadWrite {
             refuse_old_devices(&volume)?;
         }
-        let settings = GateSettings { read_only: options.access == Access::ReadOnly, cache_bytes: options.cache_bytes };
+        let settings = GateSettings {
+            read_only: options.access == Access::ReadOnly,
+            cache_bytes: options.cache_bytes,
+            space: options.space,
+        };
         let environment: Arc<dyn Environment> = environment.into();
         let (gate, sb) = old_root::open(&Arc::new(volume), &options, settings)?;
         let gate = gate.with_clock(Arc::clone(&environment));
@@ -124,8 +138,6 @@ impl Filesystem {
         let counted = Arc::clone(&budget);
         let new_data = Box::new(move || FileData::new(Arc::clone(&counted)));
         let chosen = Options {
-            max_inline: options.max_inline,
-            compress: options.compress,
             dirty_limit: options.dirty_limit,
             bad_data: if options.rescue.contains(Rescue::IGNORE_DATA_CSUMS) { BadData::Give } else { BadData::Refuse },
         };
@@ -134,19 +146,27 @@ impl Filesystem {
                 gate,
                 environment,
                 options: chosen,
+                live: RwLock::new(LiveOptions {
+                    max_inline: options.max_inline,
+                    compress: options.compress,
+                    new_data: options.new_data,
+                }),
                 features: sb.incompat(),
                 errors: WriteErrors::default(),
                 compressors: Compressors::default(),
+                in_place: RwLock::default(),
             },
             inodes: InodeCache::new(options.cached_inodes, new_data),
             subvolumes: Subvolumes::default(),
             dirty: Mutex::new(BTreeMap::new()),
             budget,
             throttled: Mutex::new(()),
+            reclaiming: Mutex::new(()),
+            autodefrag: options.autodefrag,
+            scattered: Mutex::default(),
             root,
-            access: options.access,
-            access_times: options.access_times,
-            fsync: options.fsync,
+            opened_for: options.access,
+            rules: RwLock::new(Rules { fsync: options.fsync, access_times: options.access_times }),
             fsyncs: Mutex::default(),
         };
         match filesystem.inode(root) {
@@ -156,11 +176,6 @@ impl Filesystem {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// What may be done with this filesystem.
-    pub fn access(&self) -> Access {
-        self.access
     }
 }
 

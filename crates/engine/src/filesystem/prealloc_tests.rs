@@ -46,6 +46,18 @@ fn what_is_left_of_a_punched_preallocation_is_still_the_snapshots_too() {
     judge(&device, fs);
 }
 
+/// What `statfs` says is available can be preallocated, but for the last bit: the metadata of a preallocation is a few
+/// items, however long it is.
+#[test]
+fn all_available_space_can_be_preallocated() {
+    let device = device();
+    let fs = open(&device);
+    let id = fs.create(top(b"file"), &FILE).unwrap();
+    let most = fs.usage().available - (512 << 10);
+    fs.preallocate(id, 0..most, SizeMode::Extend).unwrap();
+    judge(&device, fs);
+}
+
 /// Calls a function once, before a write that comes after it was armed.
 #[derive(Default)]
 struct OnWrite(Mutex<Option<Box<dyn FnOnce() + Send>>>);

@@ -9,13 +9,14 @@ use butterfs_format::compression::{Choice, Method};
 use butterfs_format::items::{FileType, InodeFlags, InodeItem};
 
 use super::Filesystem;
+use super::new_files::NewFileRules;
 use crate::error::{Error, Result};
 use crate::file::COMPRESSION_PROPERTY;
 use crate::inode::InodeId;
 use crate::inode::xattr::{self, Xattr, XattrMode};
 use crate::tx::{Need, Transaction};
 
-const COMPRESSION: InodeFlags = InodeFlags::COMPRESS.union(InodeFlags::NOCOMPRESS);
+pub(super) const COMPRESSION: InodeFlags = InodeFlags::COMPRESS.union(InodeFlags::NOCOMPRESS);
 
 /// Attributes with names like this are properties.
 pub(super) fn is_property(name: &[u8]) -> bool {
@@ -25,9 +26,7 @@ pub(super) fn is_property(name: &[u8]) -> bool {
 impl Filesystem {
     /// Sets a property; an empty value takes it away.
     pub(super) fn set_property(&self, id: InodeId, new: Xattr<'_>, mode: XattrMode) -> Result<()> {
-        if new.name != COMPRESSION_PROPERTY {
-            return Err(Error::Invalid("the only property there is is btrfs.compression"));
-        }
+        check_name(new.name)?;
         if new.value.is_empty() {
             return match self.remove_property(id, new.name) {
                 Err(Error::NoAttribute) => Ok(()),
@@ -36,6 +35,9 @@ impl Filesystem {
         }
         let choice = Choice::of_property(new.value)
             .ok_or(Error::Invalid("btrfs.compression is zlib, lzo or zstd, with a level or not, or none"))?;
+        if !self.has_properties(id)? {
+            return Ok(());
+        }
         self.change_xattrs(id, Need::Items(2), |tx, item| {
             check_compressible(item)?;
             xattr::set(tx, id, new, mode)?;
@@ -47,14 +49,31 @@ impl Filesystem {
         })
     }
 
+    /// Whether a property would mean anything for an inode. For another one, setting it is no error, and does nothing, as
+    /// in the kernel.
+    fn has_properties(&self, id: InodeId) -> Result<bool> {
+        Ok(matches!(self.attributes(id)?.file_type, FileType::Regular | FileType::Directory))
+    }
+
     /// Takes a property away.
     pub(super) fn remove_property(&self, id: InodeId, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        if !self.has_properties(id)? {
+            return Ok(());
+        }
         self.change_xattrs(id, Need::Deletion, |tx, item| {
             xattr::remove(tx, id, name)?;
             set_compression(item, InodeFlags::empty());
             Ok(())
         })
     }
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    if name == COMPRESSION_PROPERTY {
+        return Ok(());
+    }
+    Err(Error::Invalid("the only property there is is btrfs.compression"))
 }
 
 /// Fails for what is never compressed.
@@ -102,11 +121,21 @@ pub(super) fn follow_flags(
     }
 }
 
-/// Gives a new inode the property of its directory; the flags it has inherited already.
-pub(super) fn inherit(tx: &mut Transaction, dir: InodeId, id: InodeId, item: &InodeItem) -> Result<()> {
+/// Gives a new inode the property of its directory, or that of its subvolume; the flags it has already.
+pub(super) fn inherit(
+    tx: &mut Transaction,
+    dir: InodeId,
+    id: InodeId,
+    item: &InodeItem,
+    rules: &NewFileRules<'_>,
+) -> Result<()> {
     if !item.flags().contains(InodeFlags::COMPRESS) || check_compressible(item).is_err() {
         return Ok(());
     }
-    let Some(value) = xattr::get(tx, dir, COMPRESSION_PROPERTY)? else { return Ok(()) };
+    let value = match rules.subvolume {
+        Some(rule) => rule.compression.as_ref().map(|value| value.as_bytes().to_vec()),
+        None => xattr::get(tx, dir, COMPRESSION_PROPERTY)?,
+    };
+    let Some(value) = value else { return Ok(()) };
     xattr::set(tx, id, Xattr { name: COMPRESSION_PROPERTY, value: &value }, XattrMode::Any)
 }

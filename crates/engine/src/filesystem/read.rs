@@ -5,7 +5,7 @@ use butterfs_format::{ItemType, Key};
 
 use super::Filesystem;
 use crate::dir::list::{self, Listed};
-use crate::dir::{Place, link, path};
+use crate::dir::{Place, entry, link, path};
 use crate::error::{Error, Result};
 use crate::inode::{InodeId, corrupt, lock};
 
@@ -74,6 +74,15 @@ impl Filesystem {
             }
         }
         if dir.is_placeholder() { Ok(()) } else { self.read_entries(dir, from, sink) }
+    }
+
+    /// The position of the last entry of a directory as it is now.
+    pub fn last_position(&self, dir: InodeId) -> Result<u64> {
+        const DOT_DOT: u64 = 1;
+        if dir.is_placeholder() {
+            return Ok(DOT_DOT);
+        }
+        Ok(self.shared.gate.view(|tx| entry::highest_index(tx, dir))?.unwrap_or(DOT_DOT))
     }
 
     fn read_entries(&self, dir: InodeId, mut from: u64, mut sink: impl FnMut(&Listed) -> Result<Flow>) -> Result<()> {

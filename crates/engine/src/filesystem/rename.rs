@@ -4,6 +4,7 @@ use butterfs_format::Ino;
 use butterfs_format::items::{FileType, Timespec};
 
 use super::create::{NewInode, NewKind, insert_inode};
+use super::new_files::NewFileRules;
 use super::remove::{remove_name, require_removable};
 use super::{Attempt, Filesystem, require_growable_dir};
 use crate::dir::entry::{self, Entry, Target};
@@ -143,7 +144,7 @@ impl Filesystem {
         let kind = NewKind::Special { file_type: FileType::CharDevice, rdev: 0 };
         let new = NewInode { kind, permissions: 0, uid, gid };
         let dir = drafts.of(seen.from.dir)?;
-        let mut item = new.item(tx, &dir.item, seen.now);
+        let mut item = new.item(tx, &dir.item, &NewFileRules::default(), seen.now);
         let id = self.take_id(tx, seen.from.dir)?;
         insert_inode(tx, id, &new, &mut item)?;
         let what = Entry { target: Target::Inode(id.ino), file_type: FileType::CharDevice };
@@ -153,7 +154,8 @@ impl Filesystem {
 
     fn exchange_once(&self, a: Place<'_>, b: Place<'_>) -> Result<Attempt<()>> {
         let seen = self.see(a, b)?;
-        if seen.replaced.ok_or(Error::NotFound)?.target == seen.source.target {
+        // In another subvolume the same number is another inode.
+        if seen.replaced.ok_or(Error::NotFound)?.target == seen.source.target && a.dir.tree == b.dir.tree {
             return Ok(Attempt::Done(()));
         }
         let inodes = self.inodes_of(&seen)?;

@@ -5,13 +5,15 @@
 //!   was written before the call.
 //! * A subvolume that holds others, is the default, or is shown as the root, is not deleted.
 
+use std::sync::TryLockError;
+
 use butterfs_format::items::{FileType, RootFlags, Timespec};
 use butterfs_format::{Key, TreeId};
 
 use super::{Attempt, Filesystem, require_changeable_dir, require_growable_dir};
 use crate::dir::entry::{self, Entry, Target};
 use crate::dir::link::{self, Link};
-use crate::dir::{Place, subvolumes_in};
+use crate::dir::{Parent, Place, subvolumes_in};
 use crate::error::{Error, Result};
 use crate::inode::item::{self, Ownership};
 use crate::inode::{Drafts, InodeId, Locked, lock, orphan};
@@ -19,6 +21,9 @@ use crate::subvolume::root::{self, Access, Birth};
 use crate::subvolume::uuid::{self, Role};
 use crate::subvolume::{SubvolumeInfo, list};
 use crate::tx::{Copier, Need, Transaction};
+
+/// How often a snapshot is tried before it is told that there is no space: others take what is left all the time.
+const TRIES: usize = 16;
 
 /// A subvolume to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,29 +73,55 @@ impl Filesystem {
         place.check()?;
         super::require_subvolume(source)?;
         self.clean_up_subvolume(source)?;
-        self.with_room(|| {
-            self.write_back_subvolume(source)?;
-            self.snapshot_written(source, place, access)
-        })
+        for _ in 0..TRIES {
+            let attempt = self.with_room(|| {
+                self.write_back_subvolume(source)?;
+                self.try_snapshot(source, place, access)
+            })?;
+            if let Attempt::Done(tree) = attempt {
+                return Ok(tree);
+            }
+            // Whose data is lost hears of it from its own fsync.
+            let _ = self.write_back(|_| true);
+        }
+        Err(Error::NoSpace)
     }
 
     /// A snapshot without what is dirty at this moment.
+    #[cfg(test)]
     pub(super) fn snapshot_written(&self, source: TreeId, place: Place<'_>, access: Access) -> Result<TreeId> {
+        match self.try_snapshot(source, place, access)? {
+            Attempt::Done(tree) => Ok(tree),
+            Attempt::Again => Err(Error::NoSpace),
+        }
+    }
+
+    /// A snapshot without what is dirty at this moment; none if some of that would have no space then.
+    fn try_snapshot(&self, source: TreeId, place: Place<'_>, access: Access) -> Result<Attempt<TreeId>> {
         let (now, uuid) = (self.now(), self.shared.environment.new_uuid());
         let inodes = [self.dir(place.dir)?];
+        // Who overwrites extents that it shares from now on looks after that.
+        let in_place = self.shared.no_overwriting();
         let mut locked = Locked::new(&inodes)?;
-        let mut made = None;
+        let mut made = Attempt::Again;
         let copier = if access == Access::ReadWrite { Copier::Both } else { Copier::Source };
-        self.shared.gate.commit_with(Need::Snapshot(source, copier), |tx| {
+        let done = self.shared.gate.commit_with(Need::Snapshot(source, copier), |tx| {
+            if tx.counts_on_own_space() {
+                return Err(Error::Busy("data in memory counts on space that must not be shared"));
+            }
             let mut drafts = locked.drafts();
             let birth = Birth { generation: tx.generation(), now, uuid };
-            made = Some(copy(tx, &mut drafts, &place, source, &birth, access)?);
+            made = Attempt::Done(copy(tx, &mut drafts, &place, source, &birth, access)?);
             locked.store(&drafts);
             // Not kept through the commit's writes.
-            drop(locked);
+            drop((locked, in_place));
             Ok(())
-        })?;
-        made.ok_or(Error::Aborted("the commit left a snapshot out".into()))
+        });
+        match done {
+            Ok(()) => Ok(made),
+            Err(Error::Busy(_)) => Ok(Attempt::Again),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes a subvolume with all that is in it; its blocks go later, see [`Filesystem::clean_once`].
@@ -98,6 +129,13 @@ impl Filesystem {
         place.check()?;
         while let Attempt::Again = self.remove_subvolume_entry(place, Content::Any)? {}
         Ok(())
+    }
+
+    /// The same by its number, wherever it has its name; gives where that was.
+    pub fn delete_subvolume_by_id(&self, tree: TreeId) -> Result<Parent> {
+        let parent = self.subvolume_parent(tree)?;
+        self.delete_subvolume(Place::new(parent.dir, &parent.name))?;
+        Ok(parent)
     }
 
     pub(super) fn remove_subvolume_entry(&self, place: Place<'_>, content: Content) -> Result<Attempt<()>> {
@@ -176,8 +214,17 @@ impl Filesystem {
     }
 
     /// Deletes up to about `limit` blocks of deleted subvolumes; says whether there is more to do.
-    /// A subvolume in which an inode is in use waits.
+    /// A subvolume in which an inode is in use waits; all wait while a block group is emptied.
     pub fn clean_once(&self, limit: usize) -> Result<bool> {
+        match self.reclaiming.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(false),
+            _held => self.clean_step(limit),
+        }
+    }
+
+    /// [`Filesystem::clean_once`] for who holds `reclaiming`: nodes of a subvolume that is dropped in part may point to
+    /// blocks that are gone, which whoever moves blocks must not meet.
+    pub(super) fn clean_step(&self, limit: usize) -> Result<bool> {
         self.shared.gate.check_writable()?;
         let mut after = 0;
         while let Some(tree) = self.shared.gate.view(|tx| orphan::list(tx, TreeId::ROOT, after, 1))?.first() {

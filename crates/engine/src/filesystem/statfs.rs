@@ -1,14 +1,18 @@
-//! How full the filesystem is.
+//! How full the filesystem is, as the kernel's Btrfs counts it.
+
+use butterfs_format::TreeId;
+use butterfs_format::superblock::CompatRo;
 
 use super::Filesystem;
+use crate::error::{Error, Result};
+use crate::tx::Transaction;
 
-/// Sizes of the whole filesystem as statfs gives them, in bytes: what device space can hold when
-/// data has one copy, as the kernel counts it.
+/// Sizes of the whole filesystem as statfs gives them, in bytes: what device space can hold of data with its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// All devices.
     pub total: u64,
-    /// Not used, the reserve included.
+    /// Not used, but for the kernel's global reserve, which counts as used.
     pub free: u64,
     /// What new data can take.
     pub available: u64,
@@ -16,21 +20,60 @@ pub struct Usage {
     pub sectorsize: u32,
 }
 
+/// Items that deleting a file may touch, by the kernel's estimate.
+const UNLINK_ITEMS: u64 = 6;
+/// Blocks that an item may change: all levels, and as many that are split.
+const BLOCKS_FOR_ITEM: u64 = 16;
+/// The most that the kernel keeps back.
+const MOST_RESERVE: u64 = 512 << 20;
+/// Free metadata that the kernel leaves out when it finds that there is none.
+const METADATA_SLACK: u64 = 4 << 20;
+
 impl Filesystem {
     /// How full the filesystem is.
     pub fn usage(&self) -> Usage {
         let gate = &self.shared.gate;
         let space = gate.space();
-        let used = space.data.used + space.promised + (space.metadata.used + space.system.used) * space.metadata_copies;
+        // What cannot be read counts for nothing here; who needs the trees is told.
+        let reserve = gate.view(kernel_reserve).unwrap_or(0);
+        let metadata_used = (space.metadata.used + space.system.used) * space.metadata_copies;
+        let used = (space.data.used + space.promised) * space.data_copies + metadata_used;
         let data_free = space.data.available.saturating_sub(space.promised);
         // A chunk is never smaller than a stripe, so the last bytes of a device stay out.
         let unallocated = space.unallocated.saturating_sub(1 << 20);
-        let full = space.metadata.available <= space.reserve && unallocated == 0;
+        let free_metadata = space.metadata.total.saturating_sub(space.metadata.used);
+        let kernel_is_full = free_metadata.saturating_sub(METADATA_SLACK) < reserve;
+        let full = unallocated == 0 && (space.metadata.available <= space.reserve || kernel_is_full);
         Usage {
-            total: space.total,
-            free: space.total.saturating_sub(used),
-            available: if full { 0 } else { data_free + unallocated },
+            total: space.total / space.data_copies,
+            free: (space.total.saturating_sub(used) / space.data_copies).saturating_sub(reserve),
+            available: if full { 0 } else { data_free + unallocated / space.data_copies },
             sectorsize: gate.volume().geometry().sectorsize,
         }
     }
+}
+
+/// What the kernel keeps back of metadata space, and counts as used: as much as the trees that every change touches,
+/// and at least what deleting a file needs.
+fn kernel_reserve(tx: &Transaction) -> Result<u64> {
+    let features = tx.compat_ro();
+    let free_space_tree = features.contains(CompatRo::FREE_SPACE_TREE);
+    let mut trees = vec![TreeId::EXTENT, TreeId::CSUM];
+    if free_space_tree {
+        trees.push(TreeId::FREE_SPACE);
+    }
+    if features.contains(CompatRo::BLOCK_GROUP_TREE) {
+        trees.push(TreeId::BLOCK_GROUP);
+    }
+    // The root tree is one more.
+    let items = trees.len() as u64 + 1 + UNLINK_ITEMS;
+    let delayed = if free_space_tree { 2 * UNLINK_ITEMS } else { UNLINK_ITEMS };
+    let least = (items + delayed) * BLOCKS_FOR_ITEM * u64::from(tx.geometry().nodesize);
+    let sizes = trees.into_iter().map(|tree| match tx.root_item(tree) {
+        Ok(item) => Ok(item.bytes_used.get()),
+        Err(Error::NotFound) => Ok(0),
+        Err(error) => Err(error),
+    });
+    let size = sizes.sum::<Result<u64>>()?;
+    Ok(size.max(least).min(MOST_RESERVE))
 }

@@ -26,7 +26,7 @@ pub struct Fsyncs {
 impl Filesystem {
     /// Makes everything durable.
     pub fn sync(&self) -> Result<()> {
-        if self.access == Access::ReadOnly {
+        if self.access() == Access::ReadOnly {
             return Ok(());
         }
         let written = self.write_back(|_| true);
@@ -50,7 +50,7 @@ impl Filesystem {
     /// Makes one inode durable, for a caller who is its only user: tells what its writeback lost since
     /// the last time.
     pub fn fsync(&self, id: InodeId) -> Result<()> {
-        if id.is_placeholder() || self.access == Access::ReadOnly {
+        if id.is_placeholder() || self.access() == Access::ReadOnly {
             return Ok(());
         }
         let inode = self.inode(id)?;
@@ -68,7 +68,7 @@ impl Filesystem {
 
     /// Makes one inode durable for an open file, and tells what was lost since this open file was told.
     pub fn fsync_open(&self, id: InodeId, cursor: &mut ErrorCursor) -> Result<()> {
-        if id.is_placeholder() || self.access == Access::ReadOnly {
+        if id.is_placeholder() || self.access() == Access::ReadOnly {
             return Ok(());
         }
         self.fsync_inode(&self.inode(id)?, cursor)
@@ -96,7 +96,7 @@ impl Filesystem {
     /// Logs an inode, or says why that cannot be done. One that did not change since the last commit is
     /// durable with that.
     fn log_inode(&self, id: InodeId) -> Result<Loggable<LogTicket>> {
-        if self.fsync == Fsync::Commit {
+        if self.rules().fsync == Fsync::Commit {
             return Ok(Err(WhyCommit::Asked));
         }
         let gate = &self.shared.gate;

@@ -20,7 +20,7 @@ use crate::mkfs::{self, MakeOptions};
 
 pub(super) const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
 pub(super) const DIR: NewInode<'static> = NewInode { kind: NewKind::Directory, permissions: 0o755, uid: 1, gid: 2 };
-const SUBVOLUME: NewSubvolume = NewSubvolume { permissions: 0o755, uid: 0, gid: 0 };
+pub(super) const SUBVOLUME: NewSubvolume = NewSubvolume { permissions: 0o755, uid: 0, gid: 0 };
 
 pub(super) fn device() -> Arc<MemDevice> {
     let device = Arc::new(MemDevice::new(1 << 30));

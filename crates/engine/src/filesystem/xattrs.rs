@@ -3,6 +3,7 @@
 use butterfs_format::items::InodeItem;
 
 use super::Filesystem;
+use super::new_files::is_rule;
 use super::properties::is_property;
 use crate::error::{Error, Result};
 use crate::inode::xattr::{self, Xattr, XattrMode};
@@ -33,6 +34,9 @@ impl Filesystem {
         if is_property(new.name) {
             return self.set_property(id, new, mode);
         }
+        if is_rule(id, new.name) {
+            return self.set_rule(id, new.value, mode);
+        }
         self.change_xattrs(id, Need::Items(2), |tx, _| xattr::set(tx, id, new, mode))
     }
 
@@ -40,6 +44,9 @@ impl Filesystem {
     pub fn remove_xattr(&self, id: InodeId, name: &[u8]) -> Result<()> {
         if is_property(name) {
             return self.remove_property(id, name);
+        }
+        if is_rule(id, name) {
+            return self.remove_rule(id);
         }
         self.change_xattrs(id, Need::Deletion, |tx, _| xattr::remove(tx, id, name))
     }

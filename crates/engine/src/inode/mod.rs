@@ -18,7 +18,7 @@ pub mod xattr;
 
 mod lock;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use butterfs_format::items::InodeItem;
 use butterfs_format::superblock::Incompat;
@@ -26,7 +26,7 @@ use butterfs_format::{Corruption, Key, TreeId};
 
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::file::{CompressRule, Compressors, FileData, WriteErrors};
+use crate::file::{CompressRule, Compressors, DataRule, FileData, WriteErrors};
 use crate::tx::Gate;
 
 pub use crate::id::InodeId;
@@ -40,25 +40,55 @@ pub struct Shared {
     pub environment: Arc<dyn Environment>,
     /// What the user chose.
     pub options: Options,
+    /// What can be chosen anew.
+    pub live: RwLock<LiveOptions>,
     /// The features of this filesystem.
     pub features: Incompat,
     /// Errors of writeback, of all files together.
     pub errors: WriteErrors,
     /// Memory for compressing.
     pub compressors: Compressors,
+    /// See [`Shared::overwriting`].
+    pub(crate) in_place: RwLock<()>,
+}
+
+impl Shared {
+    /// To be held from the look at written extents to the end of their being overwritten.
+    pub fn overwriting(&self) -> RwLockReadGuard<'_, ()> {
+        self.in_place.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be held by who makes extents shared without holding their files: nobody overwrites any meanwhile.
+    pub fn no_overwriting(&self) -> RwLockWriteGuard<'_, ()> {
+        self.in_place.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the user chose at open.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Inline extents up to this many bytes (mount option `max_inline`, default 2048).
-    pub max_inline: u64,
-    /// What is compressed (mount options `compress`, `compress-force`).
-    pub compress: CompressRule,
     /// Dirty data in memory over all files before writers are made to write back, in bytes.
     pub dirty_limit: u64,
     /// What is done with data that no copy has right.
     pub bad_data: BadData,
+}
+
+/// What the user chose and can choose anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveOptions {
+    /// Inline extents up to this many bytes (mount option `max_inline`, default 2048).
+    pub max_inline: u64,
+    /// What is compressed (mount options `compress`, `compress-force`).
+    pub compress: CompressRule,
+    /// How the data of new files is kept (mount options `nodatasum`, `nodatacow`).
+    pub new_data: DataRule,
+}
+
+impl Shared {
+    /// The options of this moment.
+    pub fn live(&self) -> LiveOptions {
+        *self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What is done with data whose checksum no copy has, or that has none though it should.

@@ -4,6 +4,24 @@ use butterfs_format::items::BlockGroupFlags;
 
 use super::FreeRanges;
 
+/// What may be done with a group's space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupState {
+    /// Extents are put into it, and an empty one may be removed.
+    Open,
+    /// It is about to be emptied: nothing new is put into it, and nobody counts any more on space that he has in it.
+    Closing,
+    /// What lies in it is moved elsewhere: nothing new is put into it, nothing is written in
+    /// place there, and it stays, since what was moved may still
+    /// be read where it was.
+    Moving,
+    /// Nothing is put into it any more, and nobody reads what was in it: it goes once it is empty.
+    Emptied,
+    /// It lies on a device that is not written, a seed or one that is missing: it stays as it is, but for what is
+    /// deleted in it.
+    Fixed,
+}
+
 /// A block group: a range of logical space, the size of its chunk.
 #[derive(Clone, Debug)]
 pub struct BlockGroup {
@@ -23,8 +41,8 @@ pub struct BlockGroup {
     pub hint: u64,
     /// The item on disk differs.
     pub dirty: bool,
-    /// Not allocated from: it is about to be removed, or lies on a device that is not written.
-    pub read_only: bool,
+    /// What may be done with its space.
+    pub state: GroupState,
 }
 
 impl BlockGroup {
@@ -37,7 +55,7 @@ impl BlockGroup {
     /// the free ranges are loaded; before that nothing of this group was freed.
     pub fn available(&self) -> u64 {
         match &self.free {
-            _ if self.read_only => 0,
+            _ if self.state != GroupState::Open => 0,
             Some(free) => free.total(),
             None => self.len.saturating_sub(self.used + self.excluded),
         }

@@ -5,6 +5,7 @@
 //! * Both indexes hold the same ranges.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// A set of free ranges; all numbers are bytes of logical space.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +80,39 @@ impl FreeRanges {
         }
     }
 
+    /// How many ranges there are.
+    pub fn count(&self) -> usize {
+        self.by_start.len()
+    }
+
+    /// The first range.
+    pub fn first(&self) -> Option<(u64, u64)> {
+        self.by_start.first_key_value().map(|(start, len)| (*start, *len))
+    }
+
+    /// Forgets the shortest range.
+    pub fn forget_shortest(&mut self) {
+        if let Some((len, start)) = self.by_len.first().copied() {
+            self.take_out(start, len);
+        }
+    }
+
+    /// The first free part of a range: where it begins, and how long it is.
+    pub fn first_within(&self, range: Range<u64>) -> Option<(u64, u64)> {
+        self.first_of_at_least(range, 1)
+    }
+
+    /// The first part of a range that is free for at least `least` bytes within it.
+    pub fn first_of_at_least(&self, range: Range<u64>, least: u64) -> Option<(u64, u64)> {
+        let before = self.by_start.range(..range.start).next_back().filter(|(start, len)| *start + *len > range.start);
+        let inside = self.by_start.range(range.clone());
+        let parts = before.into_iter().chain(inside).map(|(start, len)| {
+            let (from, to) = ((*start).max(range.start), (start + len).min(range.end));
+            (from, to - from)
+        });
+        parts.into_iter().find(|(_, len)| *len >= least.max(1))
+    }
+
     /// Takes `len` bytes from the first range at or after `hint` that has them, else from the first
     /// of all that has them. For tree blocks: neighbours in time become neighbours on the device.
     pub fn allocate_near(&mut self, hint: u64, len: u64) -> Option<u64> {
@@ -139,6 +173,21 @@ mod tests {
         assert_eq!(free.iter().collect::<Vec<_>>(), [(0, 5), (15, 15)]);
         free.remove(0, 100);
         assert_eq!((free.total(), free.longest()), (0, 0));
+    }
+
+    #[test]
+    fn parts_of_a_range_are_found() {
+        let mut free = FreeRanges::default();
+        free.add(10, 10);
+        free.add(30, 4);
+        free.add(40, 20);
+        assert_eq!(free.first_within(0..15), Some((10, 5)));
+        assert_eq!(free.first_within(15..100), Some((15, 5)));
+        assert_eq!(free.first_within(20..30), None);
+        assert_eq!(free.first_of_at_least(15..100, 6), Some((40, 20)));
+        assert_eq!(free.first_of_at_least(0..45, 11), None);
+        free.forget_shortest();
+        assert_eq!((free.count(), free.first()), (2, Some((10, 10))));
     }
 
     #[test]

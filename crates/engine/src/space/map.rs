@@ -17,14 +17,20 @@ pub struct SpaceMap {
     groups: BTreeMap<u64, BlockGroup>,
     /// By the bits of the kind.
     kinds: BTreeMap<u64, Kind>,
+    /// The starts of the groups whose items on disk differ.
+    dirty: BTreeSet<u64>,
 }
 
 /// What is known of the groups of one kind, so that nobody has to walk them.
 #[derive(Default)]
 struct Kind {
     totals: Totals,
-    /// The starts of the groups with free space.
+    /// The starts of all of them.
+    all: BTreeSet<u64>,
+    /// Of those with free space.
     roomy: BTreeSet<u64>,
+    /// Of those without extents.
+    unused: BTreeSet<u64>,
 }
 
 /// Sums over the block groups of one kind, in bytes.
@@ -39,12 +45,14 @@ pub struct Totals {
 }
 
 /// Space that was promised and not yet allocated, in bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Promised {
     /// For file data in memory.
     pub data: u64,
     /// For the metadata of that data.
     pub metadata: u64,
+    /// File data that was promised no space but that which its file has.
+    pub in_place: u64,
 }
 
 impl Totals {
@@ -65,17 +73,24 @@ impl Totals {
     }
 }
 
-impl Kind {
-    fn enter(&mut self, group: &BlockGroup) {
-        self.totals.add(&Totals::of(group));
-        if group.available() > 0 {
-            self.roomy.insert(group.start);
-        }
+/// Puts a number into a set or takes it out; nearly always there is nothing to do.
+fn set_member(set: &mut BTreeSet<u64>, start: u64, (is, was): (bool, bool)) {
+    match (is, was) {
+        (true, false) => drop(set.insert(start)),
+        (false, true) => drop(set.remove(&start)),
+        _ => {}
     }
+}
 
-    fn leave(&mut self, start: u64, was: &Totals) {
-        self.totals.subtract(was);
-        self.roomy.remove(&start);
+impl Kind {
+    /// A group comes (`was` is none), changes, or goes (`now` is none).
+    fn count(&mut self, start: u64, was: Option<&Totals>, now: Option<&Totals>) {
+        was.into_iter().for_each(|was| self.totals.subtract(was));
+        now.into_iter().for_each(|now| self.totals.add(now));
+        let both = |is: fn(&Totals) -> bool| (now.is_some_and(is), was.is_some_and(is));
+        set_member(&mut self.all, start, both(|_| true));
+        set_member(&mut self.roomy, start, both(|totals| totals.available > 0));
+        set_member(&mut self.unused, start, both(|totals| totals.used == 0));
     }
 }
 
@@ -86,14 +101,16 @@ impl SpaceMap {
 
     /// Adds a group.
     pub fn add(&mut self, group: BlockGroup) {
-        self.kind(group.flags).enter(&group);
+        self.kind(group.flags).count(group.start, None, Some(&Totals::of(&group)));
+        set_member(&mut self.dirty, group.start, (group.dirty, false));
         self.groups.insert(group.start, group);
     }
 
     /// Takes a group away.
     pub fn remove(&mut self, start: u64) -> Option<BlockGroup> {
         let group = self.groups.remove(&start)?;
-        self.kind(group.flags).leave(start, &Totals::of(&group));
+        self.kind(group.flags).count(start, Some(&Totals::of(&group)), None);
+        self.dirty.remove(&start);
         Some(group)
     }
 
@@ -107,19 +124,25 @@ impl SpaceMap {
         self.groups.range(..=at).next_back().map(|(_, g)| g).filter(|g| at < g.end())
     }
 
+    /// The group that holds an address, or the first one behind it.
+    pub fn from(&self, at: u64) -> Option<&BlockGroup> {
+        self.containing(at).or_else(|| self.groups.range(at..).next().map(|(_, group)| group))
+    }
+
     /// Changes the group that holds an address; `None` if there is none.
     pub fn change<R>(&mut self, at: u64, change: impl FnOnce(&mut BlockGroup) -> R) -> Option<R> {
         let group = self.groups.range_mut(..=at).next_back().map(|(_, g)| g).filter(|g| at < g.end())?;
-        let was = Totals::of(group);
+        let (was, was_dirty) = (Totals::of(group), group.dirty);
         let result = change(group);
-        // Nearly always only flags or a part of the sums changed; two small maps are cheap.
-        let kind = self.kinds.entry(group.flags.kind().bits()).or_default();
-        kind.leave(group.start, &was);
-        kind.enter(group);
+        set_member(&mut self.dirty, group.start, (group.dirty, was_dirty));
+        let now = Totals::of(group);
+        if now != was {
+            self.kinds.entry(group.flags.kind().bits()).or_default().count(group.start, Some(&was), Some(&now));
+        }
         Some(result)
     }
 
-    /// All groups.
+    /// All groups, by address.
     pub fn iter(&self) -> impl Iterator<Item = &BlockGroup> {
         self.groups.values()
     }
@@ -127,6 +150,28 @@ impl SpaceMap {
     /// Sums over the groups of one kind.
     pub fn totals(&self, kind: BlockGroupFlags) -> Totals {
         self.kinds.get(&kind.bits()).map_or(Totals::default(), |kind| kind.totals)
+    }
+
+    /// How many groups of one kind there are.
+    pub fn count(&self, kind: BlockGroupFlags) -> usize {
+        self.kinds.get(&kind.bits()).map_or(0, |kind| kind.all.len())
+    }
+
+    /// The groups of one kind.
+    pub fn of_kind(&self, kind: BlockGroupFlags) -> impl Iterator<Item = &BlockGroup> {
+        let starts = self.kinds.get(&kind.bits()).map(|kind| kind.all.iter());
+        starts.into_iter().flatten().filter_map(|start| self.groups.get(start))
+    }
+
+    /// The groups of one kind that have no extents.
+    pub fn unused(&self, kind: BlockGroupFlags) -> impl Iterator<Item = &BlockGroup> {
+        let starts = self.kinds.get(&kind.bits()).map(|kind| kind.unused.iter());
+        starts.into_iter().flatten().filter_map(|start| self.groups.get(start))
+    }
+
+    /// The groups whose items on disk differ.
+    pub fn dirty(&self) -> impl Iterator<Item = &BlockGroup> {
+        self.dirty.iter().filter_map(|start| self.groups.get(start))
     }
 
     /// The first group of a kind, from `from` on, that has free space.
@@ -147,15 +192,15 @@ impl SpaceMap {
 
 #[cfg(test)]
 mod tests {
-    use super::super::FreeRanges;
+    use super::super::{FreeRanges, GroupState};
     use super::*;
 
     fn group(start: u64, flags: BlockGroupFlags) -> BlockGroup {
         let mut free = FreeRanges::default();
         free.add(start, 100);
         let (used, excluded, hint) = (0, 0, start);
-        let (dirty, read_only) = (false, false);
-        BlockGroup { start, len: 100, flags, used, excluded, free: Some(free), hint, dirty, read_only }
+        let (dirty, state) = (false, GroupState::Open);
+        BlockGroup { start, len: 100, flags, used, excluded, free: Some(free), hint, dirty, state }
     }
 
     #[test]
@@ -172,11 +217,16 @@ mod tests {
         });
         assert_eq!(map.totals(data), Totals { total: 200, used: 100, available: 100 });
         assert_eq!((map.next_roomy(data, 0), map.next_roomy(data, 1), map.used()), (Some(0), None, 100));
-        map.change(0, |group| group.read_only = true);
+        let unused = |map: &SpaceMap| map.unused(data).map(|g| g.start).collect::<Vec<_>>();
+        assert_eq!((unused(&map), map.count(data)), (vec![0], 2));
+        map.change(0, |group| (group.state, group.dirty) = (GroupState::Moving, true));
+        assert_eq!(map.dirty().map(|g| g.start).collect::<Vec<_>>(), [0]);
         assert_eq!((map.totals(data).available, map.next_roomy(data, 0)), (0, None));
         assert_eq!(map.totals(metadata), Totals { total: 100, used: 0, available: 100 });
         map.remove(200).unwrap();
-        assert_eq!((map.totals(data).total, map.used()), (100, 0));
+        assert_eq!((map.totals(data).total, map.used(), map.count(data)), (100, 0, 1));
+        map.change(0, |group| group.dirty = false);
+        assert_eq!((map.dirty().count(), map.of_kind(data).count()), (0, 1));
         assert!(map.change(200, |_| ()).is_none());
     }
 }

@@ -7,7 +7,9 @@ mod block_group;
 mod free_ranges;
 mod map;
 pub mod placement;
+mod rules;
 
-pub use block_group::BlockGroup;
+pub use block_group::{BlockGroup, GroupState};
 pub use free_ranges::FreeRanges;
 pub use map::{Promised, SpaceMap, Totals};
+pub use rules::{DiscardRule, SpaceRules};

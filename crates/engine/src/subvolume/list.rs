@@ -2,11 +2,11 @@
 
 use butterfs_format::ids::{FIRST_FREE_OBJECTID, LAST_FREE_OBJECTID};
 use butterfs_format::items::{RootFlags, RootItem, Timespec};
-use butterfs_format::{Generation, ItemType, Key, TreeId};
+use butterfs_format::{Generation, Ino, ItemType, Key, TreeId};
 
 use crate::dir::{parent_of, path};
-use crate::error::Result;
-use crate::inode::scan;
+use crate::error::{Error, Result};
+use crate::inode::{InodeId, orphan, scan};
 use crate::tx::Transaction;
 
 /// What there is to know of a subvolume.
@@ -32,6 +32,20 @@ pub struct SubvolumeInfo {
     pub received_uuid: [u8; 16],
     /// Its flags.
     pub flags: RootFlags,
+    /// The directory in `parent` that holds its name.
+    pub dir: Ino,
+    /// For a snapshot, the transaction that made it; else 0.
+    pub snapshot_in: Generation,
+    /// The transaction that last changed what is in it.
+    pub changed_in: Generation,
+    /// The transaction of the source that it was sent from.
+    pub sent_in: Generation,
+    /// When that was.
+    pub sent: Timespec,
+    /// The transaction that received it.
+    pub received_in: Generation,
+    /// When that was.
+    pub received: Timespec,
 }
 
 /// Up to `most` subvolumes that can be reached, by number, those above `after` (the top level is the
@@ -46,6 +60,18 @@ pub fn page(tx: &Transaction, after: u64, most: usize) -> Result<Vec<SubvolumeIn
         && let Some(tree) = first_root_from(tx, next)?
     {
         found.extend(info(tx, tree)?);
+        next = tree.0 + 1;
+    }
+    Ok(found)
+}
+
+/// The trees of all subvolumes that are not deleted, by number.
+pub fn trees(tx: &Transaction) -> Result<Vec<TreeId>> {
+    let (mut found, mut next) = (vec![TreeId::FS], FIRST_FREE_OBJECTID);
+    while let Some(tree) = first_root_from(tx, next)? {
+        if tx.root_item(tree)?.refs.get() > 0 {
+            found.push(tree);
+        }
         next = tree.0 + 1;
     }
     Ok(found)
@@ -68,6 +94,23 @@ fn first_root_from(tx: &Transaction, mut from: u64) -> Result<Option<TreeId>> {
     Ok(None)
 }
 
+/// Up to `most` subvolumes that are deleted and not gone yet, by number, those above `after`.
+pub fn deleted_page(tx: &Transaction, after: u64, most: usize) -> Result<Vec<SubvolumeInfo>> {
+    let mut found = Vec::new();
+    for id in orphan::list(tx, TreeId::ROOT, after, most)? {
+        let tree = TreeId(id);
+        match tx.root_item(tree) {
+            Ok(root) if tree.is_subvolume() && root.refs.get() == 0 => {
+                found.push(describe(tx, tree, None, Vec::new(), &root)?);
+            }
+            // An orphan item that is not that of a subvolume, or stayed behind.
+            Ok(_) | Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
 /// What there is to know of one subvolume; `None` if it has no name any more.
 pub fn info(tx: &Transaction, tree: TreeId) -> Result<Option<SubvolumeInfo>> {
     let root = tx.root_item(tree)?;
@@ -75,14 +118,20 @@ pub fn info(tx: &Transaction, tree: TreeId) -> Result<Option<SubvolumeInfo>> {
         return Ok(None);
     }
     let Some(path) = path::of_subvolume(tx, tree)? else { return Ok(None) };
-    let parent = parent_of(tx, tree)?.map(|parent| parent.dir.tree);
-    Ok(Some(describe(tree, parent, path, &root)))
+    let parent = parent_of(tx, tree)?.map(|parent| parent.dir);
+    describe(tx, tree, parent, path, &root).map(Some)
 }
 
-fn describe(id: TreeId, parent: Option<TreeId>, path: Vec<u8>, root: &RootItem) -> SubvolumeInfo {
-    SubvolumeInfo {
+fn describe(
+    tx: &Transaction,
+    id: TreeId,
+    parent: Option<InodeId>,
+    path: Vec<u8>,
+    root: &RootItem,
+) -> Result<SubvolumeInfo> {
+    Ok(SubvolumeInfo {
         id,
-        parent,
+        parent: parent.map(|dir| dir.tree),
         path,
         generation: root.generation(),
         created_in: Generation(root.otransid.get()),
@@ -91,5 +140,12 @@ fn describe(id: TreeId, parent: Option<TreeId>, path: Vec<u8>, root: &RootItem) 
         parent_uuid: root.parent_uuid,
         received_uuid: root.received_uuid,
         flags: root.flags(),
-    }
+        dir: parent.map_or(Ino(0), |dir| dir.ino),
+        snapshot_in: Generation(tx.root_key_offset(id)?),
+        changed_in: Generation(root.ctransid.get()),
+        sent_in: Generation(root.stransid.get()),
+        sent: root.stime,
+        received_in: Generation(root.rtransid.get()),
+        received: root.rtime,
+    })
 }

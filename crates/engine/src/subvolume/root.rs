@@ -1,7 +1,9 @@
 //! ROOT_ITEMs of new subvolumes and snapshots, and their first inode.
 
 use butterfs_format::hash::name_hash;
-use butterfs_format::items::{DirEntry, InodeFlags, InodeItem, InodeRef, RootFlags, RootItem, Timespec};
+use butterfs_format::items::{
+    DirEntry, InodeFlags, InodeItem, InodeRef, RootFlags, RootItem, Timespec, pack_dir_entry,
+};
 use butterfs_format::{Generation, Ino, ItemType, Key, TreeId};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -100,6 +102,24 @@ pub fn default_subvolume(tx: &Transaction) -> Result<TreeId> {
     let entries = DirEntry::parse_all(&data).map_err(|problem| corrupt(TreeId::ROOT, &key, problem))?;
     let found = entries.iter().find(|e| e.name == b"default");
     Ok(found.map_or(TreeId::FS, |e| TreeId(e.location.objectid)))
+}
+
+/// Makes a subvolume the one that is mounted when none is chosen.
+pub fn set_default_subvolume(tx: &mut Transaction, tree: TreeId) -> Result<()> {
+    const NAME: &[u8] = b"default";
+    let key = Key::new(TreeId::ROOT_TREE_DIR.0, ItemType::DIR_ITEM, name_hash(NAME));
+    let location = Key::new(tree.0, ItemType::ROOT_ITEM, tx.root_key_offset(tree)?);
+    let old = tx.get(TreeId::ROOT, &key)?.unwrap_or_default();
+    let mut entries = DirEntry::parse_all(&old).map_err(|problem| corrupt(TreeId::ROOT, &key, problem))?;
+    match entries.iter_mut().find(|entry| entry.name == NAME) {
+        Some(entry) => entry.location = location,
+        None => {
+            return Err(corrupt(TreeId::ROOT, &key, "the root tree's directory has no entry 'default'"));
+        }
+    }
+    let mut data = Vec::with_capacity(old.len());
+    entries.iter().for_each(|entry| pack_dir_entry(entry, &mut data));
+    tx.put(TreeId::ROOT, &key, &data)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! # Locking
 //! The map is a leaf lock. `cleaned` is held through the clean-up of a subvolume at its first use,
-//! before inodes; `next_ino` is taken under the gate.
+//! before inodes; `next_ino` and `rule` are taken under the gate.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use butterfs_format::ids::{FIRST_FREE_OBJECTID, LAST_FREE_OBJECTID};
 use butterfs_format::{Ino, ItemType, Key, TreeId};
 
+use super::rule::SubvolumeRule;
 use crate::error::{Error, Result};
 use crate::inode::lock;
 use crate::tx::Transaction;
@@ -20,6 +21,7 @@ pub struct InUse {
     /// Its orphans of an earlier mount are gone.
     pub cleaned: Mutex<bool>,
     next_ino: Mutex<Option<u64>>,
+    rule: Mutex<Option<Arc<SubvolumeRule>>>,
 }
 
 /// The subvolumes in use.
@@ -51,6 +53,20 @@ impl InUse {
         }
         *next = Some(ino + 1);
         Ok(Ino(ino))
+    }
+
+    /// What holds for new files; `load` finds it for the first time.
+    pub fn rule(&self, load: impl FnOnce() -> Result<SubvolumeRule>) -> Result<Arc<SubvolumeRule>> {
+        let mut known = lock(&self.rule);
+        if let Some(rule) = &*known {
+            return Ok(Arc::clone(rule));
+        }
+        Ok(Arc::clone(known.insert(Arc::new(load()?))))
+    }
+
+    /// The rule is changing.
+    pub fn forget_rule(&self) {
+        *lock(&self.rule) = None;
     }
 }
 

@@ -6,7 +6,7 @@
 use butterfs_format::{ItemType, Key, TreeId};
 
 use crate::error::Result;
-use crate::inode::corrupt;
+use crate::inode::{corrupt, scan};
 use crate::tx::Transaction;
 
 /// What a UUID is to a subvolume.
@@ -62,7 +62,34 @@ pub fn check(tx: &Transaction, uuid: &[u8; 16], role: Role) -> Result<()> {
     read(tx, &key(uuid, role)).map(|_| ())
 }
 
-fn exists(tx: &Transaction) -> Result<bool> {
+/// Up to `most` UUIDs of the tree, from a key on, with the subvolumes that each says it is of.
+pub fn page(tx: &Transaction, from: Key, most: usize) -> Result<Vec<Noted>> {
+    let items = scan::between(tx, TreeId::UUID, &(from, Key::MAX), most)?;
+    items.into_iter().map(|(key, _)| Noted::read(tx, key)).collect()
+}
+
+/// A UUID of the tree.
+pub struct Noted {
+    /// The key.
+    pub key: Key,
+    /// The UUID.
+    pub uuid: [u8; 16],
+    /// What it is.
+    pub role: Role,
+    /// To these subvolumes.
+    pub trees: Vec<TreeId>,
+}
+
+impl Noted {
+    fn read(tx: &Transaction, key: Key) -> Result<Self> {
+        let uuid = (u128::from(key.objectid) | u128::from(key.offset) << 64).to_le_bytes();
+        let role = if key.item_type == ItemType::UUID_SUBVOL { Role::Own } else { Role::Received };
+        Ok(Self { key, uuid, role, trees: read(tx, &key)?.into_iter().map(TreeId).collect() })
+    }
+}
+
+/// Whether there is a UUID tree.
+pub fn exists(tx: &Transaction) -> Result<bool> {
     Ok(tx.get(TreeId::ROOT, &Key::new(TreeId::UUID.0, ItemType::ROOT_ITEM, 0))?.is_some())
 }
 

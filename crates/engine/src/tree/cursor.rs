@@ -48,6 +48,11 @@ impl<'a, R: TreeReader + ?Sized> Cursor<'a, R> {
         self.path.last().map(|(leaf, _)| &**leaf)
     }
 
+    /// The blocks on the way here, from the root to the leaf.
+    pub fn path_blocks(&self) -> impl Iterator<Item = &TreeBlock> {
+        self.path.iter().map(|(block, _)| &**block)
+    }
+
     /// The key here, or `None` past the last item.
     pub fn key(&self) -> Option<Key> {
         self.item().map(|(key, _)| key)

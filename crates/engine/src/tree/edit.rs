@@ -78,6 +78,11 @@ pub fn update<W: TreeWriter + ?Sized>(
     Ok(path.found)
 }
 
+/// Makes all blocks on the way to a key writable, and changes nothing in them.
+pub fn touch<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, key: &Key) -> Result<()> {
+    descend(w, tree, key, Intent::Keep).map(drop)
+}
+
 /// Takes an item out; says whether there was one.
 pub fn remove<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, key: &Key) -> Result<bool> {
     let path = descend(w, tree, key, Intent::Keep)?;

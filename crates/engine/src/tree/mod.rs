@@ -8,7 +8,7 @@ mod cursor;
 mod edit;
 
 pub use cursor::{Cursor, last_not_above};
-pub use edit::{insert, put, remove, update};
+pub use edit::{insert, put, remove, touch, update};
 
 use std::sync::Arc;
 

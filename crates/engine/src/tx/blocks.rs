@@ -67,7 +67,7 @@ impl TreeWriter for Transaction {
 
     fn make_writable(&mut self, tree: TreeId, ptr: &ChildPtr) -> Result<Logical> {
         self.changes += 1;
-        if ptr.generation == self.generation && !self.force_copy.contains(&tree) {
+        if ptr.generation == self.generation && !self.force_copy.contains(&tree) && !self.was_moved(tree, ptr.bytenr) {
             debug_assert!(self.dirty.contains_key(&ptr.bytenr));
             return Ok(ptr.bytenr);
         }
@@ -112,7 +112,7 @@ impl Transaction {
     fn allocate_block(&mut self, tree: TreeId, level: u8, first_key: Key) -> Result<Logical> {
         let kind = if tree == TreeId::CHUNK { BlockGroupFlags::SYSTEM } else { BlockGroupFlags::METADATA };
         let at = self.take_block_space(kind)?;
-        let new = NewExtent { flags: ExtentFlags::TREE_BLOCK, first_key };
+        let new = NewExtent { first_key, ..NewExtent::new(ExtentFlags::TREE_BLOCK) };
         let len = self.geometry.nodesize.into();
         self.refs.add_new(at, ExtentKind::TreeBlock(level), len, new, BackRef::TreeBlock { root: tree });
         Ok(at)
@@ -122,6 +122,11 @@ impl Transaction {
     pub(super) fn change_block_ref(&mut self, at: Logical, level: u8, back_ref: BackRef, by: i64) {
         let len = self.geometry.nodesize.into();
         self.refs.change(at, ExtentKind::TreeBlock(level), len, back_ref, by);
+    }
+
+    /// Whether a block is of this transaction because it was moved: it may be shared.
+    fn was_moved(&self, tree: TreeId, at: Logical) -> bool {
+        tree.is_shareable() && self.dirty.get(&at).is_some_and(|block| block.header().flags.get() & FLAG_RELOC != 0)
     }
 
     fn copy_block(&mut self, tree: TreeId, ptr: &ChildPtr) -> Result<Logical> {
@@ -223,7 +228,7 @@ impl Transaction {
             }
             RefBy::Parent(parent) => BackRef::SharedData { parent },
         };
-        self.refs.change(Logical(disk_bytenr), ExtentKind::Data, disk_num_bytes, back_ref, change);
+        self.change_data_ref(Logical(disk_bytenr), disk_num_bytes, back_ref, change);
         Ok(())
     }
 

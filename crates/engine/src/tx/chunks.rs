@@ -20,8 +20,8 @@ use zerocopy::IntoBytes;
 use super::device_space::DeviceSpace;
 use super::{Transaction, WhyCommit};
 use crate::error::{Error, Result};
-use crate::space::BlockGroup;
 use crate::space::placement::{Limits, Placement, place};
+use crate::space::{BlockGroup, GroupState};
 
 /// Kinds of which empty groups are given back.
 const REMOVABLE: [BlockGroupFlags; 2] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA];
@@ -63,8 +63,7 @@ impl Transaction {
     /// `btrfs_reduce_alloc_profile`. Where devices are missing and none is possible, two copies on one device are
     /// better than the one that the kernel makes.
     fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
-        let have = self.space.iter().filter(|g| g.flags.kind() == kind);
-        let have = have.fold(BlockGroupFlags::empty(), |all, group| all | group.flags);
+        let have = self.space.of_kind(kind).fold(BlockGroupFlags::empty(), |all, group| all | group.flags);
         let devices = self.devices.iter().filter(|d| self.volume.is_written(DevId(d.devid.get()))).count();
         let possible = |flags: &BlockGroupFlags| Profile::of(*flags).is_some_and(|p| p.min_devices <= devices);
         let safest = SAFEST_FIRST.into_iter().filter(|profile| have.contains(*profile)).find(possible);
@@ -77,24 +76,52 @@ impl Transaction {
     /// # Errors
     /// [`Error::NoSpace`] if the devices have no room; nothing is changed then.
     pub(super) fn allocate_chunk(&mut self, kind: BlockGroupFlags) -> Result<()> {
-        if kind != BlockGroupFlags::SYSTEM {
-            self.ensure_system_space()?;
+        self.allocate_one_chunk(kind)?;
+        if kind != BlockGroupFlags::DATA || self.wanted_metadata_groups() <= self.space.count(BlockGroupFlags::METADATA)
+        {
+            return Ok(());
         }
-        let flags = self.profile_for(kind);
-        let placement = self.place_chunk(flags)?;
-        self.make_chunk(flags, &placement)
+        match self.allocate_one_chunk(BlockGroupFlags::METADATA) {
+            Err(Error::NoSpace) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Both chunks are usable before either is entered: where devices are missing there may be no space left in old
+    /// chunks for what entering them changes.
+    fn allocate_one_chunk(&mut self, kind: BlockGroupFlags) -> Result<()> {
+        let system = if kind == BlockGroupFlags::SYSTEM { None } else { self.map_system_chunk()? };
+        let wanted = match self.map_new_chunk(kind) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                system.iter().for_each(|system| self.unmap_chunk(system));
+                return Err(error);
+            }
+        };
+        system.into_iter().chain([wanted]).try_for_each(|chunk| self.enter_chunk(chunk))
     }
 
     /// The chunk tree lives in system chunks: there must be room to change it before it is changed.
-    fn ensure_system_space(&mut self) -> Result<()> {
+    fn map_system_chunk(&mut self) -> Result<Option<NewChunk>> {
         let available = self.space.totals(BlockGroupFlags::SYSTEM).available;
         if available >= 16 * u64::from(self.geometry.nodesize) {
-            return Ok(());
+            return Ok(None);
         }
-        match self.allocate_chunk(BlockGroupFlags::SYSTEM) {
-            Err(Error::NoSpace) if available >= 4 * u64::from(self.geometry.nodesize) => Ok(()),
-            result => result,
+        match self.map_new_chunk(BlockGroupFlags::SYSTEM) {
+            Err(Error::NoSpace) if available >= 4 * u64::from(self.geometry.nodesize) => Ok(None),
+            result => result.map(Some),
         }
+    }
+
+    fn map_new_chunk(&mut self, kind: BlockGroupFlags) -> Result<NewChunk> {
+        let flags = self.profile_for(kind);
+        let placement = self.place_chunk(flags)?;
+        self.map_chunk(flags, &placement)
+    }
+
+    /// How many metadata groups `metadata_ratio` asks for.
+    fn wanted_metadata_groups(&self) -> usize {
+        self.space.count(BlockGroupFlags::DATA).checked_div(self.rules.metadata_ratio as usize).unwrap_or(0)
     }
 
     /// The largest size of a chunk and its stripes: as the kernel, by kind and by the size of the filesystem.
@@ -131,27 +158,46 @@ impl Transaction {
         place(&profile, &limits, &self.rooms()).ok_or(Error::NoSpace)
     }
 
-    /// Enters a chunk everywhere it must be known.
-    pub(super) fn make_chunk(&mut self, flags: BlockGroupFlags, placement: &Placement) -> Result<()> {
-        let (start, len) = (Logical(self.next_chunk_start()), placement.len);
+    /// Makes a chunk usable, though no tree knows of it yet.
+    fn map_chunk(&mut self, flags: BlockGroupFlags, placement: &Placement) -> Result<NewChunk> {
+        let start = Logical(self.next_chunk_start());
         let chunk = self.describe_chunk(flags, placement)?;
         if flags.contains(BlockGroupFlags::SYSTEM) && self.system_array_entry(start, &chunk).is_none() {
             return Err(Error::NoSpace);
         }
-        // The last commit does not know it.
-        self.refuse_log(WhyCommit::NewChunk);
-        self.changes += 1;
         self.volume.add_chunk(start, chunk.clone())?;
         let mut group = self.block_group(start, &chunk, 0);
         group.free = Some(self.all_free(&group));
         group.dirty = true;
         self.space.add(group.clone());
+        if let Some(space) = &mut self.device_space {
+            placement.stripes.iter().for_each(|(index, at)| space[*index].remove(*at, placement.stripe_len));
+        }
+        Ok(NewChunk { start, chunk, group, placement: placement.clone() })
+    }
+
+    /// Nothing was put into it yet.
+    fn unmap_chunk(&mut self, new: &NewChunk) {
+        self.space.remove(new.group.start);
+        self.volume.remove_chunk(new.start);
+        if let Some(space) = &mut self.device_space {
+            new.placement.stripes.iter().for_each(|(index, at)| space[*index].add(*at, new.placement.stripe_len));
+        }
+    }
+
+    /// Enters a chunk everywhere it must be known.
+    fn enter_chunk(&mut self, new: NewChunk) -> Result<()> {
+        let NewChunk { start, chunk, group, .. } = new;
+        let flags = chunk.flags();
+        // The last commit does not know it.
+        self.refuse_log(WhyCommit::NewChunk);
+        self.changes += 1;
         if flags.contains(BlockGroupFlags::SYSTEM) {
             self.add_to_system_array(start, &chunk)?;
         }
         self.insert(TreeId::CHUNK, &chunk_key(start), &chunk.pack())?;
         self.change_device_extents(start, &chunk, DeviceSpace::Take)?;
-        self.put_block_group_item(start.0, len, flags, 0)?;
+        self.put_block_group_item(start.0, chunk.length(), flags, 0)?;
         if self.has_free_space_tree() { self.create_free_space(&group) } else { Ok(()) }
     }
 
@@ -229,9 +275,11 @@ impl Transaction {
         let promised = if kind == BlockGroupFlags::DATA { self.promised.data } else { self.metadata_floor() };
         let mut spare = totals.available.saturating_sub(promised);
         let mut left = totals.total;
+        let kept = if kind == BlockGroupFlags::METADATA { self.wanted_metadata_groups() } else { 0 };
+        let most = self.space.count(kind).saturating_sub(kept);
         let mut found = Vec::new();
-        for group in self.space.iter().filter(|g| g.flags.kind() == kind && !g.read_only && is_empty(g)) {
-            if group.len < left && group.available() <= spare {
+        for group in self.space.unused(kind).filter(|g| is_empty(g)) {
+            if found.len() < most && group.len < left && group.available() <= spare {
                 (left, spare) = (left - group.len, spare - group.available());
                 found.push(group.start);
             }
@@ -243,6 +291,7 @@ impl Transaction {
         let Some((_, chunk)) = self.volume.chunk_containing(Logical(start)) else { return Ok(()) };
         let Some(group) = self.space.remove(start) else { return Ok(()) };
         self.changes += 1;
+        self.forget_discards(start, group.len);
         if self.has_free_space_tree() {
             self.remove_free_space(&group)?;
         }
@@ -255,9 +304,17 @@ impl Transaction {
     }
 }
 
+/// A chunk that is usable, and that no tree knows of yet.
+struct NewChunk {
+    start: Logical,
+    chunk: Chunk,
+    group: BlockGroup,
+    placement: Placement,
+}
+
 fn is_empty(group: &BlockGroup) -> bool {
     let empty = group.free.as_ref().is_none_or(|free| free.total() == group.len - group.excluded);
-    empty && group.used == 0 && !group.dirty
+    empty && group.used == 0 && !group.dirty && matches!(group.state, GroupState::Open | GroupState::Emptied)
 }
 
 #[cfg(test)]
@@ -285,24 +342,26 @@ mod tests {
         let device = Arc::new(MemDevice::new(GIB + CHUNKS * LEN));
         let made = MakeOptions { nodesize: NODE as u32, ..MakeOptions::new(device.len(), &SystemEnvironment) };
         mkfs::make(device.clone(), &made).unwrap();
-        let settings = GateSettings { read_only: false, cache_bytes: 64 << 20 };
+        let settings = GateSettings { read_only: false, cache_bytes: 64 << 20, ..GateSettings::default() };
         let gate = Gate::open(open(&device, OpenMode::ReadWrite), settings).unwrap();
         gate.change(Need::Items(8 * CHUNKS as u32), |tx| {
-            let first = tx.space.iter().find(|g| g.flags.kind() == BlockGroupFlags::SYSTEM).unwrap().start;
+            let first = tx.space.of_kind(BlockGroupFlags::SYSTEM).next().unwrap().start;
             tx.load_free_ranges(first)?;
             tx.space.change(first, |group| {
                 let free = group.free.as_mut().unwrap();
                 free.allocate_first(free.longest() - 30 * NODE).unwrap();
             });
             for number in 0..CHUNKS {
-                tx.ensure_system_space()?;
+                let system = tx.map_system_chunk()?;
+                system.into_iter().try_for_each(|chunk| tx.enter_chunk(chunk))?;
                 let stripes = vec![(0, GIB + number * LEN)];
-                tx.make_chunk(BlockGroupFlags::DATA, &Placement { stripes, stripe_len: LEN, len: LEN })?;
+                let data = tx.map_chunk(BlockGroupFlags::DATA, &Placement { stripes, stripe_len: LEN, len: LEN })?;
+                tx.enter_chunk(data)?;
             }
             Ok(())
         })
         .unwrap();
-        let system = |tx: &Transaction| tx.space.iter().filter(|g| g.flags.kind() == BlockGroupFlags::SYSTEM).count();
+        let system = |tx: &Transaction| tx.space.count(BlockGroupFlags::SYSTEM);
         assert!(gate.view(|tx| Ok(system(tx))).unwrap() >= 2, "no new system chunk");
         gate.commit().unwrap();
         drop(gate);

@@ -4,7 +4,8 @@
 //! * Settling ends at a fixed point: no delayed reference is pending, every root item and block
 //!   group item says what memory says.
 //! * Blocks, flush, superblocks, flush: in this order, and an error in any ends all writing.
-//! * Space freed in generation G goes back to the free ranges only after G's superblock is durable.
+//! * Space freed in generation G goes back to the free ranges only after G's superblock is durable, and is discarded
+//!   between the two if the user wants that.
 //!
 //! # Locking
 //! [`Transaction::freeze`] and [`Transaction::finish`] run with the gate held alone; [`Frozen::write`]
@@ -18,6 +19,7 @@ use butterfs_format::{Generation, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
 
 use super::Transaction;
+use super::discard::discard_all;
 use super::log::Log;
 use super::seal::write_blocks;
 use super::tops::Tops;
@@ -30,6 +32,8 @@ pub(super) struct Frozen {
     /// What each device's superblocks say of it.
     devices: Vec<DevItem>,
     pinned: Vec<(Logical, u64)>,
+    /// What of that the commit discards.
+    discards: Vec<(Logical, u64)>,
 }
 
 impl Transaction {
@@ -40,6 +44,7 @@ impl Transaction {
             && self.refs.is_empty()
             && !self.has_removable_group()
             && !self.volume.device_stats_changed()
+            && !self.label_changed()
     }
 
     /// Settles everything, hands out the generation's blocks, and opens the next generation.
@@ -53,11 +58,13 @@ impl Transaction {
             blocks: std::mem::take(&mut self.dirty),
             superblock: self.superblock,
             devices: self.devices.clone(),
+            discards: self.freed_to_discard(),
             pinned: std::mem::take(&mut self.pinned),
         };
         debug_assert!(self.frozen.is_empty(), "two generations are being written");
         self.frozen = frozen.blocks.clone();
         self.force_copy.clear();
+        self.lost_refs.freeze();
         self.generation = self.generation.next();
         // What was noted while settling is in this commit.
         self.log = Log::default();
@@ -97,12 +104,14 @@ impl Transaction {
     pub(super) fn finish(&mut self, frozen: Frozen) {
         self.committed = frozen.superblock.generation();
         self.frozen.clear();
+        self.lost_refs.finish();
         for (at, block) in frozen.blocks {
             self.cache.insert(at, block);
         }
         for (at, len) in frozen.pinned {
             self.pinned_bytes -= len;
             self.release_space(at, len);
+            self.note_free(at, len);
         }
     }
 }
@@ -116,6 +125,8 @@ impl Frozen {
         self.devices.iter().for_each(|item| volume.set_dev_item(*item));
         volume.write_superblocks(&self.superblock)?;
         volume.flush()?;
+        // Only now does nothing durable lead there, and nothing is put there yet.
+        discard_all(volume, &self.discards);
         Ok(())
     }
 }

@@ -25,6 +25,15 @@ pub struct NewExtent {
     pub flags: ExtentFlags,
     /// A tree block's first key, for non-skinny items.
     pub first_key: Key,
+    /// The generation that its item gets, if not that of the transaction.
+    pub generation: Option<u64>,
+}
+
+impl NewExtent {
+    /// An extent of this transaction; a tree block needs a first key too.
+    pub fn new(flags: ExtentFlags) -> Self {
+        Self { flags, first_key: Key::MIN, generation: None }
+    }
 }
 
 /// All pending changes of one extent.

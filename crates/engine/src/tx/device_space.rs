@@ -33,6 +33,13 @@ impl Transaction {
         Ok(())
     }
 
+    /// The holes between device extents of one device, by its place in the list.
+    pub(super) fn holes(&mut self, index: usize) -> Result<&FreeRanges> {
+        self.load_device_space()?;
+        let found = self.device_space.as_ref().and_then(|space| space.get(index));
+        Ok(found.ok_or_else(|| Corruption::new(format!("device number {index}"), "it has no item"))?)
+    }
+
     fn read_device_space(&self, device: &DevItem) -> Result<FreeRanges> {
         let mut free = FreeRanges::default();
         let end = device.total_bytes.get() / STRIPE_LEN * STRIPE_LEN;
@@ -74,9 +81,6 @@ impl Transaction {
                         chunk_tree_uuid: self.chunk_tree_uuid,
                     };
                     self.insert(TreeId::DEV, &key, extent.as_bytes())?;
-                    if let Some(space) = &mut self.device_space {
-                        space[index].remove(stripe.offset.get(), length);
-                    }
                     self.change_device_used(index, length as i64)?;
                 }
                 DeviceSpace::Return => {
@@ -84,6 +88,7 @@ impl Transaction {
                     if let Some(space) = &mut self.device_space {
                         space[index].add(stripe.offset.get(), length);
                     }
+                    self.note_unallocated(index, stripe.offset.get(), length);
                     self.change_device_used(index, -(length as i64))?;
                 }
             }

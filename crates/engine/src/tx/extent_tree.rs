@@ -41,15 +41,29 @@ impl Transaction {
 
     /// The generation that a data extent was made in, if no other reference to it than `own` is known,
     /// those pending counted. Blocks that a snapshot shares hold references that do not show here: they
-    /// are all from generations up to that of the snapshot. [`None`] also for an extent so new that its
-    /// item is still to come.
+    /// are all from generations up to that of the snapshot.
     pub fn generation_if_only(&self, at: Logical, len: u64, own: &BackRef) -> Result<Option<u64>> {
-        if self.refs.get(at).is_some_and(|head| head.changes.keys().any(|one| one != own)) {
-            return Ok(None);
+        if let Some(head) = self.refs.get(at) {
+            if head.changes.keys().any(|one| one != own) {
+                return Ok(None);
+            }
+            if head.new.is_some() {
+                return Ok(Some(self.generation().0));
+            }
         }
         let Some((_, item)) = self.extent_item(at, ExtentKind::Data, len)? else { return Ok(None) };
         let only = matches!(item.inline[..], [one] if one.back_ref == *own && u64::from(one.count) == item.refs);
         Ok(only.then_some(item.generation))
+    }
+
+    /// Whether nobody else is known to refer to a data extent than `own` in this tree: no other reference, and no
+    /// snapshot made since the extent was.
+    pub fn is_only_of(&self, tree: TreeId, at: Logical, len: u64, own: &BackRef) -> Result<bool> {
+        if let Some(head) = self.refs.get(at).filter(|head| head.new.is_some()) {
+            return Ok(head.changes.keys().all(|one| one == own));
+        }
+        let last_snapshot = self.root_item(tree)?.last_snapshot.get();
+        Ok(self.generation_if_only(at, len, own)?.is_some_and(|made| made > last_snapshot))
     }
 
     /// Settles all delayed references, those that settling itself makes included.
@@ -75,6 +89,7 @@ impl Transaction {
             // Nothing durable or in flight can refer to it: its space is free again at once.
             ExtentKind::TreeBlock(_) => self.release_space(at, head.len),
             ExtentKind::Data => {
+                self.lost_refs.forget(at);
                 self.delete_checksums(at, head.len)?;
                 self.pin(at, head.len);
             }
@@ -92,7 +107,7 @@ impl Transaction {
         };
         let mut item = ExtentItem {
             refs: 0,
-            generation: self.generation().0,
+            generation: new.generation.unwrap_or(self.generation().0),
             flags: new.flags,
             block_info,
             owner: None,
@@ -119,6 +134,7 @@ impl Transaction {
         }
         tree::remove(self, TreeId::EXTENT, &key)?;
         if head.kind == ExtentKind::Data {
+            self.lost_refs.forget(at);
             self.delete_checksums(at, head.len)?;
         }
         self.note_freed(at, head.len)?;

@@ -9,29 +9,34 @@
 //! Rank: inode < range < gate. One commit or write of the log at a time (`turns`); the trees are held alone for a
 //! change or for the short parts of a commit, never while its blocks are written.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use butterfs_format::Superblock;
 use butterfs_format::items::Timespec;
 use butterfs_volume::Volume;
 
+use super::in_flight::InFlight;
 use super::promises::{DataReservation, Need, SpaceUsage, Wanted};
 use super::stopped::{Listeners, Stopped};
 use super::turn::Turns;
 use super::{BadGroups, LogTicket, Transaction, WhyCommit};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
+use crate::space::{DiscardRule, SpaceRules};
 
 /// However small the cache is, so many bytes of changed tree blocks may be in memory.
 const DIRTY_BYTES_LEAST: u64 = 32 << 20;
 
 /// How the gate works.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct GateSettings {
     /// Nothing is ever written.
     pub read_only: bool,
     /// Budget for clean tree blocks in memory, in bytes; with as many changed ones a change commits.
     pub cache_bytes: usize,
+    /// How space is managed.
+    pub space: SpaceRules,
 }
 
 /// What was logged, or why it has to be committed.
@@ -58,12 +63,14 @@ pub struct Gate {
     volume: Arc<Volume>,
     trees: Arc<Trees>,
     turns: Turns,
-    read_only: bool,
+    read_only: AtomicBool,
     cache_bytes: usize,
+    space: SpaceRules,
     /// Changed tree blocks in memory beyond which a change commits.
     dirty_bytes: u64,
     stopped: OnceLock<Stopped>,
     listeners: Listeners,
+    in_flight: InFlight,
     /// Tells when things happened.
     clock: Option<Arc<dyn Environment>>,
     /// When this mount committed last.
@@ -88,19 +95,22 @@ impl Gate {
         Ok(Self::around(volume, tx, settings))
     }
 
-    pub(super) fn around(volume: Arc<Volume>, tx: Transaction, settings: GateSettings) -> Self {
+    pub(super) fn around(volume: Arc<Volume>, mut tx: Transaction, settings: GateSettings) -> Self {
+        let GateSettings { read_only, cache_bytes, space } = settings;
+        tx.rules = space;
         let trees = Arc::new(Trees { tx: RwLock::new(tx) });
-        let GateSettings { read_only, cache_bytes } = settings;
         let dirty_bytes = (cache_bytes as u64).max(DIRTY_BYTES_LEAST);
         Self {
             volume,
             trees,
             turns: Turns::default(),
-            read_only,
+            read_only: AtomicBool::new(read_only),
             cache_bytes,
+            space,
             dirty_bytes,
             stopped: OnceLock::new(),
             listeners: Listeners::default(),
+            in_flight: InFlight::default(),
             clock: None,
             committed: Mutex::default(),
         }
@@ -118,6 +128,21 @@ impl Gate {
     /// The devices.
     pub fn volume(&self) -> &Arc<Volume> {
         &self.volume
+    }
+
+    /// What the user chose about space.
+    pub fn space_rules(&self) -> SpaceRules {
+        self.space
+    }
+
+    /// Whoever reads or writes data where trees say that it lies is counted here meanwhile.
+    pub fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// The trees, held alone, for what changes none of them.
+    pub(super) fn trees_alone(&self) -> RwLockWriteGuard<'_, Transaction> {
+        self.trees.write()
     }
 
     /// Looks at trees; changes wait until `look` returns.
@@ -170,7 +195,12 @@ impl Gate {
             self.commit()?;
         }
         let mut tx = self.trees.write();
-        ready(&mut tx).map(|()| tx)
+        ready(&mut tx).inspect_err(|error| {
+            if matches!(error, Error::NoSpace) {
+                tracing::debug!(target: "enospc", usage = ?tx.space_usage(), "no space");
+            }
+        })?;
+        Ok(tx)
     }
 
     /// Promises space for data that will be written later, together with the metadata that it will
@@ -188,13 +218,15 @@ impl Gate {
     pub(crate) fn replay<R>(&self, replay: impl FnOnce(&mut Transaction) -> Result<R>) -> Result<R> {
         let mut tx = self.trees.write();
         let result = replay(&mut tx).inspect_err(|error| self.abort(&format!("log replay failed: {error}")))?;
-        if self.read_only {
+        if self.is_read_only() {
             return Ok(result);
         }
         self.commit_entered(tx)?;
         // What was set aside is free again.
         let (volume, superblock) = (self.volume.clone(), self.volume.superblock());
-        *self.trees.write() = Transaction::open(volume, self.cache_bytes, &superblock, BadGroups::Refuse)?;
+        let mut tx = Transaction::open(volume, self.cache_bytes, &superblock, BadGroups::Refuse)?;
+        tx.rules = self.space;
+        *self.trees.write() = tx;
         Ok(result)
     }
 
@@ -299,6 +331,10 @@ impl Gate {
         drop(tx);
         frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("commit failed: {error}")))?;
         self.trees.write().finish(frozen);
+        if self.space.discard == DiscardRule::Sync {
+            // What removed chunks had.
+            self.discard_some(usize::MAX)?;
+        }
         *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.as_ref().map(|clock| clock.now());
         Ok(())
     }
@@ -335,11 +371,27 @@ impl Gate {
         *self.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether nothing may be written.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Acquire)
+    }
+
+    /// Refuses changes from now on. One that is on its way is finished: the trees are held alone for a moment.
+    pub(crate) fn refuse_changes(&self) {
+        let _alone = self.trees.write();
+        self.read_only.store(true, Ordering::Release);
+    }
+
+    /// Allows changes again.
+    pub(crate) fn allow_changes(&self) {
+        self.read_only.store(false, Ordering::Release);
+    }
+
     /// Fails if the filesystem is read-only or was stopped.
     pub fn check_writable(&self) -> Result<()> {
         match self.stopped.get() {
             Some(stopped) => Err(Error::Aborted(stopped.cause.clone())),
-            None if self.read_only => Err(Error::ReadOnly),
+            None if self.is_read_only() => Err(Error::ReadOnly),
             None => Ok(()),
         }
     }

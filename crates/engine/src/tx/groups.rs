@@ -1,12 +1,12 @@
 //! Block groups: space taken and given back, and their items.
 
-use butterfs_format::items::{BlockGroupFlags, BlockGroupItem, Chunk};
+use butterfs_format::items::{BlockGroupFlags, BlockGroupItem, Chunk, Stripe};
 use butterfs_format::{Corruption, DevId, ItemType, Key, Logical, TreeId};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Transaction;
 use crate::error::{Error, Result};
-use crate::space::{BlockGroup, FreeRanges};
+use crate::space::{BlockGroup, FreeRanges, GroupState};
 
 /// What to do about a chunk whose block group cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,11 @@ impl Transaction {
         Ok(())
     }
 
+    /// How many block groups of a kind there are.
+    pub fn group_count(&self, kind: BlockGroupFlags) -> usize {
+        self.space.count(kind)
+    }
+
     /// How much of a chunk its block group says is used.
     fn used_of(&self, start: Logical, chunk: &Chunk) -> Result<u64> {
         let key = Key::new(start.0, ItemType::BLOCK_GROUP_ITEM, chunk.length());
@@ -58,9 +63,7 @@ impl Transaction {
             free: None,
             hint: start.0,
             dirty: false,
-            // Where nothing is written, what a log brings back is put anywhere in memory.
-            read_only: !self.volume.is_read_only()
-                && chunk.stripes.iter().any(|stripe| !self.volume.is_written(DevId(stripe.devid.get()))),
+            state: self.state_of(chunk),
         }
     }
 
@@ -121,6 +124,20 @@ impl Transaction {
             cursor.advance()?;
         }
         Ok(free)
+    }
+
+    /// Where nothing is written at all, what a log brings back is put anywhere in memory.
+    fn state_of(&self, chunk: &Chunk) -> GroupState {
+        let is_written = |stripe: &Stripe| self.volume.is_written(DevId(stripe.devid.get()));
+        match self.volume.is_read_only() || chunk.stripes.iter().all(is_written) {
+            true => GroupState::Open,
+            false => GroupState::Fixed,
+        }
+    }
+
+    /// Whether bytes at an address may change: not in a group that lies on a device that is not written.
+    pub fn is_writable(&self, at: Logical) -> bool {
+        self.space.containing(at.0).is_some_and(|group| group.state != GroupState::Fixed)
     }
 
     /// Takes space for one tree block.
@@ -221,7 +238,7 @@ impl Transaction {
     /// Writes the items of groups that changed; says whether there were any.
     pub(super) fn write_block_groups(&mut self) -> Result<bool> {
         let dirty: Vec<(u64, u64, BlockGroupFlags, u64)> =
-            self.space.iter().filter(|g| g.dirty).map(|g| (g.start, g.len, g.flags, g.used)).collect();
+            self.space.dirty().map(|g| (g.start, g.len, g.flags, g.used)).collect();
         for (start, len, flags, used) in &dirty {
             self.space.change(*start, |group| group.dirty = false);
             self.put_block_group_item(*start, *len, *flags, *used)?;

@@ -47,7 +47,7 @@ pub fn make(devices: &[Arc<dyn BlockDevice>], options: &MakeOptions) -> Result<(
     tx.create_first_trees(options)?;
     tx.enter_first_chunks(&chunks)?;
     tx.fill_first_trees(options)?;
-    Gate::around(volume, tx, super::GateSettings { read_only: false, cache_bytes: 0 }).commit()
+    Gate::around(volume, tx, super::GateSettings::default()).commit()
 }
 
 /// Where `mkfs.btrfs` puts the first chunks: from 13 MiB on, data, system, metadata.
@@ -152,7 +152,7 @@ impl Transaction {
             let bytenr = self.allocate(tree, 0, Key::MIN)?;
             let root = TreeRoot { bytenr, level: 0, generation: Generation(1) };
             let item = RootItem::new_zeroed();
-            self.store_root(tree, Root { root, item, key_offset: 0, dirty: false });
+            self.store_root(tree, Root { root, item, key_offset: 0, dirty: false, moved_only: false });
         }
         let mut trees = vec![TreeId::EXTENT, TreeId::DEV, TreeId::CSUM, TreeId::UUID];
         if options.compat_ro.contains(CompatRo::FREE_SPACE_TREE) {

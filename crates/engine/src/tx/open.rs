@@ -7,10 +7,12 @@ use butterfs_format::{Generation, Logical, Superblock, TreeId};
 use butterfs_volume::Volume;
 
 use super::delayed::DelayedRefs;
+use super::discard::Discards;
 use super::log::Log;
+use super::lost_refs::LostRefs;
 use super::{BadGroups, Transaction};
 use crate::error::Result;
-use crate::space::{Promised, SpaceMap};
+use crate::space::{Promised, SpaceMap, SpaceRules};
 use crate::tree::cache::BlockCache;
 
 impl Transaction {
@@ -27,8 +29,11 @@ impl Transaction {
             roots: RwLock::default(),
             force_copy: HashSet::new(),
             refs: DelayedRefs::default(),
+            lost_refs: LostRefs::default(),
             space: SpaceMap::default(),
             promised: Promised::default(),
+            rules: SpaceRules::default(),
+            discards: Discards::default(),
             sharing: None,
             pinned: Vec::new(),
             pinned_bytes: 0,

@@ -27,8 +27,9 @@ use butterfs_format::{Logical, TreeId};
 
 use super::Transaction;
 use super::gate::Trees;
+use super::moves::MoveCost;
 use crate::error::Result;
-use crate::space::Totals;
+use crate::space::{Promised, Totals};
 
 /// Trees that a commit changes, whatever was done.
 const SETTLED: [TreeId; 4] = [TreeId::EXTENT, TreeId::CSUM, TreeId::FREE_SPACE, TreeId::BLOCK_GROUP];
@@ -55,6 +56,8 @@ pub enum Need {
     Items(u32),
     /// A snapshot of this subvolume, and what may be copied later because of it.
     Snapshot(TreeId, Copier),
+    /// Something is moved, so that space is given back in the end: may use the reserve.
+    Move(MoveCost),
     /// Space is given back in the end: may use the reserve, in steps that are
     /// [affordable](Transaction::affordable).
     Deletion,
@@ -76,6 +79,8 @@ pub enum Copier {
 pub struct Wanted {
     /// Data, in whole sectors.
     pub data: u64,
+    /// Space for data without the metadata of it, which each step asks for itself.
+    pub bare: u64,
     /// Data that goes into space that the file has already, and takes metadata only.
     pub in_place: u64,
     /// Bytes that may go into the tree itself, because a file is small; 0 where none may.
@@ -94,12 +99,14 @@ pub struct DataReservation {
     data: u64,
     metadata: u64,
     inline: u64,
+    in_place: u64,
 }
 
 impl DataReservation {
     pub(super) fn new(gate: Arc<Trees>, wanted: &Wanted) -> Self {
         let inline = metadata_for_inline(wanted.inline);
-        Self { gate, data: wanted.data, metadata: wanted.metadata() - inline, inline }
+        let metadata = wanted.metadata() - inline;
+        Self { gate, data: wanted.data + wanted.bare, metadata, inline, in_place: wanted.in_place }
     }
 
     /// Bytes of data still promised.
@@ -114,25 +121,32 @@ impl DataReservation {
 
     /// Whether nothing is promised any more.
     pub fn is_empty(&self) -> bool {
-        (self.data, self.metadata, self.inline) == (0, 0, 0)
+        (self.data, self.metadata, self.inline, self.in_place) == (0, 0, 0, 0)
     }
 
     /// Data space was allocated. The promise of its metadata stays until that is in the trees.
     pub fn spend_data(&mut self, bytes: u64) {
-        self.set(self.data - bytes.min(self.data), self.metadata, self.inline);
+        self.give_up(&Promised { data: bytes.min(self.data), ..Promised::default() }, 0);
     }
 
     /// No more than `bytes` are still in memory: the promise shrinks to what they need.
     pub fn shrink(&mut self, bytes: u64) {
-        let inline = if bytes == 0 { 0 } else { self.inline };
-        self.set(self.data.min(bytes), self.metadata.min(metadata_for(bytes)), inline);
+        let gone = Promised {
+            data: self.data.saturating_sub(bytes),
+            metadata: self.metadata.saturating_sub(metadata_for(bytes)),
+            in_place: self.in_place.saturating_sub(bytes),
+        };
+        self.give_up(&gone, if bytes == 0 { self.inline } else { 0 });
     }
 
-    fn set(&mut self, data: u64, metadata: u64, inline: u64) {
-        let gone = (self.data - data, self.metadata - metadata + self.inline - inline);
-        (self.data, self.metadata, self.inline) = (data, metadata, inline);
-        if gone != (0, 0) {
-            self.gate.write().unpromise(gone.0, gone.1);
+    fn give_up(&mut self, gone: &Promised, inline: u64) {
+        self.data -= gone.data;
+        self.metadata -= gone.metadata;
+        self.in_place -= gone.in_place;
+        self.inline -= inline;
+        let gone = Promised { metadata: gone.metadata + inline, ..*gone };
+        if gone != Promised::default() {
+            self.gate.write().unpromise(&gone);
         }
     }
 
@@ -141,12 +155,13 @@ impl DataReservation {
         self.data += std::mem::take(&mut other.data);
         self.metadata += std::mem::take(&mut other.metadata);
         self.inline += std::mem::take(&mut other.inline);
+        self.in_place += std::mem::take(&mut other.in_place);
     }
 }
 
 impl Drop for DataReservation {
     fn drop(&mut self) {
-        self.set(0, 0, 0);
+        self.shrink(0);
     }
 }
 
@@ -177,6 +192,8 @@ pub struct SpaceUsage {
     pub system: Totals,
     /// How many copies of metadata and of system blocks there are.
     pub metadata_copies: u64,
+    /// How many copies of data there are.
+    pub data_copies: u64,
     /// Space of `data` that is promised to data in memory.
     pub promised: u64,
     /// Space of `metadata` that is promised to data in memory.
@@ -189,15 +206,18 @@ impl Transaction {
     pub(super) fn space_usage(&self) -> SpaceUsage {
         let total = self.devices.iter().map(|d| d.total_bytes.get()).sum();
         let allocated: u64 = self.devices.iter().map(|d| d.bytes_used.get()).sum();
-        let metadata_chunk = self.space.iter().find(|g| g.flags.kind() == BlockGroupFlags::METADATA);
-        let copies = metadata_chunk.and_then(|g| self.volume.copies(Logical(g.start)).ok()).unwrap_or(1);
+        let copies_of = |kind: BlockGroupFlags| {
+            let chunk = self.space.of_kind(kind).next();
+            chunk.and_then(|group| self.volume.stored_copies(Logical(group.start)).ok()).unwrap_or(1) as u64
+        };
         SpaceUsage {
             total,
             unallocated: total.saturating_sub(allocated),
             data: self.space.totals(BlockGroupFlags::DATA),
             metadata: self.space.totals(BlockGroupFlags::METADATA),
             system: self.space.totals(BlockGroupFlags::SYSTEM),
-            metadata_copies: copies as u64,
+            metadata_copies: copies_of(BlockGroupFlags::METADATA),
+            data_copies: copies_of(BlockGroupFlags::DATA),
             promised: self.promised.data,
             promised_metadata: self.promised.metadata,
             reserve: self.global_reserve(),
@@ -205,13 +225,21 @@ impl Transaction {
     }
 
     pub(super) fn promise(&mut self, wanted: &Wanted) {
-        self.promised.data += wanted.data;
+        self.promised.data += wanted.data + wanted.bare;
         self.promised.metadata += wanted.metadata();
+        self.promised.in_place += wanted.in_place;
     }
 
-    fn unpromise(&mut self, data: u64, metadata: u64) {
-        self.promised.data = self.promised.data.saturating_sub(data);
-        self.promised.metadata = self.promised.metadata.saturating_sub(metadata);
+    fn unpromise(&mut self, gone: &Promised) {
+        self.promised.data = self.promised.data.saturating_sub(gone.data);
+        self.promised.metadata = self.promised.metadata.saturating_sub(gone.metadata);
+        self.promised.in_place = self.promised.in_place.saturating_sub(gone.in_place);
+    }
+
+    /// Whether data in memory was promised no space but that which its file has: no snapshot may share that
+    /// before the data is there.
+    pub fn counts_on_own_space(&self) -> bool {
+        self.promised.in_place > 0
     }
 
     fn node_bytes(&self, blocks: u64) -> u64 {
@@ -243,6 +271,13 @@ impl Transaction {
     fn settle_need(&self, refs: u64) -> u64 {
         let used = self.space.totals(BlockGroupFlags::METADATA).used;
         self.node_bytes(COMMIT_BLOCKS) + self.node_bytes(BLOCKS_PER_REF * refs).min(used)
+    }
+
+    /// The same for many references at once: at most all trees that settling changes are copied, and grow a little.
+    fn settle_need_of_move(&self, refs: u64) -> u64 {
+        const GROWTH: u64 = 128;
+        let most = self.settled_bytes() + refs * GROWTH;
+        self.node_bytes(COMMIT_BLOCKS) + self.node_bytes(BLOCKS_PER_REF * refs).min(most)
     }
 
     fn pending(&self) -> u64 {
@@ -289,6 +324,11 @@ impl Transaction {
                     self.node_bytes(COMMIT_BLOCKS) + (self.commit_reserve() / 2).min(self.node_bytes(DROP_BLOCKS));
                 self.promised.metadata + left.max(change + self.node_bytes(CHANGE_BLOCKS))
             }
+            Need::Move(cost) => {
+                self.promised.metadata
+                    + self.settle_need_of_move(self.pending() + CHANGE_REFS + cost.refs)
+                    + self.node_bytes(CHANGE_BLOCKS + cost.blocks)
+            }
             Need::Promised => change,
         };
         self.ensure(BlockGroupFlags::METADATA, wanted)
@@ -298,7 +338,7 @@ impl Transaction {
         self.load_sharing()?;
         let floor = self.metadata_floor() + wanted.metadata() + self.node_bytes(16);
         self.ensure(BlockGroupFlags::METADATA, floor)?;
-        self.ensure(BlockGroupFlags::DATA, self.promised.data + wanted.data)
+        self.ensure(BlockGroupFlags::DATA, self.promised.data + wanted.data + wanted.bare)
     }
 
     fn ensure(&mut self, kind: BlockGroupFlags, wanted: u64) -> Result<()> {
@@ -327,11 +367,11 @@ mod tests {
         let device = Arc::new(MemDevice::new(256 << 20));
         mkfs::make(device.clone(), &MakeOptions::new(256 << 20, &SystemEnvironment)).unwrap();
         let volume = Arc::new(Volume::open(vec![device], OpenMode::ReadWrite).unwrap());
-        let gate = Gate::open(volume, GateSettings { read_only: false, cache_bytes: 1 << 20 }).unwrap();
+        let gate = Gate::open(volume, GateSettings { cache_bytes: 1 << 20, ..GateSettings::default() }).unwrap();
         let promised = || (gate.space().promised, gate.space().promised_metadata);
-        let wanted = Wanted { data: 40960, in_place: 0, inline: 0 };
+        let wanted = Wanted { data: 40960, ..Wanted::default() };
         let mut promise = gate.reserve_data(wanted).unwrap();
-        promise.merge(gate.reserve_data(Wanted { data: 4096, in_place: 0, inline: 2000 }).unwrap());
+        promise.merge(gate.reserve_data(Wanted { data: 4096, inline: 2000, ..Wanted::default() }).unwrap());
         let inline = metadata_for_inline(2000);
         assert_eq!(promised(), (45056, 11 * 512 + inline));
         promise.spend_data(45056);

@@ -19,6 +19,8 @@ pub(super) struct Root {
     pub key_offset: u64,
     /// The item in the root tree is older than this.
     pub dirty: bool,
+    /// Nothing but the place of blocks changed: to users the subvolume is as it was.
+    pub moved_only: bool,
 }
 
 impl Root {
@@ -72,7 +74,7 @@ impl Transaction {
         let mut root = self.load_root(tree)?;
         let before = (root.item.flags, root.item.refs);
         change(&mut root.item);
-        root.dirty = true;
+        (root.dirty, root.moved_only) = (true, false);
         self.changes += 1;
         self.store_root(tree, root);
         if before != (root.item.flags, root.item.refs) {
@@ -98,7 +100,7 @@ impl Transaction {
         }
         let item = RootItem::parse(data).map_err(|problem| Corruption::new(format!("root tree {key}"), problem))?;
         let root = TreeRoot { bytenr: item.bytenr(), level: item.level, generation: item.generation() };
-        Ok(Root { root, item, key_offset: key.offset, dirty: false })
+        Ok(Root { root, item, key_offset: key.offset, dirty: false, moved_only: false })
     }
 
     /// The root item of a tree that is in memory already.
@@ -114,14 +116,22 @@ impl Transaction {
         let roots = self.roots.get_mut().unwrap_or_else(PoisonError::into_inner);
         let root = roots.get_mut(&tree).expect("a tree is looked up before its root is changed");
         root.root = new;
-        root.dirty = true;
+        (root.dirty, root.moved_only) = (true, false);
+    }
+
+    /// The root block of a tree was moved.
+    pub(super) fn set_moved_root(&mut self, tree: TreeId, new: TreeRoot) {
+        let roots = self.roots.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let root = roots.get_mut(&tree).expect("a tree is looked up before its root is moved");
+        root.root = new;
+        (root.dirty, root.moved_only) = (true, root.moved_only || !root.dirty);
     }
 
     /// Enters a tree whose root block the caller knows, e.g. from the superblock.
     pub(super) fn enter_root(&mut self, tree: TreeId, bytenr: Logical, level: u8, generation: Generation) {
         let root = TreeRoot { bytenr, level, generation };
         let item = zerocopy::FromZeros::new_zeroed();
-        self.store_root(tree, Root { root, item, key_offset: 0, dirty: false });
+        self.store_root(tree, Root { root, item, key_offset: 0, dirty: false, moved_only: false });
     }
 
     /// Makes an empty tree with this root item.
@@ -129,7 +139,7 @@ impl Transaction {
         let bytenr = self.allocate(tree, 0, Key::MIN)?;
         let root = TreeRoot { bytenr, level: 0, generation: self.generation };
         let item = RootItem { bytes_used: u64::from(self.geometry.nodesize).into(), ..item };
-        let root = Root { root, item, key_offset: 0, dirty: true };
+        let root = Root { root, item, key_offset: 0, dirty: true, moved_only: false };
         self.store_root(tree, root);
         self.note_referred(tree, self.geometry.nodesize.into());
         self.write_root(tree, root)
@@ -172,7 +182,7 @@ impl Transaction {
             Blocks::Less => used.saturating_sub(bytes),
         };
         root.item.bytes_used = used.into();
-        root.dirty = true;
+        (root.dirty, root.moved_only) = (true, false);
         self.note_referred(tree, if change == Blocks::More { bytes as i64 } else { -(bytes as i64) });
     }
 
@@ -197,10 +207,10 @@ impl Transaction {
         dirty.sort_unstable();
         for tree in &dirty {
             let mut root = self.load_root(*tree)?;
-            if tree.is_subvolume() {
+            if tree.is_subvolume() && !root.moved_only {
                 root.item.ctransid = self.generation.0.into();
             }
-            root.dirty = false;
+            (root.dirty, root.moved_only) = (false, false);
             self.store_root(*tree, root);
             self.write_root(*tree, root)?;
         }

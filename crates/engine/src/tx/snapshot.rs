@@ -31,7 +31,7 @@ impl Transaction {
         let block = self.block(source, &ptr)?;
         let copy_at = self.take_block_space(BlockGroupFlags::METADATA)?;
         let first_key = if block.is_empty() { Key::MIN } else { block.key(0) };
-        let extent = NewExtent { flags: ExtentFlags::TREE_BLOCK, first_key };
+        let extent = NewExtent { first_key, ..NewExtent::new(ExtentFlags::TREE_BLOCK) };
         let (kind, len) = (ExtentKind::TreeBlock(old.level), self.geometry.nodesize.into());
         self.refs.add_new(copy_at, kind, len, extent, BackRef::TreeBlock { root: new });
         let copy = self.clone_block(&block, copy_at, new);
@@ -41,7 +41,7 @@ impl Transaction {
         let mut item = item;
         item.last_snapshot = generation.0.into();
         let root = TreeRoot { bytenr: copy_at, level: old.level, generation };
-        self.store_root(new, Root { root, item, key_offset: generation.0, dirty: true });
+        self.store_root(new, Root { root, item, key_offset: generation.0, dirty: true, moved_only: false });
         self.force_copy.insert(new);
         self.note_shared(source, new)
     }

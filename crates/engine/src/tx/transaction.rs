@@ -17,12 +17,14 @@ use butterfs_format::{Generation, Key, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
 
 use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
+use super::discard::Discards;
 use super::log::Log;
+use super::lost_refs::LostRefs;
 use super::roots::Root;
 use super::sharing::Sharing;
 use super::why_commit::WhyCommit;
 use crate::error::Result;
-use crate::space::{FreeRanges, Promised, SpaceMap};
+use crate::space::{FreeRanges, Promised, SpaceMap, SpaceRules};
 use crate::tree::{self, Cursor, cache::BlockCache};
 
 /// The running transaction.
@@ -46,8 +48,12 @@ pub struct Transaction {
     /// they are of this generation.
     pub(super) force_copy: HashSet<TreeId>,
     pub(super) refs: DelayedRefs,
+    pub(super) lost_refs: LostRefs,
     pub(super) space: SpaceMap,
     pub(super) promised: Promised,
+    /// What the user chose about space.
+    pub(super) rules: SpaceRules,
+    pub(super) discards: Discards,
     /// What subvolumes share, once something is to be changed.
     pub(super) sharing: Option<Sharing>,
     /// Space freed in this transaction: not to be used before it is durable.
@@ -80,6 +86,17 @@ impl Transaction {
         self.superblock.incompat()
     }
 
+    /// Features that writers must know.
+    pub fn compat_ro(&self) -> CompatRo {
+        self.superblock.compat_ro()
+    }
+
+    /// Notes that the UUID tree has all that it should.
+    pub fn uuid_tree_is_current(&mut self) {
+        self.superblock.uuid_tree_generation = self.superblock.generation;
+        self.changes += 1;
+    }
+
     /// Notes that data is compressed in a way that readers must know.
     pub fn use_compression(&mut self, kind: Compression) {
         let feature = match kind {
@@ -87,6 +104,11 @@ impl Transaction {
             Compression::Lzo => Incompat::COMPRESS_LZO,
             Compression::Zstd => Incompat::COMPRESS_ZSTD,
         };
+        self.use_feature(feature);
+    }
+
+    /// Notes something that readers must know of.
+    pub fn use_feature(&mut self, feature: Incompat) {
         if !self.incompat().contains(feature) {
             self.superblock.incompat_flags = (self.incompat() | feature).bits().into();
             self.refuse_log(WhyCommit::NewFeature);
@@ -162,7 +184,7 @@ impl Transaction {
     /// Makes allocated space an extent with its first reference.
     pub fn add_data_extent(&mut self, at: Logical, len: u64, back_ref: BackRef) -> Result<()> {
         self.changes += 1;
-        let new = NewExtent { flags: ExtentFlags::DATA, first_key: Key::MIN };
+        let new = NewExtent::new(ExtentFlags::DATA);
         self.refs.add_new(at, ExtentKind::Data, len, new, back_ref);
         Ok(())
     }
@@ -170,16 +192,28 @@ impl Transaction {
     /// Adds a reference to an extent; `at` and `len` are the whole extent's address and length on
     /// disk (`disk_bytenr`, `disk_num_bytes`).
     pub fn add_data_ref(&mut self, at: Logical, len: u64, back_ref: BackRef) -> Result<()> {
-        self.changes += 1;
-        self.refs.change(at, ExtentKind::Data, len, back_ref, 1);
+        self.change_data_ref(at, len, back_ref, 1);
         Ok(())
     }
 
     /// Drops a reference; with the last one goes the extent, its checksums and, after commit, its
     /// space.
     pub fn drop_data_ref(&mut self, at: Logical, len: u64, back_ref: BackRef) -> Result<()> {
-        self.changes += 1;
-        self.refs.change(at, ExtentKind::Data, len, back_ref, -1);
+        self.change_data_ref(at, len, back_ref, -1);
         Ok(())
+    }
+
+    /// Changes the count of a reference to data.
+    pub(super) fn change_data_ref(&mut self, at: Logical, len: u64, back_ref: BackRef, by: i64) {
+        self.changes += 1;
+        if by < 0 {
+            self.lost_refs.note(at, back_ref);
+        }
+        self.refs.change(at, ExtentKind::Data, len, back_ref, by);
+    }
+
+    /// Whether nobody but `own` referred to an extent when things were last durable, or may then find it by a log.
+    pub fn is_nobody_elses_since_commit(&self, at: Logical, own: &BackRef) -> bool {
+        !self.lost_refs.by_others(at, own)
     }
 }

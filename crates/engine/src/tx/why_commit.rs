@@ -22,6 +22,8 @@ pub enum WhyCommit {
     Preallocated,
     /// Data was compressed in a way that the superblock of the last commit does not tell of.
     NewFeature,
+    /// Extents were moved: the last commit has them elsewhere.
+    Moved,
     /// There is no metadata space for the log.
     NoSpace,
     /// Something failed while the log was written.

@@ -9,6 +9,7 @@ mod bugs;
 mod shared;
 mod stress;
 
+use butterfs_engine::file::DataRule;
 use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_testkit::report::scaled;
@@ -61,4 +62,9 @@ fn large_inline_files() {
 #[test]
 fn little_memory_for_dirty_data() {
     stress("1 MiB dirty", Shape { dirty_limit: 1 << 20, threads: 4, seed: 7, metadata: DUP, ..Shape::default() });
+}
+
+#[test]
+fn overwritten_in_place() {
+    stress("in place", Shape { data: DataRule::InPlace, seed: 8, ..Shape::default() });
 }

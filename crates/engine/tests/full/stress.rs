@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::file::SizeMode;
+use butterfs_engine::file::{DataRule, SizeMode};
 use butterfs_engine::filesystem::{
     Access, Filesystem, Flow, Leave, NewInode, NewKind, NewSubvolume, OpenOptions, RenameOptions, Replace,
 };
@@ -38,6 +38,7 @@ pub struct Shape {
     pub old_features: bool,
     pub max_inline: u64,
     pub dirty_limit: u64,
+    pub data: DataRule,
     pub threads: u64,
     pub seed: u64,
 }
@@ -51,6 +52,7 @@ impl Default for Shape {
             old_features: false,
             max_inline: 2048,
             dirty_limit: 16 << 20,
+            data: DataRule::Usual,
             threads: 3,
             seed: 1,
         }
@@ -83,8 +85,8 @@ impl fmt::Display for Stress {
 
 fn open(device: &Arc<MemDevice>, shape: &Shape) -> Filesystem {
     let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
-    let options =
-        OpenOptions { max_inline: shape.max_inline, dirty_limit: shape.dirty_limit, ..OpenOptions::default() };
+    let Shape { max_inline, dirty_limit, data: new_data, .. } = *shape;
+    let options = OpenOptions { max_inline, dirty_limit, new_data, ..OpenOptions::default() };
     Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap()
 }
 

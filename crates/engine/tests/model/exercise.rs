@@ -6,13 +6,16 @@ use std::sync::Arc;
 use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::file::{CloneLen, CompressRule, Dedupe, SizeMode};
+use butterfs_engine::file::{CloneLen, CompressRule, DataRule, Dedupe, SizeMode};
 use butterfs_engine::filesystem::{
     Access, FileOffset, Filesystem, Flow, Leave, NewInode, NewKind, OpenOptions, RenameOptions, Replace,
     SubvolumeChoice,
 };
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions};
+use butterfs_engine::relocate::{GroupFilter, Room};
+use butterfs_engine::tx::Trim;
+use butterfs_format::items::BlockGroupFlags;
 use butterfs_format::superblock::{CompatRo, Incompat};
 use butterfs_format::{ChecksumType, TreeId};
 use butterfs_testkit::random::Random;
@@ -27,11 +30,13 @@ pub struct Shape {
     pub csum_type: ChecksumType,
     pub without: &'static str,
     pub compress: CompressRule,
+    pub data: DataRule,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodesize: 16384, csum_type: ChecksumType::Crc32c, without: "", compress: CompressRule::Asked }
+        let (compress, data) = (CompressRule::Asked, DataRule::Usual);
+        Self { nodesize: 16384, csum_type: ChecksumType::Crc32c, without: "", compress, data }
     }
 }
 
@@ -44,7 +49,7 @@ struct Snapshot {
 
 pub struct Exercise {
     device: Arc<MemDevice>,
-    compress: CompressRule,
+    shape: Shape,
     fs: Filesystem,
     model: Model,
     snapshots: Vec<Snapshot>,
@@ -52,9 +57,10 @@ pub struct Exercise {
     seed: u64,
 }
 
-fn open(device: &Arc<MemDevice>, subvolume: SubvolumeChoice, compress: CompressRule) -> Filesystem {
+fn open(device: &Arc<MemDevice>, subvolume: SubvolumeChoice, shape: &Shape) -> Filesystem {
     let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
-    let options = OpenOptions { subvolume, compress, ..OpenOptions::default() };
+    let (compress, new_data) = (shape.compress, shape.data);
+    let options = OpenOptions { subvolume, compress, new_data, ..OpenOptions::default() };
     Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap()
 }
 
@@ -78,10 +84,9 @@ impl Exercise {
             _ => {}
         }
         mkfs::make(device.clone(), &options).unwrap();
-        let fs = open(&device, SubvolumeChoice::Default, shape.compress);
-        let compress = shape.compress;
+        let fs = open(&device, SubvolumeChoice::Default, &shape);
         let (model, random) = (Model::default(), Random::new(seed));
-        Self { device, compress, fs, model, snapshots: Vec::new(), random, seed }
+        Self { device, shape, fs, model, snapshots: Vec::new(), random, seed }
     }
 
     fn below(&mut self, limit: usize) -> usize {
@@ -109,7 +114,7 @@ impl Exercise {
         while self.fs.clean_once(50).unwrap() {}
         self.fs.sync().unwrap();
         self.judge(step);
-        self.fs = open(&self.device, SubvolumeChoice::Default, self.compress);
+        self.fs = open(&self.device, SubvolumeChoice::Default, &self.shape);
         self.compare(self.fs.root(), &self.model.root.clone(), &self.model, step);
         for snapshot in &self.snapshots {
             let top = InodeId { tree: snapshot.tree, ino: butterfs_format::Ino::ROOT_DIR };
@@ -202,7 +207,8 @@ impl Exercise {
             70..=79 => self.rename(),
             80..=84 => self.link(),
             85..=90 => self.xattr(),
-            91..=95 => self.fsync(),
+            91..=94 => self.fsync(),
+            95 => self.relocate(),
             96 | 97 => self.snapshot(),
             _ => self.delete_snapshot(),
         }
@@ -411,6 +417,14 @@ impl Exercise {
         let Some((dir, name, _)) = self.any_file() else { return };
         let id = self.fs.lookup(Place::new(dir, &name)).unwrap();
         self.fs.fsync(id).unwrap();
+    }
+
+    /// Nobody sees anything of it.
+    fn relocate(&mut self) {
+        let kind = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA][self.below(2)];
+        let filter = GroupFilter::used_at_most(kind, 100);
+        self.fs.relocate(&filter, Room::NewChunks).unwrap();
+        self.fs.trim(&Trim { range: 0..u64::MAX, minimum: 65536 }).unwrap();
     }
 
     fn snapshot(&mut self) {

@@ -5,7 +5,7 @@
 mod exercise;
 mod model;
 
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_format::compression::Choice;
 use exercise::{Exercise, Shape};
 
@@ -47,5 +47,14 @@ fn with_each_compression() {
         for compress in [CompressRule::All(method), CompressRule::Force(method)] {
             Exercise::new(seed, Shape { compress, ..Shape::default() }).run(800);
         }
+    }
+}
+
+#[test]
+fn overwritten_in_place_and_without_checksums() {
+    for (seed, data, nodesize) in
+        [(19, DataRule::InPlace, 16384), (20, DataRule::InPlace, 4096), (21, DataRule::NoChecksums, 16384)]
+    {
+        Exercise::new(seed, Shape { data, nodesize, ..Shape::default() }).run(1500);
     }
 }

@@ -33,8 +33,13 @@ impl std::fmt::Debug for OnError {
     }
 }
 
+/// How often freed space is discarded, and so many ranges at most each time.
+const DISCARD_AGAIN: Duration = Duration::from_secs(1);
+const DISCARDS: usize = 1000;
 /// Tree blocks that the cleaner takes in one step.
 const CLEAN_STEP: usize = 64;
+/// The longest pause between two steps of the cleaner.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How soon the cleaner looks again at subvolumes that are still in use.
 const CLEAN_AGAIN: Duration = Duration::from_secs(10);
 
@@ -44,6 +49,8 @@ struct Told {
     clean: bool,
     /// The filesystem became read-only.
     failed: bool,
+    /// Time between commits.
+    interval: Duration,
 }
 
 #[derive(Default)]
@@ -62,7 +69,7 @@ pub(super) struct Background {
 
 impl Background {
     /// Starts the threads.
-    pub fn start(&self, fs: &Arc<Filesystem>, commit_interval: Duration, on_error: &OnError) -> std::io::Result<()> {
+    pub fn start(&self, fs: &Arc<Filesystem>, on_error: &OnError) -> std::io::Result<()> {
         let bell = Arc::clone(&self.bell);
         fs.shared().gate.on_stop(move || {
             lock(&bell.told).failed = true;
@@ -71,7 +78,11 @@ impl Background {
         let (bell, on_error) = (Arc::clone(&self.bell), on_error.clone());
         self.spawn("on-error", move || follow_error(&bell, &on_error))?;
         let (bell, with, failure) = (Arc::clone(&self.bell), Arc::clone(fs), Arc::clone(&self.failure));
-        self.spawn("commit", move || commit_now_and_then(&bell, &with, commit_interval, &failure))?;
+        self.spawn("commit", move || commit_now_and_then(&bell, &with, &failure))?;
+        if fs.discards_later() {
+            let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
+            self.spawn("discard", move || discard_now_and_then(&bell, &with))?;
+        }
         let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
         self.spawn("cleaner", move || clean(&bell, &with))
     }
@@ -85,6 +96,12 @@ impl Background {
     /// Why a commit failed that nobody asked for, and so nobody was told of: the first one.
     pub fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
+    }
+
+    /// The time between commits, from the last one on.
+    pub fn set_commit_interval(&self, interval: Duration) {
+        lock(&self.bell.told).interval = interval;
+        self.bell.ring.notify_all();
     }
 
     /// A subvolume was deleted.
@@ -132,11 +149,27 @@ impl Bell {
     fn is_stopped(&self) -> bool {
         lock(&self.told).stop
     }
+
+    /// Waits for the time between two commits, which may change meanwhile; `false`: stop.
+    fn wait_for_interval(&self) -> bool {
+        let begin = Instant::now();
+        let mut told = lock(&self.told);
+        loop {
+            let left = told.interval.saturating_sub(begin.elapsed());
+            if told.stop {
+                return false;
+            }
+            if left.is_zero() {
+                return true;
+            }
+            told = self.ring.wait_timeout(told, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
 }
 
 /// Commits what has changed. After an error that ends all writing there is nothing more to do.
-fn commit_now_and_then(bell: &Bell, fs: &Filesystem, interval: Duration, failure: &OnceLock<String>) {
-    while bell.wait(interval, |_| false) {
+fn commit_now_and_then(bell: &Bell, fs: &Filesystem, failure: &OnceLock<String>) {
+    while bell.wait_for_interval() {
         if let Err(error) = fs.sync() {
             tracing::error!(%error, "the periodic commit failed");
             failure.get_or_init(|| error.to_string());
@@ -145,6 +178,44 @@ fn commit_now_and_then(bell: &Bell, fs: &Filesystem, interval: Duration, failure
             }
         }
     }
+}
+
+/// Discards what was freed. What is left at the end is for a trim.
+fn discard_now_and_then(bell: &Bell, fs: &Filesystem) {
+    while bell.wait(DISCARD_AGAIN, |_| false) {
+        if let Err(error) = fs.shared().gate.discard_some(DISCARDS) {
+            tracing::error!(%error, "discarding freed space failed");
+            return;
+        }
+    }
+}
+
+/// Defragments what small writes scattered; `false`: stop.
+fn autodefrag(bell: &Bell, fs: &Filesystem) -> bool {
+    while !bell.is_stopped() {
+        match fs.autodefrag_once() {
+            Ok(true) => {}
+            Ok(false) => return true,
+            // It is that file's, whose reader or writer hears of it.
+            Err(error) => tracing::warn!(%error, "a file could not be defragmented"),
+        }
+    }
+    false
+}
+
+/// Empties block groups that are hardly used while too little space is in none; `false`: stop.
+fn reclaim(bell: &Bell, fs: &Filesystem) -> bool {
+    while !bell.is_stopped() {
+        match fs.reclaim_once() {
+            Ok(true) => {}
+            Ok(false) | Err(Error::NoSpace | Error::Busy(_) | Error::ReadOnly) => return true,
+            Err(error) => {
+                tracing::error!(%error, "emptying a block group failed");
+                return false;
+            }
+        }
+    }
+    false
 }
 
 /// Waits for an error that ends all writing, and has the kernel's side follow.
@@ -163,10 +234,13 @@ fn follow_error(bell: &Bell, on_error: &OnError) {
 fn clean(bell: &Bell, fs: &Filesystem) {
     loop {
         loop {
+            let begin = Instant::now();
             match fs.clean_once(CLEAN_STEP) {
-                Ok(true) if bell.is_stopped() => return,
+                // Others get the trees for as long as they were taken from them.
+                Ok(true) if !bell.wait(begin.elapsed().min(LONGEST_PAUSE), |_| false) => return,
                 Ok(true) => {}
-                Ok(false) => break,
+                // A remount may allow it again.
+                Ok(false) | Err(Error::ReadOnly) => break,
                 // It comes back with what others delete.
                 Err(Error::NoSpace) => {
                     tracing::warn!("no space to remove a deleted subvolume; trying again later");
@@ -178,7 +252,10 @@ fn clean(bell: &Bell, fs: &Filesystem) {
                 }
             }
         }
-        if !bell.wait(CLEAN_AGAIN, |told| std::mem::take(&mut told.clean)) {
+        if !autodefrag(bell, fs)
+            || !reclaim(bell, fs)
+            || !bell.wait(CLEAN_AGAIN, |told| std::mem::take(&mut told.clean))
+        {
             return;
         }
     }

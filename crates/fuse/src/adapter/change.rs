@@ -41,6 +41,7 @@ impl EngineFrontEnd {
         }
         let set = self.set_of(change, &old, kill);
         let found = self.fs.set_attributes(id, &set).map_err(|error| site.fail(&error))?;
+        self.settle_inode(id)?;
         Ok(self.attr_reply(&found))
     }
 

@@ -31,8 +31,9 @@ impl EngineFrontEnd {
         require_unprotected(&self.attributes(site)?, Deed::Append)?;
         let inherited = self.inherit(place.dir, node)?;
         let new = new_inode(caller, node, &inherited);
-        let made = self.fs.create_with(*place, &new, &inherited.xattrs());
-        self.entry(site, made.map_err(|error| site.fail(&error))?)
+        let made = self.fs.create_with(*place, &new, &inherited.xattrs()).map_err(|error| site.fail(&error))?;
+        self.settle_names(&[place.dir])?;
+        self.entry(site, made)
     }
 
     pub(super) fn make_symlink(&self, caller: &Caller, place: &Place<'_>, target: &[u8]) -> Result<Entry> {
@@ -41,11 +42,13 @@ impl EngineFrontEnd {
         let kind = NewKind::Symlink(target);
         let new = NewInode { kind, permissions: 0o777, uid: caller.uid, gid: caller.gid };
         let id = self.fs.create(*place, &new).map_err(|error| site.fail(&error))?;
+        self.settle_names(&[place.dir])?;
         self.entry(site, id)
     }
 
     pub(super) fn make_unnamed(&self, caller: &Caller, dir: InodeId, node: &NewNode) -> Result<Entry> {
         let site = Site::new("tmpfile", dir);
+        require_unprotected(&self.attributes(site)?, Deed::Append)?;
         let inherited = self.inherit(dir, node)?;
         let new = new_inode(caller, node, &inherited);
         let made = self.fs.create_unnamed_with(dir, &new, &inherited.xattrs());

@@ -1,11 +1,13 @@
 //! Bytes of files.
 
+use super::handles::OpenFiles;
 use super::rights::{Deed, require_unprotected};
 use super::{EngineFrontEnd, Site};
-use crate::types::{Caller, Fallocate, FileHandle, FilePos, Seek, Statfs, WriteMode};
+use crate::types::{Caller, Fallocate, FileHandle, FilePos, NodeId, Seek, Statfs, WriteMode};
 use crate::{Errno, ReadSink, Result};
 use butterfs_engine::file::{self, SizeMode};
 use butterfs_engine::inode::InodeId;
+use butterfs_format::items::InodeFlags;
 
 const O_APPEND: u32 = 0o2000;
 const O_DSYNC: u32 = 0o10_000;
@@ -48,7 +50,8 @@ impl EngineFrontEnd {
             self.drop_privileges(at.node, &found)?;
         }
         let written = self.fs.write(id, at.offset, data).map_err(|error| site.fail(&error))?;
-        if mode.flags & (O_SYNC | O_DSYNC) != 0 && !mode.writeback {
+        let asked = mode.flags & (O_SYNC | O_DSYNC) != 0 || found.item.flags().contains(InodeFlags::SYNC);
+        if asked && !mode.writeback {
             self.do_fsync(caller, id, at.handle)?;
         }
         Ok(written)
@@ -59,25 +62,25 @@ impl EngineFrontEnd {
         result.map_err(|error| Site::new("fsync", id).fail(&error))
     }
 
-    pub(super) fn do_fallocate(&self, id: InodeId, wanted: Fallocate) -> Result<()> {
+    pub(super) fn do_fallocate(&self, caller: &Caller, node: NodeId, wanted: Fallocate) -> Result<()> {
+        let id = self.id(node)?;
         let site = Site::new("fallocate", id);
         let end = wanted.offset.checked_add(wanted.length).ok_or(Errno::EFBIG)?;
         let range = wanted.offset..end;
         let size_mode = if wanted.mode & KEEP_SIZE != 0 { SizeMode::Keep } else { SizeMode::Extend };
         let found = self.attributes(site)?;
-        let deed = if wanted.mode & !KEEP_SIZE == 0 { Deed::Append } else { Deed::Change };
-        require_unprotected(&found, deed)?;
-        let node = self.nodes.find(id);
-        if let Some(node) = node {
-            self.remove_capability(node, id)?;
-        }
+        // Who has opened it to append may do the first; only then it is known that he has.
+        let appends = wanted.mode & !KEEP_SIZE == 0 && self.options.open_files == OpenFiles::Named;
+        require_unprotected(&found, if appends { Deed::Append } else { Deed::Change })?;
+        self.before_changing(caller, node, &found)?;
         let done = match wanted.mode & !KEEP_SIZE {
             0 => self.fs.preallocate(id, range, size_mode),
             PUNCH_HOLE if size_mode == SizeMode::Keep => self.fs.punch_hole(id, range),
             ZERO_RANGE => self.fs.zero_range(id, range, size_mode),
             _ => return Err(Errno::EOPNOTSUPP),
         };
-        done.map_err(|error| site.fail(&error))
+        done.map_err(|error| site.fail(&error))?;
+        self.settle_inode(id)
     }
 
     pub(super) fn do_lseek(&self, id: InodeId, from: u64, what: Seek) -> Result<u64> {

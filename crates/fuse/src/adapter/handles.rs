@@ -24,8 +24,11 @@ pub enum OpenFiles {
     /// It does not: opening an existing file asks nobody.
     #[default]
     Anonymous,
-    /// It does: each open file is told once of each error (mount option `open_files`).
+    /// It does: each open file is told once of each error, and what chattr protects cannot be opened for
+    /// writing (mount option `open_files`).
     Named,
+    /// It does, and each opened file is read anew, so that we hear of every access (mount option `strictatime`).
+    Watched,
 }
 
 /// Who is told.

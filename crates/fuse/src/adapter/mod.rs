@@ -1,6 +1,6 @@
 //! Serves a [`Filesystem`] through FUSE.
 //!
-//! * `nodes`: node ids; `attr`: what `stat` shows; `rights`, `acl`: what the kernel does not check.
+//! * `nodes`: node ids; `attr`: what `stat` shows; `rights`, `acl`, `durable`: what the kernel does not see to.
 //! * `names`, `create`, `change`, `data`, `share`, `list`, `xattr`: the operations, by theme.
 //! * `ioctl`: ioctls of the mount; [`crate::control`] is their other side.
 //! * `background`: the threads that commit and clean up.
@@ -15,16 +15,20 @@ mod background;
 mod change;
 mod create;
 mod data;
+mod durable;
 mod handles;
 mod ioctl;
 mod list;
 mod names;
 mod nodes;
+mod remount;
 mod rights;
 mod share;
 mod xattr;
 
+use crate::abi::FopenFlags;
 use crate::front_end::{FrontEnd, Result};
+use crate::session::PosixAcl;
 use crate::types::*;
 use crate::{DirSink, Errno, Negotiated, Notifier, PlusSink, ReadSink};
 use attr::Numbers;
@@ -43,6 +47,7 @@ use std::time::Duration;
 pub use attr::SubvolumeIno;
 pub use background::OnError;
 pub use handles::OpenFiles;
+pub use remount::{Changeable, OnRemount, Remounted};
 
 /// Who may delete subvolumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -61,14 +66,16 @@ pub struct AdapterOptions {
     pub ttl: Duration,
     /// Which inode number top directories of subvolumes show.
     pub subvolume_ino: SubvolumeIno,
-    /// Time between commits (mount option `commit`).
-    pub commit_interval: Duration,
-    /// Who may delete subvolumes.
-    pub subvolume_deletion: SubvolumeDeletion,
     /// The image or device, for [`crate::control::status()`].
     pub device: String,
-    /// The options that the user gave, for the same.
-    pub shown_options: String,
+    /// The block device that stands for the only device, if that is none itself: where commands of Btrfs look.
+    pub block_device: Option<String>,
+    /// What can be chosen anew.
+    pub changeable: Changeable,
+    /// What reads the options of a remount.
+    pub on_remount: OnRemount,
+    /// Whether ACLs are in force (mount option `acl`). The session is to be told, too.
+    pub acl: PosixAcl,
     /// What makes the kernel's side read-only after an error that ends all writing.
     pub on_error: OnError,
     /// Whether the kernel tells of opened files.
@@ -80,10 +87,11 @@ impl Default for AdapterOptions {
         Self {
             ttl: Duration::from_secs(3600),
             subvolume_ino: SubvolumeIno::Unique,
-            commit_interval: Duration::from_secs(30),
-            subvolume_deletion: SubvolumeDeletion::Privileged,
             device: String::new(),
-            shown_options: String::new(),
+            block_device: None,
+            changeable: Changeable::default(),
+            on_remount: OnRemount::default(),
+            acl: PosixAcl::Enforced,
             on_error: OnError::default(),
             open_files: OpenFiles::Anonymous,
         }
@@ -100,6 +108,7 @@ pub struct EngineFrontEnd {
     synced: Mutex<ErrorCursor>,
     numbers: Numbers,
     options: AdapterOptions,
+    changeable: Mutex<Changeable>,
     notifier: Mutex<Notifier>,
     background: Background,
 }
@@ -142,6 +151,7 @@ impl EngineFrontEnd {
             offers: Offers::default(),
             synced: Mutex::default(),
             numbers: Numbers { mounted: root.tree, tops: options.subvolume_ino },
+            changeable: Mutex::new(options.changeable.clone()),
             options,
             notifier: Mutex::new(Notifier::disconnected()),
             background: Background::default(),
@@ -224,7 +234,8 @@ impl FrontEnd for EngineFrontEnd {
     fn init(&self, _: Negotiated, notifier: Notifier) -> Result<()> {
         *lock(&self.notifier) = notifier;
         if self.fs.access() == Access::ReadWrite {
-            self.background.start(&self.fs, self.options.commit_interval, &self.options.on_error)?;
+            self.background.set_commit_interval(lock(&self.changeable).commit_interval);
+            self.background.start(&self.fs, &self.options.on_error)?;
         }
         Ok(())
     }
@@ -235,6 +246,8 @@ impl FrontEnd for EngineFrontEnd {
             self.release_holds(id, holds);
         }
         let last = self.fs.sync().map_err(|error| format!("the last commit failed, recent changes are lost: {error}"));
+        // Who waits for the end of umount(2), as the kernel does for us, may open the devices when it returns.
+        self.fs.shared().gate.volume().close();
         match self.background.failure() {
             Some(earlier) => Err(format!("an earlier commit failed, changes are lost: {earlier}")),
             None => last,
@@ -242,7 +255,11 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn lookup(&self, _: &Caller, parent: NodeId, name: &[u8]) -> Result<Entry> {
-        self.do_lookup(&self.place(parent, name)?)
+        match name {
+            // From a file handle: the kernel may have forgotten the node.
+            b"." | b".." => self.lookup_dots(self.nodes.recall(parent).ok_or(Errno::ESTALE)?, name),
+            _ => self.do_lookup(&self.place(parent, name)?),
+        }
     }
 
     fn forget(&self, node: NodeId, lookups: u64) {
@@ -308,7 +325,12 @@ impl FrontEnd for EngineFrontEnd {
         new: &NewNode,
         _: OpenMode,
     ) -> Result<(Entry, Opened)> {
-        let made = self.make(caller, &self.place(parent, name)?, new)?;
+        let place = self.place(parent, name)?;
+        if place.dir.is_placeholder() {
+            // As in the kernel, whose stub knows how to make no file.
+            return Err(Errno::EACCES);
+        }
+        let made = self.make(caller, &place, new)?;
         let opened = self.opened(made.node)?;
         Ok((made, opened))
     }
@@ -319,11 +341,14 @@ impl FrontEnd for EngineFrontEnd {
         Ok((made, opened))
     }
 
-    fn open(&self, _: &Caller, node: NodeId, _: OpenMode) -> Result<Opened> {
-        match self.options.open_files {
-            OpenFiles::Anonymous => Err(Errno::ENOSYS),
-            OpenFiles::Named => self.opened(Some(node)),
+    fn open(&self, _: &Caller, node: NodeId, mode: OpenMode) -> Result<Opened> {
+        if self.options.open_files == OpenFiles::Anonymous {
+            return Err(Errno::ENOSYS);
         }
+        self.require_openable(self.id(node)?, mode)?;
+        let mut opened = self.opened(Some(node))?;
+        opened.flags.set(FopenFlags::KEEP_CACHE, self.options.open_files == OpenFiles::Named);
+        Ok(opened)
     }
 
     fn release(&self, node: NodeId, handle: FileHandle) -> Result<()> {
@@ -355,12 +380,14 @@ impl FrontEnd for EngineFrontEnd {
         result.map_err(|error| Site::new("syncfs", id).fail(&error))
     }
 
-    fn fallocate(&self, _: &Caller, node: NodeId, _: FileHandle, range: Fallocate) -> Result<()> {
-        self.do_fallocate(self.id(node)?, range)
+    fn fallocate(&self, caller: &Caller, node: NodeId, _: FileHandle, range: Fallocate) -> Result<()> {
+        self.do_fallocate(caller, node, range)
     }
 
     fn copy_file_range(&self, caller: &Caller, from: FilePos, to: FilePos, length: u64) -> Result<u64> {
-        self.do_copy(caller, &from, &to, length)
+        let copied = self.do_copy(caller, &from, &to, length)?;
+        self.settle_inode(self.id(to.node)?)?;
+        Ok(copied)
     }
 
     fn lseek(&self, _: &Caller, at: FilePos, what: Seek) -> Result<u64> {
@@ -368,11 +395,11 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn readdir(&self, _: &Caller, at: FilePos, out: &mut DirSink<'_>) -> Result<()> {
-        self.do_readdir(self.id(at.node)?, at.offset, out)
+        self.do_readdir(at.node, at.offset, out)
     }
 
     fn readdirplus(&self, _: &Caller, at: FilePos, out: &mut PlusSink<'_>) -> Result<()> {
-        self.do_readdirplus(self.id(at.node)?, at.offset, out)
+        self.do_readdirplus(at.node, at.offset, out)
     }
 
     fn statfs(&self, _: &Caller, _: NodeId) -> Result<Statfs> {
@@ -380,7 +407,8 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn setxattr(&self, caller: &Caller, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        self.do_setxattr(caller, node, name, value, mode)
+        self.do_setxattr(caller, node, name, value, mode)?;
+        self.settle_inode(self.id(node)?)
     }
 
     fn getxattr(&self, _: &Caller, node: NodeId, name: &[u8]) -> Result<Vec<u8>> {
@@ -391,8 +419,10 @@ impl FrontEnd for EngineFrontEnd {
         self.do_listxattr(self.id(node)?)
     }
 
-    fn removexattr(&self, _: &Caller, node: NodeId, name: &[u8]) -> Result<()> {
-        self.do_removexattr(self.id(node)?, name)
+    fn removexattr(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<()> {
+        let id = self.id(node)?;
+        self.do_removexattr(caller, id, name)?;
+        self.settle_inode(id)
     }
 
     fn ioctl(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {

@@ -20,10 +20,22 @@ impl EngineFrontEnd {
         }
     }
 
+    /// An inode itself, or the directory above it. Neither is remembered by the kernel as a name.
+    pub(super) fn lookup_dots(&self, id: InodeId, name: &[u8]) -> Result<Entry> {
+        let site = Site::new("file handle", id);
+        let wanted = if name == b"." { Ok(id) } else { self.fs.parent(id) };
+        match wanted.and_then(|id| self.fs.hold(id)) {
+            Ok(found) => Ok(self.held_entry(&found)),
+            Err(Error::NotFound) => Err(Errno::ESTALE),
+            Err(error) => Err(site.fail(&error)),
+        }
+    }
+
     pub(super) fn do_unlink(&self, place: &Place<'_>) -> Result<()> {
         let site = Site::at("unlink", place);
         self.require_leaving(site, place)?;
-        self.fs.unlink(*place).map_err(|error| site.fail(&error))
+        self.fs.unlink(*place).map_err(|error| site.fail(&error))?;
+        self.settle_names(&[place.dir])
     }
 
     pub(super) fn do_rmdir(&self, place: &Place<'_>) -> Result<()> {
@@ -33,7 +45,7 @@ impl EngineFrontEnd {
         if id.ino == Ino::ROOT_DIR {
             self.background.wake_cleaner();
         }
-        Ok(())
+        self.settle_names(&[place.dir])
     }
 
     pub(super) fn do_rename(
@@ -52,7 +64,8 @@ impl EngineFrontEnd {
         self.require_arriving(site, to)?;
         let moved =
             if exchange { self.fs.exchange(*from, *to) } else { self.fs.rename(*from, *to, options(caller, flags)) };
-        moved.map_err(|error| site.fail(&error))
+        moved.map_err(|error| site.fail(&error))?;
+        self.settle_names(&[from.dir, to.dir])
     }
 
     pub(super) fn do_link(&self, id: InodeId, place: &Place<'_>) -> Result<Entry> {
@@ -60,6 +73,7 @@ impl EngineFrontEnd {
         require_unprotected(&self.attributes(Site::new("link", id))?, Deed::Change)?;
         require_unprotected(&self.attributes(site)?, Deed::Append)?;
         self.fs.link(id, *place).map_err(|error| site.fail(&error))?;
+        self.settle_names(&[place.dir])?;
         self.entry(site, id)
     }
 

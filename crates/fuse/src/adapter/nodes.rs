@@ -3,7 +3,10 @@
 //! # Invariants
 //! * Each counted lookup is one hold of the engine on the inode, taken before it is counted here and
 //!   given back after it is taken off here: an inode in the table is always held.
-//! * A node id is never used again. The root is node 1 and not counted.
+//! * A node id says which inode it is, as long as both numbers have their usual size, so that a file handle that somebody
+//!   kept (as NFS does) finds its inode when the kernel has forgotten it, and after another mount. The kernel tells an
+//!   inode that got the number later by its generation. The root is node 1 and not counted.
+//! * What does not fit, and placeholders, have ids from 2^63 on, which are never used again.
 //! * A placeholder (what a snapshot shows for a subvolume that is not in it) gets a node of its own
 //!   each time: all of a subvolume's have one identity, and a directory must not be in two places.
 //!
@@ -12,9 +15,27 @@
 
 use crate::types::NodeId;
 use butterfs_engine::inode::{InodeId, lock};
+use butterfs_format::{Ino, TreeId};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Mutex;
+
+/// Bits of a node id that are the inode number; those above are the subvolume's, and the highest is 0.
+const INO_BITS: u32 = 40;
+/// Ids without a meaning.
+const FIRST_MEANINGLESS: u64 = 1 << 63;
+
+/// The node id that says which inode it is.
+fn encode(id: InodeId) -> Option<NodeId> {
+    let fits = !id.is_placeholder() && id.ino.0 >> INO_BITS == 0 && id.tree.0 >> (63 - INO_BITS) == 0;
+    fits.then_some(NodeId(id.tree.0 << INO_BITS | id.ino.0))
+}
+
+/// The inode that a node id says.
+fn decode(node: NodeId) -> Option<InodeId> {
+    let (tree, ino) = (node.0 >> INO_BITS, node.0 & ((1 << INO_BITS) - 1));
+    (node.0 < FIRST_MEANINGLESS && tree != 0 && ino != 0).then(|| InodeId::new(TreeId(tree), Ino(ino)))
+}
 
 /// What is known of `security.capability` of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +50,8 @@ struct Node {
     id: InodeId,
     lookups: u64,
     capability: Capability,
+    /// How far a listing goes that began last.
+    listing_end: u64,
 }
 
 struct Table {
@@ -43,17 +66,22 @@ pub(super) struct Nodes(Mutex<Table>);
 impl Nodes {
     /// A table that knows only the root.
     pub fn new(root: InodeId) -> Self {
-        let node = Node { id: root, lookups: 0, capability: Capability::Unknown };
+        let node = Node::new(root);
         Self(Mutex::new(Table {
             nodes: HashMap::from([(NodeId::ROOT, node)]),
             by_id: HashMap::from([(root, NodeId::ROOT)]),
-            next: NodeId::ROOT.0 + 1,
+            next: FIRST_MEANINGLESS,
         }))
     }
 
     /// The inode of a node, if the kernel may still use it.
     pub fn get(&self, node: NodeId) -> Option<InodeId> {
         lock(&self.0).nodes.get(&node).map(|node| node.id)
+    }
+
+    /// The inode of a node, also of one that the kernel has forgotten: from a file handle.
+    pub fn recall(&self, node: NodeId) -> Option<InodeId> {
+        self.get(node).or_else(|| decode(node))
     }
 
     /// The node of an inode, if the kernel knows it.
@@ -98,6 +126,18 @@ impl Nodes {
         lock(&self.0).nodes.get(&node).map_or(Capability::Unknown, |node| node.capability)
     }
 
+    /// The position after which a listing of a directory ends.
+    pub fn listing_end(&self, node: NodeId) -> u64 {
+        lock(&self.0).nodes.get(&node).map_or(u64::MAX, |node| node.listing_end)
+    }
+
+    /// Notes it, where a listing begins.
+    pub fn set_listing_end(&self, node: NodeId, end: u64) {
+        if let Some(node) = lock(&self.0).nodes.get_mut(&node) {
+            node.listing_end = end;
+        }
+    }
+
     /// Notes it.
     pub fn set_capability(&self, node: NodeId, known: Capability) {
         if let Some(node) = lock(&self.0).nodes.get_mut(&node) {
@@ -106,11 +146,19 @@ impl Nodes {
     }
 }
 
+impl Node {
+    fn new(id: InodeId) -> Self {
+        Self { id, lookups: 0, capability: Capability::Unknown, listing_end: u64::MAX }
+    }
+}
+
 impl Table {
     fn add(&mut self, id: InodeId) -> NodeId {
-        let node = NodeId(self.next);
-        self.next += 1;
-        self.nodes.insert(node, Node { id, lookups: 0, capability: Capability::Unknown });
+        let node = encode(id).unwrap_or_else(|| {
+            self.next += 1;
+            NodeId(self.next)
+        });
+        self.nodes.insert(node, Node::new(id));
         if !id.is_placeholder() {
             self.by_id.insert(id, node);
         }
@@ -134,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn lookups_are_counted_and_ids_not_used_again() {
+    fn lookups_are_counted() {
         let nodes = Nodes::new(id(256));
         let first = nodes.count(id(257));
         assert_eq!(nodes.count(id(257)), first);
@@ -143,7 +191,24 @@ mod tests {
         assert_eq!(nodes.forget(first, 5), Some((id(257), 1)));
         assert_eq!(nodes.get(first), None);
         assert_eq!(nodes.forget(first, 1), None);
-        assert_ne!(nodes.count(id(257)), first);
+        assert_eq!(nodes.recall(first), Some(id(257)));
+    }
+
+    #[test]
+    fn ids_say_what_they_are_if_they_can() {
+        let nodes = Nodes::new(id(256));
+        let usual = InodeId::new(TreeId(300), Ino(1 << 39));
+        assert_eq!(nodes.recall(nodes.count(usual)), Some(usual));
+        let large = [InodeId::new(TreeId(1 << 23), Ino(257)), InodeId::new(TreeId(256), Ino(1 << 40))];
+        for id in large {
+            let node = nodes.count(id);
+            assert_eq!(nodes.get(node), Some(id));
+            nodes.forget(node, 1);
+            assert_eq!(nodes.recall(node), None);
+            assert_ne!(nodes.count(id), node);
+        }
+        assert_eq!(nodes.recall(NodeId::ROOT), Some(id(256)));
+        assert_eq!(nodes.recall(NodeId(7)), None);
     }
 
     #[test]

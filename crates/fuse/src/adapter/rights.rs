@@ -5,7 +5,8 @@
 
 use super::acl::{self, Acl, Subject};
 use super::{EngineFrontEnd, Site};
-use crate::types::Caller;
+use crate::session::PosixAcl;
+use crate::types::{Caller, OpenMode};
 use crate::{Errno, Result};
 use butterfs_engine::Error;
 use butterfs_engine::filesystem::Attributes;
@@ -30,12 +31,26 @@ pub(super) fn require_unprotected(found: &Attributes, deed: Deed) -> Result<()> 
     if found.item.flags().intersects(refusing) { Err(Errno::EPERM) } else { Ok(()) }
 }
 
+const O_ACCMODE: u32 = 3;
+const O_RDONLY: u32 = 0;
+const O_TRUNC: u32 = 0o1000;
+const O_APPEND: u32 = 0o2000;
+
+/// What a file is opened for; `None` for reading.
+fn deed_of(flags: u32) -> Option<Deed> {
+    match flags {
+        _ if flags & O_ACCMODE == O_RDONLY && flags & O_TRUNC == 0 => None,
+        _ if flags & O_APPEND != 0 && flags & O_TRUNC == 0 => Some(Deed::Append),
+        _ => Some(Deed::Change),
+    }
+}
+
 /// To read, as a permission.
 pub(super) const READ: u16 = 4;
 /// To write.
 pub(super) const WRITE: u16 = 2;
 /// To enter a directory.
-const ENTER: u16 = 1;
+pub(super) const ENTER: u16 = 1;
 
 /// A line of `/proc/<pid>/status`.
 fn status(caller: &Caller, field: &str) -> Option<String> {
@@ -55,6 +70,12 @@ pub(super) fn umask(caller: &Caller) -> u32 {
 }
 
 impl EngineFrontEnd {
+    /// Fails if chattr forbids what a file is opened for.
+    pub(super) fn require_openable(&self, id: InodeId, mode: OpenMode) -> Result<()> {
+        let Some(deed) = deed_of(mode.flags) else { return Ok(()) };
+        require_unprotected(&self.attributes(Site::new("open", id))?, deed)
+    }
+
     /// Whether a caller may do what needs `CAP_SYS_ADMIN`: root, and who serves the mount.
     pub(super) fn is_privileged(&self, caller: &Caller) -> bool {
         caller.uid == 0 || caller.uid == rustix::process::geteuid().as_raw()
@@ -102,6 +123,9 @@ impl EngineFrontEnd {
 
     /// An ACL of an inode. One that is broken on disk is an error: it must not grant more.
     pub(super) fn acl(&self, id: InodeId, name: &[u8]) -> Result<Option<Acl>> {
+        if self.options.acl == PosixAcl::Off {
+            return Ok(None);
+        }
         match self.fs.xattr(id, name) {
             Ok(value) => Acl::parse(&value),
             Err(Error::NoAttribute) => Ok(None),

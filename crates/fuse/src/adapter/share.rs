@@ -115,7 +115,7 @@ impl EngineFrontEnd {
     }
 
     /// What a write would do first. Whether the caller has a capability to keep set-user-id, nobody tells.
-    fn before_changing(&self, caller: &Caller, node: NodeId, found: &Attributes) -> Result<()> {
+    pub(super) fn before_changing(&self, caller: &Caller, node: NodeId, found: &Attributes) -> Result<()> {
         self.remove_capability(node, found.id)?;
         if caller.uid == 0 { Ok(()) } else { self.drop_privileges(node, found) }
     }

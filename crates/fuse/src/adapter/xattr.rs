@@ -4,23 +4,32 @@ use super::acl::{self, Acl};
 use super::nodes::Capability;
 use super::rights::{Deed, groups, require_unprotected};
 use super::{EngineFrontEnd, Site};
+use crate::session::PosixAcl;
 use crate::types::{Caller, NodeId, XattrMode};
 use crate::{Errno, Result};
 use butterfs_engine::Error;
 use butterfs_engine::filesystem::{Attributes, SetAttributes};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::inode::xattr::{self, Xattr};
+use butterfs_engine::subvolume::RULE_ATTRIBUTE;
 
 const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"btrfs."];
 const SETGID: u32 = 0o2000;
 
-/// Fails for names that Btrfs does not store.
-fn require_known(name: &[u8]) -> Result<()> {
-    let stored = NAMESPACES.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len());
-    if stored || name == acl::ACCESS || name == acl::DEFAULT { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+/// Fails for what a snapshot shows in the place of a subvolume that is not in it: nothing is stored there.
+fn require_real(id: InodeId) -> Result<()> {
+    if id.is_placeholder() { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
 }
 
 impl EngineFrontEnd {
+    /// Fails for names that Btrfs does not store, and for those of ACLs if there are none.
+    fn require_known(&self, name: &[u8]) -> Result<()> {
+        let stored = NAMESPACES.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len());
+        let acl = name == acl::ACCESS || name == acl::DEFAULT;
+        let known = stored || (acl && self.options.acl == PosixAcl::Enforced);
+        if known { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    }
+
     pub(super) fn do_setxattr(
         &self,
         caller: &Caller,
@@ -29,11 +38,13 @@ impl EngineFrontEnd {
         value: &[u8],
         mode: XattrMode,
     ) -> Result<()> {
-        require_known(name)?;
+        self.require_known(name)?;
         let id = self.id(node)?;
+        require_real(id)?;
         let site = Site { operation: "setxattr", id, name };
         let found = self.attributes(site)?;
         require_unprotected(&found, Deed::Change)?;
+        self.require_right_to(caller, &found, name)?;
         match name {
             acl::ACCESS => return self.set_access_acl(caller, &found, value),
             acl::DEFAULT => return self.set_default_acl(&found, value),
@@ -87,7 +98,7 @@ impl EngineFrontEnd {
     }
 
     pub(super) fn do_getxattr(&self, id: InodeId, name: &[u8]) -> Result<Vec<u8>> {
-        require_known(name)?;
+        self.require_known(name)?;
         self.fs.xattr(id, name).map_err(|error| Site { operation: "getxattr", id, name }.fail(&error))
     }
 
@@ -96,10 +107,19 @@ impl EngineFrontEnd {
         Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
     }
 
-    pub(super) fn do_removexattr(&self, id: InodeId, name: &[u8]) -> Result<()> {
-        require_known(name)?;
+    /// What holds for a whole subvolume is its owner's business.
+    fn require_right_to(&self, caller: &Caller, found: &Attributes, name: &[u8]) -> Result<()> {
+        let is_rule = name == RULE_ATTRIBUTE && found.id == InodeId::top_of(found.id.tree);
+        if is_rule { self.require_owner(caller, found) } else { Ok(()) }
+    }
+
+    pub(super) fn do_removexattr(&self, caller: &Caller, id: InodeId, name: &[u8]) -> Result<()> {
+        self.require_known(name)?;
+        require_real(id)?;
         let site = Site { operation: "removexattr", id, name };
-        require_unprotected(&self.attributes(site)?, Deed::Change)?;
+        let found = self.attributes(site)?;
+        require_unprotected(&found, Deed::Change)?;
+        self.require_right_to(caller, &found, name)?;
         if name == acl::ACCESS || name == acl::DEFAULT {
             return self.drop_acl(id, name);
         }

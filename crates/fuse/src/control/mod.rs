@@ -1,12 +1,25 @@
 //! The client side of a mount's ioctls: what the command line asks a mounted filesystem to do.
 //!
-//! [`create_subvolume`], [`delete_subvolume`] and [`sync`] work on the kernel's Btrfs too.
+//! [`create_subvolume`], [`delete_subvolume`], [`sync`] and what properties are read and set by work on the kernel's
+//! Btrfs too.
 
+mod changed;
+mod defrag;
+mod fiemap;
+mod list;
+mod remount;
 mod share;
+mod space;
 pub(crate) mod status;
 pub(crate) mod wire;
 
+pub use changed::{ChangedExtent, changed_extents};
+pub use defrag::{DefragCompression, DefragFlush, DefragSharing, DefragWish, defragment};
+pub use fiemap::{FileMap, MapFlag, MappedRange, file_map};
+pub use list::{ListedSubvolume, deleted_subvolumes, list_subvolumes};
+pub use remount::remount;
 pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};
+pub use space::{TrimRange, trim};
 pub use status::{MountFailure, MountState, MountStatus, status};
 
 use butterfs_os::flat_ioctl::flat_ioctl;
@@ -17,7 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use wire::{ListHeader, SnapshotArgs, SubvolumeRecord, VolArgs};
+use wire::{SnapshotArgs, VolArgs, VolArgsV2};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Whether a subvolume can be changed.
@@ -42,31 +55,6 @@ impl Access {
     }
 }
 
-/// A subvolume, as listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedSubvolume {
-    /// Its number.
-    pub id: u64,
-    /// The subvolume it lies in; `None` for the top level.
-    pub parent: Option<u64>,
-    /// Its path from the top level; empty for that itself.
-    pub path: PathBuf,
-    /// The transaction that last changed it.
-    pub generation: u64,
-    /// The transaction that made it.
-    pub created_in: u64,
-    /// When it was made: seconds since 1970, and nanoseconds.
-    pub created: (i64, u32),
-    /// Whether it can be changed.
-    pub access: Access,
-    /// Its UUID.
-    pub uuid: [u8; 16],
-    /// The UUID of what it is a snapshot of; zero if of none.
-    pub parent_uuid: [u8; 16],
-    /// The UUID of what it was received from; zero if of none.
-    pub received_uuid: [u8; 16],
-}
-
 /// How long to wait until the kernel sees a new name, or sees that one is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -82,6 +70,37 @@ pub fn delete_subvolume(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     run_with_name(dir, wire::SNAP_DESTROY, name)?;
     wait_for(dir, name, false);
     Ok(())
+}
+
+/// Deletes a subvolume by its number, wherever in the filesystem of `file` it has its name.
+pub fn delete_subvolume_by_id(file: BorrowedFd<'_>, tree: u64) -> io::Result<()> {
+    let mut args = VolArgsV2::new_zeroed();
+    args.flags = wire::BY_ID.to_ne_bytes();
+    args.name[..8].copy_from_slice(&tree.to_ne_bytes());
+    flat_ioctl(file, wire::SNAP_DESTROY_V2, args.as_mut_bytes())?;
+    Ok(())
+}
+
+/// The number of the subvolume that is mounted when none is chosen.
+pub fn default_subvolume(file: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut tree = [0; 8];
+    flat_ioctl(file, wire::GET_DEFAULT_SUBVOL, &mut tree)?;
+    Ok(u64::from_le_bytes(tree))
+}
+
+/// Makes a subvolume the one that is mounted when none is chosen; 0 is the top level.
+pub fn set_default_subvolume(file: BorrowedFd<'_>, tree: u64) -> io::Result<()> {
+    flat_ioctl(file, wire::DEFAULT_SUBVOL, &mut tree.to_ne_bytes())?;
+    Ok(())
+}
+
+/// The path of an inode within the subvolume of `file`, by the first of its names.
+pub fn path_of_inode(file: BorrowedFd<'_>, ino: u64) -> io::Result<PathBuf> {
+    let mut args = vec![0; wire::size_of_command(wire::INO_LOOKUP)];
+    args[8..16].copy_from_slice(&ino.to_ne_bytes());
+    flat_ioctl(file, wire::INO_LOOKUP, &mut args)?;
+    let name = wire::name_in(&args[16..]).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(PathBuf::from(OsStr::from_bytes(name.strip_suffix(b"/").unwrap_or(name))))
 }
 
 /// Makes a snapshot of the subvolume whose top directory `source` is; gives its number. The snapshot
@@ -121,21 +140,38 @@ pub fn set_subvolume_access(top: BorrowedFd<'_>, access: Access) -> io::Result<(
     Ok(())
 }
 
-/// All subvolumes of the filesystem that a file is in, by number.
-pub fn list_subvolumes(file: BorrowedFd<'_>) -> io::Result<Vec<ListedSubvolume>> {
-    let mut found: Vec<ListedSubvolume> = Vec::new();
-    loop {
-        let after = found.last().map_or(0, |last| last.id);
-        let mut page = vec![0; wire::size_of_command(wire::LIST_SUBVOLUMES)];
-        page[..8].copy_from_slice(&after.to_le_bytes());
-        flat_ioctl(file, wire::LIST_SUBVOLUMES, &mut page)?;
-        let records = parse_page(&page).ok_or(io::ErrorKind::InvalidData)?;
-        // The numbers rise, so this ends.
-        if records.first().is_none_or(|first| first.id <= after) {
-            return Ok(found);
-        }
-        found.extend(records);
-    }
+/// The UUID of what the subvolume that a file is in was received from; zeros if it was not.
+pub fn received_uuid(file: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
+    const AT: usize = 328;
+    let mut info = [0; wire::size_of_command(wire::GET_SUBVOL_INFO)];
+    flat_ioctl(file, wire::GET_SUBVOL_INFO, &mut info)?;
+    let (uuid, _) = <[u8; 16]>::read_from_prefix(&info[AT..]).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(uuid)
+}
+
+/// Makes a subvolume one that was not received, by its top directory.
+pub fn forget_received(top: BorrowedFd<'_>) -> io::Result<()> {
+    flat_ioctl(top, wire::SET_RECEIVED, wire::ReceivedArgs::new_zeroed().as_mut_bytes())?;
+    Ok(())
+}
+
+/// The longest label, in bytes.
+pub const LABEL_MAX: usize = wire::size_of_command(wire::GET_LABEL) - 1;
+
+/// The label of the filesystem that a file is in.
+pub fn label(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut field = [0; LABEL_MAX + 1];
+    flat_ioctl(file, wire::GET_LABEL, &mut field)?;
+    Ok(field.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())
+}
+
+/// Changes the label of the filesystem that a file is in, durably.
+pub fn set_label(file: BorrowedFd<'_>, label: &[u8]) -> io::Result<()> {
+    let mut field = [0; LABEL_MAX + 1];
+    let room = field.get_mut(..label.len()).filter(|_| label.len() <= LABEL_MAX && !label.contains(&0));
+    room.ok_or(rustix::io::Errno::INVAL)?.copy_from_slice(label);
+    flat_ioctl(file, wire::SET_LABEL, &mut field)?;
+    Ok(())
 }
 
 /// Makes everything durable.
@@ -168,32 +204,5 @@ fn wait_for(dir: impl AsFd, name: &OsStr, there: bool) {
     let end = Instant::now() + PATIENCE;
     while statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() != there && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn parse_page(page: &[u8]) -> Option<Vec<ListedSubvolume>> {
-    let (header, mut rest) = ListHeader::read_from_prefix(page).ok()?;
-    let mut found = Vec::new();
-    for _ in 0..header.count.get() {
-        let (record, behind) = SubvolumeRecord::read_from_prefix(rest).ok()?;
-        let (path, behind) = behind.split_at_checked(usize::from(record.path_len.get()))?;
-        found.push(listed(&record, path));
-        rest = behind;
-    }
-    Some(found)
-}
-
-fn listed(record: &SubvolumeRecord, path: &[u8]) -> ListedSubvolume {
-    ListedSubvolume {
-        id: record.id.get(),
-        parent: Some(record.parent.get()).filter(|parent| *parent != 0),
-        path: PathBuf::from(OsStr::from_bytes(path)),
-        generation: record.generation.get(),
-        created_in: record.created_in.get(),
-        created: (record.created_sec.get().cast_signed(), record.created_nsec.get()),
-        access: Access::of_flags(record.flags.get()),
-        uuid: record.uuid,
-        parent_uuid: record.parent_uuid,
-        received_uuid: record.received_uuid,
     }
 }

@@ -53,6 +53,8 @@ pub struct MountStatus {
     pub committed_at: Option<(i64, u32)>,
     /// Bytes of files that are in memory only.
     pub dirty_bytes: u64,
+    /// Subvolumes that are deleted and not gone yet.
+    pub deleted_subvolumes: u64,
 }
 
 impl MountStatus {
@@ -98,6 +100,7 @@ fn parse(answer: &[u8]) -> Option<MountStatus> {
         committed: record.committed.get(),
         committed_at: (committed_at.0 != 0).then_some(committed_at),
         dirty_bytes: record.dirty_bytes.get(),
+        deleted_subvolumes: record.deleted_subvolumes.get(),
     })
 }
 
@@ -128,6 +131,7 @@ pub(crate) fn pack(status: &MountStatus) -> Vec<u8> {
         committed_sec: committed_at.0.cast_unsigned().into(),
         committed_nsec: committed_at.1.into(),
         dirty_bytes: status.dirty_bytes.into(),
+        deleted_subvolumes: status.deleted_subvolumes.into(),
         texts: [0, 1, 2, 3].map(|index: usize| (texts[index].len() as u16).into()),
     };
     let mut answer = record.as_bytes().to_vec();
@@ -154,6 +158,7 @@ mod tests {
             committed: 6,
             committed_at: Some((4, 0)),
             dirty_bytes: 4096,
+            deleted_subvolumes: 2,
         };
         assert_eq!(parse(&pack(&failed)), Some(failed.clone()));
         let well = MountStatus {

@@ -6,6 +6,22 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+/// `FITRIM`, with `struct fstrim_range`.
+pub const FITRIM: u32 = 0xc018_5879;
+/// `BTRFS_IOC_DEFRAG`, with [`VolArgs`] that nobody reads.
+pub const DEFRAG: u32 = 0x5000_9402;
+/// `BTRFS_IOC_DEFRAG_RANGE`, with [`DefragRange`].
+pub const DEFRAG_RANGE: u32 = 0x4030_9410;
+/// `BTRFS_DEFRAG_RANGE_COMPRESS`.
+pub const DEFRAG_COMPRESS: u64 = 1;
+/// `BTRFS_DEFRAG_RANGE_START_IO`.
+pub const DEFRAG_START_IO: u64 = 2;
+/// `BTRFS_DEFRAG_RANGE_COMPRESS_LEVEL`.
+pub const DEFRAG_COMPRESS_LEVEL: u64 = 4;
+/// `BTRFS_DEFRAG_RANGE_NOCOMPRESS`.
+pub const DEFRAG_NO_COMPRESS: u64 = 8;
+/// Butterfs: what is shared is written anew, too.
+pub const DEFRAG_BREAK_SHARED: u64 = 1 << 32;
 /// `BTRFS_IOC_SYNC`.
 pub const SYNC: u32 = 0x0000_9408;
 /// `BTRFS_IOC_SUBVOL_CREATE`, with [`VolArgs`].
@@ -22,12 +38,29 @@ pub const START_SYNC: u32 = 0x8008_9418;
 pub const SUBVOL_GETFLAGS: u32 = 0x8008_9419;
 /// `BTRFS_IOC_SUBVOL_SETFLAGS`: a `u64`.
 pub const SUBVOL_SETFLAGS: u32 = 0x4008_941a;
+/// `BTRFS_IOC_SET_RECEIVED_SUBVOL`, with [`ReceivedArgs`].
+pub const SET_RECEIVED: u32 = 0xc0c8_9425;
+/// `FS_IOC_GETFSLABEL`: a label and zeros behind it.
+pub const GET_LABEL: u32 = 0x8100_9431;
+/// `FS_IOC_SETFSLABEL`, likewise.
+pub const SET_LABEL: u32 = 0x4100_9432;
 /// `BTRFS_IOC_GET_SUBVOL_INFO`, with 504 bytes of which the first 8 are the tree.
 pub const GET_SUBVOL_INFO: u32 = 0x81f8_943c;
 /// Butterfs: makes a snapshot, with [`SnapshotArgs`].
 pub const SNAPSHOT: u32 = 0xd000_bf01;
 /// Butterfs: lists subvolumes, with [`ListHeader`] and [`SubvolumeRecord`]s.
 pub const LIST_SUBVOLUMES: u32 = 0xf000_bf02;
+
+/// `BTRFS_IOC_DEFAULT_SUBVOL`: a `u64`.
+pub const DEFAULT_SUBVOL: u32 = 0x4008_9413;
+/// `BTRFS_IOC_SNAP_DESTROY_V2`, with [`VolArgsV2`].
+pub const SNAP_DESTROY_V2: u32 = 0x5000_943f;
+/// Butterfs: which subvolume is the default; gives a number.
+pub const GET_DEFAULT_SUBVOL: u32 = 0x8008_bf07;
+/// Butterfs: file extents that are as young as a transaction, with [`ChangedHeader`] and [`ChangedRecord`]s.
+pub const CHANGED_EXTENTS: u32 = 0xf000_bf08;
+/// Butterfs: changes the options of the mount, with a text in, and an error's text out; see [`RemountArgs`].
+pub const REMOUNT: u32 = 0xe000_bf09;
 
 /// Butterfs: how the mount is, with [`StatusRecord`] and four texts behind it.
 pub const STATUS: u32 = 0xe000_bf03;
@@ -38,6 +71,12 @@ pub const OFFER: u32 = 0x8010_bf04;
 pub const CLONE: u32 = 0xc038_bf05;
 /// Butterfs: the same for bytes that are equal, with [`ShareArgs`].
 pub const DEDUPE: u32 = 0xc038_bf06;
+
+/// Butterfs: where the bytes of a file are, with [`FiemapPage`].
+pub const FIEMAP: u32 = 0xf000_bf20;
+
+/// `BTRFS_IOC_SUBVOL_CREATE_V2`, with a struct whose name begins at 56.
+pub const SUBVOL_CREATE_V2: u32 = 0x5000_9418;
 
 /// How long the argument of a command is.
 pub const fn size_of_command(command: u32) -> usize {
@@ -57,6 +96,65 @@ pub struct VolArgs {
     pub name: [u8; 4088],
 }
 const _: () = assert!(size_of::<VolArgs>() == size_of_command(SUBVOL_CREATE));
+
+/// `BTRFS_SUBVOL_SPEC_BY_ID`, in [`VolArgsV2`].
+pub const BY_ID: u64 = 1 << 4;
+
+/// `struct btrfs_ioctl_vol_args_v2`, in the machine's byte order.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct VolArgsV2 {
+    /// Not used by the commands here.
+    pub fd: [u8; 8],
+    /// Not used.
+    pub transid: [u8; 8],
+    /// [`BY_ID`] or 0.
+    pub flags: [u8; 8],
+    /// Not used.
+    pub unused: [u8; 32],
+    /// A name and a NUL, or with [`BY_ID`] the number of a subvolume.
+    pub name: [u8; 4040],
+}
+const _: () = assert!(size_of::<VolArgsV2>() == size_of_command(SNAP_DESTROY_V2));
+/// `struct btrfs_ioctl_received_subvol_args`; times are seconds and nanoseconds.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct ReceivedArgs {
+    /// In: the UUID that the subvolume had where it was sent; zeros for none.
+    pub uuid: [u8; 16],
+    /// In: the transaction that it was sent with.
+    pub sent_in: [u8; 8],
+    /// Out: the transaction that notes this.
+    pub received_in: [u8; 8],
+    /// In: when it was sent.
+    pub sent: [u8; 16],
+    /// Out: when this is noted.
+    pub received: [u8; 16],
+    /// None is known.
+    pub flags: [u8; 8],
+    /// Zeros.
+    pub reserved: [u8; 128],
+}
+const _: () = assert!(size_of::<ReceivedArgs>() == size_of_command(SET_RECEIVED));
+
+/// `struct btrfs_ioctl_defrag_range_args`.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct DefragRange {
+    /// Where it begins, in bytes.
+    pub start: U64,
+    /// How long it is.
+    pub len: U64,
+    /// What is wanted.
+    pub flags: U64,
+    /// Extents of this size stay; 0: 256 KiB.
+    pub extent_thresh: U32,
+    /// The number of a compression; with a level, a byte each.
+    pub compress: [u8; 4],
+    /// Zero.
+    pub unused: [u8; 16],
+}
+const _: () = assert!(size_of::<DefragRange>() == size_of_command(DEFRAG_RANGE));
 
 /// Makes a snapshot in the directory that the command is given to.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -90,12 +188,70 @@ pub struct ShareArgs {
 }
 const _: () = assert!(size_of::<ShareArgs>() == size_of_command(CLONE));
 
+/// `FIEMAP_FLAG_SYNC`: the flag that is known.
+pub const FIEMAP_FLAGS: u32 = 1;
+/// `FIEMAP_EXTENT_LAST`.
+pub const FIEMAP_LAST: u32 = 1;
+/// So many extents go into a page.
+pub const FIEMAP_EXTENTS: usize = 218;
+
+/// `struct fiemap` without its tail.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct FiemapHeader {
+    /// Where to begin, in bytes.
+    pub start: U64,
+    /// How much to map.
+    pub len: U64,
+    /// What is wanted.
+    pub flags: U32,
+    /// Out: how many extents there are.
+    pub mapped: U32,
+    /// How many there is room for; none: they are counted.
+    pub count: U32,
+    /// Zero.
+    pub spare: U32,
+}
+
+/// `struct fiemap_extent`.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct FiemapExtent {
+    /// Where it begins in the file, in bytes.
+    pub logical: U64,
+    /// Where it begins in the filesystem's logical address space.
+    pub physical: U64,
+    /// How long it is in the file.
+    pub len: U64,
+    /// Zero.
+    pub spare: [U64; 2],
+    /// `FIEMAP_EXTENT_*`.
+    pub flags: U32,
+    /// Zero.
+    pub spare_words: [U32; 3],
+}
+
+/// A part of a file's map.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct FiemapPage {
+    /// What is asked for.
+    pub header: FiemapHeader,
+    /// Out: as many extents as the header says.
+    pub extents: [FiemapExtent; FIEMAP_EXTENTS],
+    /// Zero.
+    pub spare: [u8; 48],
+}
+const _: () = assert!(size_of::<FiemapPage>() == size_of_command(FIEMAP));
+
 /// The beginning of a page of subvolumes.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct ListHeader {
     /// In: only subvolumes with a higher number.
     pub after: U64,
+    /// In: 0 for those that can be reached, 1 for those that are deleted and not gone yet.
+    pub which: U64,
     /// Out: how many records follow; 0 at the end.
     pub count: U64,
 }
@@ -124,9 +280,72 @@ pub struct SubvolumeRecord {
     pub parent_uuid: [u8; 16],
     /// The UUID of what it was received from.
     pub received_uuid: [u8; 16],
+    /// The directory that holds its name.
+    pub dir: U64,
+    /// For a snapshot, the transaction that made it; else 0.
+    pub snapshot_in: U64,
+    /// The transaction that last changed what is in it.
+    pub changed_in: U64,
+    /// The transaction of the source that it was sent from.
+    pub sent_in: U64,
+    /// When that was: seconds.
+    pub sent_sec: U64,
+    /// The transaction that received it.
+    pub received_in: U64,
+    /// When that was: seconds.
+    pub received_sec: U64,
     /// Bytes of its path from the top level, which follows.
     pub path_len: U16,
 }
+
+/// The beginning of a page of changed extents.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct ChangedHeader {
+    /// In: only extents of this transaction and later ones.
+    pub since: U64,
+    /// In: the inode to begin with. Out: where to go on.
+    pub ino: U64,
+    /// In: the item type to begin with. Out: where to go on.
+    pub item_type: U64,
+    /// In: the offset to begin with. Out: where to go on.
+    pub offset: U64,
+    /// Out: how many records follow.
+    pub count: U64,
+    /// Out: 1 if there is more.
+    pub more: U64,
+}
+
+/// A changed extent.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct ChangedRecord {
+    /// The file.
+    pub ino: U64,
+    /// Where in the file.
+    pub offset: U64,
+    /// How much of it.
+    pub len: U64,
+    /// Where the extent begins.
+    pub disk_start: U64,
+    /// Where in it the file's part begins.
+    pub disk_offset: U64,
+    /// The transaction that made it.
+    pub generation: U64,
+    /// How it is compressed, as on disk.
+    pub compression: u8,
+    /// Its kind, as on disk.
+    pub kind: u8,
+}
+
+/// A change of options: a text and a NUL. Out: what is wrong, empty if nothing is.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct RemountArgs {
+    /// The text.
+    pub text: [u8; 8192],
+}
+const _: () = assert!(size_of::<RemountArgs>() == size_of_command(REMOUNT));
 
 /// How a mount is. Behind it are its texts, in this order: cause, lost write, device, options.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -152,6 +371,8 @@ pub struct StatusRecord {
     pub committed_nsec: U32,
     /// Bytes of files in memory only.
     pub dirty_bytes: U64,
+    /// Subvolumes that are deleted and not gone yet.
+    pub deleted_subvolumes: U64,
     /// Lengths of the texts.
     pub texts: [U16; 4],
 }

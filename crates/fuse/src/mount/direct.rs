@@ -3,6 +3,7 @@
 use super::{Busy, MountError, MountFlags, MountKind, MountOptions, MountSource, Mounted, unmount};
 use crate::transport::dev::{clone_device, open_device};
 use butterfs_os::loop_device::{LoopAccess, LoopDevice};
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 use rustix::mount::MountFlags as Raw;
 use std::ffi::CString;
@@ -10,6 +11,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+/// `MS_NOSYMFOLLOW`.
+const NOSYMFOLLOW: Raw = Raw::from_bits_retain(256);
 /// Logical sector size of loop devices. Any image's length is a multiple of it, or nearly.
 const SECTOR: u32 = 512;
 
@@ -108,6 +111,10 @@ fn data(fuse: &OwnedFd, target: &Path, options: &MountOptions) -> Result<String,
     if options.has(MountFlags::DEFAULT_PERMISSIONS) {
         data.push_str(",default_permissions");
     }
+    for option in &options.security {
+        data.push(',');
+        data.push_str(option);
+    }
     Ok(data)
 }
 
@@ -124,9 +131,50 @@ fn call(name: &str, target: &Path, kind: &str, options: &MountOptions, data: Str
     })
 }
 
+/// Gives a mount other flags: those that `set` and `clear` do not name stay. Needs root.
+///
+/// # Errors
+/// `EBUSY` if it is to be read-only and files are open for writing.
+pub fn remount(target: &Path, set: MountFlags, clear: MountFlags) -> std::io::Result<()> {
+    let has = rustix::fs::statvfs(target)?.f_flag;
+    let kept = SHOWN.iter().filter(|(shown, _)| has.contains(*shown)).map(|(_, flag)| *flag);
+    let flags = (kept.fold(MountFlags::empty(), |all, flag| all | flag) - clear) | set;
+    let options = MountOptions { flags, ..MountOptions::for_root() };
+    let mut raw = raw_flags(&options);
+    if !flags.intersects(MountFlags::NO_ATIME | MountFlags::STRICT_ATIME) {
+        raw |= Raw::RELATIME;
+    }
+    Ok(rustix::mount::mount_remount(target, raw, "")?)
+}
+
+/// Shows a directory in another place, with flags of its own. Needs root.
+pub fn bind(source: &Path, target: &Path, flags: MountFlags) -> std::io::Result<()> {
+    rustix::mount::mount_bind(source, target)?;
+    if flags.is_empty() {
+        return Ok(());
+    }
+    let raw = raw_flags(&MountOptions { flags, ..MountOptions::for_root() });
+    Ok(rustix::mount::mount_remount(target, raw | Raw::BIND, "")?)
+}
+
+/// What statvfs shows of a mount.
+const SHOWN: [(StatVfsMountFlags, MountFlags); 7] = [
+    (StatVfsMountFlags::RDONLY, MountFlags::READ_ONLY),
+    (StatVfsMountFlags::NOSUID, MountFlags::NO_SUID),
+    (StatVfsMountFlags::NODEV, MountFlags::NO_DEV),
+    (StatVfsMountFlags::NOEXEC, MountFlags::NO_EXEC),
+    (StatVfsMountFlags::NOATIME, MountFlags::NO_ATIME),
+    (StatVfsMountFlags::NODIRATIME, MountFlags::NO_DIRATIME),
+    (StatVfsMountFlags::SYNCHRONOUS, MountFlags::SYNCHRONOUS),
+];
+
 /// The options that the VFS reads.
 fn raw_flags(options: &MountOptions) -> Raw {
     let pairs = [
+        (MountFlags::NO_DIRATIME, Raw::NODIRATIME),
+        (MountFlags::SYNCHRONOUS, Raw::SYNCHRONOUS),
+        (MountFlags::DIR_SYNC, Raw::DIRSYNC),
+        (MountFlags::NO_SYMFOLLOW, NOSYMFOLLOW),
         (MountFlags::READ_ONLY, Raw::RDONLY),
         (MountFlags::NO_ATIME, Raw::NOATIME),
         (MountFlags::STRICT_ATIME, Raw::STRICTATIME),

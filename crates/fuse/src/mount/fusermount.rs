@@ -59,6 +59,8 @@ fn option_string(source: &MountSource, options: &MountOptions) -> String {
         (MountFlags::NO_SUID, "nosuid"),
         (MountFlags::NO_DEV, "nodev"),
         (MountFlags::NO_EXEC, "noexec"),
+        (MountFlags::SYNCHRONOUS, "sync"),
+        (MountFlags::DIR_SYNC, "dirsync"),
         (MountFlags::ALLOW_OTHER, "allow_other"),
         (MountFlags::DEFAULT_PERMISSIONS, "default_permissions"),
     ];

@@ -13,13 +13,16 @@ mod bdi;
 mod direct;
 mod error;
 mod fusermount;
+mod join;
 mod mountinfo;
 mod options;
 mod presence;
 mod unmount;
 
 pub use bdi::BdiTuning;
+pub use direct::{bind, remount};
 pub use error::MountError;
+pub use join::Joined;
 pub use mountinfo::MountEntry;
 pub use options::{MountFlags, MountOptions, MountSource};
 pub use presence::{Presence, Watch};
@@ -49,6 +52,7 @@ pub enum MountKind {
 pub struct Mount {
     device: Arc<OwnedFd>,
     point: Arc<MountPoint>,
+    flags: MountFlags,
     /// Keeps the loop device until the mount itself does, and after.
     _loop_device: Option<LoopDevice>,
 }
@@ -64,7 +68,12 @@ impl Mount {
         };
         let entry = mountinfo::find(&target).map_err(MountError::Mountinfo)?;
         let point = MountPoint { path: target, entry, kind: mounted.kind };
-        Ok(Self { device: Arc::new(mounted.device), point: Arc::new(point), _loop_device: mounted.loop_device })
+        Ok(Self {
+            device: Arc::new(mounted.device),
+            point: Arc::new(point),
+            flags: options.flags,
+            _loop_device: mounted.loop_device,
+        })
     }
 
     /// What kind of mount it became.
@@ -75,6 +84,11 @@ impl Mount {
     /// Where it is.
     pub fn point(&self) -> Arc<MountPoint> {
         Arc::clone(&self.point)
+    }
+
+    /// How it behaves.
+    pub(crate) fn flags(&self) -> MountFlags {
+        self.flags
     }
 
     /// The descriptor to serve.
@@ -115,6 +129,11 @@ impl MountPoint {
     /// Device number of the mount, as in `st_dev`; names its connection and BDI too.
     pub fn device_number(&self) -> Option<(u32, u32)> {
         self.entry.as_ref().map(|entry| entry.device)
+    }
+
+    /// The block device in front of the kernel, if there is one.
+    pub fn block_device(&self) -> Option<&str> {
+        self.entry.as_ref().filter(|_| self.kind == MountKind::Fuseblk).map(|entry| entry.source.as_str())
     }
 
     /// Unmounts, if it is still ours that is mounted there.

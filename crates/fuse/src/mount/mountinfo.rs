@@ -12,6 +12,8 @@ pub struct MountEntry {
     pub id: u64,
     /// Device number, as in `st_dev`.
     pub device: (u32, u32),
+    /// What of the filesystem is mounted: `/`, or by a bind mount a part of it.
+    pub root: PathBuf,
     /// The mount point.
     pub target: PathBuf,
     /// The type, for example `fuseblk.butterfs`.
@@ -52,6 +54,7 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     Some(MountEntry {
         id: text(0)?.parse().ok()?,
         device: (major.parse().ok()?, minor.parse().ok()?),
+        root: PathBuf::from(OsString::from_vec(unescape(fields.get(3)?))),
         target: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
         kind: text(dash + 1)?.into(),
         source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),
@@ -93,7 +96,7 @@ mod tests {
         let entry = parse(line).unwrap();
         assert_eq!(entry.id, 36);
         assert_eq!(entry.device, (0, 41));
-        assert_eq!(entry.target, Path::new("/mnt/a b"));
+        assert_eq!((&*entry.root, &*entry.target), (Path::new("/"), Path::new("/mnt/a b")));
         assert_eq!(entry.kind, "fuse.butterfs");
         assert_eq!(entry.source, r"/x\y");
     }

@@ -54,6 +54,14 @@ bitflags! {
         const NO_EXEC = 1 << 6;
         /// Access times are updated at every access; shown to who lists mounts (as root).
         const STRICT_ATIME = 1 << 8;
+        /// Writing waits for the devices.
+        const SYNCHRONOUS = 1 << 9;
+        /// The same for names; shown, and without effect, as in the kernel's Btrfs.
+        const DIR_SYNC = 1 << 10;
+        /// Symbolic links are not followed (as root).
+        const NO_SYMFOLLOW = 1 << 11;
+        /// Access times of directories are not updated.
+        const NO_DIRATIME = 1 << 12;
         /// Plain `fuse`, also where `fuseblk` is possible.
         const PLAIN_FUSE = 1 << 7;
     }
@@ -68,6 +76,8 @@ pub struct MountOptions {
     pub subtype: String,
     /// Block size that `fuseblk` gives the device.
     pub block_size: u32,
+    /// Options for the kernel's security modules, such as `context=`.
+    pub security: Vec<String>,
 }
 
 impl MountOptions {
@@ -82,6 +92,7 @@ impl MountOptions {
             flags: MountFlags::DEFAULT_PERMISSIONS | MountFlags::NO_SUID | MountFlags::NO_DEV,
             subtype: "butterfs".into(),
             block_size: 4096,
+            security: Vec::new(),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
+use butterfs_engine::tx::DiscardRule;
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::{Method, ZstdLevel};
 use butterfs_format::items::BlockGroupFlags;
@@ -78,15 +79,16 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
     use ChecksumType::{Blake2b, Crc32c, Sha256, Xxhash64};
     let (dup, single) = (BlockGroupFlags::DUP, BlockGroupFlags::empty());
     let row = |name, style, nodesize, csum_type, metadata| {
-        let compress = CompressRule::Asked;
+        let (compress, files, discard) = (CompressRule::Asked, DataRule::Usual, DiscardRule::Never);
         let (devices, data) = (1, single);
-        Script { name, style, seed, steps, nodesize, csum_type, devices, data, metadata, compress }
+        Script { name, style, seed, steps, nodesize, csum_type, devices, data, metadata, compress, files, discard }
     };
     let on = |devices, data, script: Script| Script { devices, data, ..script };
     let (raid1, raid10) = (BlockGroupFlags::RAID1, BlockGroupFlags::RAID10);
+    let in_place = |script| Script { files: DataRule::InPlace, ..script };
     let compressed = |method, script| Script { compress: CompressRule::Force(method), ..script };
     let zstd = Method::Zstd(ZstdLevel::DEFAULT);
-    vec![
+    let mut scripts = vec![
         row("make, dup, crc32c, 16k", Style::MakeOnly, 16384, Crc32c, dup),
         row("make, single, xxhash, 4k", Style::MakeOnly, 4096, Xxhash64, single),
         row("mixed, dup, crc32c, 16k", Style::Mixed, 16384, Crc32c, dup),
@@ -103,7 +105,17 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         on(3, raid1, row("raid1 and raid1c3, snapshots, crc32c, 16k", Style::Snapshots, 16384, Crc32c, RAID1C3)),
         on(3, BlockGroupFlags::RAID0, row("raid0 and raid1, full, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, raid1)),
         compressed(Method::Lzo, row("lzo, fsync, single, crc32c, 4k", Style::Fsync, 4096, Crc32c, single)),
-    ]
+        in_place(row("in place, mixed, dup, crc32c, 16k", Style::Mixed, 16384, Crc32c, dup)),
+        in_place(row("in place, fsync, single, xxhash, 4k", Style::Fsync, 4096, Xxhash64, single)),
+        in_place(row("in place, snapshots, dup, crc32c, 4k", Style::Snapshots, 4096, Crc32c, dup)),
+        in_place(row("in place, nearly full, single, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, single)),
+    ];
+    // Each with each, in turn.
+    let rules = [DiscardRule::Sync, DiscardRule::Async, DiscardRule::Never];
+    for (number, script) in scripts.iter_mut().enumerate() {
+        script.discard = rules[(number + seed as usize) % rules.len()];
+    }
+    scripts
 }
 
 const RAID1C3: BlockGroupFlags = BlockGroupFlags::RAID1C3;

@@ -86,6 +86,8 @@ pub struct FileHistory {
 pub struct History {
     /// How many events mkfs made.
     pub made: usize,
+    /// Files are overwritten in place: what is newer than a commit may show with it.
+    pub in_place: bool,
     /// The steps.
     pub steps: Vec<Step>,
     /// The files.

@@ -4,7 +4,8 @@
 //! 2. Its generation is that of the last durable commit, or of one that was under way.
 //! 3. Names, link counts and snapshots are exactly those of that commit, and a file that was clean then has exactly
 //!    its content; of a file with changes that were not synced, each byte is from some version since it was last
-//!    durable, or zero.
+//!    durable, or zero. Of a file that is overwritten in place, from some version up to the cut: no commit keeps
+//!    older bytes, but snapshots do.
 //! 4. Whatever fsync or sync told to be durable is there, under each name that did not change since (or, where a
 //!    directory above was renamed and not synced, in its old place). A name that a synced file or directory had lost
 //!    by then is not there, unless it came back.
@@ -493,6 +494,7 @@ impl<'a> Commit<'a> {
     /// What the names of a step lead to, with data up to another step, and attributes of a range of steps.
     fn expected(&self, step: usize, data: usize, xattrs: std::ops::RangeInclusive<usize>) -> ExpectedNames {
         let mut all = ExpectedNames::new();
+        let data = if self.history.in_place { self.begun } else { data };
         for (path, entry) in self.history.steps[step].names.iter() {
             let expected = match &entry.node {
                 Node::Directory => Expected::Directory,

@@ -11,7 +11,7 @@ use butterfs_engine::filesystem::{self, Access, Filesystem};
 use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
-use butterfs_fuse::adapter::AdapterOptions;
+use butterfs_fuse::adapter::{AdapterOptions, Changeable};
 use butterfs_fuse::mount::MountSource;
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
@@ -132,7 +132,8 @@ impl Stage<'_> {
         let stand_in = work.file("stand-in");
         create_sparse(&stand_in, DEVICE_LEN);
         // Often, so that commits meet the program at many moments.
-        let options = AdapterOptions { commit_interval: Duration::from_millis(200), ..AdapterOptions::default() };
+        let changeable = Changeable { commit_interval: Duration::from_millis(200), ..Changeable::default() };
+        let options = AdapterOptions { changeable, ..AdapterOptions::default() };
         let served = Served::filesystem(Arc::new(filesystem), &work.dir("mnt"), &stand_in, options);
         self.setup.conduct(self.workload, served.path(), self.ledger);
         if let Err(error) = served.unmount() {

@@ -3,11 +3,11 @@
 //! # Invariants
 //! * A device that is open for writing is open nowhere else: an exclusive `flock` keeps out our own
 //!   kind, `O_EXCL` (block devices) and a look at the loop devices (image files) keep out the
-//!   kernel's mounts.
+//!   kernel's mounts. The claim by `O_EXCL` can be left to a mount of our own.
 //! * The length is the one found when the device was opened.
 //!
 //! # Locking
-//! None: positional I/O on one descriptor.
+//! None: positional I/O on one descriptor. The claim's mutex is a leaf.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
@@ -15,6 +15,8 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
@@ -37,6 +39,10 @@ pub struct FileDevice {
     file: File,
     len: u64,
     kind: Kind,
+    access: Access,
+    /// Keeps the kernel from mounting a block device that is open for writing.
+    claim: Mutex<Option<File>>,
+    closed: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +74,8 @@ impl FileDevice {
     /// # Errors
     /// [`Error::Busy`] if the filesystem is mounted, or open elsewhere.
     pub fn open_read_write(path: impl AsRef<Path>) -> Result<Self> {
-        let mut device = Self::open(path.as_ref(), Access::Write)?;
-        if device.kind == Kind::Block {
-            device.file = device.claim(Access::Write)?;
-        }
+        let device = Self::open(path.as_ref(), Access::Write)?;
+        device.hold_claim()?;
         device.refuse_mounted_image()?;
         device.lock(FlockOperation::NonBlockingLockExclusive)?;
         Ok(device)
@@ -99,7 +103,23 @@ impl FileDevice {
             return Err(error(io::Error::other("neither an image file nor a block device")));
         };
         let len = file.seek(SeekFrom::End(0)).map_err(error)?;
-        Ok(Self { path: path.to_path_buf(), file, len, kind })
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            len,
+            kind,
+            access,
+            claim: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    fn hold_claim(&self) -> Result<()> {
+        let mut held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.kind == Kind::Block && self.access == Access::Write && held.is_none() {
+            *held = Some(self.claim(Access::Write)?);
+        }
+        Ok(())
     }
 
     /// Opens a block device so that the kernel cannot mount it.
@@ -147,6 +167,10 @@ impl FileDevice {
         Err(Error::Busy(format!("{}: is in use by another program; stop it or unmount first", self.path.display())))
     }
 
+    fn check_open(&self) -> io::Result<()> {
+        if self.closed.load(Ordering::SeqCst) { Err(io::Error::other("is closed for writing")) } else { Ok(()) }
+    }
+
     /// Writes the parts one behind the other with one call; what a short write left is written singly.
     fn write_run(&self, offset: u64, run: &[(u64, &[u8])]) -> io::Result<()> {
         if let [(_, buf)] = run {
@@ -191,11 +215,13 @@ impl BlockDevice for FileDevice {
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.check_open()?;
         check_range(offset, buf.len(), self.len)?;
         self.file.write_all_at(buf, offset)
     }
 
     fn write_batch(&self, writes: &[(u64, &[u8])]) -> io::Result<()> {
+        self.check_open()?;
         writes.iter().try_for_each(|(offset, buf)| check_range(*offset, buf.len(), self.len))?;
         let mut rest = writes;
         while let Some((offset, _)) = rest.first() {
@@ -211,13 +237,15 @@ impl BlockDevice for FileDevice {
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        if self.kind == Kind::Block || len == 0 {
+        if len == 0 {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            other => other.map_err(Into::into),
-        }
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let result = match self.kind {
+            Kind::Block => butterfs_os::block::discard(&self.file, offset, len),
+            Kind::Image => rustix::fs::fallocate(&self.file, hole, offset, len),
+        };
+        result.map_err(Into::into)
     }
 
     fn len(&self) -> u64 {
@@ -226,6 +254,21 @@ impl BlockDevice for FileDevice {
 
     fn name(&self) -> String {
         self.path.display().to_string()
+    }
+
+    fn release_claim(&self) {
+        drop(self.claim.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.release_claim();
+        // It goes with the descriptor in any case.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+
+    fn take_claim(&self) -> io::Result<()> {
+        self.hold_claim().map_err(io::Error::other)
     }
 }
 
@@ -313,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_device_is_free_and_written_no_more() {
+        let image = Temporary::new("close", 1 << 20);
+        let device = FileDevice::open_read_write(&image.0).unwrap();
+        device.close();
+        let _other = FileDevice::open_read_write(&image.0).unwrap();
+        assert!(device.write_at(0, b"x").is_err());
+        assert!(device.write_batch(&[(0, b"x")]).is_err());
+        assert!(device.read_at(0, &mut [0; 16]).is_ok());
+    }
+
+    #[test]
     fn batches_arrive_whole() {
         let image = Temporary::new("batch", 4 << 20);
         let device = FileDevice::open_read_write(&image.0).unwrap();
@@ -342,6 +396,22 @@ mod tests {
         assert!(stored.contains(&(3 << 20)) && stored.end - stored.start <= 1 << 20, "{stored:?}");
         assert_eq!(device.stored_from(4 << 20), None);
         assert_eq!(device.stored_from(8 << 20), None);
+    }
+
+    #[test]
+    fn what_is_discarded_takes_no_space() {
+        let image = Temporary::new("discard", 8 << 20);
+        let device = FileDevice::open_read_write(&image.0).unwrap();
+        device.write_at(0, &vec![7; 4 << 20]).unwrap();
+        device.flush().unwrap();
+        let blocks = || std::fs::metadata(&image.0).unwrap().blocks();
+        let before = blocks();
+        device.discard(1 << 20, 2 << 20).unwrap();
+        assert!(blocks() + (2 << 20) / 512 <= before, "{} of {before}", blocks());
+        let mut back = [1; 4096];
+        device.read_at(2 << 20, &mut back).unwrap();
+        assert_eq!(back, [0; 4096]);
+        assert_eq!(device.len(), 8 << 20);
     }
 
     #[test]

@@ -43,7 +43,10 @@ pub trait BlockDevice: Send + Sync {
     /// Makes all finished writes durable.
     fn flush(&self) -> io::Result<()>;
 
-    /// Tells the device that a range is not needed; a device may ignore it.
+    /// Tells the device that a range is not needed: it may read as anything from then on.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if the device can do nothing with that.
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
 
     /// The size, in bytes.
@@ -56,6 +59,18 @@ pub trait BlockDevice: Send + Sync {
 
     /// The path, for messages.
     fn name(&self) -> String;
+
+    /// Gives up what keeps the kernel from mounting a block device, so that a mount of our own can claim it. Other
+    /// programs of ours stay locked out.
+    fn release_claim(&self) {}
+
+    /// Nothing will be written any more: others may have the device. What is written all the same fails.
+    fn close(&self) {}
+
+    /// Takes the claim back, if the device was opened for writing.
+    fn take_claim(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Refuses a range that is not within a device of `len` bytes.

@@ -1,8 +1,9 @@
-//! `butterfs inspect-internal`: what is in an image, structure by structure. Nothing is written, no
-//! lock is taken: an image that is in use can be looked at, and may change meanwhile.
+//! `butterfs inspect-internal`: what is in an image, structure by structure; and, on a mount, where files are. Nothing
+//! is written, no lock is taken: an image that is in use can be looked at, and may change meanwhile.
 
 mod dump_super;
 mod dump_tree;
+mod fiemap;
 mod image;
 mod inode_resolve;
 pub mod json;
@@ -24,7 +25,7 @@ use clap::Subcommand;
 use super::{Format, OutputFormat};
 use crate::failure::Result;
 
-/// Look at the structures of an unmounted filesystem.
+/// Look at the structures of an unmounted filesystem, and at files of a mounted one.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print the superblocks of devices.
@@ -45,6 +46,8 @@ pub enum Command {
     MinDevSize(min_dev_size::Arguments),
     /// Print all chunks, device by device.
     ListChunks(list_chunks::Arguments),
+    /// Print where the bytes of files on a mounted filesystem are.
+    Fiemap(fiemap::Arguments),
 }
 
 impl Command {
@@ -60,6 +63,7 @@ impl Command {
             Self::Rootid(_) => "inspect-internal rootid",
             Self::MinDevSize(_) => "inspect-internal min-dev-size",
             Self::ListChunks(_) => "inspect-internal list-chunks",
+            Self::Fiemap(_) => "inspect-internal fiemap",
         }
     }
 }
@@ -76,5 +80,6 @@ pub fn run(command: &Command, before: Format) -> Result<ExitCode> {
         Command::Rootid(arguments) => rootid::run(arguments, before),
         Command::MinDevSize(arguments) => min_dev_size::run(arguments, before),
         Command::ListChunks(arguments) => list_chunks::run(arguments, before),
+        Command::Fiemap(arguments) => fiemap::run(arguments, before),
     }
 }

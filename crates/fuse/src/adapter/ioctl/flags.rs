@@ -4,7 +4,6 @@ use super::reply;
 use crate::adapter::{EngineFrontEnd, Site};
 use crate::types::{Caller, IoctlReply};
 use crate::{Errno, Result};
-use butterfs_engine::filesystem::Attributes;
 use butterfs_engine::inode::InodeId;
 use butterfs_format::items::{FileType, InodeFlags};
 
@@ -58,7 +57,8 @@ impl EngineFrontEnd {
         if rest != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        self.change_flags(caller, id, wanted, all_with_number())
+        // Without a number of its own: it comes and goes with NODATACOW.
+        self.change_flags(caller, id, wanted, all_with_number() | InodeFlags::NODATASUM)
     }
 
     pub(super) fn xflags(&self, id: InodeId) -> Result<Vec<u8>> {
@@ -102,32 +102,34 @@ impl EngineFrontEnd {
         let found = self.attributes(site)?;
         self.require_owner(caller, &found)?;
         let old = found.item.flags();
-        let new = (old - settable) | wanted;
+        let new = (old - settable) | (wanted & possible(found.file_type));
         if (old ^ new).intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND) {
             self.require_privileged(caller)?;
         }
-        if new.contains(InodeFlags::COMPRESS) && new.intersects(InodeFlags::NOCOMPRESS | InodeFlags::NODATACOW) {
-            return Err(Errno::EINVAL);
-        }
-        let new = with_cow_rules(&found, new);
-        if new != old {
-            self.fs.set_flags(id, new).map_err(|error| site.fail(&error))?;
-        }
+        require_compatible(old, new)?;
+        self.fs.set_flags(id, new).map_err(|error| site.fail(&error))?;
         reply([])
     }
 }
 
-/// A file with data stays copy-on-write, or not, whatever is asked for, as in the kernel: its
-/// extents have checksums, or have none.
-fn with_cow_rules(found: &Attributes, mut new: InodeFlags) -> InodeFlags {
-    let old = found.item.flags();
-    if found.file_type != FileType::Regular || !(old ^ new).contains(InodeFlags::NODATACOW) {
-        return new;
+/// Compression is asked for or forbidden, and not together with overwriting in place: also not by one call that takes
+/// the one away and sets the other.
+fn require_compatible(old: InodeFlags, new: InodeFlags) -> Result<()> {
+    let compression = InodeFlags::COMPRESS | InodeFlags::NOCOMPRESS;
+    let asks = |flags: InodeFlags| flags.intersects(compression);
+    let in_place = |flags: InodeFlags| flags.contains(InodeFlags::NODATACOW);
+    let wrong = new.contains(compression)
+        || in_place(new) && new.contains(InodeFlags::COMPRESS)
+        || in_place(old) && asks(new)
+        || in_place(new) && asks(old);
+    if wrong { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+/// The flags that an inode can have, of those that somebody asks for.
+fn possible(file_type: FileType) -> InodeFlags {
+    match file_type {
+        FileType::Directory => InodeFlags::all(),
+        FileType::Regular => InodeFlags::all() - InodeFlags::DIRSYNC,
+        _ => InodeFlags::NODUMP | InodeFlags::NOATIME,
     }
-    if found.item.size.get() != 0 {
-        new.set(InodeFlags::NODATACOW, old.contains(InodeFlags::NODATACOW));
-        return new;
-    }
-    new.set(InodeFlags::NODATASUM, new.contains(InodeFlags::NODATACOW));
-    new
 }

@@ -1,10 +1,23 @@
 //! ioctls. Nobody has checked the caller's rights before us, but for the flags of inodes, where the
 //! kernel has too.
 
+mod children;
+mod defrag;
+mod fiemap;
 mod flags;
+mod info;
+mod labels;
+mod lists;
+mod memory;
+mod refused;
+mod remount;
+mod resolve;
+mod search;
 mod share;
+mod space;
 mod status;
 mod subvolumes;
+mod trim;
 
 use super::{EngineFrontEnd, Site};
 use crate::control::wire;
@@ -32,6 +45,15 @@ fn number(input: &[u8], at: usize) -> Result<u64> {
 impl EngineFrontEnd {
     pub(super) fn do_ioctl(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
         let id = self.id(call.node)?;
+        let answer = self.answer(caller, call, id)?;
+        if matches!(call.command, flags::SETFLAGS | flags::FSSETXATTR) {
+            // ctime has changed, and no request of the kernel's own asked for it.
+            self.notifier().inval_attr(call.node);
+        }
+        Ok(answer)
+    }
+
+    fn answer(&self, caller: &Caller, call: &IoctlCall<'_>, id: InodeId) -> Result<IoctlReply> {
         match call.command {
             flags::GETFLAGS => reply(self.flags(id)?.to_ne_bytes()),
             flags::SETFLAGS => self.set_flags(caller, id, call.input),
@@ -47,19 +69,54 @@ impl EngineFrontEnd {
             wire::INO_LOOKUP => self.ino_lookup(caller, id, call.input),
             wire::SUBVOL_CREATE => self.ioctl_create(caller, call),
             wire::SNAP_DESTROY => self.ioctl_delete(caller, call),
+            wire::SNAP_DESTROY_V2 => self.ioctl_delete_v2(caller, call),
+            wire::GET_DEFAULT_SUBVOL => reply(self.default_subvolume(id)?.to_le_bytes()),
+            wire::DEFAULT_SUBVOL => self.set_default_subvolume(caller, id, number(call.input, 0)?),
+            wire::CHANGED_EXTENTS => {
+                self.require_privileged(caller)?;
+                reply(self.changed_page(id, call.input)?)
+            }
+            wire::REMOUNT => self.ioctl_remount(caller, id, call.input),
             wire::SNAPSHOT => self.ioctl_snapshot(caller, call),
             wire::SUBVOL_GETFLAGS => reply(self.subvolume_flags(id)?.to_ne_bytes()),
             wire::SUBVOL_SETFLAGS => self.set_subvolume_flags(caller, id, number(call.input, 0)?),
+            wire::SET_RECEIVED => self.set_received(caller, id, call.input),
+            wire::GET_LABEL => reply(self.label()?),
+            wire::SET_LABEL => self.set_label(caller, call.input),
             wire::GET_SUBVOL_INFO => reply(self.subvolume_info(id)?),
             wire::OFFER => reply(self.offer(caller, id)?),
             wire::CLONE => self.ioctl_clone(caller, call),
             wire::DEDUPE => self.ioctl_dedupe(caller, call),
+            wire::DEFRAG => self.ioctl_defrag(caller, call),
+            wire::DEFRAG_RANGE => self.ioctl_defrag_range(caller, call),
+            wire::FITRIM => self.ioctl_trim(caller, id, call.input),
             wire::STATUS => reply(self.status()),
             wire::LIST_SUBVOLUMES => {
                 self.require_privileged(caller)?;
                 reply(self.subvolume_page(call.input)?)
             }
-            _ => Err(Errno::ENOTTY),
+            _ => self.btrfs_ioctl(caller, id, call),
+        }
+    }
+
+    /// The other commands of the kernel's Btrfs.
+    fn btrfs_ioctl(&self, caller: &Caller, id: InodeId, call: &IoctlCall<'_>) -> Result<IoctlReply> {
+        match call.command {
+            search::TREE_SEARCH => self.tree_search(caller, id, call.input),
+            search::TREE_SEARCH_V2 => self.tree_search_v2(caller, id, call),
+            resolve::INO_PATHS => self.ino_paths(caller, id, call),
+            resolve::LOGICAL_INO | resolve::LOGICAL_INO_V2 => self.logical_ino(caller, id, call),
+            resolve::INO_LOOKUP_USER => self.ino_lookup_user(caller, id, call.input),
+            info::FS_INFO => reply(self.fs_info()),
+            info::DEV_INFO => reply(self.dev_info(call.input)?),
+            info::GET_DEV_STATS => reply(self.dev_stats(caller, call.input)?),
+            info::GET_FEATURES => reply(self.features()),
+            info::GET_SUPPORTED_FEATURES => reply(Self::supported_features()),
+            space::SPACE_INFO => self.space_info(caller, id, call),
+            wire::FIEMAP => self.fiemap(id, call.input),
+            wire::SUBVOL_CREATE_V2 => self.ioctl_create_v2(caller, call),
+            children::GET_SUBVOL_ROOTREF => self.subvolume_children(id, call.input),
+            _ => self.refused(caller, call),
         }
     }
 

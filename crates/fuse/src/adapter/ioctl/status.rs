@@ -4,7 +4,11 @@ use crate::adapter::EngineFrontEnd;
 use crate::control::status::pack;
 use crate::control::{MountFailure, MountState, MountStatus};
 use butterfs_engine::filesystem::State;
+use butterfs_engine::inode::lock;
 use butterfs_format::items::Timespec;
+
+/// More are not counted.
+const MOST_DELETED: usize = 10_000;
 
 fn time(time: Timespec) -> (i64, u32) {
     (time.seconds(), time.nanoseconds())
@@ -28,11 +32,13 @@ impl EngineFrontEnd {
             lost_writes: health.lost_writes,
             last_lost_write: health.last_lost_write,
             device: self.options.device.clone(),
-            options: self.options.shown_options.clone(),
+            options: lock(&self.changeable).shown_options.clone(),
             pid: std::process::id(),
             committed: health.committed.0,
             committed_at: health.committed_at.map(time),
             dirty_bytes: health.dirty_bytes,
+            // What cannot be read is told where it is needed.
+            deleted_subvolumes: self.fs.deleted_subvolumes(0, MOST_DELETED).map_or(0, |found| found.len() as u64),
         })
     }
 }

@@ -1,26 +1,23 @@
-//! Subvolumes: making, snapshots, deleting, listing.
+//! Subvolumes: making, snapshots, deleting, what there is to know of one.
 
 use super::reply;
 use crate::adapter::rights::{Deed, require_unprotected, umask};
 use crate::adapter::{EngineFrontEnd, Site, SubvolumeDeletion};
-use crate::control::wire::{self, ListHeader, SnapshotArgs, SubvolumeRecord, VolArgs, name_in};
+use crate::control::wire::{self, SnapshotArgs, VolArgs, VolArgsV2, name_in};
 use crate::types::{Caller, IoctlCall, IoctlReply, NodeId};
 use crate::{Errno, Result};
 use butterfs_engine::dir::{Place, parent_of};
 use butterfs_engine::filesystem::NewSubvolume;
-use butterfs_engine::inode::InodeId;
-use butterfs_engine::subvolume::SubvolumeInfo;
+use butterfs_engine::inode::{InodeId, lock};
 use butterfs_engine::subvolume::root::Access;
 use butterfs_format::items::{RootFlags, RootItem, Timespec};
 use butterfs_format::{Ino, TreeId};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// No page has room for more records.
-const PAGE_RECORDS: usize = wire::size_of_command(wire::LIST_SUBVOLUMES) / size_of::<SubvolumeRecord>();
 /// Room for the name in `struct btrfs_ioctl_get_subvol_info_args`, its NUL included.
 const INFO_NAME: usize = 256;
 
-fn flags_of(flags: RootFlags) -> u64 {
+pub(super) fn flags_of(flags: RootFlags) -> u64 {
     if flags.contains(RootFlags::RDONLY) { wire::SUBVOL_READ_ONLY } else { 0 }
 }
 
@@ -33,19 +30,24 @@ fn access_of(flags: u64) -> Result<Access> {
 }
 
 /// The name that must be in a struct.
-fn name(field: &[u8]) -> Result<&[u8]> {
+pub(super) fn name(field: &[u8]) -> Result<&[u8]> {
     name_in(field).ok_or(Errno::ENAMETOOLONG)
 }
 
 impl EngineFrontEnd {
     pub(super) fn ioctl_create(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
         let args = VolArgs::ref_from_bytes(call.input).map_err(|_| Errno::EINVAL)?;
-        let place = Place::new(self.id(call.node)?, name(&args.name)?);
+        self.create_named(caller, call.node, name(&args.name)?)
+    }
+
+    /// Makes a subvolume.
+    pub(super) fn create_named(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<IoctlReply> {
+        let place = Place::new(self.id(node)?, name);
         let site = Site::at("creating a subvolume", &place);
         self.require_adding(caller, site)?;
         let new = NewSubvolume { permissions: 0o777 & !umask(caller), uid: caller.uid, gid: caller.gid };
         self.fs.create_subvolume(place, &new).map_err(|error| site.fail(&error))?;
-        self.tell(call.node, place.name);
+        self.tell(node, place.name);
         reply([])
     }
 
@@ -65,7 +67,11 @@ impl EngineFrontEnd {
 
     pub(super) fn ioctl_delete(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
         let args = VolArgs::ref_from_bytes(call.input).map_err(|_| Errno::EINVAL)?;
-        let place = Place::new(self.id(call.node)?, name(&args.name)?);
+        self.delete_at(caller, call.node, name(&args.name)?)
+    }
+
+    fn delete_at(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<IoctlReply> {
+        let place = Place::new(self.id(node)?, name);
         let site = Site::at("deleting a subvolume", &place);
         let id = self.require_leaving(site, &place)?;
         if id.ino != Ino::ROOT_DIR {
@@ -73,9 +79,29 @@ impl EngineFrontEnd {
         }
         self.require_deletion(caller, id, site)?;
         self.fs.delete_subvolume(place).map_err(|error| site.fail(&error))?;
-        self.tell(call.node, place.name);
+        self.tell(node, place.name);
         self.background.wake_cleaner();
         reply([])
+    }
+
+    /// By number, or as the first version of the command.
+    pub(super) fn ioctl_delete_v2(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
+        let args = VolArgsV2::ref_from_bytes(call.input).map_err(|_| Errno::EINVAL)?;
+        match u64::from_ne_bytes(args.flags) {
+            0 => self.delete_at(caller, call.node, name(&args.name)?),
+            wire::BY_ID => {
+                self.require_privileged(caller)?;
+                let site = Site::new("deleting a subvolume", self.id(call.node)?);
+                let tree = TreeId(super::number(&args.name, 0)?);
+                let parent = self.fs.delete_subvolume_by_id(tree).map_err(|error| site.fail(&error))?;
+                if let Some(node) = self.nodes.find(parent.dir) {
+                    self.tell(node, &parent.name);
+                }
+                self.background.wake_cleaner();
+                reply([])
+            }
+            _ => Err(Errno::EOPNOTSUPP),
+        }
     }
 
     fn require_adding(&self, caller: &Caller, site: Site<'_>) -> Result<()> {
@@ -88,12 +114,26 @@ impl EngineFrontEnd {
     }
 
     fn require_deletion(&self, caller: &Caller, id: InodeId, site: Site<'_>) -> Result<()> {
-        match self.options.subvolume_deletion {
+        match lock(&self.changeable).subvolume_deletion {
             SubvolumeDeletion::Privileged => return self.require_privileged(caller),
             SubvolumeDeletion::Owners => self.require_owner(caller, &self.attributes(Site { id, ..site })?)?,
         }
         // Who owns the subvolume may take its name from a sticky directory too.
         self.require_dir_access(caller, &self.attributes(site)?)
+    }
+
+    pub(super) fn default_subvolume(&self, id: InodeId) -> Result<u64> {
+        let found = self.fs.default_subvolume().map_err(|error| Site::new("default subvolume", id).fail(&error))?;
+        Ok(found.0)
+    }
+
+    /// 0 is the top level, as for the kernel.
+    pub(super) fn set_default_subvolume(&self, caller: &Caller, id: InodeId, tree: u64) -> Result<IoctlReply> {
+        self.require_privileged(caller)?;
+        let tree = if tree == 0 { TreeId::FS } else { TreeId(tree) };
+        let set = self.fs.set_default_subvolume(tree);
+        set.map_err(|error| Site::new("setting the default subvolume", id).fail(&error))?;
+        reply([])
     }
 
     /// Tells the kernel that a name came or went.
@@ -104,7 +144,7 @@ impl EngineFrontEnd {
     }
 
     /// The subvolume whose top directory an inode is.
-    fn subvolume_at(&self, id: InodeId) -> Result<TreeId> {
+    pub(super) fn subvolume_at(&self, id: InodeId) -> Result<TreeId> {
         if id.ino == Ino::ROOT_DIR { Ok(id.tree) } else { Err(Errno::EINVAL) }
     }
 
@@ -137,7 +177,8 @@ impl EngineFrontEnd {
         let (in_tree, dir) = parent.map_or((0, 0), |parent| (parent.dir.tree.0, parent.dir.ino.0));
         let mut out = tree.0.to_ne_bytes().to_vec();
         out.extend(name);
-        for number in [in_tree, dir, root.generation.get(), flags_of(root.flags())] {
+        // The flags are those on disk, unlike those that other commands have.
+        for number in [in_tree, dir, root.generation.get(), root.flags().bits()] {
             out.extend(number.to_ne_bytes());
         }
         for uuid in [root.uuid, root.parent_uuid, root.received_uuid] {
@@ -150,54 +191,10 @@ impl EngineFrontEnd {
         out.resize(wire::size_of_command(wire::GET_SUBVOL_INFO), 0);
         Ok(out)
     }
-
-    /// One page of the list of subvolumes.
-    pub(super) fn subvolume_page(&self, input: &[u8]) -> Result<Vec<u8>> {
-        let (mut header, _) = ListHeader::read_from_prefix(input).map_err(|_| Errno::EINVAL)?;
-        let found = self.fs.subvolume_page(header.after.get(), PAGE_RECORDS);
-        let all = found.map_err(|error| Site::new("listing", self.fs.root()).fail(&error))?;
-        let mut page = header.as_bytes().to_vec();
-        let mut count = 0;
-        for info in &all {
-            let before = page.len();
-            push_record(&mut page, info)?;
-            if page.len() > wire::size_of_command(wire::LIST_SUBVOLUMES) {
-                page.truncate(before);
-                break;
-            }
-            count += 1;
-        }
-        if count == 0 && !all.is_empty() {
-            return Err(Errno::EOVERFLOW);
-        }
-        header.count = count.into();
-        page[..size_of::<ListHeader>()].copy_from_slice(header.as_bytes());
-        Ok(page)
-    }
 }
 
 /// `struct btrfs_ioctl_timespec`.
 fn push_time(out: &mut Vec<u8>, time: Timespec) {
     out.extend(time.sec.get().to_ne_bytes());
     out.extend(u64::from(time.nanoseconds()).to_le_bytes());
-}
-
-fn push_record(page: &mut Vec<u8>, info: &SubvolumeInfo) -> Result<()> {
-    let path_len = u16::try_from(info.path.len()).map_err(|_| Errno::EOVERFLOW)?;
-    let record = SubvolumeRecord {
-        id: info.id.0.into(),
-        parent: info.parent.map_or(0, |parent| parent.0).into(),
-        generation: info.generation.0.into(),
-        created_in: info.created_in.0.into(),
-        created_sec: info.created.sec.get().into(),
-        created_nsec: info.created.nanoseconds().into(),
-        flags: flags_of(info.flags).into(),
-        uuid: info.uuid,
-        parent_uuid: info.parent_uuid,
-        received_uuid: info.received_uuid,
-        path_len: path_len.into(),
-    };
-    page.extend_from_slice(record.as_bytes());
-    page.extend_from_slice(&info.path);
-    Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod data;
 mod names;
+mod space;
 mod subvolumes;
 
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::Environment;
-use butterfs_engine::file::CompressRule;
+use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
+use butterfs_engine::tx::{DiscardRule, SpaceRules};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::items::{BlockGroupFlags, Timespec};
@@ -64,6 +66,10 @@ pub struct Script {
     pub metadata: BlockGroupFlags,
     /// What is compressed.
     pub compress: CompressRule,
+    /// How the data of files is kept.
+    pub files: DataRule,
+    /// When freed space is discarded.
+    pub discard: DiscardRule,
 }
 
 /// Enough for both superblock copies and some chunks.
@@ -155,8 +161,11 @@ pub fn run(
     options.devices = devices.iter().map(|device| NewDevice::new(device.len(), &environment)).collect();
     (options.data_profile, options.metadata_profile) = (script.data, script.metadata);
     let made = mkfs::make_on(&devices, &options);
-    let mut history = History { made: recorder.mark("mkfs returned"), ..History::default() };
-    let chosen = OpenOptions { compress: script.compress, ..OpenOptions::default() };
+    let in_place = script.files == DataRule::InPlace;
+    let mut history = History { made: recorder.mark("mkfs returned"), in_place, ..History::default() };
+    let space = SpaceRules { discard: script.discard, ..SpaceRules::default() };
+    let (compress, new_data) = (script.compress, script.files);
+    let chosen = OpenOptions { compress, new_data, space, ..OpenOptions::default() };
     let opened = made.and_then(|()| open_with(devices, chosen, environment));
     let filesystem = match opened {
         Ok(filesystem) => filesystem,
@@ -243,6 +252,8 @@ const OPERATIONS: &[Operation] = &[
     (Run::snapshot, [1, 1, 6, 1]),
     (Run::delete_subvolume, [1, 1, 6, 1]),
     (Run::clean, [2, 1, 7, 2]),
+    (Run::relocate, [1, 1, 2, 1]),
+    (Run::discard, [2, 2, 2, 2]),
 ];
 
 impl Run {

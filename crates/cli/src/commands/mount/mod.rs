@@ -4,27 +4,29 @@
 //! The order matters: signals are blocked and the daemon is forked before any thread starts; the
 //! image is opened, and so locked, before anything is mounted.
 
+mod again;
+mod remount;
+
 use std::fs::{File, OpenOptions};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::filesystem::{self, Access, Filesystem, SubvolumeChoice};
-use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError};
+use butterfs_engine::filesystem::{self, Access, AccessTimeRule, Filesystem, SubvolumeChoice};
+use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError, OnRemount, OpenFiles};
 use butterfs_fuse::daemon::{self, Background, Outcome, Ready};
-use butterfs_fuse::mount::{Mount, MountEntry, MountOptions, MountPoint, MountSource, Presence};
+use butterfs_fuse::mount::{Mount, MountEntry, MountError, MountKind, MountOptions, MountPoint, MountSource, Presence};
 use butterfs_fuse::session::{Session, SessionOptions};
 use butterfs_fuse::stop::SignalStop;
 use butterfs_os::signal::TerminationSignals;
-use butterfs_volume::OpenMode;
+use butterfs_volume::{BlockDevice, OpenMode, Volume};
 
 use crate::failure::{self, Failure, Result};
 use crate::logging::{self, Destination};
-use crate::mount_options::{Options, Unknown};
-use crate::{devices, exit, run_dir};
+use crate::mount_options::{self, EnospcLog, FatalErrors, Options, Request, Unknown, UuidTree};
+use crate::{devices, exit, output, run_dir};
 
 /// More workers than this wait for each other.
 const MOST_THREADS: usize = 8;
@@ -33,31 +35,8 @@ const MOST_THREADS: usize = 8;
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "butterfs mount [OPTIONS] <IMAGE>... <DIRECTORY>",
-    after_help = "Options for -o:
-  ro, rw                 read only, or read and write (the default)
-  subvol=PATH            show this subvolume
-  subvolid=N             show the subvolume with this number
-  commit=SECONDS         commit at least this often (30)
-  compress[=METHOD]      compress what becomes smaller: zlib[:1-9], lzo, zstd[:-15..15], no (zlib)
-  compress-force[=METHOD]  the same without a look at the data first
-  max_inline=BYTES       keep files up to this size in metadata (2048)
-  user_subvol_rm_allowed let owners delete subvolumes
-  open_files             tell each open file of data that was lost, not each
-                         thread; opening a file costs more
-  notreelog              commit on every fsync, without a log tree
-  nologreplay            with ro: ignore a log tree that was not replayed
-                         (also: norecovery)
-  device=PATH            another device of the filesystem, or a directory to
-                         look for its devices in; may be given more than once
-  degraded               with ro: without devices that are missing
-  rescue=WORDS           with ro: words separated by colons, of usebackuproot,
-                         nologreplay, ignorebadroots, ignoredatacsums,
-                         ignoremetacsums, ignoresuperflags, all (but the first)
-  generation=N           with ro: what that commit left, as far as it is there
-  allow_other            let other users in (always, for root)
-  relatime, noatime, strictatime, nodiratime, nosuid, nodev, noexec and their
-                         opposites, as mount(8)
-  plain_fuse             as root: without a loop device; sync does not wait"
+    after_help = mount_options::help(),
+    after_long_help = mount_options::long_help(),
 )]
 pub struct Arguments {
     /// An image file or a block device; of a filesystem on several devices, any number of them.
@@ -98,6 +77,12 @@ struct Plan<'a> {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let plan = plan(arguments)?;
+    if plan.options.request == Request::Remount {
+        return remount::run(&plan).map(|()| ExitCode::SUCCESS);
+    }
+    if let Some(first) = again::find(plan.image)? {
+        return again::run(&plan, &first).map(|()| ExitCode::SUCCESS);
+    }
     let signals = TerminationSignals::block().map_err(|error| Failure::new(exit::SYSTEM, error))?;
     if arguments.foreground {
         return foreground(&plan, signals);
@@ -116,6 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn plan(arguments: &Arguments) -> Result<Plan<'_>> {
     let unknown = if arguments.sloppy { Unknown::Ignore } else { Unknown::Refuse };
     let options = Options::parse(&arguments.options, unknown).map_err(|text| Failure::new(exit::USAGE, text))?;
+    options.warnings.iter().for_each(|warning| output::complain("mount", format!("warning: {warning}")));
     let log = arguments.log.as_deref().map(open_log).transpose()?;
     let image = arguments.image.as_path();
     let Some((directory, images)) = arguments.rest.split_last() else {
@@ -133,7 +119,7 @@ fn open_log(path: &Path) -> Result<File> {
 
 /// Serves in this process.
 fn foreground(plan: &Plan<'_>, signals: TerminationSignals) -> Result<ExitCode> {
-    logging::start(destination(plan, Destination::Stderr)?, plan.verbose);
+    start_log(plan, destination(plan, Destination::Stderr)?);
     serve(plan, signals, || ()).map(|()| ExitCode::SUCCESS)
 }
 
@@ -141,7 +127,7 @@ fn foreground(plan: &Plan<'_>, signals: TerminationSignals) -> Result<ExitCode> 
 fn background(plan: &Plan<'_>, signals: TerminationSignals, ready: Ready) -> ExitCode {
     let mut ready = Some(ready);
     let served = destination(plan, Destination::Syslog).and_then(|destination| {
-        logging::start(destination, plan.verbose);
+        start_log(plan, destination);
         serve(plan, signals, || {
             if let Some(Err(error)) = ready.take().map(|ready| ready.mounted(plan.log.as_ref())) {
                 tracing::warn!(%error, "the launcher did not hear that the filesystem is mounted");
@@ -160,6 +146,14 @@ fn background(plan: &Plan<'_>, signals: TerminationSignals, ready: Ready) -> Exi
     ExitCode::from(failure.code)
 }
 
+fn start_log(plan: &Plan<'_>, destination: Destination) {
+    let more: &[&str] = match plan.options.enospc {
+        EnospcLog::Quiet => &[],
+        EnospcLog::Verbose => &["enospc=debug"],
+    };
+    logging::start(destination, plan.verbose, more);
+}
+
 /// The log file, or what is usual.
 fn destination(plan: &Plan<'_>, usual: Destination) -> Result<Destination> {
     let Some(file) = &plan.log else { return Ok(usual) };
@@ -170,11 +164,12 @@ fn destination(plan: &Plan<'_>, usual: Destination) -> Result<Destination> {
 /// Opens, mounts and serves until unmounted.
 fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> Result<()> {
     let target = check_directory(plan.directory)?;
-    let filesystem = Arc::new(open(plan)?);
-    let mount = mount(plan, &target)?;
+    let (filesystem, device) = open(plan)?;
+    let filesystem = Arc::new(filesystem);
+    let mount = mount(plan, &target, &*device)?;
     let presence = announce(&mount);
     let front_end = front_end(plan, filesystem, &mount);
-    let session = Session::new(mount, front_end, session_options());
+    let session = Session::new(mount, front_end, session_options(&plan.options));
     let failed = |error: &dyn std::fmt::Display| Failure::at(exit::FAILED, plan.image, error);
     let stop = SignalStop::spawn(signals, session.stop_handle()).map_err(|error| failed(&error))?;
     let result = session.run_then(ready).map_err(|error| failed(&error));
@@ -188,7 +183,7 @@ fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> 
     result
 }
 
-/// The mount point; nothing may be mounted there yet.
+/// The mount point; no filesystem may be mounted there yet.
 fn check_directory(directory: &Path) -> Result<PathBuf> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -204,15 +199,18 @@ fn check_directory(directory: &Path) -> Result<PathBuf> {
     if !target.metadata().map_err(failed)?.is_dir() {
         return Err(Failure::at(exit::FAILED, directory, "not a directory; name a directory to mount on"));
     }
-    if let Ok(Some(entry)) = MountEntry::at(&target) {
+    // Over a part of a filesystem, as a directory bound to itself, mounts are as usual as over a directory.
+    if let Ok(Some(entry)) = MountEntry::at(&target)
+        && entry.root == Path::new("/")
+    {
         let text = format!("busy: {} is mounted there already; unmount it, or use another directory", entry.source);
         return Err(Failure::at(exit::FAILED, directory, text));
     }
     Ok(target)
 }
 
-/// Opens the filesystem. The device is locked from now on.
-fn open(plan: &Plan<'_>) -> Result<Filesystem> {
+/// Opens the filesystem, and gives the first of its devices, too. They are locked from now on.
+fn open(plan: &Plan<'_>) -> Result<(Filesystem, Arc<dyn BlockDevice>)> {
     let mode = match plan.options.access {
         Access::ReadOnly => OpenMode::ReadOnly,
         Access::ReadWrite => OpenMode::ReadWrite,
@@ -223,7 +221,10 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         bad_chunks: plan.options.rescue.bad_chunks(),
         block_checksums: plan.options.rescue.block_checksums(),
     };
-    let volume = devices::open_volume(exit::FAILED, &plan.named, &how)?;
+    let failed = |path: &Path, error| failure::volume(exit::FAILED, path, &error);
+    let devices = devices::find_and_open(&plan.named, how.mode).map_err(|(path, error)| failed(&path, error))?;
+    let first = Arc::clone(devices.first().ok_or_else(|| Failure::new(exit::USAGE, "name a device"))?);
+    let volume = Volume::open_with(devices, &how).map_err(|error| failed(plan.image, error))?;
     let mut options = filesystem::OpenOptions {
         access: plan.options.access,
         subvolume: plan.options.subvolume.clone(),
@@ -234,19 +235,24 @@ fn open(plan: &Plan<'_>) -> Result<Filesystem> {
         access_times: plan.options.access_times,
         ..Default::default()
     };
-    options.compress = plan.options.compress;
+    (options.compress, options.new_data) = (plan.options.compress, plan.options.new_data);
+    options.space = plan.options.space;
+    options.autodefrag = plan.options.autodefrag;
     if let Some(bytes) = plan.options.max_inline {
         options.max_inline = bytes;
     }
     let filesystem = Filesystem::open(volume, options, Box::new(SystemEnvironment));
     let filesystem = filesystem.map_err(|error| open_failed(plan, &error))?;
+    if (plan.options.uuid_tree, plan.options.access) == (UuidTree::Rescan, Access::ReadWrite) {
+        filesystem.rescan_uuid_tree().map_err(|error| failure::engine(exit::FAILED, plan.image, &error))?;
+    }
     match plan.options.subvolume_id {
         Some(id) if id != filesystem.root().tree => {
             let text =
                 format!("subvol= names subvolume {}, subvolid= says {id}; leave one out", filesystem.root().tree);
             Err(Failure::at(exit::FAILED, plan.image, text))
         }
-        _ => Ok(filesystem),
+        _ => Ok((filesystem, first)),
     }
 }
 
@@ -267,14 +273,31 @@ fn open_failed(plan: &Plan<'_>, error: &butterfs_engine::Error) -> Failure {
     Failure::at(exit::FAILED, plan.image, format!("{option}: {problem}; {todo}"))
 }
 
-/// Mounts. A block device is opened exclusively by us, so fuseblk cannot claim it itself: a loop
-/// device stands for it as for an image. All I/O goes to the image or device, never through it.
-fn mount(plan: &Plan<'_>, target: &Path) -> Result<Mount> {
-    let path = plan.image.canonicalize().map_err(|error| failure::io(exit::FAILED, plan.image, &error))?;
+/// Mounts. All I/O goes to the image or device, never through the loop device that stands for an image.
+///
+/// A block device is claimed by us until the mount claims it: between the two, our own programs stay locked out, and
+/// what another wrote in that moment would be seen before our first write. Where the kernel mounts no device that
+/// somebody writes to, a loop device stands for it, too.
+fn mount(plan: &Plan<'_>, target: &Path, device: &dyn BlockDevice) -> Result<Mount> {
+    let io = |error: std::io::Error| failure::io(exit::FAILED, plan.image, &error);
+    let path = plan.image.canonicalize().map_err(io)?;
     let is_root = rustix::process::geteuid().is_root();
     let mut options = if is_root { MountOptions::for_root() } else { MountOptions::for_user() };
     options.flags = plan.options.flags(options.flags);
-    Mount::new(&MountSource::Image(path), target, &options).map_err(|error| failure::mount(plan.image, &error))
+    options.security.clone_from(&plan.options.security);
+    let source = MountSource::at(&path).map_err(io)?;
+    device.release_claim();
+    let mounted = match Mount::new(&source, target, &options) {
+        Err(MountError::DeviceBusy { .. }) if device.take_claim().is_ok() => {
+            Mount::new(&MountSource::Image(path), target, &options)
+        }
+        mounted => mounted,
+    };
+    let mounted = mounted.map_err(|error| failure::mount(plan.image, &error))?;
+    if mounted.kind() == MountKind::Fuse {
+        device.take_claim().map_err(io)?;
+    }
+    Ok(mounted)
 }
 
 /// Lets `butterfs umount` find the daemon. Without it a mount works as well, but is not waited for.
@@ -305,26 +328,41 @@ fn follow_error(point: &MountPoint) -> bool {
     }
 }
 
-fn session_options() -> SessionOptions {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
-    SessionOptions { threads, ..Default::default() }
+/// Ends the daemon where a kernel would stop the machine: the mount answers nothing any more.
+fn end() -> bool {
+    tracing::error!("ending, as fatal_errors=panic asks for");
+    std::process::exit(exit::FAILED.into())
+}
+
+fn session_options(options: &Options) -> SessionOptions {
+    let usual = || std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
+    let threads = options.threads.map_or_else(usual, usize::from);
+    SessionOptions { threads, acl: options.acl, ..Default::default() }
 }
 
 /// What answers the kernel.
 fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>, mount: &Mount) -> Arc<EngineFrontEnd> {
-    let mut options = AdapterOptions::default();
-    if let Some(seconds) = plan.options.commit {
-        options.commit_interval = Duration::from_secs(seconds.into());
-    }
-    options.subvolume_deletion = plan.options.subvolume_deletion;
-    options.open_files = plan.options.open_files;
+    let mut options = AdapterOptions {
+        changeable: remount::changeable(&plan.options, plan.shown_options.clone()),
+        on_remount: OnRemount::new(remount::Reader::new(plan).into_function()),
+        acl: plan.options.acl,
+        open_files: match plan.options.access_times.files {
+            AccessTimeRule::Always => OpenFiles::Watched,
+            _ => plan.options.open_files,
+        },
+        ..AdapterOptions::default()
+    };
     let device = plan.image.canonicalize().unwrap_or_else(|_| plan.image.to_path_buf());
     options.device = device.to_string_lossy().into_owned();
-    options.shown_options = plan.shown_options.clone();
-    // Only root may do this; for others changes fail in the daemon.
-    if rustix::process::geteuid().is_root() {
-        let point = mount.point();
-        options.on_error = OnError::new(move || follow_error(&point));
+    options.block_device = mount.point().block_device().map(str::to_owned);
+    let point = mount.point();
+    match plan.options.fatal_errors {
+        FatalErrors::End => options.on_error = OnError::new(end),
+        // Only root may do this; for others changes fail in the daemon.
+        FatalErrors::ReadOnly if rustix::process::geteuid().is_root() => {
+            options.on_error = OnError::new(move || follow_error(&point));
+        }
+        FatalErrors::ReadOnly => {}
     }
     Arc::new(EngineFrontEnd::new(filesystem, options))
 }

@@ -1,0 +1,62 @@
+//! Values of options. An error says what is wrong, and what is allowed.
+
+use std::num::NonZeroUsize;
+
+use butterfs_engine::file::CompressRule;
+use butterfs_engine::tx::DiscardRule;
+use butterfs_format::TreeId;
+use butterfs_format::compression::{Choice, Method};
+
+/// More threads would only wait for each other.
+const MOST_THREADS: usize = 256;
+
+pub(super) fn number(value: &str) -> Result<u64, String> {
+    value.parse().map_err(|_| "not a number".into())
+}
+
+/// One of a few words.
+pub(super) fn one_of(value: &str, words: &[&str]) -> Result<(), String> {
+    if words.contains(&value) { Ok(()) } else { Err(format!("allowed are: {}", words.join(", "))) }
+}
+
+/// Threads, at least one.
+pub(super) fn threads(value: &str) -> Result<NonZeroUsize, String> {
+    value
+        .parse()
+        .ok()
+        .filter(|n: &NonZeroUsize| n.get() <= MOST_THREADS)
+        .ok_or_else(|| format!("give a number from 1 to {MOST_THREADS}"))
+}
+
+/// Seconds between commits. As for the kernel, 0 is the default.
+pub(super) fn seconds(value: &str) -> Result<Option<u32>, String> {
+    match value.parse() {
+        Ok(0) => Ok(None),
+        Ok(seconds) => Ok(Some(seconds)),
+        Err(_) => Err("give the seconds between commits, a number".into()),
+    }
+}
+
+pub(super) fn compression(value: &str, rule: impl Fn(Method) -> CompressRule) -> Result<CompressRule, String> {
+    match value.parse() {
+        Ok(Choice::With(method)) => Ok(rule(method)),
+        Ok(Choice::Never) => Ok(CompressRule::Asked),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+/// When freed space is discarded.
+pub(super) fn discard(value: &str) -> Result<DiscardRule, String> {
+    one_of(value, &["sync", "async"])?;
+    Ok(if value == "sync" { DiscardRule::Sync } else { DiscardRule::Async })
+}
+
+/// Data chunks for each metadata chunk.
+pub(super) fn ratio(value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| "give a number of data chunks for each metadata chunk".into())
+}
+
+/// Subvolume 0 is another name of the top level.
+pub(super) fn tree(id: u64) -> TreeId {
+    if id == 0 { TreeId::FS } else { TreeId(id) }
+}

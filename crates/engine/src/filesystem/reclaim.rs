@@ -1,0 +1,103 @@
+//! Space that chunks hold and hardly use, given back to the devices; and what is free, told to them.
+//!
+//! # Locking
+//! `reclaiming` is held by the one who relocates; nothing else may be held by its caller.
+
+use butterfs_format::items::BlockGroupFlags;
+
+use super::Filesystem;
+use crate::error::{Error, Result};
+use crate::inode::lock;
+use crate::relocate::{self, GroupFilter, Relocated, Room};
+use crate::tx::{DiscardRule, GroupInfo, Trim};
+
+/// When space is short, groups are emptied that are used to so many percent at most.
+const WHEN_SHORT: u8 = 75;
+/// Before it is, those that are used to so many.
+const BEFORE_SHORT: u8 = 30;
+/// Metadata is short when so many bytes could not be promised any more: what any single change may ask for.
+const SHORT: u64 = 16 << 20;
+/// The cleaner begins when less than a tenth of the devices, but at most so much, is in no chunk.
+const UNALLOCATED: u64 = 4 << 30;
+/// Blocks of deleted subvolumes that are dropped in one step, before anything is moved.
+const CLEAN_STEP: usize = 64;
+
+impl Filesystem {
+    /// Relocates all block groups that a filter chooses, the emptiest first, as far as others have room; gives how
+    /// many are gone.
+    pub fn relocate(&self, filter: &GroupFilter, room: Room) -> Result<usize> {
+        let _one = lock(&self.reclaiming);
+        let mut gone = 0;
+        for group in self.chosen(filter)? {
+            gone += usize::from(self.relocate_one(&group, room)?);
+        }
+        Ok(gone)
+    }
+
+    /// Empties one block group that is hardly used, if little is left in no chunk; says whether one is gone.
+    pub fn reclaim_once(&self) -> Result<bool> {
+        let space = self.shared.gate.space();
+        if space.unallocated >= UNALLOCATED.min(space.total / 10) {
+            return Ok(false);
+        }
+        let _one = lock(&self.reclaiming);
+        for kind in [BlockGroupFlags::DATA, BlockGroupFlags::METADATA] {
+            if self.relocate_first(&GroupFilter::used_at_most(kind, BEFORE_SHORT))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Space was refused: has chunks of the other kind give some back. Says whether one did.
+    pub(super) fn make_room(&self) -> Result<bool> {
+        let _one = lock(&self.reclaiming);
+        let unpromised = |kind| self.shared.gate.view(|tx| Ok(tx.unpromised(kind)));
+        let kind = if unpromised(BlockGroupFlags::METADATA)? < SHORT {
+            BlockGroupFlags::DATA
+        } else {
+            BlockGroupFlags::METADATA
+        };
+        match self.relocate_first(&GroupFilter::used_at_most(kind, WHEN_SHORT)) {
+            Err(Error::NoSpace | Error::Busy(_)) => Ok(false),
+            result => result,
+        }
+    }
+
+    /// Whether freed space is discarded later, by [`crate::tx::Gate::discard_some`].
+    pub fn discards_later(&self) -> bool {
+        self.shared.gate.space_rules().discard == DiscardRule::Async
+    }
+
+    /// Discards free space; gives how many bytes.
+    pub fn trim(&self, trim: &Trim) -> Result<u64> {
+        self.shared.gate.trim(trim)
+    }
+
+    fn chosen(&self, filter: &GroupFilter) -> Result<Vec<GroupInfo>> {
+        let mut groups = self.shared.gate.view(|tx| Ok(tx.groups_of(filter.kind)))?;
+        groups.retain(|group| filter.chooses(group));
+        groups.sort_by_key(|group| group.used);
+        Ok(groups)
+    }
+
+    /// The emptiest of those chosen that can be emptied.
+    fn relocate_first(&self, filter: &GroupFilter) -> Result<bool> {
+        match self.chosen(filter)?.first() {
+            Some(group) => self.relocate_one(group, Room::Existing),
+            None => Ok(false),
+        }
+    }
+
+    fn relocate_one(&self, group: &GroupInfo, room: Room) -> Result<bool> {
+        while self.clean_step(CLEAN_STEP)? {}
+        let (start, used, len) = (group.start, group.used, group.len);
+        let write_back = || {
+            // Whose data is lost hears of it from its own fsync.
+            let _ = self.write_back(|_| true);
+        };
+        let relocated = relocate::relocate_group(&self.shared, start, room, write_back)?;
+        tracing::info!("relocated the block group at {start}, {used} of {len} bytes used: {relocated:?}");
+        Ok(relocated == Relocated::Gone)
+    }
+}

@@ -1,0 +1,35 @@
+//! Other options for the mount.
+
+use super::reply;
+use crate::Errno;
+use crate::adapter::{EngineFrontEnd, Site};
+use crate::control::wire::{RemountArgs, name_in};
+use crate::types::{Caller, IoctlReply};
+use butterfs_engine::inode::{InodeId, lock};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+impl EngineFrontEnd {
+    /// Lets the program that mounted read the options, and follows what it makes of them.
+    pub(super) fn ioctl_remount(&self, caller: &Caller, id: InodeId, input: &[u8]) -> crate::Result<IoctlReply> {
+        self.require_privileged(caller)?;
+        let args = RemountArgs::ref_from_bytes(input).map_err(|_| Errno::EINVAL)?;
+        let text = name_in(&args.text).and_then(|text| std::str::from_utf8(text).ok()).ok_or(Errno::EINVAL)?;
+        // One at a time.
+        let mut changeable = lock(&self.changeable);
+        let problem = match self.options.on_remount.read(text) {
+            Ok(changed) => {
+                self.fs.set_access(changed.access).map_err(|error| Site::new("remount", id).fail(&error))?;
+                self.fs.set_settings(changed.settings);
+                self.background.set_commit_interval(changed.changeable.commit_interval);
+                *changeable = changed.changeable;
+                tracing::info!(options = text, "remounted");
+                String::new()
+            }
+            Err(problem) => problem,
+        };
+        let mut answer = RemountArgs::new_zeroed();
+        let len = problem.len().min(answer.text.len() - 1);
+        answer.text[..len].copy_from_slice(&problem.as_bytes()[..len]);
+        reply(answer.as_bytes())
+    }
+}
