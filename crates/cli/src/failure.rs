@@ -117,7 +117,7 @@ pub fn volume(code: u8, path: &Path, error: &butterfs_volume::Error) -> Failure 
             code,
             path,
             format!(
-                "{error}; name all its devices, or a directory to look in, or read without: mount -o ro,degraded, \
+                "{error}; name all its devices, or a directory to look in, or go on without: mount -o degraded (or ro,degraded), \
                  ls --degraded"
             ),
         ),

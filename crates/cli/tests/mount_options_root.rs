@@ -250,7 +250,7 @@ fn a_mount_gets_other_options() {
     assert!(flags(&mnt).contains(&"noatime".into()) && !flags(&mnt).contains(&"ro".into()));
     fs::write(mnt.join("after"), "a".repeat(200_000)).expect("write");
     for (options, word) in
-        [("subvol=/other", "subvol"), ("noacl", "acl"), ("compress=gzip", "gzip"), ("degraded", "ro")]
+        [("subvol=/other", "subvol"), ("noacl", "acl"), ("compress=gzip", "gzip"), ("rescue=all", "ro")]
     {
         let refused = remount(&mnt, options);
         assert!(refused.status.code() != Some(0) && refused.stderr.contains(word), "{options}: {refused}");

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use butterfs_check::{Finding, Kind, Severity};
 use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::file::SizeMode;
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
 use butterfs_format::items::BlockGroupFlags;
@@ -15,12 +17,16 @@ use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
 const MIB: u64 = 1 << 20;
 const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
 
-/// Devices of 160, 192, 224 ... MiB.
+/// Devices, each 32 MiB larger than the one before.
 struct Devices(Vec<Arc<MemDevice>>);
 
 impl Devices {
     fn new(count: u64) -> Self {
-        Self((0..count).map(|number| Arc::new(MemDevice::new((160 + 32 * number) * MIB))).collect())
+        Self::of(160, count)
+    }
+
+    fn of(mib: u64, count: u64) -> Self {
+        Self((0..count).map(|number| Arc::new(MemDevice::new((mib + 32 * number) * MIB))).collect())
     }
 
     fn all(&self) -> Vec<Arc<dyn BlockDevice>> {
@@ -44,11 +50,23 @@ impl Devices {
         Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap()
     }
 
-    fn judge(&self) {
+    fn open_without(&self, missing: &[usize], access: Access) -> Result<Filesystem, Error> {
+        let mode = if access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+        let how = butterfs_volume::OpenOptions { missing: Missing::Accept, ..butterfs_volume::OpenOptions::new(mode) };
+        let volume = Volume::open_with(self.without(missing), &how)?;
+        let options = OpenOptions { access, ..OpenOptions::default() };
+        Filesystem::open(volume, options, Box::new(SystemEnvironment))
+    }
+
+    fn findings(&self) -> Vec<Finding> {
         let volume = Volume::open(self.all(), OpenMode::ReadOnly).unwrap();
         let options = butterfs_check::Options { data_csums: true, devices: self.all(), ..Default::default() };
-        let report = butterfs_check::check(&volume, &options);
-        assert!(report.worst().is_none(), "{report}");
+        let findings = butterfs_check::check(&volume, &options).findings;
+        findings.into_iter().filter(|finding| finding.severity != Severity::Note).collect()
+    }
+
+    fn judge(&self) {
+        assert!(self.findings().is_empty(), "{:?}", self.findings());
     }
 }
 
@@ -112,13 +130,7 @@ fn round_trip(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64, surv
     drop(fs);
     devices.judge();
     for missing in sets(count as usize, survives) {
-        let how = butterfs_volume::OpenOptions {
-            missing: Missing::Accept,
-            ..butterfs_volume::OpenOptions::new(OpenMode::ReadOnly)
-        };
-        let volume = Volume::open_with(devices.without(&missing), &how).unwrap();
-        let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
-        let fs = Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap();
+        let fs = devices.open_without(&missing, Access::ReadOnly).unwrap();
         assert_has(&fs, 14, &format!("without {missing:?}"));
     }
 }
@@ -143,6 +155,69 @@ profiles! {
     raid1c4: BlockGroupFlags::RAID1C4, BlockGroupFlags::RAID1C4, 5, survives 3;
     raid10: BlockGroupFlags::RAID10, BlockGroupFlags::RAID10, 5, survives 1;
     mixed_profiles: BlockGroupFlags::RAID0, BlockGroupFlags::RAID1C3, 3, survives 0;
+}
+
+/// A filesystem whose files grew while a device was missing. Chunks of the missing device stay as they are, so that
+/// device still fits them when it is back.
+fn without_one(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64) {
+    let devices = Devices::of(640, count);
+    devices.make(data, metadata);
+    let fs = devices.open();
+    fill(&fs, 0, 4);
+    // What is preallocated, or deleted and made again, lies in chunks that must not be written now.
+    let early = fs.create(Place::new(fs.root(), b"preallocated"), &FILE).unwrap();
+    fs.preallocate(early, 0..1 << 20, SizeMode::Keep).unwrap();
+    fs.sync().unwrap();
+    drop(fs);
+    let gone = count as usize - 1;
+    let before = devices.0[gone].written();
+    let fs = devices.open_without(&[gone], Access::ReadWrite).unwrap();
+    assert_has(&fs, 4, "degraded");
+    fs.write(fs.lookup(Place::new(fs.root(), b"preallocated")).unwrap(), 0, &[7; 1 << 20]).unwrap();
+    fs.unlink(Place::new(fs.root(), b"large0")).unwrap();
+    fs.sync().unwrap();
+    (0..400).for_each(|small| fs.unlink(Place::new(fs.root(), small_name(0, small).as_bytes())).unwrap());
+    fill(&fs, 0, 1);
+    fill(&fs, 4, 2);
+    drop(fs);
+    assert!(devices.0[gone].written() == before, "the missing device changed");
+    let fs = devices.open_without(&[gone], Access::ReadOnly).unwrap();
+    assert_has(&fs, 6, "degraded again");
+    drop(fs);
+    assert!(
+        devices.findings().iter().all(|finding| finding.kind == Kind::SuperblockMirror),
+        "{:?}",
+        devices.findings()
+    );
+    let fs = devices.open_without(&[], Access::ReadOnly).unwrap();
+    assert_has(&fs, 6, "with the old device");
+    drop(fs);
+    let refused = devices.open_without(&[], Access::ReadWrite).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("missed commits"), "{refused}");
+}
+
+#[test]
+fn raid1_is_written_without_one_of_three() {
+    without_one(BlockGroupFlags::RAID1, BlockGroupFlags::RAID1, 3);
+}
+
+#[test]
+fn raid1_is_written_without_one_of_two() {
+    without_one(BlockGroupFlags::RAID1, BlockGroupFlags::RAID1, 2);
+}
+
+#[test]
+fn raid10_is_written_without_one_of_four() {
+    without_one(BlockGroupFlags::RAID10, BlockGroupFlags::RAID1C3, 4);
+}
+
+#[test]
+fn single_data_is_not_written_without_a_device() {
+    let devices = Devices::new(2);
+    devices.make(BlockGroupFlags::RAID0, BlockGroupFlags::RAID1);
+    let refused = devices.open_without(&[1], Access::ReadWrite).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("is lost without") && refused.contains("read-only"), "{refused}");
+    devices.open_without(&[1], Access::ReadOnly).unwrap();
 }
 
 #[test]

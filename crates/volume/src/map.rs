@@ -129,6 +129,16 @@ impl Mapped {
         }
     }
 
+    /// Whether the devices that are there have all of it.
+    pub fn survives(&self, is_there: impl Fn(usize) -> bool) -> bool {
+        let lost = |stripe: &usize| !is_there(self.members[*stripe]);
+        if self.grid.has_parity() {
+            return (0..self.members.len()).filter(lost).count() <= self.grid.parity();
+        }
+        (0..self.grid.columns)
+            .all(|column| (0..self.grid.copies()).any(|copy| !lost(&self.grid.stored(0, column, copy))))
+    }
+
     /// The logical ranges, in whole stripes, that lie over superblock copies.
     pub fn superblock_ranges(&self) -> Vec<Range<Logical>> {
         let mut ranges: Vec<Range<Logical>> = Vec::new();

@@ -82,11 +82,25 @@ fn settle_missing(volume: &Volume, options: &OpenOptions) -> Result<()> {
         return Err(Error::MissingDevices(missing));
     }
     let problem = Error::MissingDevices(missing);
-    if options.mode == OpenMode::ReadWrite {
-        return Err(Error::NotWritable(format!("{problem}; without it the filesystem can be opened read-only")));
+    let lost = volume.map().iter().find(|mapped| !mapped.survives(|member| is_there(volume, member))).map(|m| m.start);
+    match lost {
+        Some(chunk) if options.mode == OpenMode::ReadWrite => {
+            let text = format!("{problem}; chunk {chunk} is lost without; the filesystem can be opened read-only");
+            Err(Error::NotWritable(text))
+        }
+        Some(_) => {
+            tracing::warn!("{problem}; what other devices make up for can be read");
+            Ok(())
+        }
+        None => {
+            tracing::warn!("{problem}; other devices make up for all of it");
+            Ok(())
+        }
     }
-    tracing::warn!("{problem}; what other devices make up for can be read");
-    Ok(())
+}
+
+fn is_there(volume: &Volume, member: usize) -> bool {
+    volume.members[member].role != Role::Missing
 }
 
 /// Opens with chunks and devices that are given, in place of a chunk tree that cannot be read. Where bad chunks are

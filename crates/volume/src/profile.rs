@@ -139,6 +139,11 @@ impl Grid {
         self.parity > 0
     }
 
+    /// How many stripes of a row are parity.
+    pub fn parity(&self) -> usize {
+        self.parity as usize
+    }
+
     /// How often each byte is stored as it is.
     pub fn copies(&self) -> usize {
         self.copies

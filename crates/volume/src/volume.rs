@@ -40,7 +40,7 @@ pub enum OpenMode {
 pub enum Missing {
     /// The filesystem does not open.
     Refuse,
-    /// What other devices make up for can be read; nothing can be written.
+    /// What other devices make up for can be read; where they make up for all, new chunks can be written.
     Accept,
 }
 

@@ -64,7 +64,7 @@ impl Volume {
                     return refuse("overwrite a superblock");
                 }
                 if !member.is_written() {
-                    return refuse("change a seed device");
+                    return refuse("change a device that is not written");
                 }
                 batches[piece.place.member].push((piece.place.physical, &buf[piece.in_buf]));
             }

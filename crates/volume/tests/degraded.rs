@@ -96,11 +96,20 @@ fn all_missing_devices_are_named() {
 }
 
 #[test]
-fn nothing_is_written_without_a_device() {
-    let (devices, _) = with_data(F::RAID1, &[3, 4]);
-    let there = without(&devices, &[3]).into_iter().map(|device| device as Arc<dyn BlockDevice>).collect();
+fn what_survives_opens_for_writing_and_chunks_on_missing_devices_stay_as_they_are() {
     let options = OpenOptions { mode: OpenMode::ReadWrite, ..ACCEPT };
-    assert!(matches!(Volume::open_with(there, &options), Err(Error::NotWritable(_))));
+    let open_writable = |devices: Vec<Arc<MemDevice>>| {
+        Volume::open_with(devices.into_iter().map(|device| device as Arc<dyn BlockDevice>).collect(), &options)
+    };
+    let (devices, _) = with_data(F::RAID1, &[3, 4]);
+    let volume = open_writable(without(&devices, &[3])).unwrap();
+    assert!(matches!(volume.write(Logical(DATA), &[0; 4096]), Err(Error::NotWritable(_))));
+    volume.write_superblocks(&volume.superblock()).unwrap();
+    let (devices, _) = with_data(F::RAID0, &[3, 4]);
+    assert!(matches!(open_writable(without(&devices, &[3])), Err(Error::NotWritable(_))));
+    let (devices, _) = with_data(F::RAID10, &[1, 2, 3, 4]);
+    open_writable(without(&devices, &[3])).unwrap();
+    assert!(matches!(open_writable(without(&devices, &[2, 3])), Err(Error::NotWritable(_))));
 }
 
 fn set_generation(image: &Image, device: &MemDevice, devid: u64, generation: u64) {

@@ -286,7 +286,6 @@ impl Options {
             self.log_tree = LogTree::Ignore;
         }
         let reading = [
-            ("degraded", self.missing == Missing::Accept),
             ("rescue", !self.rescue.is_empty()),
             ("generation", self.generation.is_some()),
             ("nologreplay (or norecovery)", self.log_tree == LogTree::Ignore),
@@ -399,7 +398,7 @@ mod tests {
         assert_eq!(options.rescue, Rescue::NO_LOG_REPLAY | Rescue::IGNORE_DATA_CSUMS | Rescue::USE_BACKUP_ROOT);
         assert_eq!(options.log_tree, LogTree::Ignore);
         assert!(parse("ro,rescue=everything").unwrap_err().contains("'everything'"));
-        for option in ["degraded", "rescue=all", "generation=7", "usebackuproot"] {
+        for option in ["rescue=all", "generation=7", "usebackuproot"] {
             assert!(parse(option).unwrap_err().contains("add ro"), "{option}");
             assert!(parse(&format!("{option},ro")).is_ok(), "{option}");
         }

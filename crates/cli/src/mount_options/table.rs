@@ -108,7 +108,11 @@ const BTRFS: &[Row] = &[
     ),
     row("datasum", Word(|o| o.new_data = DataRule::Usual), "new files have checksums (the default)"),
     row("nodatasum", Word(Options::no_checksums), "new files have no checksums; compress takes it back"),
-    row("degraded", Word(|o| o.missing = Missing::Accept), "with ro: without devices that are missing"),
+    row(
+        "degraded",
+        Word(|o| o.missing = Missing::Accept),
+        "without devices that are missing, if the others have all; with ro, whatever they have",
+    ),
     row(
         "device",
         Value("PATH", |o, v| {

@@ -189,7 +189,7 @@ fn refuse_old_devices(volume: &Volume) -> Result<()> {
     let name = volume.device_name(id.devid).unwrap_or_default();
     Err(Error::Unsupported(format!(
         "writing with {name} (device {}) that missed commits: it is of generation {generation}, the others are of \
-         {newest}; mount read-only, or let the kernel mount and scrub it",
+         {newest}; mount read-only, or without it (degraded), or let the kernel mount and scrub it",
         id.devid
     )))
 }

@@ -13,7 +13,7 @@ use butterfs_format::ids::objectid;
 use butterfs_format::items::{BlockGroupFlags, Chunk, ChunkHeader, STRIPE_LEN, Stripe};
 use butterfs_format::key::DiskKey;
 use butterfs_format::superblock::{RESERVED_START, SYS_CHUNK_ARRAY_SIZE};
-use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
+use butterfs_format::{DevId, ItemType, Key, Logical, TreeBlock, TreeId};
 use butterfs_volume::Profile;
 use zerocopy::IntoBytes;
 
@@ -25,6 +25,18 @@ use crate::space::{BlockGroup, GroupState};
 
 /// Kinds of which empty groups are given back.
 const REMOVABLE: [BlockGroupFlags; 2] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA];
+
+/// Profiles, the safest first, as the kernel ranks them.
+const SAFEST_FIRST: [BlockGroupFlags; 8] = [
+    BlockGroupFlags::RAID1C4,
+    BlockGroupFlags::RAID6,
+    BlockGroupFlags::RAID1C3,
+    BlockGroupFlags::RAID5,
+    BlockGroupFlags::RAID10,
+    BlockGroupFlags::RAID1,
+    BlockGroupFlags::DUP,
+    BlockGroupFlags::RAID0,
+];
 
 /// The most devices of a system chunk: the superblock has room for two of the largest.
 pub(super) const SYSTEM_CHUNK_DEVICES: usize =
@@ -47,9 +59,16 @@ fn writable_profile(flags: BlockGroupFlags) -> Result<Profile> {
 }
 
 impl Transaction {
-    /// The profile new chunks of a kind get: that of the newest chunk of the kind.
+    /// The profile new chunks of a kind get: of those that the kind has, the safest that the devices allow. Source:
+    /// `btrfs_reduce_alloc_profile`. Where devices are missing and none is possible, two copies on one device are
+    /// better than the one that the kernel makes.
     fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
-        self.space.last_of(kind).map_or(kind, |group| group.flags)
+        let have = self.space.of_kind(kind).fold(BlockGroupFlags::empty(), |all, group| all | group.flags);
+        let devices = self.devices.iter().filter(|d| self.volume.is_written(DevId(d.devid.get()))).count();
+        let possible = |flags: &BlockGroupFlags| Profile::of(*flags).is_some_and(|p| p.min_devices <= devices);
+        let safest = SAFEST_FIRST.into_iter().filter(|profile| have.contains(*profile)).find(possible);
+        let once = (have.profile() - BlockGroupFlags::RAID0).is_empty();
+        kind | safest.unwrap_or(if once { BlockGroupFlags::empty() } else { BlockGroupFlags::DUP })
     }
 
     /// Makes a new chunk of this kind, as large as the kernel would.
@@ -57,37 +76,52 @@ impl Transaction {
     /// # Errors
     /// [`Error::NoSpace`] if the devices have no room; nothing is changed then.
     pub(super) fn allocate_chunk(&mut self, kind: BlockGroupFlags) -> Result<()> {
-        if kind != BlockGroupFlags::SYSTEM {
-            self.ensure_system_space()?;
-        }
-        let flags = self.profile_for(kind);
-        let placement = self.place_chunk(flags)?;
-        self.make_chunk(flags, &placement)?;
+        self.allocate_one_chunk(kind)?;
         if kind != BlockGroupFlags::DATA || self.wanted_metadata_groups() <= self.space.count(BlockGroupFlags::METADATA)
         {
             return Ok(());
         }
-        match self.allocate_chunk(BlockGroupFlags::METADATA) {
+        match self.allocate_one_chunk(BlockGroupFlags::METADATA) {
             Err(Error::NoSpace) => Ok(()),
             result => result,
         }
     }
 
-    /// How many metadata groups `metadata_ratio` asks for.
-    fn wanted_metadata_groups(&self) -> usize {
-        self.space.count(BlockGroupFlags::DATA).checked_div(self.rules.metadata_ratio as usize).unwrap_or(0)
+    /// Both chunks are usable before either is entered: where devices are missing there may be no space left in old
+    /// chunks for what entering them changes.
+    fn allocate_one_chunk(&mut self, kind: BlockGroupFlags) -> Result<()> {
+        let system = if kind == BlockGroupFlags::SYSTEM { None } else { self.map_system_chunk()? };
+        let wanted = match self.map_new_chunk(kind) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                system.iter().for_each(|system| self.unmap_chunk(system));
+                return Err(error);
+            }
+        };
+        system.into_iter().chain([wanted]).try_for_each(|chunk| self.enter_chunk(chunk))
     }
 
     /// The chunk tree lives in system chunks: there must be room to change it before it is changed.
-    fn ensure_system_space(&mut self) -> Result<()> {
+    fn map_system_chunk(&mut self) -> Result<Option<NewChunk>> {
         let available = self.space.totals(BlockGroupFlags::SYSTEM).available;
         if available >= 16 * u64::from(self.geometry.nodesize) {
-            return Ok(());
+            return Ok(None);
         }
-        match self.allocate_chunk(BlockGroupFlags::SYSTEM) {
-            Err(Error::NoSpace) if available >= 4 * u64::from(self.geometry.nodesize) => Ok(()),
-            result => result,
+        match self.map_new_chunk(BlockGroupFlags::SYSTEM) {
+            Err(Error::NoSpace) if available >= 4 * u64::from(self.geometry.nodesize) => Ok(None),
+            result => result.map(Some),
         }
+    }
+
+    fn map_new_chunk(&mut self, kind: BlockGroupFlags) -> Result<NewChunk> {
+        let flags = self.profile_for(kind);
+        let placement = self.place_chunk(flags)?;
+        self.map_chunk(flags, &placement)
+    }
+
+    /// How many metadata groups `metadata_ratio` asks for.
+    fn wanted_metadata_groups(&self) -> usize {
+        self.space.count(BlockGroupFlags::DATA).checked_div(self.rules.metadata_ratio as usize).unwrap_or(0)
     }
 
     /// The largest size of a chunk and its stripes: as the kernel, by kind and by the size of the filesystem.
@@ -124,27 +158,46 @@ impl Transaction {
         place(&profile, &limits, &self.rooms()).ok_or(Error::NoSpace)
     }
 
-    /// Enters a chunk everywhere it must be known.
-    pub(super) fn make_chunk(&mut self, flags: BlockGroupFlags, placement: &Placement) -> Result<()> {
-        let (start, len) = (Logical(self.next_chunk_start()), placement.len);
+    /// Makes a chunk usable, though no tree knows of it yet.
+    fn map_chunk(&mut self, flags: BlockGroupFlags, placement: &Placement) -> Result<NewChunk> {
+        let start = Logical(self.next_chunk_start());
         let chunk = self.describe_chunk(flags, placement)?;
         if flags.contains(BlockGroupFlags::SYSTEM) && self.system_array_entry(start, &chunk).is_none() {
             return Err(Error::NoSpace);
         }
-        // The last commit does not know it.
-        self.refuse_log(WhyCommit::NewChunk);
-        self.changes += 1;
         self.volume.add_chunk(start, chunk.clone())?;
         let mut group = self.block_group(start, &chunk, 0);
         group.free = Some(self.all_free(&group));
         group.dirty = true;
         self.space.add(group.clone());
+        if let Some(space) = &mut self.device_space {
+            placement.stripes.iter().for_each(|(index, at)| space[*index].remove(*at, placement.stripe_len));
+        }
+        Ok(NewChunk { start, chunk, group, placement: placement.clone() })
+    }
+
+    /// Nothing was put into it yet.
+    fn unmap_chunk(&mut self, new: &NewChunk) {
+        self.space.remove(new.group.start);
+        self.volume.remove_chunk(new.start);
+        if let Some(space) = &mut self.device_space {
+            new.placement.stripes.iter().for_each(|(index, at)| space[*index].add(*at, new.placement.stripe_len));
+        }
+    }
+
+    /// Enters a chunk everywhere it must be known.
+    fn enter_chunk(&mut self, new: NewChunk) -> Result<()> {
+        let NewChunk { start, chunk, group, .. } = new;
+        let flags = chunk.flags();
+        // The last commit does not know it.
+        self.refuse_log(WhyCommit::NewChunk);
+        self.changes += 1;
         if flags.contains(BlockGroupFlags::SYSTEM) {
             self.add_to_system_array(start, &chunk)?;
         }
         self.insert(TreeId::CHUNK, &chunk_key(start), &chunk.pack())?;
         self.change_device_extents(start, &chunk, DeviceSpace::Take)?;
-        self.put_block_group_item(start.0, len, flags, 0)?;
+        self.put_block_group_item(start.0, chunk.length(), flags, 0)?;
         if self.has_free_space_tree() { self.create_free_space(&group) } else { Ok(()) }
     }
 
@@ -251,6 +304,14 @@ impl Transaction {
     }
 }
 
+/// A chunk that is usable, and that no tree knows of yet.
+struct NewChunk {
+    start: Logical,
+    chunk: Chunk,
+    group: BlockGroup,
+    placement: Placement,
+}
+
 fn is_empty(group: &BlockGroup) -> bool {
     let empty = group.free.as_ref().is_none_or(|free| free.total() == group.len - group.excluded);
     empty && group.used == 0 && !group.dirty && matches!(group.state, GroupState::Open | GroupState::Emptied)
@@ -291,9 +352,11 @@ mod tests {
                 free.allocate_first(free.longest() - 30 * NODE).unwrap();
             });
             for number in 0..CHUNKS {
-                tx.ensure_system_space()?;
+                let system = tx.map_system_chunk()?;
+                system.into_iter().try_for_each(|chunk| tx.enter_chunk(chunk))?;
                 let stripes = vec![(0, GIB + number * LEN)];
-                tx.make_chunk(BlockGroupFlags::DATA, &Placement { stripes, stripe_len: LEN, len: LEN })?;
+                let data = tx.map_chunk(BlockGroupFlags::DATA, &Placement { stripes, stripe_len: LEN, len: LEN })?;
+                tx.enter_chunk(data)?;
             }
             Ok(())
         })

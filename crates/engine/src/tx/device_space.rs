@@ -81,9 +81,6 @@ impl Transaction {
                         chunk_tree_uuid: self.chunk_tree_uuid,
                     };
                     self.insert(TreeId::DEV, &key, extent.as_bytes())?;
-                    if let Some(space) = &mut self.device_space {
-                        space[index].remove(stripe.offset.get(), length);
-                    }
                     self.change_device_used(index, length as i64)?;
                 }
                 DeviceSpace::Return => {
