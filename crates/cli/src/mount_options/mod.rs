@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn the_unknown_is_named() {
         assert!(parse("fancy").unwrap_err().contains("'fancy'; known are X-*, _netdev, acl, "));
-        assert!(parse("ro,autodefrag").unwrap_err().contains("'autodefrag'"));
+        assert!(parse("ro,ref_verify").unwrap_err().contains("'ref_verify'"));
         assert!(parse("commit=soon").unwrap_err().contains("'commit=soon': give the seconds"));
         assert!(parse("commit").unwrap_err().contains("commit=SECONDS"));
         assert!(parse("ro=1").unwrap_err().contains("has no value"));

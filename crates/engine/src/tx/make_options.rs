@@ -66,9 +66,9 @@ impl MakeOptions {
     /// What today's `mkfs.btrfs` makes by default, on a device of this size in bytes.
     pub fn new(total_bytes: u64, environment: &dyn Environment) -> Self {
         Self {
-            devices: vec![NewDevice::new(total_bytes, environment)],
             label: Vec::new(),
             fsid: environment.new_uuid(),
+            devices: vec![NewDevice::new(total_bytes, environment)],
             chunk_tree_uuid: environment.new_uuid(),
             fs_tree_uuid: environment.new_uuid(),
             nodesize: 16384,
