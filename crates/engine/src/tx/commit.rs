@@ -94,6 +94,8 @@ impl Transaction {
             dev: Some(root(TreeId::DEV)?),
             csum: Some(root(TreeId::CSUM)?),
         };
+        // Whoever opens the superblock wants it so.
+        debug_assert_eq!(tops.root.generation, self.generation, "a commit without a change of the root tree");
         self.superblock.bytes_used = self.space.used().into();
         self.superblock.dev_item = self.devices[0];
         tops.enter(&mut self.superblock, self.generation);
