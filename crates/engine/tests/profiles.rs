@@ -1,6 +1,8 @@
 //! Every profile that is written: filled beyond its first chunks, checked, and read with each set of devices missing
 //! that it survives.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::sync::Arc;
 
 use butterfs_check::{Finding, Kind, Severity};
