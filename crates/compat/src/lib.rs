@@ -25,7 +25,5 @@ mod real;
 mod snapshot;
 mod stat;
 mod statfs;
-// The commands of a mount, as its daemon has them.
-#[allow(dead_code)]
-#[path = "../../fuse/src/control/wire.rs"]
-mod wire;
+
+use butterfs_wire as wire;

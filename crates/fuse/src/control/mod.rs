@@ -11,7 +11,6 @@ mod remount;
 mod share;
 mod space;
 pub(crate) mod status;
-pub(crate) mod wire;
 
 pub use changed::{ChangedExtent, changed_extents};
 pub use defrag::{DefragCompression, DefragFlush, DefragSharing, DefragWish, defragment};
@@ -23,6 +22,7 @@ pub use space::{TrimRange, trim};
 pub use status::{MountFailure, MountState, MountStatus, status};
 
 use butterfs_os::flat_ioctl::flat_ioctl;
+pub(crate) use butterfs_wire as wire;
 use rustix::fs::{AtFlags, statat};
 use std::ffi::OsStr;
 use std::io;
