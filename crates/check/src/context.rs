@@ -120,6 +120,10 @@ impl<'v> Context<'v> {
     }
 
     /// A pointer that the tree `by` owns leads to a block; with a header, for the first time.
+    ///
+    /// Below a block with full back references that is still in its tree (relocation makes such), a block is referred to
+    /// by its parent, and is its tree's own all the same. Trees are walked in the order of their numbers, and a block is
+    /// shared with trees that are younger than its own: so its own is the first to come to it.
     pub fn reached(&mut self, root: &TreeRoot, bytenr: Logical, by: Option<TreeId>, header: Option<Header>) {
         if !root.accounted {
             return;
@@ -131,12 +135,13 @@ impl<'v> Context<'v> {
             return;
         }
         match header {
-            Some(Header { owner, .. }) if by != Some(owner) && !self.full.contains(bytenr.0) => {
+            Some(Header { owner, .. }) if by != Some(owner) && root.id != owner && !self.full.contains(bytenr.0) => {
                 self.unowned.insert(bytenr.0, (root.id, owner));
             }
             Some(_) => {}
             None => {
-                if self.unowned.get(&bytenr.0).is_some_and(|(_, owner)| by == Some(*owner)) {
+                let found = |owner: TreeId| by == Some(owner) || root.id == owner;
+                if self.unowned.get(&bytenr.0).is_some_and(|(_, owner)| found(*owner)) {
                     self.unowned.remove(&bytenr.0);
                 }
             }

@@ -220,6 +220,20 @@ fn what_the_kernel_wrote_is_clean() {
     }
 }
 
+/// A part of a tree's metadata moved by a balance: below moved nodes there are blocks that stayed where they were.
+#[test]
+fn what_the_kernel_balanced_in_part_is_clean() {
+    const FILL: &str = r#"
+set -e
+head -c 1900 /dev/urandom > file; for i in $(seq 12000); do echo file > f$i; cat file >> f$i; done; sync
+btrfs subvolume snapshot . snap; for i in $(seq 1 40 12000); do echo x >> f$i; done; sync
+btrfs balance start -f -mlimit=1 .; sync
+"#;
+    let image = Image::filled(1 << 30, &["-n", "4096"], "loop", FILL);
+    let report = image.check(true);
+    assert!(report.is_clean(), "{report}");
+}
+
 /// The kernel's counters are those that we count, and each wrong one is found.
 #[test]
 fn quotas_are_counted_as_the_kernel_counts() {

@@ -62,18 +62,14 @@ pub fn range(dest: c_int, range: &Range) -> Result<c_int> {
     let end = range.dest_offset.checked_add(len).ok_or(libc::EINVAL)?;
     let token = offer(source)?;
     write_back(dest)?;
-    let old = size(dest)?;
-    if end > old {
-        // The kernel believes its own size.
+    share(dest, &token, range, len)?;
+    if size(dest)? < end {
+        // It is as long as that now, but the kernel believes its own size.
         truncate(dest, end)?;
-    }
-    let result = share(dest, &token, range, len);
-    if result.is_err() && end > old {
-        truncate(dest, old)?;
     }
     // SAFETY: takes numbers only.
     unsafe { libc::posix_fadvise(dest, 0, 0, libc::POSIX_FADV_DONTNEED) };
-    result.map(|()| 0)
+    Ok(0)
 }
 
 fn share(dest: c_int, token: &Token, range: &Range, len: u64) -> Result<()> {

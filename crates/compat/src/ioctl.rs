@@ -20,12 +20,34 @@ const SNAP_CREATE_V2: u32 = 0x5000_9417;
 /// `BTRFS_IOC_BALANCE_CTL`: a number is the argument.
 const BALANCE_CTL: u32 = 0x4004_9421;
 
+/// What changes a filesystem through a descriptor that may be open for reading.
+const CHANGES: [u32; 9] = [
+    SNAP_CREATE,
+    SNAP_CREATE_V2,
+    wire::SUBVOL_CREATE,
+    wire::SUBVOL_CREATE_V2,
+    wire::SNAP_DESTROY,
+    wire::SNAP_DESTROY_V2,
+    wire::SUBVOL_SETFLAGS,
+    wire::DEFAULT_SUBVOL,
+    wire::SET_LABEL,
+];
+
+/// The kernel passes ioctls on whatever the mount, and the daemon does not hear of which.
+fn is_refused(fd: c_int, command: u32) -> bool {
+    CHANGES.contains(&command) && mounts::is_fuse(fd) && real::is_read_only(fd)
+}
+
 /// As in the C library.
 ///
 /// # Safety
 /// As of ioctl.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+    if u32::try_from(request).is_ok_and(|command| is_refused(fd, command)) {
+        errno::set(libc::EROFS);
+        return -1;
+    }
     // SAFETY: as the caller promises.
     let result = unsafe { real::ioctl(fd, request, argument) };
     let Ok(command) = u32::try_from(request) else { return result };

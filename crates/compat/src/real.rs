@@ -82,6 +82,14 @@ pub fn fstatfs(fd: c_int) -> Option<libc::statfs> {
     unsafe { (function(fd, found.as_mut_ptr()) == 0).then(|| found.assume_init()) }
 }
 
+/// Whether the mount that a file was opened on is read-only.
+pub fn is_read_only(fd: c_int) -> bool {
+    let mut found = core::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the pointer is to a whole struct; it is initialized, zeros being valid, whatever happens.
+    let found = unsafe { (libc::fstatvfs(fd, found.as_mut_ptr()) == 0).then(|| found.assume_init()) };
+    found.is_some_and(|found| found.f_flag & libc::ST_RDONLY != 0)
+}
+
 /// The true fstat.
 pub fn fstat(fd: c_int) -> Result<libc::stat> {
     let mut found = core::mem::MaybeUninit::zeroed();

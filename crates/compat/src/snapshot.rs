@@ -44,13 +44,11 @@ fn snapshot(dir: c_int, source: i64, flags: u64, name: &[u8]) -> Result<c_int> {
     }
     // Fails unless it is a top directory.
     real::flat_ioctl(source, wire::SUBVOL_GETFLAGS, &mut 0_u64)?;
-    let mut info = [0_u64; wire::size_of_command(wire::GET_SUBVOL_INFO) / 8];
-    real::flat_ioctl(source, wire::GET_SUBVOL_INFO, &mut info)?;
     // SAFETY: takes a number only. What the kernel still holds back of changes through mappings.
     check(unsafe { libc::syncfs(source) })?;
     let mut args = SnapshotArgs::new_zeroed();
-    let [tree, ..] = info;
-    (args.tree, args.flags) = (tree.into(), flags.into());
+    real::flat_ioctl(source, wire::OFFER, &mut args.token)?;
+    args.flags = flags.into();
     let place = args.name.get_mut(..name.len()).ok_or(libc::ENAMETOOLONG)?;
     place.copy_from_slice(name);
     real::flat_ioctl(dir, wire::SNAPSHOT, &mut args)?;

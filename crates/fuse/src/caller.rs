@@ -22,6 +22,7 @@ fn matters(operation: &Operation<'_>) -> bool {
         operation,
         Operation::Ioctl { .. }
             | Operation::CopyFileRange { .. }
+            | Operation::Fallocate(_)
             | Operation::Setxattr { .. }
             | Operation::Removexattr { .. }
     )

@@ -160,12 +160,14 @@ const _: () = assert!(size_of::<DefragRange>() == size_of_command(DEFRAG_RANGE))
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct SnapshotArgs {
-    /// In: the subvolume. Out: the snapshot.
+    /// In: what the offer of the subvolume's top directory gave.
+    pub token: [u8; 16],
+    /// Out: the number of the snapshot.
     pub tree: U64,
     /// 0 or [`SUBVOL_READ_ONLY`].
     pub flags: U64,
     /// A name and a NUL.
-    pub name: [u8; 4080],
+    pub name: [u8; 4064],
 }
 const _: () = assert!(size_of::<SnapshotArgs>() == size_of_command(SNAPSHOT));
 

@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use butterfs_format::TreeId;
-use butterfs_format::items::InodeFlags;
+use butterfs_format::items::{BlockGroupFlags, InodeFlags};
 use butterfs_testkit::filter::{Filter, Filtered};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
+use super::space_tests::made;
 use super::tests::{FILE, device, judge, top};
 use super::{FileOffset, Filesystem, OpenOptions};
 use crate::environment::SystemEnvironment;
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::file::extents::{MappedKind, map};
 use crate::file::{CloneLen, DataRule, SizeMode};
 use crate::inode::InodeId;
+use crate::relocate::{GroupFilter, Room};
 use crate::subvolume::root::Access;
 
 const SECTOR: usize = 4096;
@@ -281,5 +283,30 @@ fn without_checksums_is_still_copied() {
     fs.write(id, 0, &[2; LEN]).unwrap();
     fs.sync().unwrap();
     assert_ne!(places(&fs, id), before);
+    judge(&device, fs);
+}
+
+/// What its tree alone refers to is its tree's alone after a move, too: a full filesystem counts on that.
+#[test]
+fn files_whose_metadata_was_moved_are_overwritten_in_place() {
+    let device = made(640 << 20);
+    let fs = open_in_place(&device);
+    let id = file_of(&fs, b"file", 1);
+    // Enough for leaves that are no roots.
+    for number in 0..600 {
+        fs.create(top(format!("file {number} {}", "x".repeat(150)).as_bytes()), &FILE).unwrap();
+    }
+    fs.sync().unwrap();
+    let before = places(&fs, id);
+    let move_metadata = || {
+        let filter = GroupFilter::used_at_most(BlockGroupFlags::METADATA, 100);
+        assert!(fs.relocate(&filter, Room::NewChunks).unwrap() > 0);
+    };
+    move_metadata();
+    fs.write(id, 0, &[2; LEN]).unwrap();
+    // Between a write and its way to the device.
+    move_metadata();
+    fs.sync().unwrap();
+    assert_eq!((places(&fs, id), bytes(&fs, id)), (before, vec![2; LEN]));
     judge(&device, fs);
 }

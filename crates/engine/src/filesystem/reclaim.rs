@@ -19,6 +19,8 @@ const BEFORE_SHORT: u8 = 30;
 const SHORT: u64 = 16 << 20;
 /// The cleaner begins when less than a tenth of the devices, but at most so much, is in no chunk.
 const UNALLOCATED: u64 = 4 << 30;
+/// So many groups are tried before it is given up: one extent may be too long for every hole elsewhere.
+const CANDIDATES: usize = 4;
 /// Blocks of deleted subvolumes that are dropped in one step, before anything is moved.
 const CLEAN_STEP: usize = 64;
 
@@ -76,17 +78,20 @@ impl Filesystem {
 
     fn chosen(&self, filter: &GroupFilter) -> Result<Vec<GroupInfo>> {
         let mut groups = self.shared.gate.view(|tx| Ok(tx.groups_of(filter.kind)))?;
-        groups.retain(|group| filter.chooses(group));
+        // Empty ones go by themselves, unless they have to stay.
+        groups.retain(|group| group.used > 0 && filter.chooses(group));
         groups.sort_by_key(|group| group.used);
         Ok(groups)
     }
 
     /// The emptiest of those chosen that can be emptied.
     fn relocate_first(&self, filter: &GroupFilter) -> Result<bool> {
-        match self.chosen(filter)?.first() {
-            Some(group) => self.relocate_one(group, Room::Existing),
-            None => Ok(false),
+        for group in self.chosen(filter)?.iter().take(CANDIDATES) {
+            if self.relocate_one(group, Room::Existing)? {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
     fn relocate_one(&self, group: &GroupInfo, room: Room) -> Result<bool> {

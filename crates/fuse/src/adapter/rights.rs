@@ -1,6 +1,6 @@
 //! Who a caller is, where the kernel leaves the check to us.
 //!
-//! The kernel says user and group. Further groups and the umask of an ioctl's caller are read from
+//! The kernel says user and group. Further groups, capabilities and the umask of an ioctl's caller are read from
 //! `/proc`; a caller that cannot be seen there has none, and the strictest umask.
 
 use super::acl::{self, Acl, Subject};
@@ -52,6 +52,39 @@ pub(super) const WRITE: u16 = 2;
 /// To enter a directory.
 pub(super) const ENTER: u16 = 1;
 
+/// What the kernel's Btrfs would ask for; by the numbers of capabilities(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CallerCapability {
+    /// `CAP_DAC_OVERRIDE`: permissions do not count.
+    DacOverride = 1,
+    /// `CAP_FOWNER`: as good as the owner.
+    Fowner = 3,
+    /// `CAP_FSETID`: set-group-id stays.
+    Fsetid = 4,
+    /// `CAP_LINUX_IMMUTABLE`: chattr's protection comes and goes.
+    LinuxImmutable = 9,
+    /// `CAP_SYS_ADMIN`.
+    SysAdmin = 21,
+}
+
+/// Whether a set of capabilities, as `/proc` shows it, has one.
+fn is_in(set: &str, capability: CallerCapability) -> bool {
+    u64::from_str_radix(set, 16).is_ok_and(|set| set >> capability as u32 & 1 != 0)
+}
+
+/// Whether a caller has a capability in our own user namespace: in one of his own anybody has all.
+pub(super) fn has(caller: &Caller, capability: CallerCapability) -> bool {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/user")).ok();
+    status(caller, "CapEff:").is_some_and(|set| is_in(&set, capability))
+        && namespace(&caller.pid.to_string()).is_some_and(|theirs| namespace("self") == Some(theirs))
+}
+
+/// Whether a caller is the plain user who serves the mount: what is in the image is his.
+fn serves(caller: &Caller) -> bool {
+    let own = rustix::process::geteuid();
+    !own.is_root() && caller.uid == own.as_raw()
+}
+
 /// A line of `/proc/<pid>/status`.
 fn status(caller: &Caller, field: &str) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{}/status", caller.pid)).ok()?;
@@ -76,18 +109,19 @@ impl EngineFrontEnd {
         require_unprotected(&self.attributes(Site::new("open", id))?, deed)
     }
 
-    /// Whether a caller may do what needs `CAP_SYS_ADMIN`: root, and who serves the mount.
-    pub(super) fn is_privileged(&self, caller: &Caller) -> bool {
-        caller.uid == 0 || caller.uid == rustix::process::geteuid().as_raw()
+    /// Whether a caller may do what needs a capability.
+    pub(super) fn may(&self, caller: &Caller, capability: CallerCapability) -> bool {
+        serves(caller) || has(caller, capability)
     }
 
+    /// Fails unless the caller may do what needs `CAP_SYS_ADMIN`.
     pub(super) fn require_privileged(&self, caller: &Caller) -> Result<()> {
-        if self.is_privileged(caller) { Ok(()) } else { Err(Errno::EPERM) }
+        if self.may(caller, CallerCapability::SysAdmin) { Ok(()) } else { Err(Errno::EPERM) }
     }
 
     /// Fails unless the caller owns the inode.
     pub(super) fn require_owner(&self, caller: &Caller, found: &Attributes) -> Result<()> {
-        let owns = caller.uid == found.item.uid.get() || self.is_privileged(caller);
+        let owns = caller.uid == found.item.uid.get() || self.may(caller, CallerCapability::Fowner);
         if owns { Ok(()) } else { Err(Errno::EPERM) }
     }
 
@@ -97,9 +131,9 @@ impl EngineFrontEnd {
     }
 
     /// Fails unless an inode's permissions allow the caller all that is wanted. As in the kernel's own checks of this
-    /// mount, nobody but root is above permissions.
+    /// mount, who serves it is not above permissions.
     pub(super) fn require_access(&self, caller: &Caller, found: &Attributes, wanted: u16) -> Result<()> {
-        if caller.uid == 0 {
+        if has(caller, CallerCapability::DacOverride) {
             return Ok(());
         }
         let item = &found.item;
@@ -131,5 +165,25 @@ impl EngineFrontEnd {
             Err(Error::NoAttribute) => Ok(None),
             Err(error) => Err(Site::new("getxattr", id).fail(&error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_by_number() {
+        let all = "000001ffffffffff";
+        assert!(is_in(all, CallerCapability::SysAdmin) && is_in(all, CallerCapability::DacOverride));
+        assert!(is_in("0000000000200000", CallerCapability::SysAdmin));
+        for set in ["0000000000000000", "00000000001fffff", "no number", ""] {
+            assert!(!is_in(set, CallerCapability::SysAdmin), "{set}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_seen_can_do_nothing() {
+        assert!(!has(&Caller { uid: 0, gid: 0, pid: 0 }, CallerCapability::SysAdmin));
     }
 }

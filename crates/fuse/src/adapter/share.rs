@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use super::rights::{Deed, READ, WRITE, require_unprotected};
+use super::rights::{CallerCapability, Deed, READ, WRITE, has, require_unprotected};
 use super::{EngineFrontEnd, Site};
 use crate::types::{Caller, FilePos, NodeId};
 use crate::{Errno, Result};
@@ -18,6 +18,7 @@ use butterfs_engine::file::{CloneLen, Dedupe};
 use butterfs_engine::filesystem::{Attributes, FileOffset};
 use butterfs_engine::inode::{InodeId, lock};
 use butterfs_format::items::FileType;
+use butterfs_format::{Ino, TreeId};
 
 /// So many bytes are copied for one request at most: the caller asks again.
 const COPY_MOST: u64 = 8 << 20;
@@ -114,10 +115,11 @@ impl EngineFrontEnd {
         done.map_err(|error| site.fail(&error))
     }
 
-    /// What a write would do first. Whether the caller has a capability to keep set-user-id, nobody tells.
+    /// What a write would do first.
     pub(super) fn before_changing(&self, caller: &Caller, node: NodeId, found: &Attributes) -> Result<()> {
         self.remove_capability(node, found.id)?;
-        if caller.uid == 0 { Ok(()) } else { self.drop_privileges(node, found) }
+        let privileges = found.item.mode.get() & 0o6000 != 0;
+        if privileges && !has(caller, CallerCapability::Fsetid) { self.drop_privileges(node, found) } else { Ok(()) }
     }
 
     /// Ranges that cannot be shared (files with and without checksums, or files that change meanwhile) are copied.
@@ -152,20 +154,36 @@ impl EngineFrontEnd {
         Ok(done)
     }
 
-    /// Offers a file to be shared by who may read it.
+    /// Offers a file to be shared by who may read it, or the top directory of a subvolume to its owner, for a snapshot.
+    /// Who has it open came to it by a path that let him through.
     pub(super) fn offer(&self, caller: &Caller, id: InodeId) -> Result<Token> {
         let found = self.attributes(Site::new("offering a file", id))?;
-        require_regular(&found)?;
-        self.require_access(caller, &found, READ)?;
+        if id.ino == Ino::ROOT_DIR {
+            self.require_owner(caller, &found)?;
+        } else {
+            require_regular(&found)?;
+            self.require_owner_or(caller, &found, READ)?;
+        }
         let token = self.fs.shared().environment.new_uuid();
         self.offers.add(Offer { token, uid: caller.uid, id });
         Ok(token)
     }
 
+    /// How a file was opened is not known here. Its owner could give himself the permission.
+    fn require_owner_or(&self, caller: &Caller, found: &Attributes, wanted: u16) -> Result<()> {
+        self.require_owner(caller, found).or_else(|_| self.require_access(caller, found, wanted))
+    }
+
     /// The file with this token, at an offset.
     pub(super) fn offered(&self, caller: &Caller, token: &Token, offset: u64) -> Result<FileOffset> {
         let id = self.offers.find(caller, token).ok_or(Errno::ESTALE)?;
-        Ok(FileOffset { id, offset })
+        if id.ino == Ino::ROOT_DIR { Err(Errno::EISDIR) } else { Ok(FileOffset { id, offset }) }
+    }
+
+    /// The subvolume whose top directory has this token.
+    pub(super) fn offered_subvolume(&self, caller: &Caller, token: &Token) -> Result<TreeId> {
+        let id = self.offers.find(caller, token).ok_or(Errno::ESTALE)?;
+        if id.ino == Ino::ROOT_DIR { Ok(id.tree) } else { Err(Errno::EINVAL) }
     }
 
     /// Shares a range of an offered file; gives how many bytes.
@@ -175,7 +193,7 @@ impl EngineFrontEnd {
         let found = self.attributes(site)?;
         require_regular(&found)?;
         require_unprotected(&found, Deed::Change)?;
-        self.require_access(caller, &found, WRITE)?;
+        self.require_owner_or(caller, &found, WRITE)?;
         self.before_changing(caller, to.node, &found)?;
         let done = self.fs.clone_range(from, FileOffset { id, offset: to.offset }, len);
         let done = done.map_err(|error| site.fail(&error))?;
@@ -191,9 +209,7 @@ impl EngineFrontEnd {
         require_regular(&found)?;
         require_unprotected(&found, Deed::Change)?;
         // As in the kernel: the owner, or who may write.
-        if self.require_owner(caller, &found).is_err() {
-            self.require_access(caller, &found, WRITE)?;
-        }
+        self.require_owner_or(caller, &found, WRITE)?;
         let outcome = self.fs.dedupe_range(from, FileOffset { id, offset: to.offset }, len);
         let outcome = outcome.map_err(|error| site.fail(&error))?;
         self.notifier().inval_attr(to.node);
@@ -212,7 +228,6 @@ fn require_regular(found: &Attributes) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use butterfs_format::{Ino, TreeId};
 
     #[test]
     fn whole_sectors_and_ends_are_shared_and_the_rest_is_copied() {

@@ -2,7 +2,7 @@
 
 use super::acl::{self, Acl};
 use super::nodes::Capability;
-use super::rights::{Deed, groups, require_unprotected};
+use super::rights::{CallerCapability, Deed, groups, require_unprotected};
 use super::{EngineFrontEnd, Site};
 use crate::session::PosixAcl;
 use crate::types::{Caller, NodeId, XattrMode};
@@ -24,6 +24,9 @@ fn require_real(id: InodeId) -> Result<()> {
 impl EngineFrontEnd {
     /// Fails for names that Btrfs does not store, and for those of ACLs if there are none.
     fn require_known(&self, name: &[u8]) -> Result<()> {
+        if NAMESPACES.contains(&name) {
+            return Err(Errno::EINVAL);
+        }
         let stored = NAMESPACES.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len());
         let acl = name == acl::ACCESS || name == acl::DEFAULT;
         let known = stored || (acl && self.options.acl == PosixAcl::Enforced);
@@ -65,7 +68,7 @@ impl EngineFrontEnd {
         let Some(new) = Acl::parse(value)? else { return self.drop_acl(found.id, acl::ACCESS) };
         let old = found.item.mode.get() & 0o7777;
         let mut mode = old & 0o7000 | new.permissions();
-        if !self.is_privileged(caller) && !groups(caller).contains(&found.item.gid.get()) {
+        if !self.may(caller, CallerCapability::Fsetid) && !groups(caller).contains(&found.item.gid.get()) {
             mode &= !SETGID;
         }
         if mode != old {

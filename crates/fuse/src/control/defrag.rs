@@ -57,6 +57,7 @@ pub struct DefragWish {
 
 /// Defragments a part of a file, or the tree of a directory's subvolume.
 pub fn defragment(file: BorrowedFd<'_>, wish: &DefragWish) -> io::Result<()> {
+    super::require_writable(file)?;
     let mut args = DefragRange::new_zeroed();
     (args.start, args.len, args.extent_thresh) = (wish.start.into(), wish.len.into(), wish.large.into());
     let mut flags = match wish.compression {

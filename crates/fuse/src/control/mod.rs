@@ -74,6 +74,7 @@ pub fn delete_subvolume(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
 
 /// Deletes a subvolume by its number, wherever in the filesystem of `file` it has its name.
 pub fn delete_subvolume_by_id(file: BorrowedFd<'_>, tree: u64) -> io::Result<()> {
+    require_writable(file)?;
     let mut args = VolArgsV2::new_zeroed();
     args.flags = wire::BY_ID.to_ne_bytes();
     args.name[..8].copy_from_slice(&tree.to_ne_bytes());
@@ -90,6 +91,7 @@ pub fn default_subvolume(file: BorrowedFd<'_>) -> io::Result<u64> {
 
 /// Makes a subvolume the one that is mounted when none is chosen; 0 is the top level.
 pub fn set_default_subvolume(file: BorrowedFd<'_>, tree: u64) -> io::Result<()> {
+    require_writable(file)?;
     flat_ioctl(file, wire::DEFAULT_SUBVOL, &mut tree.to_ne_bytes())?;
     Ok(())
 }
@@ -106,13 +108,14 @@ pub fn path_of_inode(file: BorrowedFd<'_>, ino: u64) -> io::Result<PathBuf> {
 /// Makes a snapshot of the subvolume whose top directory `source` is; gives its number. The snapshot
 /// is durable.
 pub fn snapshot(source: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &OsStr, access: Access) -> io::Result<u64> {
+    require_writable(dir)?;
     // Fails unless it is a top directory.
     subvolume_access(source)?;
-    let tree = subvolume_id(source)?;
     // What the kernel still holds back of changes through mappings.
     rustix::fs::syncfs(source)?;
     let mut args = SnapshotArgs::new_zeroed();
-    (args.tree, args.flags) = (tree.into(), access.flags().into());
+    flat_ioctl(source, wire::OFFER, &mut args.token)?;
+    args.flags = access.flags().into();
     put_name(&mut args.name, name)?;
     flat_ioctl(dir, wire::SNAPSHOT, args.as_mut_bytes())?;
     wait_for(dir, name, true);
@@ -136,6 +139,7 @@ pub fn subvolume_access(top: BorrowedFd<'_>) -> io::Result<Access> {
 
 /// Makes the subvolume with this top directory read-only or writable.
 pub fn set_subvolume_access(top: BorrowedFd<'_>, access: Access) -> io::Result<()> {
+    require_writable(top)?;
     flat_ioctl(top, wire::SUBVOL_SETFLAGS, &mut access.flags().to_ne_bytes())?;
     Ok(())
 }
@@ -151,6 +155,7 @@ pub fn received_uuid(file: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
 
 /// Makes a subvolume one that was not received, by its top directory.
 pub fn forget_received(top: BorrowedFd<'_>) -> io::Result<()> {
+    require_writable(top)?;
     flat_ioctl(top, wire::SET_RECEIVED, wire::ReceivedArgs::new_zeroed().as_mut_bytes())?;
     Ok(())
 }
@@ -170,6 +175,7 @@ pub fn set_label(file: BorrowedFd<'_>, label: &[u8]) -> io::Result<()> {
     let mut field = [0; LABEL_MAX + 1];
     let room = field.get_mut(..label.len()).filter(|_| label.len() <= LABEL_MAX && !label.contains(&0));
     room.ok_or(rustix::io::Errno::INVAL)?.copy_from_slice(label);
+    require_writable(file)?;
     flat_ioctl(file, wire::SET_LABEL, &mut field)?;
     Ok(())
 }
@@ -182,7 +188,15 @@ pub fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// The kernel passes ioctls on whatever the mount, and the daemon does not hear of which: what a mount that is
+/// read-only refuses is refused here.
+pub(super) fn require_writable(file: BorrowedFd<'_>) -> io::Result<()> {
+    let read_only = rustix::fs::fstatvfs(file)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    if read_only { Err(rustix::io::Errno::ROFS.into()) } else { Ok(()) }
+}
+
 fn run_with_name(dir: BorrowedFd<'_>, command: u32, name: &OsStr) -> io::Result<()> {
+    require_writable(dir)?;
     let mut args = VolArgs::new_zeroed();
     put_name(&mut args.name, name)?;
     flat_ioctl(dir, command, args.as_mut_bytes())?;

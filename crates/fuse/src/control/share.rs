@@ -58,21 +58,16 @@ pub fn offer(source: BorrowedFd<'_>) -> io::Result<Offered> {
 }
 
 /// Makes a range of `dest` share the extents of an offered file on the same mount. A destination that is too short
-/// grows; if that is all that can be done it shrinks again.
+/// grows.
 pub fn reflink(source: Offered, dest: BorrowedFd<'_>, range: SharedRange) -> io::Result<()> {
     fdatasync(dest)?;
-    let size = fstat(dest)?.st_size as u64;
     let end = range.dest.checked_add(range.len).ok_or(rustix::io::Errno::FBIG)?;
-    if end > size {
-        // The kernel believes its own size.
+    range.pieces(CLONE_PIECE).try_for_each(|piece| run(dest, wire::CLONE, source, piece).map(drop))?;
+    if fstat(dest)?.st_size.cast_unsigned() < end {
+        // It is as long as that now, but the kernel believes its own size.
         ftruncate(dest, end)?;
     }
-    let result = range.pieces(CLONE_PIECE).try_for_each(|piece| run(dest, wire::CLONE, source, piece).map(drop));
-    if result.is_err() && end > size {
-        ftruncate(dest, size)?;
-    }
-    fadvise(dest, 0, None, Advice::DontNeed)?;
-    result
+    Ok(fadvise(dest, 0, None, Advice::DontNeed)?)
 }
 
 /// Makes a range of `dest` share the extents of an offered file if both have the same bytes there.

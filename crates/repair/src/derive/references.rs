@@ -73,14 +73,17 @@ pub fn extents(survey: &Survey, nodesize: u64) -> Extents {
 fn blocks(survey: &Survey, nodesize: u64, extents: &mut Extents) -> HashSet<Logical> {
     let mut order: Vec<(&Logical, &Block)> = survey.blocks.iter().collect();
     order.sort_by_key(|(_, block)| Reverse(block.level));
-    let mut full = HashSet::new();
+    let (mut full, mut own) = (HashSet::new(), HashSet::new());
     for (at, block) in order {
+        if is_in_own_tree(survey, &own, block) {
+            own.insert(*at);
+        }
         let mut refs: Vec<BackRef> =
             block.parents.iter().map(|parent| reference_by(survey, &full, *at, parent)).collect();
         refs.sort_unstable();
         refs.dedup();
         let mut flags = ExtentFlags::TREE_BLOCK;
-        if is_full(*at, block, &refs) {
+        if is_full(*at, block, &refs, if own.contains(at) { Own::Yes } else { Own::No }) {
             full.insert(*at);
             flags |= ExtentFlags::FULL_BACKREF;
         }
@@ -111,7 +114,23 @@ fn owner(survey: &Survey, at: Logical) -> TreeId {
     survey.blocks.get(&at).map_or(TreeId(0), |block| block.owner)
 }
 
-fn is_full(at: Logical, block: &Block, refs: &[BackRef]) -> bool {
+/// Whether a block is in the tree that its header names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Yes,
+    No,
+}
+
+/// Whether the tree that a block says it is of still leads to it. Above a block of a tree that tree has only its own.
+fn is_in_own_tree(survey: &Survey, own: &HashSet<Logical>, block: &Block) -> bool {
+    block.parents.iter().any(|parent| match parent {
+        Parent::Root(tree) => *tree == block.owner,
+        Parent::Node(node) => owner(survey, *node) == block.owner && own.contains(node),
+    })
+}
+
+/// A block that was not relocated itself, below one that was, is referred to by its parent, and is its tree's own.
+fn is_full(at: Logical, block: &Block, refs: &[BackRef], own: Own) -> bool {
     let roots = || block.parents.iter().filter(|parent| matches!(parent, Parent::Root(_)));
     if refs.contains(&BackRef::SharedBlock { parent: at }) {
         return true;
@@ -119,7 +138,7 @@ fn is_full(at: Logical, block: &Block, refs: &[BackRef]) -> bool {
     if roots().next().is_some() {
         return false;
     }
-    block.is_reloc || !refs.contains(&BackRef::TreeBlock { root: block.owner })
+    block.is_reloc || (own == Own::No && !refs.contains(&BackRef::TreeBlock { root: block.owner }))
 }
 
 fn data(survey: &Survey, full: &HashSet<Logical>, extent: &DataExtent) -> Extent {
@@ -191,6 +210,21 @@ mod tests {
         assert_eq!(extents[&3].refs, [tree(5), by(2)]);
         assert_eq!(extents[&4].refs, [by(2)]);
         assert_eq!(extents[&100].refs, [(BackRef::SharedData { parent: Logical(4) }, 2)]);
+    }
+
+    /// Of a tree's metadata one block group was balanced: a node moved, one leaf below it did not.
+    #[test]
+    fn what_stays_below_a_relocated_node_is_its_trees_own() {
+        let node = |at| Parent::Node(Logical(at));
+        let mut moved = block(1, 5, &[node(1)]);
+        moved.is_reloc = true;
+        let survey = survey(&[(1, block(2, 5, &[Parent::Root(TreeId(5))])), (2, moved), (4, block(0, 5, &[node(2)]))]);
+        let extents = extents(&survey, 16384);
+        assert!(extents[&2].flags.contains(ExtentFlags::FULL_BACKREF));
+        assert!(!extents[&4].flags.contains(ExtentFlags::FULL_BACKREF));
+        assert_eq!(extents[&4].refs, [(BackRef::SharedBlock { parent: Logical(2) }, 1)]);
+        let of_tree = BackRef::Data { root: TreeId(5), objectid: Ino(257), offset: 0 };
+        assert_eq!(extents[&100].refs, [(of_tree, 2)]);
     }
 
     #[test]

@@ -155,13 +155,16 @@ impl Transaction {
         let (_, full) = self.block_references(at, level)?;
         let refs = self.references_of(&self.found_block(at, level))?;
         let to = self.take_block_space(BlockGroupFlags::METADATA)?;
-        // A root is nobody else's, and stays as it is.
+        // A root is nobody else's, and what its tree alone refers to, its parents being moved, is so too: it stays as it
+        // is, and so do references to what it leads to, by which files know that their space is their own.
         let is_root = parents.iter().any(|parent| matches!(parent, Parent::Root(_)));
-        let new = self.moved_copy(&old, to, if is_root { 0 } else { FLAG_RELOC });
-        let full_backref = if is_root { ExtentFlags::empty() } else { ExtentFlags::FULL_BACKREF };
+        let by_tree = BackRef::TreeBlock { root: old.owner() };
+        let is_own = is_root || (!full && refs.len() == 1 && refs.get(&by_tree) == Some(&1));
+        let new = self.moved_copy(&old, to, if is_own { 0 } else { FLAG_RELOC });
+        let full_backref = if is_own { ExtentFlags::empty() } else { ExtentFlags::FULL_BACKREF };
         let extent = NewExtent { first_key: first_key(&old), ..NewExtent::new(ExtentFlags::TREE_BLOCK | full_backref) };
         self.hand_over(&self.found_block(at, level), to, extent, &refs);
-        if !is_root {
+        if !is_own {
             let by = if full { RefBy::Parent(at) } else { RefBy::Tree(old.owner()) };
             self.refer_to_children(&new, RefBy::Parent(to), 1)?;
             self.refer_to_children(&old, by, -1)?;

@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //! * The set of references of what is moved is the same before and after, but for the addresses of moved parents.
-//! * A moved block that is no root has full back references, and says so (`FLAG_RELOC`; btrfs-progs takes the flag for
-//!   that): it may be shared though it is younger than the last snapshot, and is copied
+//! * A moved block that is not its tree's alone has full back references, and says so (`FLAG_RELOC`; btrfs-progs takes
+//!   the flag for that): it may be shared though it is younger than the last snapshot, and is copied
 //!   before anything but a move changes it. (So the kernel has it.)
 //! * A moved extent keeps the generation that its item has, which tells whether a snapshot may share it.
 //! * Moving changes nothing that a user sees: no time, no `ctransid`, no generation of a file extent.

@@ -1,6 +1,7 @@
 //! chattr, lsattr and `xfs_io -c chattr`.
 
 use super::reply;
+use crate::adapter::rights::CallerCapability;
 use crate::adapter::{EngineFrontEnd, Site};
 use crate::types::{Caller, IoctlReply};
 use crate::{Errno, Result};
@@ -103,8 +104,9 @@ impl EngineFrontEnd {
         self.require_owner(caller, &found)?;
         let old = found.item.flags();
         let new = (old - settable) | (wanted & possible(found.file_type));
-        if (old ^ new).intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND) {
-            self.require_privileged(caller)?;
+        let protection = (old ^ new).intersects(InodeFlags::IMMUTABLE | InodeFlags::APPEND);
+        if protection && !self.may(caller, CallerCapability::LinuxImmutable) {
+            return Err(Errno::EPERM);
         }
         require_compatible(old, new)?;
         self.fs.set_flags(id, new).map_err(|error| site.fail(&error))?;

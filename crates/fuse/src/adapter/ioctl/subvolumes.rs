@@ -53,7 +53,7 @@ impl EngineFrontEnd {
 
     pub(super) fn ioctl_snapshot(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
         let mut args = SnapshotArgs::read_from_bytes(call.input).map_err(|_| Errno::EINVAL)?;
-        let source = InodeId::top_of(TreeId(args.tree.get()));
+        let source = InodeId::top_of(self.offered_subvolume(caller, &args.token)?);
         let place = Place::new(self.id(call.node)?, name(&args.name)?);
         let site = Site::at("making a snapshot", &place);
         let access = access_of(args.flags.get())?;
