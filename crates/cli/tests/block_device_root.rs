@@ -4,26 +4,11 @@
 mod common;
 
 use butterfs_testkit::command::{run, run_program};
+use butterfs_testkit::devices::Loop;
 use butterfs_testkit::oracle;
 use common::{GIB, kernel, setup, subject};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-
-/// A loop device over an image, detached when dropped.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn over(image: &Path) -> Self {
-        let said = run_program("losetup", &["--find".as_ref(), "--show".as_ref(), image.as_os_str()]).ok().stdout;
-        Self(said.trim().into())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = run_program("losetup", &["-d".as_ref(), self.0.as_os_str()]);
-    }
-}
 
 fn butterfs(arguments: &[&Path]) -> butterfs_testkit::command::Finished {
     run(Command::new(env!("CARGO_BIN_EXE_butterfs")).args(arguments))
@@ -39,10 +24,10 @@ fn a_block_device_is_mounted_as_itself() {
     let (image, mnt, other) = (work.file("image"), work.file("mnt"), work.dir("other"));
     kernel().mkfs(&image, GIB, &[]);
     let device = Loop::over(&image);
-    butterfs(&["mount".as_ref(), &device.0, &mnt]).ok();
+    butterfs(&["mount".as_ref(), device.path(), &mnt]).ok();
     let shown = run_program("findmnt", &["-no".as_ref(), "SOURCE,FSTYPE".as_ref(), mnt.as_os_str()]).ok().stdout;
     let words: Vec<&str> = shown.split_whitespace().collect();
-    assert_eq!(words, [device.0.to_str().expect("UTF-8"), "fuseblk.butterfs"]);
+    assert_eq!(words, [device.path().to_str().expect("UTF-8"), "fuseblk.butterfs"]);
     std::fs::write(mnt.join("file"), "kept").expect("write");
     // A file is a mount point, too; its umount does not wait for a daemon that goes on.
     let bound = mnt.join("bound");
@@ -51,11 +36,11 @@ fn a_block_device_is_mounted_as_itself() {
     butterfs(&["umount".as_ref(), &bound]).ok();
     assert_eq!(std::fs::read_to_string(mnt.join("file")).expect("the mount is still there"), "kept");
     // Neither the kernel nor mkfs.
-    let by_kernel = ["-i".as_ref(), "-t".as_ref(), "btrfs".as_ref(), device.0.as_os_str(), other.as_os_str()];
+    let by_kernel = ["-i".as_ref(), "-t".as_ref(), "btrfs".as_ref(), device.path().as_os_str(), other.as_os_str()];
     assert!(!run_program("mount", &by_kernel).status.success(), "the kernel mounts it, too");
-    assert!(!run_program("mkfs.btrfs", &["-f".as_ref(), device.0.as_os_str()]).status.success(), "mkfs takes it");
+    assert!(!run_program("mkfs.btrfs", &["-f".as_ref(), device.path().as_os_str()]).status.success(), "mkfs takes it");
     // umount(8) takes devices, too.
-    butterfs(&["umount".as_ref(), &device.0]).ok();
+    butterfs(&["umount".as_ref(), device.path()]).ok();
     oracle::assert_clean(&image);
     run_program("mount", &by_kernel).ok();
     assert_eq!(std::fs::read_to_string(other.join("file")).expect("reads"), "kept");
@@ -74,7 +59,7 @@ fn a_block_device_is_mounted_twice() {
     kernel().mkfs(&image, GIB, &[]);
     let device = Loop::over(&image);
     let mount =
-        |options: &str, dir: &Path| butterfs(&["mount".as_ref(), "-o".as_ref(), options.as_ref(), &device.0, dir]);
+        |options: &str, dir: &Path| butterfs(&["mount".as_ref(), "-o".as_ref(), options.as_ref(), device.path(), dir]);
     mount("noatime", &mnt).ok();
     subject().create_subvolume(&mnt.join("sub"));
     std::fs::write(mnt.join("sub/file"), "one").expect("write");
