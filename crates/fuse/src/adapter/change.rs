@@ -3,9 +3,9 @@
 use super::acl;
 use super::attr::timespec;
 use super::nodes::Capability;
-use super::rights::{Deed, require_unprotected};
+use super::rights::{Deed, groups, require_unprotected};
 use super::{EngineFrontEnd, Site};
-use crate::types::{AttrReply, NodeId, SetAttr, SetTime};
+use crate::types::{AttrReply, Caller, NodeId, SetAttr, SetTime};
 use crate::{Errno, Result};
 use butterfs_engine::Error;
 use butterfs_engine::filesystem::{Attributes, SetAttributes};
@@ -73,9 +73,18 @@ impl EngineFrontEnd {
 
     /// Drops what a write or a new owner must drop: capabilities always, setuid and setgid if asked.
     pub(super) fn drop_privileges(&self, node: NodeId, found: &Attributes) -> Result<()> {
-        let mode = found.item.mode.get() & 0o7777;
-        let new = without_privileges(mode);
-        if new != mode {
+        self.change_mode(node, found, without_privileges(found.item.mode.get() & 0o7777))
+    }
+
+    /// The same, and setgid of a group that the caller is not in. Source: `setattr_should_drop_sgid`.
+    pub(super) fn drop_privileges_of(&self, caller: &Caller, node: NodeId, found: &Attributes) -> Result<()> {
+        let mode = without_privileges(found.item.mode.get() & 0o7777);
+        let is_member = groups(caller).contains(&found.item.gid.get());
+        self.change_mode(node, found, if is_member { mode } else { mode & !SETGID })
+    }
+
+    fn change_mode(&self, node: NodeId, found: &Attributes, new: u32) -> Result<()> {
+        if new != found.item.mode.get() & 0o7777 {
             let set = SetAttributes { mode: Some(new), ..SetAttributes::default() };
             self.fs.set_attributes(found.id, &set).map_err(|error| Site::new("write", found.id).fail(&error))?;
             self.notifier().inval_attr(node);

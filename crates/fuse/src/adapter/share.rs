@@ -119,7 +119,10 @@ impl EngineFrontEnd {
     pub(super) fn before_changing(&self, caller: &Caller, node: NodeId, found: &Attributes) -> Result<()> {
         self.remove_capability(node, found.id)?;
         let privileges = found.item.mode.get() & 0o6000 != 0;
-        if privileges && !has(caller, CallerCapability::Fsetid) { self.drop_privileges(node, found) } else { Ok(()) }
+        match privileges && !has(caller, CallerCapability::Fsetid) {
+            true => self.drop_privileges_of(caller, node, found),
+            false => Ok(()),
+        }
     }
 
     /// Ranges that cannot be shared (files with and without checksums, or files that change meanwhile) are copied.

@@ -76,9 +76,11 @@ impl KernelJudge {
         })
     }
 
-    /// As [`KernelJudge::sample`], of any work by us: those states that others can be asked about.
+    /// As [`KernelJudge::sample`], of any work by us on one device: those states that others can be asked about.
     pub fn sample_of(&self, cut: &dyn Cut, count: usize) -> (usize, Vec<(String, Violation)>) {
-        self.sample_where(cut.plan(), Maker::Butterfs, count, |state| cut.is_for_others(state))
+        self.sample_where(cut.plan(), Maker::Butterfs, count, |state| {
+            state.devices.len() == 1 && cut.is_for_others(state)
+        })
     }
 
     fn sample_where(

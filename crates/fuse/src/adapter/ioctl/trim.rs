@@ -15,7 +15,9 @@ impl EngineFrontEnd {
         self.require_privileged(caller)?;
         let (start, len, minimum) = (number(input, 0)?, number(input, 8)?, number(input, 16)?);
         let sector = self.fs.shared().gate.volume().geometry().sectorsize;
-        if len < u64::from(sector) {
+        // As the kernel: the default length is all there is.
+        let overflows = start == u64::MAX || (len != u64::MAX && start.checked_add(len).is_none());
+        if len < u64::from(sector) || overflows {
             return Err(Errno::EINVAL);
         }
         let trim = Trim { range: start..start.saturating_add(len), minimum };
