@@ -29,14 +29,23 @@ fn matters(operation: &Operation<'_>) -> bool {
 }
 
 fn ask(caller: Caller) -> Option<Caller> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", caller.pid)).ok()?;
+    let status = status(&caller)?;
     Some(Caller { uid: filesystem_id(&status, "Uid:")?, gid: filesystem_id(&status, "Gid:")?, pid: caller.pid })
+}
+
+/// What `/proc` says of a caller, if he can be seen there.
+pub(crate) fn status(caller: &Caller) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{}/status", caller.pid)).ok()
+}
+
+/// What a status has in the line that begins so.
+pub(crate) fn line<'s>(status: &'s str, field: &str) -> Option<&'s str> {
+    status.lines().find_map(|line| line.strip_prefix(field)).map(str::trim)
 }
 
 /// The last of the four ids in a line: the one for file access.
 fn filesystem_id(status: &str, field: &str) -> Option<u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-    line.split_whitespace().nth(3)?.parse().ok()
+    line(status, field)?.split_whitespace().nth(3)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use super::acl::{self, Acl, Subject};
 use super::{EngineFrontEnd, Site};
+use crate::caller;
 use crate::session::PosixAcl;
 use crate::types::{Caller, OpenMode};
 use crate::{Errno, Result};
@@ -87,8 +88,7 @@ fn serves(caller: &Caller) -> bool {
 
 /// A line of `/proc/<pid>/status`.
 fn status(caller: &Caller, field: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{}/status", caller.pid)).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(field).map(|rest| rest.trim().to_owned()))
+    caller::line(&caller::status(caller)?, field).map(str::to_owned)
 }
 
 /// All groups of a caller.
