@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use butterfs_format::TreeId;
 use butterfs_format::items::{BlockGroupFlags, InodeFlags};
-use butterfs_testkit::filter::{Filter, Filtered};
+use butterfs_testkit::filter::Filtered;
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
+use super::prealloc_tests::OnWrite;
 use super::space_tests::made;
 use super::tests::{FILE, device, judge, top};
 use super::{FileOffset, Filesystem, OpenOptions};
@@ -186,20 +187,6 @@ fn a_full_filesystem_can_still_be_overwritten() {
     assert!(matches!(fs.write(id, 0, &[4; LEN]), Err(Error::NoSpace)));
     assert_eq!(bytes(&fs, id), [3; LEN]);
     judge(&device, fs);
-}
-
-/// Calls a function once, before a write that comes after it was armed.
-#[derive(Default)]
-struct OnWrite(Mutex<Option<Box<dyn FnOnce() + Send>>>);
-
-impl Filter for OnWrite {
-    fn write_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &[u8]) -> std::io::Result<()> {
-        let armed = self.0.lock().unwrap().take();
-        if let Some(call) = armed {
-            call();
-        }
-        inner.write_at(offset, buf)
-    }
 }
 
 const FAR: usize = 2 * SECTOR;

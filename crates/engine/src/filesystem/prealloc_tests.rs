@@ -60,7 +60,7 @@ fn all_available_space_can_be_preallocated() {
 
 /// Calls a function once, before a write that comes after it was armed.
 #[derive(Default)]
-struct OnWrite(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+pub(super) struct OnWrite(pub(super) Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl Filter for OnWrite {
     fn write_at(&self, inner: &dyn BlockDevice, offset: u64, buf: &[u8]) -> std::io::Result<()> {

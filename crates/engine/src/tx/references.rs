@@ -37,7 +37,7 @@ impl Transaction {
                 };
                 continue;
             }
-            let item = parse(&key, &data)?;
+            let item = parse_extent(&key, &data)?;
             let is_block = key.item_type == ItemType::METADATA_ITEM;
             let len = if is_block { u64::from(self.geometry.nodesize) } else { key.offset };
             let found = FoundExtent { start: Logical(key.objectid), len, flags: item.flags };
@@ -116,6 +116,6 @@ impl Transaction {
     }
 }
 
-fn parse(key: &Key, data: &[u8]) -> Result<ExtentItem> {
+pub(super) fn parse_extent(key: &Key, data: &[u8]) -> Result<ExtentItem> {
     ExtentItem::parse(key, data).map_err(|problem| Corruption::new(format!("extent tree {key}"), problem).into())
 }

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use butterfs_format::items::{BlockGroupFlags, ExtentItem};
-use butterfs_format::{Corruption, ItemType, Key, Logical, TreeId};
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_format::{ItemType, Key, Logical, TreeId};
 
 use super::Found;
 use crate::error::{Error, Result};
 use crate::space::GroupState;
-use crate::tx::Transaction;
+use crate::tx::{Transaction, references};
 
 /// A block group, for who chooses among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Transaction {
                     return Ok(Some(Found { at, len, level: Some(key.offset as u8) }));
                 }
                 ItemType::EXTENT_ITEM => {
-                    let item = parse_extent(&key, data)?;
+                    let item = references::parse_extent(&key, data)?;
                     let level = item.block_info.map(|info| info.level);
                     return Ok(Some(Found { at, len: key.offset, level }));
                 }
@@ -137,8 +137,4 @@ impl Transaction {
         }
         Ok(None)
     }
-}
-
-fn parse_extent(key: &Key, data: &[u8]) -> Result<ExtentItem> {
-    Ok(ExtentItem::parse(key, data).map_err(|problem| Corruption::new(format!("extent tree {key}"), problem))?)
 }
