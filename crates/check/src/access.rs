@@ -148,14 +148,14 @@ impl<'v> Access<'v> {
         self.superblock.sys_chunk_array.get(..size).map(parse_system_chunks).unwrap_or_default()
     }
 
-    /// Each superblock copy that a device has room for, with its place.
-    pub fn superblock_copies(&self) -> Vec<(Place, Result<Superblock, String>)> {
+    /// Each superblock copy that a device has room for, with its offset there.
+    pub fn superblock_copies(&self) -> Vec<(u64, Place, Result<Superblock, String>)> {
         let mut copies = Vec::new();
         for device in self.devices {
             for offset in SUPERBLOCK_OFFSETS {
                 if offset + SUPERBLOCK_SIZE as u64 <= device.len() {
                     let place = Place::superblock_copy(device.name(), offset);
-                    copies.push((place, read_superblock(&**device, offset)));
+                    copies.push((offset, place, read_superblock(&**device, offset)));
                 }
             }
         }

@@ -3,7 +3,7 @@
 use butterfs_format::Superblock;
 use butterfs_format::superblock::{
     CompatRo, HEADER_FLAG_WRITTEN, Incompat, SUPER_FLAG_CHANGING_FSID, SUPER_FLAG_CHANGING_FSID_V2,
-    SUPER_FLAG_METADUMP, SUPER_FLAG_METADUMP_V2, SUPER_FLAG_SEEDING,
+    SUPER_FLAG_METADUMP, SUPER_FLAG_METADUMP_V2, SUPER_FLAG_SEEDING, SUPERBLOCK_OFFSETS,
 };
 
 use crate::context::Context;
@@ -16,11 +16,13 @@ pub(crate) fn check(context: &mut Context<'_>) {
     check_flags(context);
     check_backups(context);
     let newest = *context.superblock();
-    // btrfs-image restores the first copy only.
-    let dump = context.is_dump();
-    for (place, copy) in context.access.superblock_copies() {
+    // btrfs-image restores the first copy only; with zones, the others lie in zones of their own (decision 22).
+    let first_only = context.is_dump() || context.has(Incompat::ZONED);
+    for (offset, place, copy) in context.access.superblock_copies() {
         match copy {
-            Err(problem) if dump => context.note(Kind::Superblock, place, problem),
+            Err(problem) if first_only && offset != SUPERBLOCK_OFFSETS[0] => {
+                context.note(Kind::Superblock, place, problem)
+            }
             Err(problem) => context.error(Kind::Superblock, place, problem),
             Ok(copy) if context.access.is_seed(copy.dev_item.devid.get()) => {}
             Ok(copy) => compare(context, place, &newest, &copy),

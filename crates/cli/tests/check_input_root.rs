@@ -69,6 +69,24 @@ fn a_feature_that_cannot_be_judged_is_named() {
     assert_refused(&check(&[], &image), NOT_CHECKED, &["raid-stripe-tree"]);
 }
 
+/// What mkfs makes with emulated zones can be judged and read, not written.
+#[test]
+fn a_filesystem_with_zones_is_judged_and_read() {
+    let Some(work) = setup("check_zones") else { return };
+    let image = work.file("image");
+    kernel().mkfs(&image, 4096 * MIB, &["-O", "zoned"]);
+    assert_eq!(check(&["--check-data-csum"], &image).ok().status.code(), Some(0));
+    let ours = |arguments: &[&str]| run(Command::new(env!("CARGO_BIN_EXE_butterfs")).args(arguments).arg(&image));
+    ours(&["ls", "-la"]).ok();
+    let text = work.file("text");
+    std::fs::write(&text, "text").expect("write");
+    let mut copy = Command::new(env!("CARGO_BIN_EXE_butterfs"));
+    copy.arg("cp").arg(&text).arg(format!("{}:/text", image.display()));
+    let copied = run(&mut copy);
+    assert!(!copied.status.success() && copied.stderr.contains("ZONED (reading only)"), "{copied}");
+    oracle::assert_clean(&image);
+}
+
 #[test]
 fn an_image_of_somebody_else_is_not_checked() {
     let Some(work) = setup("check_permission") else { return };

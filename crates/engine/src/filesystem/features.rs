@@ -21,8 +21,10 @@ const WRITABLE: Incompat = Incompat::MIXED_BACKREF
     .union(Incompat::COMPRESS_LZO)
     .union(Incompat::COMPRESS_ZSTD);
 
-/// Features that can be read; the volume judges those of chunks for itself.
+/// Features that can be read; the volume judges those of chunks for itself. Of zones a reader need not know where
+/// superblocks are at their usual places (decision 22).
 const READABLE: Incompat = WRITABLE
+    .union(Incompat::ZONED)
     .union(Incompat::MIXED_GROUPS)
     .union(Incompat::METADATA_UUID)
     .union(Incompat::RAID56)
@@ -133,13 +135,18 @@ mod tests {
 
     #[test]
     fn foreign_features_are_named() {
-        let sb = superblock(Incompat::ZONED | Incompat::from_bits_retain(1 << 40), CompatRo::empty());
+        let sb = superblock(Incompat::EXTENT_TREE_V2 | Incompat::from_bits_retain(1 << 40), CompatRo::empty());
         for access in [Access::ReadOnly, Access::ReadWrite] {
             let text = error(&sb, access);
-            assert!(text.contains("ZONED (bit 12)") && text.contains("bit 40 (0x10000000000, unknown)"), "{text}");
+            assert!(
+                text.contains("EXTENT_TREE_V2 (bit 13)") && text.contains("bit 40 (0x10000000000, unknown)"),
+                "{text}"
+            );
         }
         let sb = superblock(Incompat::RAID56, CompatRo::empty());
         assert!(error(&sb, Access::ReadWrite).contains("RAID56 (reading only)"));
+        let sb = superblock(Incompat::ZONED, CompatRo::empty());
+        assert!(error(&sb, Access::ReadWrite).contains("ZONED (reading only)"));
         let sb = superblock(Incompat::empty(), CompatRo::VERITY);
         assert!(error(&sb, Access::ReadWrite).contains("VERITY"));
         assert!(check(&sb, Access::ReadOnly).is_ok());
