@@ -18,15 +18,13 @@ const WRITABLE: Incompat = Incompat::MIXED_BACKREF
     .union(Incompat::SKINNY_METADATA)
     .union(Incompat::NO_HOLES)
     .union(Incompat::RAID1C34)
+    .union(Incompat::MIXED_GROUPS)
     .union(Incompat::COMPRESS_LZO)
     .union(Incompat::COMPRESS_ZSTD);
 
 /// Features that can be read; the volume judges those of chunks for itself.
-const READABLE: Incompat = WRITABLE
-    .union(Incompat::MIXED_GROUPS)
-    .union(Incompat::METADATA_UUID)
-    .union(Incompat::RAID56)
-    .union(Incompat::SIMPLE_QUOTA);
+const READABLE: Incompat =
+    WRITABLE.union(Incompat::METADATA_UUID).union(Incompat::RAID56).union(Incompat::SIMPLE_QUOTA);
 
 const WRITABLE_COMPAT_RO: CompatRo =
     CompatRo::FREE_SPACE_TREE.union(CompatRo::FREE_SPACE_TREE_VALID).union(CompatRo::BLOCK_GROUP_TREE);

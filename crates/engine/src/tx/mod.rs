@@ -56,7 +56,7 @@ pub use make::make;
 pub use make_options::{MIN_SIZE, MakeOptions, NewDevice};
 pub use moves::{Found, GroupInfo, MoveCost, Moved, Room};
 pub use names::{EntryKey, Leads, NameChanges};
-pub use promises::{Copier, DataReservation, Need, SpaceUsage, Wanted};
+pub use promises::{Copier, DataReservation, Groups, Need, SpaceUsage, Wanted};
 pub use references::{FoundExtent, References};
 pub use stopped::Stopped;
 pub use tops::Tops;
