@@ -39,6 +39,7 @@ mod roots;
 pub mod seal;
 mod sharing;
 mod snapshot;
+mod space_cache;
 mod stopped;
 mod tops;
 mod transaction;
