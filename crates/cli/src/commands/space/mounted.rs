@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use butterfs_fuse::control::{self, DeviceInfo, FilesystemInfo};
 use butterfs_fuse::mount::MountEntry;
+use butterfs_volume::{Error, FileDevice};
 
 /// A mounted filesystem.
 pub struct MountedFilesystem {
@@ -38,10 +39,14 @@ impl MountedFilesystem {
         Ok(mounts.into_iter().filter_map(|mount| Self::at(&mount.target).ok()).collect())
     }
 
-    /// The one that a device or image is mounted as.
+    /// The one that a device or image is mounted as, if what is asked of it may change meanwhile. Mounts of others are
+    /// not touched where nobody holds the device.
     pub fn of_device(device: &Path) -> io::Result<Option<Self>> {
         let Ok(device) = device.canonicalize() else { return Ok(None) };
-        Ok(Self::all()?.into_iter().find(|mounted| mounted.has(&device)))
+        match FileDevice::open_read_only(&device) {
+            Err(Error::Busy(_)) => Ok(Self::all()?.into_iter().find(|mounted| mounted.has(&device))),
+            _ => Ok(None),
+        }
     }
 
     /// Whether one of its devices is this one, or lies in this file.
