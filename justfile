@@ -41,6 +41,10 @@ cuts count="100" seed="1":
 stress percent="1000":
     BUTTERFS_TEST_SCALE={{percent}} cargo nextest run --release -p butterfs-engine --test full --no-capture
 
+# Random operations on the engine beside a model in memory, for long: just model 1000000
+model steps="100000" seed="1":
+    BUTTERFS_MODEL_STEPS={{steps}} BUTTERFS_MODEL_SEED={{seed}} cargo test --release -p butterfs-engine --test model long_run -- --ignored --nocapture
+
 # Time `butterfs check` beside `btrfs check` (as root, on a disk): just bench-check 5
 bench-check runs="5" files="1000000":
     scripts/bench-check.sh {{runs}} {{files}}

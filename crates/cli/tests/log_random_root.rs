@@ -15,7 +15,7 @@ use butterfs_engine::dir::Place;
 use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, Flow};
 use butterfs_engine::inode::InodeId;
-use butterfs_engine::tx::DiscardRule;
+use butterfs_engine::tx::{DiscardRule, Groups};
 use butterfs_format::ChecksumType;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_testkit::command::run_program;
@@ -119,6 +119,7 @@ fn cross(shape: &str, nodesize: u32, first_seed: u64, seeds: u64) {
             compress: CompressRule::Asked,
             files: DataRule::Usual,
             discard: DiscardRule::Never,
+            groups: Groups::Apart,
         };
         let device = Arc::new(MemDevice::new(script.device_len()));
         let outcome = run(&script, vec![Arc::clone(&device) as Arc<dyn BlockDevice>], &Recorder::new(), OnError::Panic);

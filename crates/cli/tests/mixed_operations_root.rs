@@ -52,6 +52,24 @@ shapes! {
     without_no_holes: 29, ["-O", "^no-holes"];
 }
 
+macro_rules! old_layouts {
+    ($($name:ident: $seed:literal, $arguments:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            mixed_run(concat!(stringify!($name), "_ours"), &subject(), &$arguments, scaled(10_000), $seed);
+            mixed_run(concat!(stringify!($name), "_kernels"), &kernel(), &$arguments, scaled(10_000), $seed + 100);
+        }
+    )*};
+}
+
+old_layouts! {
+    mixed_block_groups: 31, ["-M"];
+    without_skinny_metadata: 32, ["-O", "^skinny-metadata"];
+    without_extref: 33, ["-O", "^extref"];
+    without_free_space_tree: 34, ["-O", "^free-space-tree,^block-group-tree"];
+    as_of_the_first_years: 35, ["-n", "4096", "-O", "^free-space-tree,^no-holes,^skinny-metadata,^extref,^block-group-tree"];
+}
+
 /// One whole round trip: run, compare, check, kernel changes, check, our mount again.
 fn mixed_run(name: &str, maker: &Mounter, mkfs: &[&str], operations: usize, seed: u64) {
     let Some(work) = setup(name) else { return };

@@ -221,3 +221,61 @@ fn a_subvolume_has_properties_for_all_its_new_files() {
     assert_eq!(letters(&mnt.join("s/old/again")), "c");
     mounted.unmount();
 }
+
+/// What `property` changes in an image is what the kernel then finds, and the reverse.
+#[test]
+fn properties_of_what_is_in_an_image() {
+    let Some(work) = setup("property_image") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 200 * MIB, &["-L", "first"]);
+    let mounted = kernel().mount(&image, &mnt, "noatime");
+    kernel().create_subvolume(&mnt.join("s"));
+    fs::create_dir(mnt.join("d")).expect("mkdir");
+    fs::write(mnt.join("s/f"), "bytes").expect("write");
+    mounted.unmount();
+    let path = |inner: &str| format!("{}{inner}", image.display());
+    let ours = |words: &[&str]| subject().command(&[&["property"], words].concat());
+    let get = |inner: &str, name: &str| ours(&["get", &path(inner), name]).ok().stdout;
+    assert_eq!((get("", "label"), get(":/s", "ro")), ("label=first\n".into(), "ro=false\n".into()));
+    ours(&["set", &path(""), "label", "second"]).ok();
+    ours(&["set", "-t", "filesystem", &path(":/"), "label", "third"]).ok();
+    ours(&["set", &path(":/s/f"), "compression", "lzo"]).ok();
+    ours(&["set", &path(":d"), "compression", "zstd:5"]).ok();
+    ours(&["set", &path(":/s"), "nodatacow", "true"]).ok();
+    ours(&["set", &path(":/s"), "ro", "true"]).ok();
+    let listed = ours(&["list", &path(":/s")]).ok().stdout;
+    assert!(listed.starts_with("ro ") && listed.contains("\nlabel ") && listed.contains("\ncompression "), "{listed}");
+    assert_eq!(get(":/s", "nodatacow"), "nodatacow=true\n");
+    for (words, problem) in [
+        (["get", &path(":/d"), "ro"].as_slice(), "not compatible with property: ro"),
+        (&["get", &path(":/nowhere")], "no such"),
+        (&["set", &path(":/s/f"), "compression", "zstd"], "Read-only file system"),
+        (&["set", &path(":/d"), "compression", "gzip"], "Invalid argument"),
+        (&["get", "/dev/null", "label"], "not a btrfs object"),
+    ] {
+        let finished = ours(words);
+        assert_eq!(finished.status.code(), Some(1), "{finished}");
+        assert!(finished.stderr.to_lowercase().contains(&problem.to_lowercase()), "{finished}");
+    }
+    oracle::assert_clean(&image);
+    let mounted = kernel().mount(&image, &mnt, "noatime");
+    let theirs = |inner: &str, name: &str| {
+        run(Command::new("btrfs").args(["property", "get"]).arg(mnt.join(inner)).arg(name)).ok().stdout
+    };
+    assert_eq!((theirs("", "label"), theirs("s", "ro")), ("label=third\n".into(), "ro=true\n".into()));
+    let compressions = (theirs("s/f", "compression"), theirs("d", "compression"));
+    assert_eq!(compressions, ("compression=lzo\n".into(), "compression=zstd:5\n".into()));
+    // As btrfs-progs, these take directories.
+    for words in [["subvolume", "list"], ["subvolume", "get-default"]] {
+        for mounter in [&kernel(), &subject()] {
+            let finished = mounter.command(&[words[0].as_ref(), words[1].as_ref(), mnt.join("s/f").as_os_str()]);
+            assert_eq!(finished.status.code(), Some(1), "{finished}");
+            assert!(finished.stderr.contains("not a directory"), "{finished}");
+        }
+    }
+    mounted.unmount();
+    ours(&["set", &path(":/s"), "ro", "false"]).ok();
+    ours(&["set", &path(":/s/f"), "compression", ""]).ok();
+    assert_eq!((get(":/s", "ro"), get(":/s/f", "compression")), ("ro=false\n".into(), String::new()));
+    oracle::assert_clean(&image);
+}

@@ -44,6 +44,7 @@ mod rescue;
 mod rule_tests;
 mod settings;
 mod snapshots;
+mod space_info;
 #[cfg(test)]
 mod space_tests;
 mod statfs;
@@ -84,6 +85,7 @@ pub use rescue::Rescue;
 use settings::Rules;
 pub use settings::Settings;
 pub use snapshots::NewSubvolume;
+pub use space_info::{GLOBAL_RESERVE, SpaceInfo};
 pub use statfs::Usage;
 pub use sync::Fsyncs;
 

@@ -12,7 +12,7 @@ use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, Flow, NewInode, NewKind, State};
 use butterfs_engine::mkfs::{MakeOptions, make};
-use butterfs_engine::tx::DiscardRule;
+use butterfs_engine::tx::{DiscardRule, Groups};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::Method;
@@ -39,6 +39,7 @@ const SCRIPTS: [Script; 3] = [
         compress: CompressRule::Asked,
         files: DataRule::Usual,
         discard: DiscardRule::Never,
+        groups: Groups::Apart,
     },
     Script {
         name: "snapshots, single",
@@ -53,6 +54,7 @@ const SCRIPTS: [Script; 3] = [
         compress: CompressRule::Asked,
         files: DataRule::Usual,
         discard: DiscardRule::Never,
+        groups: Groups::Apart,
     },
     Script {
         name: "lzo, fsync, dup",
@@ -67,6 +69,7 @@ const SCRIPTS: [Script; 3] = [
         compress: CompressRule::Force(Method::Lzo),
         files: DataRule::Usual,
         discard: DiscardRule::Sync,
+        groups: Groups::Apart,
     },
 ];
 

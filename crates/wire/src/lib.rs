@@ -28,8 +28,16 @@ pub const SYNC: u32 = 0x0000_9408;
 pub const SUBVOL_CREATE: u32 = 0x5000_940e;
 /// `BTRFS_IOC_SNAP_DESTROY`, with [`VolArgs`].
 pub const SNAP_DESTROY: u32 = 0x5000_940f;
+/// `BTRFS_IOC_TREE_SEARCH`: a key of 104 bytes, and room for items.
+pub const TREE_SEARCH: u32 = 0xd000_9411;
 /// `BTRFS_IOC_INO_LOOKUP`: tree, inode, and room for a path.
 pub const INO_LOOKUP: u32 = 0xd000_9412;
+/// `BTRFS_IOC_SPACE_INFO`: how many there is room for, how many there are, and behind them three numbers for each.
+pub const SPACE_INFO: u32 = 0xc010_9414;
+/// `BTRFS_IOC_DEV_INFO`, with a struct whose path begins at 3072.
+pub const DEV_INFO: u32 = 0xd000_941e;
+/// `BTRFS_IOC_FS_INFO`, with a struct of 1024 bytes.
+pub const FS_INFO: u32 = 0x8400_941f;
 /// `BTRFS_IOC_WAIT_SYNC`: a `u64`.
 pub const WAIT_SYNC: u32 = 0x4008_9416;
 /// `BTRFS_IOC_START_SYNC`: a `u64`.
@@ -72,6 +80,8 @@ pub const CLONE: u32 = 0xc038_bf05;
 /// Butterfs: the same for bytes that are equal, with [`ShareArgs`].
 pub const DEDUPE: u32 = 0xc038_bf06;
 
+/// `FS_IOC_FIEMAP`, with [`FiemapHeader`] and extents behind it.
+pub const FS_FIEMAP: u32 = 0xc020_660b;
 /// Butterfs: where the bytes of a file are, with [`FiemapPage`].
 pub const FIEMAP: u32 = 0xf000_bf20;
 

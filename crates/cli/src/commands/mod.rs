@@ -5,6 +5,8 @@ mod check;
 mod compat;
 mod cp;
 mod defragment;
+mod device;
+mod filesystem;
 mod find_root;
 mod fstrim;
 mod inspect;
@@ -16,12 +18,14 @@ mod receive;
 mod rescue;
 mod restore;
 mod share;
+mod space;
 mod stat;
 mod status;
 mod subvolume;
 mod sync;
 mod tree;
 mod umount;
+mod units;
 
 use std::process::ExitCode;
 
@@ -79,12 +83,15 @@ pub enum Command {
     /// Create, snapshot, delete and list subvolumes of a mounted filesystem.
     #[command(subcommand, visible_alias = "sub")]
     Subvolume(subvolume::Command),
-    /// Get, set and list properties of files, subvolumes and filesystems that are mounted.
+    /// Get, set and list properties of files, subvolumes and filesystems, on mounts and in images.
     #[command(subcommand)]
     Property(property::Command),
-    /// Work on a mounted filesystem as a whole.
+    /// Work on a filesystem as a whole.
     #[command(subcommand, visible_alias = "fi")]
-    Filesystem(Filesystem),
+    Filesystem(filesystem::Command),
+    /// Look at the devices of a filesystem.
+    #[command(subcommand)]
+    Device(device::Command),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
     /// Tell the devices of a mounted filesystem what space is free, as fstrim(8).
@@ -130,15 +137,6 @@ pub enum Command {
     FindRoot(find_root::Arguments),
 }
 
-/// Work on a mounted filesystem as a whole.
-#[derive(Debug, Subcommand)]
-pub enum Filesystem {
-    /// Commit: everything written so far is on disk afterwards.
-    Sync(sync::Arguments),
-    /// Defragment files, or the tree of a subvolume.
-    Defragment(defragment::Arguments),
-}
-
 impl Command {
     /// Its name, for messages.
     pub fn name(&self) -> &'static str {
@@ -148,8 +146,8 @@ impl Command {
             Self::Umount(_) => "umount",
             Self::Subvolume(command) => command.name(),
             Self::Property(command) => command.name(),
-            Self::Filesystem(Filesystem::Sync(_)) => "filesystem sync",
-            Self::Filesystem(Filesystem::Defragment(_)) => "filesystem defragment",
+            Self::Filesystem(command) => command.name(),
+            Self::Device(command) => command.name(),
             Self::Sync(_) => "sync",
             Self::Fstrim(_) => "fstrim",
             Self::Reflink(_) => "reflink",
@@ -183,6 +181,7 @@ impl Command {
                 | Self::Tree(_)
                 | Self::Stat(_)
         ) || matches!(self, Self::Subvolume(command) if command.knows_json())
+            || matches!(self, Self::Filesystem(command) if command.knows_json())
     }
 
     /// Does it; `format` is what was given before the command.
@@ -197,8 +196,9 @@ impl Command {
             Self::Umount(arguments) => umount::run(&arguments),
             Self::Subvolume(command) => return subvolume::run(&command, format),
             Self::Property(command) => property::run(&command),
-            Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
-            Self::Filesystem(Filesystem::Defragment(arguments)) => defragment::run(&arguments),
+            Self::Filesystem(command) => return filesystem::run(&command, format),
+            Self::Device(command) => device::run(&command),
+            Self::Sync(arguments) => sync::run(&arguments),
             Self::Fstrim(arguments) => fstrim::run(&arguments),
             Self::Reflink(arguments) => share::reflink(&arguments),
             Self::Dedupe(arguments) => share::dedupe(&arguments),

@@ -18,6 +18,7 @@ const WRITABLE: Incompat = Incompat::MIXED_BACKREF
     .union(Incompat::SKINNY_METADATA)
     .union(Incompat::NO_HOLES)
     .union(Incompat::RAID1C34)
+    .union(Incompat::MIXED_GROUPS)
     .union(Incompat::COMPRESS_LZO)
     .union(Incompat::COMPRESS_ZSTD);
 
@@ -25,7 +26,6 @@ const WRITABLE: Incompat = Incompat::MIXED_BACKREF
 /// superblocks are at their usual places (decision 22).
 const READABLE: Incompat = WRITABLE
     .union(Incompat::ZONED)
-    .union(Incompat::MIXED_GROUPS)
     .union(Incompat::METADATA_UUID)
     .union(Incompat::RAID56)
     .union(Incompat::SIMPLE_QUOTA);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock};
 
-use butterfs_format::ids::objectid;
 use butterfs_format::items::FileType;
 use butterfs_format::superblock::CompatRo;
 use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
@@ -16,11 +15,11 @@ use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::file::{CompressRule, Compressors, DataRule, DirtyBudget, FileData, WriteErrors};
 use crate::inode::cache::InodeCache;
-use crate::inode::{BadData, InodeId, LiveOptions, Options, Shared, scan};
+use crate::inode::{BadData, InodeId, LiveOptions, Options, Shared};
 use crate::replay;
 pub use crate::subvolume::root::Access;
 use crate::subvolume::{Subvolumes, root};
-use crate::tx::{Gate, GateSettings, SpaceRules, Transaction};
+use crate::tx::{Gate, GateSettings, Need, SpaceRules, Transaction};
 
 /// What to do about a log tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +126,8 @@ impl Filesystem {
             replay(&gate, &options)?;
         }
         if options.access == Access::ReadWrite {
-            gate.view(|tx| check_trees(tx, sb.compat_ro()))?;
+            gate.view(check_trees)?;
+            drop_space_cache(&gate, sb.compat_ro())?;
         }
         match gate.view(Transaction::load_device_stats) {
             Err(error) if options.access == Access::ReadOnly => tracing::warn!(%error, "device statistics are lost"),
@@ -218,7 +218,7 @@ fn replay(gate: &Gate, options: &OpenOptions) -> Result<()> {
     }
     if options.access == Access::ReadWrite {
         // What must not be written must not be replayed either.
-        gate.view(|tx| check_trees(tx, gate.volume().superblock().compat_ro()))?;
+        gate.view(check_trees)?;
     }
     let replayed = gate.replay(replay::replay).map_err(in_log)?;
     let (items, subvolumes) = (replayed.items, replayed.subvolumes);
@@ -228,14 +228,21 @@ fn replay(gate: &Gate, options: &OpenOptions) -> Result<()> {
 }
 
 /// What only the trees say of whether the filesystem can be written.
-fn check_trees(tx: &Transaction, compat_ro: CompatRo) -> Result<()> {
+fn check_trees(tx: &Transaction) -> Result<()> {
     if quotas_are_on(tx)? {
         return Err(Error::Unsupported("writing with quotas enabled (disable them first)".into()));
     }
-    if !compat_ro.contains(CompatRo::FREE_SPACE_TREE) && has_space_cache(tx)? {
-        let text = "writing with a v1 space cache (mount it once with space_cache=v2, or clear it)";
-        return Err(Error::Unsupported(text.into()));
+    Ok(())
+}
+
+/// What a v1 space cache says will not be true any more. It goes in steps, each of which may be the last that becomes
+/// durable.
+fn drop_space_cache(gate: &Gate, compat_ro: CompatRo) -> Result<()> {
+    if compat_ro.contains(CompatRo::FREE_SPACE_TREE) || !gate.view(Transaction::has_space_cache)? {
+        return Ok(());
     }
+    while gate.change(Need::Deletion, Transaction::drop_space_cache)? {}
+    tracing::info!("the v1 space cache is dropped: it is not written; the kernel makes it anew");
     Ok(())
 }
 
@@ -247,11 +254,6 @@ fn quotas_are_on(tx: &Transaction) -> Result<bool> {
     let status = tx.get(TreeId::QUOTA, &Key::new(0, ItemType::QGROUP_STATUS, 0))?;
     // Version, generation, flags: the flags' lowest byte is the 17th.
     Ok(status.is_some_and(|data| data.get(16).is_some_and(|flags| flags & ON != 0)))
-}
-
-fn has_space_cache(tx: &Transaction) -> Result<bool> {
-    let from = Key::new(objectid::FREE_SPACE, ItemType::UNTYPED, 0);
-    Ok(!scan::of_type(tx, TreeId::ROOT, &from, 1)?.is_empty())
 }
 
 fn choose(tx: &Transaction, choice: &SubvolumeChoice) -> Result<TreeId> {

@@ -2,8 +2,8 @@
 
 use std::ops::{ControlFlow, Range};
 
+use butterfs_format::Logical;
 use butterfs_format::items::ExtentFlags;
-use butterfs_format::{Logical, TreeId};
 
 use super::Filesystem;
 use crate::error::{Error, Result};
@@ -44,15 +44,6 @@ impl Filesystem {
             };
             users::users(tx, (extent.start, extent.len), wanted, &list::trees(tx)?)
         })
-    }
-
-    /// Bytes of tree blocks that a tree has; 0 if there is no such tree.
-    pub fn tree_bytes(&self, tree: TreeId) -> Result<u64> {
-        match self.shared.gate.view(|tx| tx.root_item(tree)) {
-            Ok(item) => Ok(item.bytes_used.get()),
-            Err(Error::NotFound) => Ok(0),
-            Err(error) => Err(error),
-        }
     }
 }
 

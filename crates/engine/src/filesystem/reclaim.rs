@@ -9,7 +9,7 @@ use super::Filesystem;
 use crate::error::{Error, Result};
 use crate::inode::lock;
 use crate::relocate::{self, GroupFilter, Relocated, Room};
-use crate::tx::{DiscardRule, GroupInfo, Trim};
+use crate::tx::{DiscardRule, GroupInfo, Groups, Trim};
 
 /// When space is short, groups are emptied that are used to so many percent at most.
 const WHEN_SHORT: u8 = 75;
@@ -53,6 +53,9 @@ impl Filesystem {
 
     /// Space was refused: has chunks of the other kind give some back. Says whether one did.
     pub(super) fn make_room(&self) -> Result<bool> {
+        if self.shared.gate.space().groups == Groups::Mixed {
+            return Ok(false);
+        }
         let _one = lock(&self.reclaiming);
         let unpromised = |kind| self.shared.gate.view(|tx| Ok(tx.unpromised(kind)));
         let kind = if unpromised(BlockGroupFlags::METADATA)? < SHORT {

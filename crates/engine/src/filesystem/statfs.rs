@@ -5,7 +5,7 @@ use butterfs_format::superblock::CompatRo;
 
 use super::Filesystem;
 use crate::error::{Error, Result};
-use crate::tx::Transaction;
+use crate::tx::{Groups, Transaction};
 
 /// Sizes of the whole filesystem as statfs gives them, in bytes: what device space can hold of data with its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +36,19 @@ impl Filesystem {
         let space = gate.space();
         // What cannot be read counts for nothing here; who needs the trees is told.
         let reserve = gate.view(kernel_reserve).unwrap_or(0);
-        let metadata_used = (space.metadata.used + space.system.used) * space.metadata_copies;
+        let metadata_used = match space.groups {
+            Groups::Apart => (space.metadata.used + space.system.used) * space.metadata_copies,
+            Groups::Mixed => space.system.used * space.metadata_copies,
+        };
         let used = (space.data.used + space.promised) * space.data_copies + metadata_used;
         let data_free = space.data.available.saturating_sub(space.promised);
         // A chunk is never smaller than a stripe, so the last bytes of a device stay out.
         let unallocated = space.unallocated.saturating_sub(1 << 20);
         let free_metadata = space.metadata.total.saturating_sub(space.metadata.used);
         let kernel_is_full = free_metadata.saturating_sub(METADATA_SLACK) < reserve;
-        let full = unallocated == 0 && (space.metadata.available <= space.reserve || kernel_is_full);
+        // Where data lies in the same groups the kernel does not look.
+        let is_apart = space.groups == Groups::Apart;
+        let full = is_apart && unallocated == 0 && (space.metadata.available <= space.reserve || kernel_is_full);
         Usage {
             total: space.total / space.data_copies,
             free: (space.total.saturating_sub(used) / space.data_copies).saturating_sub(reserve),
@@ -55,7 +60,7 @@ impl Filesystem {
 
 /// What the kernel keeps back of metadata space, and counts as used: as much as the trees that every change touches,
 /// and at least what deleting a file needs.
-fn kernel_reserve(tx: &Transaction) -> Result<u64> {
+pub(super) fn kernel_reserve(tx: &Transaction) -> Result<u64> {
     let features = tx.compat_ro();
     let free_space_tree = features.contains(CompatRo::FREE_SPACE_TREE);
     let mut trees = vec![TreeId::EXTENT, TreeId::CSUM];

@@ -9,7 +9,7 @@ use crate::tx::GroupInfo;
 /// Chooses block groups: those for which all of this is true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupFilter {
-    /// One kind: data or metadata.
+    /// One kind: data or metadata; mixed groups are of both.
     pub kind: BlockGroupFlags,
     /// At most so many percent of the group are used.
     pub used_at_most: u8,
@@ -26,7 +26,7 @@ impl GroupFilter {
     /// Whether a group is one of them.
     pub fn chooses(&self, group: &GroupInfo) -> bool {
         let most = u128::from(group.len) * u128::from(self.used_at_most);
-        group.flags.kind() == self.kind
+        group.flags.kind().contains(self.kind)
             && self.within.start <= group.start
             && group.start.saturating_add(group.len) <= self.within.end
             && u128::from(group.used) * 100 <= most

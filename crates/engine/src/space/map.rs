@@ -11,6 +11,9 @@ use butterfs_format::items::BlockGroupFlags;
 
 use super::BlockGroup;
 
+/// What groups hold that hold data and metadata.
+const MIXED: BlockGroupFlags = BlockGroupFlags::DATA.union(BlockGroupFlags::METADATA);
+
 /// Block groups by address.
 #[derive(Default)]
 pub struct SpaceMap {
@@ -147,25 +150,36 @@ impl SpaceMap {
         self.groups.values()
     }
 
+    /// What space for data, or for metadata, is taken from: groups of that kind, or those that hold both where there are
+    /// such (mixed block groups).
+    pub fn pool(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
+        let is_mixed = MIXED.contains(kind) && self.kinds.get(&MIXED.bits()).is_some_and(|mixed| !mixed.all.is_empty());
+        if is_mixed { MIXED } else { kind }
+    }
+
+    fn of_pool(&self, kind: BlockGroupFlags) -> Option<&Kind> {
+        self.kinds.get(&self.pool(kind).bits())
+    }
+
     /// Sums over the groups of one kind.
     pub fn totals(&self, kind: BlockGroupFlags) -> Totals {
-        self.kinds.get(&kind.bits()).map_or(Totals::default(), |kind| kind.totals)
+        self.of_pool(kind).map_or(Totals::default(), |kind| kind.totals)
     }
 
     /// How many groups of one kind there are.
     pub fn count(&self, kind: BlockGroupFlags) -> usize {
-        self.kinds.get(&kind.bits()).map_or(0, |kind| kind.all.len())
+        self.of_pool(kind).map_or(0, |kind| kind.all.len())
     }
 
     /// The groups of one kind.
     pub fn of_kind(&self, kind: BlockGroupFlags) -> impl Iterator<Item = &BlockGroup> {
-        let starts = self.kinds.get(&kind.bits()).map(|kind| kind.all.iter());
+        let starts = self.of_pool(kind).map(|kind| kind.all.iter());
         starts.into_iter().flatten().filter_map(|start| self.groups.get(start))
     }
 
     /// The groups of one kind that have no extents.
     pub fn unused(&self, kind: BlockGroupFlags) -> impl Iterator<Item = &BlockGroup> {
-        let starts = self.kinds.get(&kind.bits()).map(|kind| kind.unused.iter());
+        let starts = self.of_pool(kind).map(|kind| kind.unused.iter());
         starts.into_iter().flatten().filter_map(|start| self.groups.get(start))
     }
 
@@ -176,7 +190,7 @@ impl SpaceMap {
 
     /// The first group of a kind, from `from` on, that has free space.
     pub fn next_roomy(&self, kind: BlockGroupFlags, from: u64) -> Option<u64> {
-        self.kinds.get(&kind.bits())?.roomy.range(from..).next().copied()
+        self.of_pool(kind)?.roomy.range(from..).next().copied()
     }
 
     /// Extents in all groups, in bytes: the superblock's `bytes_used`.
@@ -201,6 +215,18 @@ mod tests {
         let (used, excluded, hint) = (0, 0, start);
         let (dirty, state) = (false, GroupState::Open);
         BlockGroup { start, len: 100, flags, used, excluded, free: Some(free), hint, dirty, state }
+    }
+
+    #[test]
+    fn mixed_groups_are_the_pool_of_both_kinds() {
+        let mut map = SpaceMap::default();
+        map.add(group(0, BlockGroupFlags::SYSTEM));
+        map.add(group(100, MIXED | BlockGroupFlags::DUP));
+        for kind in [BlockGroupFlags::DATA, BlockGroupFlags::METADATA] {
+            assert_eq!((map.pool(kind), map.totals(kind).available, map.next_roomy(kind, 0)), (MIXED, 100, Some(100)));
+        }
+        assert_eq!((map.pool(BlockGroupFlags::SYSTEM), map.used()), (BlockGroupFlags::SYSTEM, 0));
+        assert_eq!(map.next_roomy(BlockGroupFlags::SYSTEM, 0), Some(0));
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl Transaction {
     /// `btrfs_reduce_alloc_profile`. Where devices are missing and none is possible, two copies on one device are
     /// better than the one that the kernel makes.
     fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
+        let kind = self.space.pool(kind);
         let have = self.space.of_kind(kind).fold(BlockGroupFlags::empty(), |all, group| all | group.flags);
         let devices = self.devices.iter().filter(|d| self.volume.is_written(DevId(d.devid.get()))).count();
         let possible = |flags: &BlockGroupFlags| Profile::of(*flags).is_some_and(|p| p.min_devices <= devices);
@@ -77,8 +78,8 @@ impl Transaction {
     /// [`Error::NoSpace`] if the devices have no room; nothing is changed then.
     pub(super) fn allocate_chunk(&mut self, kind: BlockGroupFlags) -> Result<()> {
         self.allocate_one_chunk(kind)?;
-        if kind != BlockGroupFlags::DATA || self.wanted_metadata_groups() <= self.space.count(BlockGroupFlags::METADATA)
-        {
+        let is_data = self.space.pool(kind) == BlockGroupFlags::DATA;
+        if !is_data || self.wanted_metadata_groups() <= self.space.count(BlockGroupFlags::METADATA) {
             return Ok(());
         }
         match self.allocate_one_chunk(BlockGroupFlags::METADATA) {
@@ -272,10 +273,10 @@ impl Transaction {
     /// Groups that are empty, in memory too, and not needed for what is promised.
     fn removable_groups(&self, kind: BlockGroupFlags) -> Vec<u64> {
         let totals = self.space.totals(kind);
-        let promised = if kind == BlockGroupFlags::DATA { self.promised.data } else { self.metadata_floor() };
-        let mut spare = totals.available.saturating_sub(promised);
+        let mut spare = totals.available.saturating_sub(self.kept(kind));
         let mut left = totals.total;
-        let kept = if kind == BlockGroupFlags::METADATA { self.wanted_metadata_groups() } else { 0 };
+        let is_metadata = self.space.pool(kind) == BlockGroupFlags::METADATA;
+        let kept = if is_metadata { self.wanted_metadata_groups() } else { 0 };
         let most = self.space.count(kind).saturating_sub(kept);
         let mut found = Vec::new();
         for group in self.space.unused(kind).filter(|g| is_empty(g)) {

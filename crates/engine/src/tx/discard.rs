@@ -144,8 +144,7 @@ impl Transaction {
     /// Takes a free range out, or discards it at once if it cannot be spared.
     fn piece(&mut self, start: u64, len: u64) -> Result<Piece> {
         let kind = self.space.containing(start).map_or(BlockGroupFlags::DATA, |group| group.flags.kind());
-        let kept = if kind == BlockGroupFlags::DATA { self.promised.data } else { self.metadata_floor() };
-        let spare = self.space.totals(kind).available.saturating_sub(kept) / 2;
+        let spare = self.space.totals(kind).available.saturating_sub(self.kept(kind)) / 2;
         if kind != BlockGroupFlags::SYSTEM && len <= spare {
             self.space.change(start, |group| {
                 if let Some(free) = &mut group.free {

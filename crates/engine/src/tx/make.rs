@@ -50,7 +50,7 @@ pub fn make(devices: &[Arc<dyn BlockDevice>], options: &MakeOptions) -> Result<(
     Gate::around(volume, tx, super::GateSettings::default()).commit()
 }
 
-/// Where `mkfs.btrfs` puts the first chunks: from 13 MiB on, data, system, metadata.
+/// Where `mkfs.btrfs` puts the first chunks: from 13 MiB on, data, system, metadata; or system, and one for both.
 fn first_chunks(options: &MakeOptions) -> Result<Vec<FirstChunk>> {
     const FROM: u64 = 13 * MIB;
     let mut space: Vec<FreeRanges> = Vec::with_capacity(options.devices.len());
@@ -59,11 +59,17 @@ fn first_chunks(options: &MakeOptions) -> Result<Vec<FirstChunk>> {
         free.add(FROM, device.total_bytes.saturating_sub(FROM) / STRIPE_LEN * STRIPE_LEN);
         space.push(free);
     }
-    let kinds = [
-        (BlockGroupFlags::DATA | options.data_profile, 8 * MIB),
-        (BlockGroupFlags::SYSTEM | options.metadata_profile, 8 * MIB),
-        (BlockGroupFlags::METADATA | options.metadata_profile, first_metadata_size(options)),
-    ];
+    let system = BlockGroupFlags::SYSTEM | options.metadata_profile;
+    let kinds = match options.is_mixed() {
+        true => {
+            vec![(system, 4 * MIB), (BlockGroupFlags::DATA | BlockGroupFlags::METADATA | options.data_profile, 8 * MIB)]
+        }
+        false => vec![
+            (BlockGroupFlags::DATA | options.data_profile, 8 * MIB),
+            (system, 8 * MIB),
+            (BlockGroupFlags::METADATA | options.metadata_profile, first_metadata_size(options)),
+        ],
+    };
     let mut start = FROM;
     let mut chunks = Vec::with_capacity(kinds.len());
     for (flags, size) in kinds {

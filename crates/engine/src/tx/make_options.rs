@@ -11,6 +11,9 @@ use butterfs_volume::Profile;
 /// The smallest device that a filesystem fits on, in bytes (as `mkfs.btrfs` with DUP metadata).
 pub const MIN_SIZE: u64 = 109 << 20;
 
+/// The same where data and metadata lie in the same block groups.
+pub const MIN_SIZE_MIXED: u64 = 32 << 20;
+
 /// What a new filesystem is like.
 #[derive(Clone, Debug)]
 pub struct MakeOptions {
@@ -99,14 +102,43 @@ impl MakeOptions {
                 "node and sector size are powers of two from 4096 to 65536, and a node holds a sector",
             ));
         }
-        if self.devices.iter().any(|device| device.total_bytes < MIN_SIZE) {
-            return Err(Error::Invalid("the device is too small: a filesystem needs at least 109 MiB"));
+        self.check_size()?;
+        if self.is_mixed() {
+            self.check_mixed()?;
         }
         self.check_profile(self.metadata_profile)?;
         self.check_profile(self.data_profile)?;
         let modern = self.incompat.contains(Incompat::NO_HOLES) && self.compat_ro.contains(CompatRo::FREE_SPACE_TREE);
         if self.compat_ro.contains(CompatRo::BLOCK_GROUP_TREE) && !modern {
             return Err(Error::Invalid("block-group-tree needs no-holes and free-space-tree"));
+        }
+        Ok(())
+    }
+
+    /// Whether data and metadata lie in the same block groups.
+    pub fn is_mixed(&self) -> bool {
+        self.incompat.contains(Incompat::MIXED_GROUPS)
+    }
+
+    fn check_size(&self) -> Result<()> {
+        let smallest = self.devices.iter().map(|device| device.total_bytes).min().unwrap_or(0);
+        match self.is_mixed() {
+            false if smallest < MIN_SIZE => {
+                Err(Error::Invalid("the device is too small: a filesystem needs at least 109 MiB"))
+            }
+            true if smallest < MIN_SIZE_MIXED => Err(Error::Invalid(
+                "the device is too small: a filesystem with mixed block groups needs at least 32 MiB",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_mixed(&self) -> Result<()> {
+        if self.nodesize != self.sectorsize {
+            return Err(Error::Invalid("with mixed block groups node and sector size must be the same"));
+        }
+        if self.data_profile != self.metadata_profile {
+            return Err(Error::Invalid("with mixed block groups data and metadata profiles must be the same"));
         }
         Ok(())
     }

@@ -200,6 +200,17 @@ pub struct SpaceUsage {
     pub promised_metadata: u64,
     /// Metadata kept back so that deletions and commits always find room.
     pub reserve: u64,
+    /// Whether `data` and `metadata` are the same block groups.
+    pub groups: Groups,
+}
+
+/// Whether data and metadata lie in block groups of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// They do.
+    Apart,
+    /// They lie in the same (mixed block groups).
+    Mixed,
 }
 
 impl Transaction {
@@ -221,6 +232,7 @@ impl Transaction {
             promised: self.promised.data,
             promised_metadata: self.promised.metadata,
             reserve: self.global_reserve(),
+            groups: self.groups(),
         }
     }
 
@@ -240,6 +252,32 @@ impl Transaction {
     /// before the data is there.
     pub fn counts_on_own_space(&self) -> bool {
         self.promised.in_place > 0
+    }
+
+    /// Whether data and metadata lie in the same block groups.
+    pub(super) fn groups(&self) -> Groups {
+        match self.space.pool(BlockGroupFlags::DATA) {
+            BlockGroupFlags::DATA => Groups::Apart,
+            _ => Groups::Mixed,
+        }
+    }
+
+    /// Free metadata space: where data lies in the same groups, without what is promised to that.
+    fn metadata_available(&self) -> u64 {
+        let available = self.space.totals(BlockGroupFlags::METADATA).available;
+        match self.groups() {
+            Groups::Apart => available,
+            Groups::Mixed => available.saturating_sub(self.promised.data),
+        }
+    }
+
+    /// What of the space of a kind must stay free for what is promised, whatever is removed.
+    pub(super) fn kept(&self, kind: BlockGroupFlags) -> u64 {
+        match self.groups() {
+            Groups::Mixed => self.promised.data + self.metadata_floor(),
+            Groups::Apart if kind == BlockGroupFlags::DATA => self.promised.data,
+            Groups::Apart => self.metadata_floor(),
+        }
     }
 
     fn node_bytes(&self, blocks: u64) -> u64 {
@@ -291,7 +329,7 @@ impl Transaction {
 
     /// How many references, of `most` that a step could make, the commit can settle as things are.
     pub fn affordable(&self, most: usize) -> usize {
-        let available = self.space.totals(BlockGroupFlags::METADATA).available;
+        let available = self.metadata_available();
         let rest = available.saturating_sub(self.settle_need(self.pending()) + self.node_bytes(CHANGE_BLOCKS));
         // What it copies itself, and what its reference may have copied.
         let each = self.node_bytes(1 + BLOCKS_PER_REF);
@@ -300,7 +338,7 @@ impl Transaction {
 
     /// How many pending references make it time to settle them.
     fn many_refs(&self) -> usize {
-        let available = self.space.totals(BlockGroupFlags::METADATA).available;
+        let available = self.metadata_available();
         ((available / self.node_bytes(16)) as usize).clamp(64, 4096)
     }
 
@@ -334,15 +372,24 @@ impl Transaction {
         self.ensure(BlockGroupFlags::METADATA, wanted)
     }
 
+    /// Space for data beside all that is promised, its metadata first.
     pub(super) fn ensure_data(&mut self, wanted: &Wanted) -> Result<()> {
         self.load_sharing()?;
         let floor = self.metadata_floor() + wanted.metadata() + self.node_bytes(16);
         self.ensure(BlockGroupFlags::METADATA, floor)?;
-        self.ensure(BlockGroupFlags::DATA, self.promised.data + wanted.data + wanted.bare)
+        let data = wanted.data + wanted.bare;
+        match self.groups() {
+            Groups::Apart => self.ensure(BlockGroupFlags::DATA, self.promised.data + data),
+            Groups::Mixed => self.ensure(BlockGroupFlags::METADATA, floor + data),
+        }
     }
 
     fn ensure(&mut self, kind: BlockGroupFlags, wanted: u64) -> Result<()> {
-        while self.space.totals(kind).available < wanted {
+        let available = |tx: &Self| match kind {
+            BlockGroupFlags::METADATA => tx.metadata_available(),
+            _ => tx.space.totals(kind).available,
+        };
+        while available(self) < wanted {
             self.allocate_chunk(kind)?;
         }
         Ok(())

@@ -12,7 +12,7 @@ use butterfs_format::items::{BlockGroupFlags, RootFlags, RootItem};
 use butterfs_format::{Corruption, ItemType, Key, TreeId};
 
 use super::Transaction;
-use super::promises::Copier;
+use super::promises::{Copier, Groups};
 use crate::error::Result;
 
 /// Never more than so many bytes are kept back, so that a large filesystem whose space is in chunks
@@ -106,8 +106,12 @@ impl Transaction {
         if needed <= room + room / 8 { MOST } else { room / 2 }
     }
 
-    /// Bytes of blocks that subvolumes have, each counted once; rather too few.
+    /// Bytes of blocks that subvolumes have, each counted once; rather too few. What is data in mixed groups nothing
+    /// tells.
     fn subvolumes_used(&self) -> u64 {
+        if self.groups() == Groups::Mixed {
+            return 0;
+        }
         let used = self.space.totals(BlockGroupFlags::METADATA).used;
         used.saturating_sub(self.other_trees_bytes())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::file::{CloneLen, CompressRule, DataRule, Dedupe, SizeMode};
+use butterfs_engine::file::{COMPRESSION_PROPERTY, CloneLen, CompressRule, DataRule, Dedupe, SizeMode};
 use butterfs_engine::filesystem::{
     Access, FileOffset, Filesystem, Flow, Leave, NewInode, NewKind, OpenOptions, RenameOptions, Replace,
     SubvolumeChoice,
@@ -15,7 +15,7 @@ use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_engine::relocate::{GroupFilter, Room};
 use butterfs_engine::tx::Trim;
-use butterfs_format::items::BlockGroupFlags;
+use butterfs_format::items::{BlockGroupFlags, InodeFlags};
 use butterfs_format::superblock::{CompatRo, Incompat};
 use butterfs_format::{ChecksumType, TreeId};
 use butterfs_testkit::random::Random;
@@ -27,6 +27,7 @@ use super::model::{File, Model, Node};
 #[derive(Clone, Copy)]
 pub struct Shape {
     pub nodesize: u32,
+    pub sectorsize: u32,
     pub csum_type: ChecksumType,
     pub without: &'static str,
     pub compress: CompressRule,
@@ -36,23 +37,32 @@ pub struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         let (compress, data) = (CompressRule::Asked, DataRule::Usual);
-        Self { nodesize: 16384, csum_type: ChecksumType::Crc32c, without: "", compress, data }
+        Self { nodesize: 16384, sectorsize: 4096, csum_type: ChecksumType::Crc32c, without: "", compress, data }
     }
 }
 
-/// A snapshot and what it must hold.
-struct Snapshot {
-    name: Vec<u8>,
-    tree: TreeId,
-    model: Model,
+/// A subvolume beside the one that is worked in, and what it must hold.
+pub(super) struct Snapshot {
+    /// Its name in the top level; empty for the top level itself.
+    pub name: Vec<u8>,
+    pub tree: TreeId,
+    pub model: Model,
+    pub access: Access,
 }
 
+/// One run.
+///
+/// # Invariants
+/// * `model` is what the subvolume `top` holds, which is writable, and whose name is `name`.
 pub struct Exercise {
     device: Arc<MemDevice>,
-    shape: Shape,
-    fs: Filesystem,
-    model: Model,
-    snapshots: Vec<Snapshot>,
+    pub(super) shape: Shape,
+    pub(super) fs: Filesystem,
+    pub(super) model: Model,
+    pub(super) top: InodeId,
+    pub(super) name: Vec<u8>,
+    pub(super) snapshots: Vec<Snapshot>,
+    names: usize,
     random: Random,
     seed: u64,
 }
@@ -64,13 +74,13 @@ fn open(device: &Arc<MemDevice>, subvolume: SubvolumeChoice, shape: &Shape) -> F
     Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap()
 }
 
-const NEW_FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
+pub(super) const NEW_FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
 
 impl Exercise {
     pub fn new(seed: u64, shape: Shape) -> Self {
         let device = Arc::new(MemDevice::new(2 << 30));
         let mut options = MakeOptions::new(2 << 30, &SystemEnvironment);
-        options.nodesize = shape.nodesize;
+        (options.nodesize, options.sectorsize) = (shape.nodesize, shape.sectorsize);
         options.csum_type = shape.csum_type;
         match shape.without {
             "block-group-tree" => options.compat_ro.remove(CompatRo::BLOCK_GROUP_TREE),
@@ -81,15 +91,20 @@ impl Exercise {
             }
             "skinny-metadata" => options.incompat.remove(Incompat::SKINNY_METADATA),
             "extref" => options.incompat.remove(Incompat::EXTENDED_IREF),
+            "block groups of their own" => {
+                options.incompat |= Incompat::MIXED_GROUPS;
+                (options.nodesize, options.data_profile) = (shape.sectorsize, options.metadata_profile);
+            }
             _ => {}
         }
         mkfs::make(device.clone(), &options).unwrap();
         let fs = open(&device, SubvolumeChoice::Default, &shape);
-        let (model, random) = (Model::default(), Random::new(seed));
-        Self { device, shape, fs, model, snapshots: Vec::new(), random, seed }
+        let (model, random, top) = (Model::default(), Random::new(seed), fs.root());
+        let (name, snapshots, names) = (Vec::new(), Vec::new(), 0);
+        Self { device, shape, fs, model, top, name, snapshots, names, random, seed }
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.random.below(limit.max(1) as u64) as usize
     }
 
@@ -115,7 +130,7 @@ impl Exercise {
         self.fs.sync().unwrap();
         self.judge(step);
         self.fs = open(&self.device, SubvolumeChoice::Default, &self.shape);
-        self.compare(self.fs.root(), &self.model.root.clone(), &self.model, step);
+        self.compare(self.top, &self.model.root.clone(), &self.model, step);
         for snapshot in &self.snapshots {
             let top = InodeId { tree: snapshot.tree, ino: butterfs_format::Ino::ROOT_DIR };
             self.compare(top, &snapshot.model.root, &snapshot.model, step);
@@ -162,13 +177,16 @@ impl Exercise {
                     for (name, value) in &file.xattrs {
                         assert_eq!(&self.fs.xattr(id, name).unwrap(), value, "{at}");
                     }
-                    assert_eq!(self.fs.xattrs(id).unwrap().len(), file.xattrs.len(), "{at}");
+                    let mut names = self.fs.xattrs(id).unwrap();
+                    // chattr's flags are told by this one, too.
+                    names.retain(|name| name != COMPRESSION_PROPERTY);
+                    assert_eq!(names.len(), file.xattrs.len(), "{at}");
                 }
             }
         }
     }
 
-    fn name(&mut self) -> Vec<u8> {
+    pub(super) fn name(&mut self) -> Vec<u8> {
         let number = self.below(60);
         match self.below(20) {
             0 => vec![b'a' + (number % 26) as u8; 255],
@@ -176,15 +194,15 @@ impl Exercise {
         }
     }
 
-    fn any_dir(&mut self) -> (Vec<Vec<u8>>, InodeId) {
+    pub(super) fn any_dir(&mut self) -> (Vec<Vec<u8>>, InodeId) {
         let dirs = self.model.dirs();
         let path = dirs[self.below(dirs.len())].clone();
-        let id = path.iter().fold(self.fs.root(), |dir, name| self.fs.lookup(Place::new(dir, name)).unwrap());
+        let id = path.iter().fold(self.top, |dir, name| self.fs.lookup(Place::new(dir, name)).unwrap());
         (path, id)
     }
 
     /// A file that exists: its directory, name and number.
-    fn any_file(&mut self) -> Option<(InodeId, Vec<u8>, usize)> {
+    pub(super) fn any_file(&mut self) -> Option<(InodeId, Vec<u8>, usize)> {
         let (path, id) = self.any_dir();
         let files: Vec<(Vec<u8>, usize)> = self
             .model
@@ -199,7 +217,8 @@ impl Exercise {
     fn operation(&mut self) {
         match self.below(100) {
             0..=19 => self.create(),
-            20..=41 => self.write(),
+            20..=37 => self.write(),
+            38..=41 => self.more(),
             42..=47 => self.clone_range(),
             48 | 49 => self.preallocate(),
             50..=59 => self.truncate(),
@@ -289,23 +308,24 @@ impl Exercise {
 
     /// A clone between two files or within one, or, with the same bytes, a deduplication.
     fn clone_range(&mut self) {
-        const SECTOR: usize = 4096;
+        let sector = self.shape.sectorsize as usize;
         let (Some(from), Some(to)) = (self.any_file(), self.any_file()) else { return };
         let id = |fs: &Filesystem, file: &(InodeId, Vec<u8>, usize)| fs.lookup(Place::new(file.0, &file.1)).unwrap();
         let (source, dest) = (id(&self.fs, &from), id(&self.fs, &to));
         let bytes = self.model.files[&from.2].bytes.clone();
         let size = self.model.files[&to.2].bytes.len();
-        let offset = self.below(bytes.len() / SECTOR + 1) * SECTOR;
-        let target = self.below(size.max(200_000) / SECTOR + 1) * SECTOR;
+        let offset = self.below(bytes.len() / sector + 1) * sector;
+        let target = self.below(size.max(200_000) / sector + 1) * sector;
         let len = match self.below(3) {
-            0 => self.below((bytes.len() - offset) / SECTOR + 1) * SECTOR,
+            0 => self.below((bytes.len() - offset) / sector + 1) * sector,
             _ => bytes.len() - offset,
         };
         let place = |id: InodeId, offset: usize| FileOffset { id, offset: offset as u64 };
-        let whole = len.next_multiple_of(SECTOR);
+        let whole = len.next_multiple_of(sector);
         let overlaps = source == dest && offset < target + whole && target < offset + whole;
         let is_tail = offset + len == bytes.len() && target + len >= size;
-        let allowed = len == 0 || (!overlaps && (len % SECTOR == 0 || is_tail));
+        let alike = self.has_checksums(source) == self.has_checksums(dest);
+        let allowed = len == 0 || (alike && !overlaps && (len % sector == 0 || is_tail));
         if len > 0 && self.below(5) == 0 {
             self.dedupe(place(source, offset), place(dest, target), len, (from.2, to.2));
             return;
@@ -319,6 +339,11 @@ impl Exercise {
         }
     }
 
+    /// Files that differ in this share nothing.
+    pub(super) fn has_checksums(&self, id: InodeId) -> bool {
+        !self.fs.attributes(id).unwrap().item.flags().contains(InodeFlags::NODATASUM)
+    }
+
     fn dedupe(&mut self, source: FileOffset, dest: FileOffset, len: usize, (from, to): (usize, usize)) {
         let of = |number: usize, at: FileOffset| {
             let at = at.offset as usize;
@@ -327,7 +352,10 @@ impl Exercise {
         let (first, second) = (of(from, source), of(to, dest));
         match self.fs.dedupe_range(source, dest, len as u64) {
             Ok(outcome) => assert_eq!(outcome == Dedupe::Shared, first == second),
-            Err(Error::Invalid(_)) => assert!(second.is_none() || source.id == dest.id || !len.is_multiple_of(4096)),
+            Err(Error::Invalid(_)) if self.has_checksums(source.id) != self.has_checksums(dest.id) => {}
+            Err(Error::Invalid(_)) => {
+                assert!(second.is_none() || source.id == dest.id || !len.is_multiple_of(self.shape.sectorsize as usize))
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -431,11 +459,15 @@ impl Exercise {
         if self.snapshots.len() > 4 {
             return;
         }
-        self.model.next += 1;
-        let name = format!("snapshot-{}", self.model.next).into_bytes();
-        let root = self.fs.root();
-        let tree = self.fs.snapshot(root.tree, Place::new(root, &name), Access::ReadWrite).unwrap();
-        self.snapshots.push(Snapshot { name, tree, model: self.model.clone() });
+        let name = self.subvolume_name();
+        let access = if self.below(3) == 0 { Access::ReadOnly } else { Access::ReadWrite };
+        let tree = self.fs.snapshot(self.top.tree, Place::new(self.fs.root(), &name), access).unwrap();
+        self.snapshots.push(Snapshot { name, tree, model: self.model.clone(), access });
+    }
+
+    pub(super) fn subvolume_name(&mut self) -> Vec<u8> {
+        self.names += 1;
+        format!("snapshot-{}", self.names).into_bytes()
     }
 
     fn delete_snapshot(&mut self) {
@@ -443,6 +475,9 @@ impl Exercise {
             return;
         }
         let choice = self.below(self.snapshots.len());
+        if self.snapshots[choice].name.is_empty() {
+            return;
+        }
         let snapshot = self.snapshots.remove(choice);
         self.fs.delete_subvolume(Place::new(self.fs.root(), &snapshot.name)).unwrap();
         let limit = 1 + self.below(5);

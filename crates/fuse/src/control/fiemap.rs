@@ -1,10 +1,11 @@
-//! Where the bytes of a file on a mount of Butterfs are.
+//! Where the bytes of a file on a mount are; on the kernel's filesystems too.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use butterfs_os::flat_ioctl::flat_ioctl;
+use butterfs_os::flat_ioctl::{Tailed, flat_ioctl, tailed_ioctl};
 use rustix::fs::{fdatasync, fstat};
+use rustix::io::Errno;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::wire::{self, FIEMAP_EXTENTS, FIEMAP_LAST, FiemapPage};
@@ -70,7 +71,11 @@ pub fn file_map(file: BorrowedFd<'_>) -> io::Result<FileMap> {
         page.header.start = start.into();
         page.header.len = (u64::MAX - start).into();
         page.header.count = (FIEMAP_EXTENTS as u32).into();
-        flat_ioctl(file, wire::FIEMAP, page.as_mut_bytes())?;
+        match flat_ioctl(file, wire::FIEMAP, page.as_mut_bytes()) {
+            // Not a mount of ours: the kernel maps it.
+            Err(Errno::NOTTY) => tailed_ioctl(file, Tailed::Fiemap, page.as_mut_bytes())?,
+            other => other?,
+        };
         let got = page.extents.iter().take(page.header.mapped.get() as usize).map(|extent| MappedRange {
             offset: extent.logical.get(),
             physical: extent.physical.get(),

@@ -8,6 +8,7 @@ mod defrag;
 mod fiemap;
 mod list;
 mod remount;
+mod report;
 mod share;
 mod space;
 pub(crate) mod status;
@@ -17,6 +18,7 @@ pub use defrag::{DefragCompression, DefragFlush, DefragSharing, DefragWish, defr
 pub use fiemap::{FileMap, MapFlag, MappedRange, file_map};
 pub use list::{ListedSubvolume, deleted_subvolumes, list_subvolumes};
 pub use remount::remount;
+pub use report::{DeviceInfo, FilesystemInfo, SpaceInfo, chunks, device_info, filesystem_info, space_infos};
 pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};
 pub use space::{TrimRange, trim};
 pub use status::{MountFailure, MountState, MountStatus, status};

@@ -32,10 +32,19 @@ impl MountEntry {
 impl MountEntry {
     /// All mounts that Butterfs serves.
     pub fn of_butterfs() -> io::Result<Vec<Self>> {
-        let text = std::fs::read("/proc/self/mountinfo")?;
-        let entries = text.split(|&byte| byte == b'\n').filter_map(parse);
-        Ok(entries.filter(|entry| entry.kind.ends_with(".butterfs")).collect())
+        all(|entry| entry.kind.ends_with(".butterfs"))
     }
+
+    /// All mounts of Btrfs, those that the kernel's driver serves, too.
+    pub fn of_any_btrfs() -> io::Result<Vec<Self>> {
+        all(|entry| entry.kind == "btrfs" || entry.kind.ends_with(".butterfs"))
+    }
+}
+
+fn all(wanted: fn(&MountEntry) -> bool) -> io::Result<Vec<MountEntry>> {
+    let text = std::fs::read("/proc/self/mountinfo")?;
+    let entries = text.split(|&byte| byte == b'\n').filter_map(parse);
+    Ok(entries.filter(wanted).collect())
 }
 
 /// The topmost mount at a path.

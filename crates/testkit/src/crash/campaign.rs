@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use butterfs_engine::file::{CompressRule, DataRule};
-use butterfs_engine::tx::DiscardRule;
+use butterfs_engine::tx::{DiscardRule, Groups};
 use butterfs_format::ChecksumType;
 use butterfs_format::compression::{Method, ZstdLevel};
 use butterfs_format::items::BlockGroupFlags;
@@ -80,13 +80,29 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
     let (dup, single) = (BlockGroupFlags::DUP, BlockGroupFlags::empty());
     let row = |name, style, nodesize, csum_type, metadata| {
         let (compress, files, discard) = (CompressRule::Asked, DataRule::Usual, DiscardRule::Never);
+        let groups = Groups::Apart;
         let (devices, data) = (1, single);
-        Script { name, style, seed, steps, nodesize, csum_type, devices, data, metadata, compress, files, discard }
+        Script {
+            name,
+            style,
+            seed,
+            steps,
+            nodesize,
+            csum_type,
+            devices,
+            data,
+            metadata,
+            compress,
+            files,
+            discard,
+            groups,
+        }
     };
     let on = |devices, data, script: Script| Script { devices, data, ..script };
     let (raid1, raid10) = (BlockGroupFlags::RAID1, BlockGroupFlags::RAID10);
     let in_place = |script| Script { files: DataRule::InPlace, ..script };
     let compressed = |method, script| Script { compress: CompressRule::Force(method), ..script };
+    let in_mixed_groups = |script| Script { groups: Groups::Mixed, ..script };
     let zstd = Method::Zstd(ZstdLevel::DEFAULT);
     let mut scripts = vec![
         row("make, dup, crc32c, 16k", Style::MakeOnly, 16384, Crc32c, dup),
@@ -109,6 +125,8 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         in_place(row("in place, fsync, single, xxhash, 4k", Style::Fsync, 4096, Xxhash64, single)),
         in_place(row("in place, snapshots, dup, crc32c, 4k", Style::Snapshots, 4096, Crc32c, dup)),
         in_place(row("in place, nearly full, single, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, single)),
+        in_mixed_groups(row("mixed groups, mixed, dup, crc32c, 4k", Style::Mixed, 4096, Crc32c, dup)),
+        in_mixed_groups(row("mixed groups, full, single, xxhash, 4k", Style::NearlyFull, 4096, Xxhash64, single)),
     ];
     // Each with each, in turn.
     let rules = [DiscardRule::Sync, DiscardRule::Async, DiscardRule::Never];

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use super::image::{Flow, Image};
 use super::report::{output_failure, warn};
 use super::target::Target;
-use super::units::Units;
 use super::{OutputFormat, json};
 use crate::commands::Format;
+use crate::commands::units::Units;
 use crate::failure::Result;
 use crate::output;
 

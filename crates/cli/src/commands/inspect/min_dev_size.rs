@@ -16,9 +16,9 @@ use serde_json::json;
 use super::image::{Flow, Image};
 use super::report::{failure, output_failure};
 use super::target::Target;
-use super::units::Units;
 use super::{OutputFormat, json};
 use crate::commands::Format;
+use crate::commands::units::Units;
 use crate::failure::Result;
 use crate::output;
 

@@ -16,7 +16,6 @@ mod rootid;
 mod subvolid_resolve;
 mod target;
 mod tree_stats;
-mod units;
 
 use std::process::ExitCode;
 

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::image::{Image, child};
 use super::report::{failure, output_failure};
-use super::units::Units;
 use super::{OutputFormat, json};
 use crate::commands::Format;
+use crate::commands::units::Units;
 use crate::failure::Result;
 use crate::output;
 

@@ -19,7 +19,13 @@ enum Bits {
     CompatRo(CompatRo),
 }
 
-pub(super) const FEATURES: [Feature; 5] = [
+pub(super) const FEATURES: [Feature; 6] = [
+    Feature {
+        name: "mixed-bg",
+        short: "mixed-bg",
+        about: "data and metadata in the same block groups, as -M; off by default",
+        bits: Bits::Incompat(Incompat::MIXED_GROUPS),
+    },
     Feature {
         name: "extref",
         short: "extended-iref",
@@ -87,9 +93,10 @@ pub(super) fn choose_features(options: &mut MakeOptions, lists: &[String]) -> st
 
 /// Prints them.
 pub(super) fn list_features() {
-    output::line("Features, all on by default; ^NAME turns one off:");
+    output::line("Features, on by default unless said; ^NAME turns one off:");
     for feature in &FEATURES {
-        output::line(format!("{:20} {} (also {})", feature.name, feature.about, feature.short));
+        let also = if feature.short == feature.name { String::new() } else { format!(" (also {})", feature.short) };
+        output::line(format!("{:20} {}{also}", feature.name, feature.about));
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::mkfs::{MakeOptions, NewDevice, make_on};
 use butterfs_format::ChecksumType;
+use butterfs_format::superblock::Incompat;
 use butterfs_volume::BlockDevice;
 use rustix::process::{getgid, getuid};
 use uuid::Uuid;
@@ -36,9 +37,9 @@ pub struct Arguments {
     /// The UUID of the filesystem; otherwise a random one.
     #[arg(short = 'U', long)]
     uuid: Option<Uuid>,
-    /// Size of a tree block, from the sector size to 64K.
-    #[arg(short, long, default_value = "16K", value_parser = size::parse, value_name = "SIZE")]
-    nodesize: u64,
+    /// Size of a tree block, from the sector size to 64K: 16K, or with -M the sector size, unless named.
+    #[arg(short, long, value_parser = size::parse, value_name = "SIZE")]
+    nodesize: Option<u64>,
     /// Size of a sector.
     #[arg(short, long, default_value = "4K", value_parser = size::parse, value_name = "SIZE")]
     sectorsize: u64,
@@ -48,9 +49,12 @@ pub struct Arguments {
     /// Profile of metadata: dup on one device, raid1 on several, unless named.
     #[arg(short, long, value_name = "PROFILE")]
     metadata: Option<ProfileName>,
-    /// Profile of data.
-    #[arg(short, long, default_value = "single", value_name = "PROFILE")]
-    data: ProfileName,
+    /// Profile of data: single unless named.
+    #[arg(short, long, value_name = "PROFILE")]
+    data: Option<ProfileName>,
+    /// Data and metadata in the same block groups, with one profile: for small devices.
+    #[arg(short = 'M', long)]
+    mixed: bool,
     /// Overwrite a filesystem or partition table that is there.
     #[arg(short, long)]
     force: bool,
@@ -123,16 +127,27 @@ fn options(arguments: &Arguments) -> std::result::Result<MakeOptions, String> {
     if let Some(uuid) = arguments.uuid {
         options.fsid = uuid.into_bytes();
     }
-    options.nodesize = narrow(arguments.nodesize)?;
     options.sectorsize = narrow(arguments.sectorsize)?;
+    choose_features(&mut options, &arguments.features)?;
+    if arguments.mixed {
+        options.incompat |= Incompat::MIXED_GROUPS;
+    }
+    options.nodesize = match arguments.nodesize {
+        Some(nodesize) => narrow(nodesize)?,
+        None if options.is_mixed() => options.sectorsize,
+        None => options.nodesize.max(options.sectorsize),
+    };
     options.csum_type = arguments.csum;
     let devices = arguments.images.len();
-    let metadata = arguments.metadata.unwrap_or_else(|| ProfileName::of_metadata(devices));
-    options.data_profile = arguments.data.on(devices, "data")?;
+    let metadata = match arguments.metadata {
+        Some(metadata) => metadata,
+        None if options.is_mixed() => ProfileName::Single,
+        None => ProfileName::of_metadata(devices),
+    };
+    options.data_profile = arguments.data.unwrap_or(ProfileName::Single).on(devices, "data")?;
     options.metadata_profile = metadata.on(devices, "metadata")?;
     // Who makes a filesystem can use it.
     (options.uid, options.gid) = (getuid().as_raw(), getgid().as_raw());
-    choose_features(&mut options, &arguments.features)?;
     Ok(options)
 }
 
@@ -146,12 +161,19 @@ fn summary(images: &[PathBuf], options: &MakeOptions) {
         ("Node size:", options.nodesize.to_string()),
         ("Sector size:", options.sectorsize.to_string()),
         ("Filesystem size:", size::display(total)),
-        ("Data:", shown(options.data_profile)),
-        ("Metadata:", shown(options.metadata_profile)),
+    ];
+    match options.is_mixed() {
+        true => rows.push(("Data+Metadata:", shown(options.data_profile))),
+        false => {
+            rows.push(("Data:", shown(options.data_profile)));
+            rows.push(("Metadata:", shown(options.metadata_profile)));
+        }
+    }
+    rows.extend([
         ("System:", shown(options.metadata_profile)),
         ("Checksum:", options.csum_type.to_string()),
         ("Features:", features.join(", ")),
-    ];
+    ]);
     rows.extend(images.iter().map(|image| ("Path:", image.display().to_string())));
     for (name, value) in rows {
         output::line(format!("{name:<19}{value}").trim_end());

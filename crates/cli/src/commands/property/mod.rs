@@ -1,12 +1,16 @@
-//! `butterfs property`: properties of files, subvolumes and filesystems that are mounted. The words are those of
+//! `butterfs property`: properties of files, subvolumes and filesystems, on mounts and in images. The words are those of
 //! `btrfs property`; properties of whole subvolumes are our own ([`values`]).
 
 mod object;
+mod place;
 mod values;
 
 use std::path::PathBuf;
 
+use butterfs_engine::filesystem::Access;
+
 use crate::failure::{Failure, Result};
+use crate::image::Opening;
 use crate::{exit, output};
 use object::{Kind, Object};
 use values::{Property, Value};
@@ -19,7 +23,9 @@ pub enum Command {
         /// What the object is, where it is more than one thing.
         #[arg(short = 't', value_name = "TYPE", value_enum)]
         kind: Option<Kind>,
-        /// A path on a mounted filesystem.
+        #[command(flatten)]
+        opening: Opening,
+        /// A path on a mount; or an image or device, and after a colon a path in it.
         object: PathBuf,
         /// Which property.
         name: Option<String>,
@@ -36,7 +42,9 @@ pub enum Command {
         /// What the object is, where it is more than one thing.
         #[arg(short = 't', value_name = "TYPE", value_enum)]
         kind: Option<Kind>,
-        /// A path on a mounted filesystem.
+        #[command(flatten)]
+        opening: Opening,
+        /// A path on a mount; or an image or device, and after a colon a path in it.
         object: PathBuf,
         /// Which property.
         name: String,
@@ -48,7 +56,9 @@ pub enum Command {
         /// What the object is, where it is more than one thing.
         #[arg(short = 't', value_name = "TYPE", value_enum)]
         kind: Option<Kind>,
-        /// A path on a mounted filesystem.
+        #[command(flatten)]
+        opening: Opening,
+        /// A path on a mount; or an image or device, and after a colon a path in it.
         object: PathBuf,
     },
 }
@@ -76,14 +86,16 @@ pub(super) enum Received {
 /// Runs the command.
 pub fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Get { kind, object, name: Some(name) } => get(&Object::new(object, *kind)?, name),
-        Command::Get { kind, object, name: None } => get_all(&Object::new(object, *kind)?),
-        Command::Set { force, kind, object, name, value } => {
-            let received = if *force { Received::Forget } else { Received::Keep };
-            set(&Object::new(object, *kind)?, name, value, received)
+        Command::Get { kind, opening, object, name } => {
+            let object = Object::new(object, *kind, opening, Access::ReadOnly)?;
+            name.as_ref().map_or_else(|| get_all(&object), |name| get(&object, name))
         }
-        Command::List { kind, object } => {
-            list(&Object::new(object, *kind)?);
+        Command::Set { force, kind, opening, object, name, value } => {
+            let received = if *force { Received::Forget } else { Received::Keep };
+            set(&Object::new(object, *kind, opening, Access::ReadWrite)?, name, value, received)
+        }
+        Command::List { kind, opening, object } => {
+            list(&Object::new(object, *kind, opening, Access::ReadOnly)?);
             Ok(())
         }
     }

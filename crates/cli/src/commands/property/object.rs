@@ -2,15 +2,21 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use butterfs_engine::filesystem::Access;
 use butterfs_fuse::control;
 use butterfs_fuse::mount::MountEntry;
 use rustix::io::Errno;
 
-use crate::exit;
-use crate::failure::{Failure, Result};
+use super::place::Place;
+use crate::commands::space::MountedFilesystem;
+use crate::failure::{self, Failure, Result};
+use crate::image::Opening;
+use crate::image::path::{Last, resolve};
+use crate::{exit, target};
 
 /// What an object can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -33,45 +39,77 @@ pub enum Kind {
 pub struct Object<'a> {
     /// As it was typed.
     pub path: &'a Path,
-    file: File,
+    /// Where it is.
+    pub place: Place,
     kinds: Vec<Kind>,
 }
 
 impl<'a> Object<'a> {
-    /// Opens a path; without a kind, finds out what it is.
-    pub fn new(path: &'a Path, kind: Option<Kind>) -> Result<Self> {
+    /// Opens a path, or one in an image that is not mounted, to look or to change; without a kind, finds out what it is.
+    pub fn new(path: &'a Path, kind: Option<Kind>, opening: &Opening, access: Access) -> Result<Self> {
+        if let Some((image, inner)) = target::split(path) {
+            return Self::in_image((path, image, inner), kind, opening, access);
+        }
         let undetected = |error: &io::Error| {
             let text = format!("failed to detect object type: {}", words(error));
             Failure::new(exit::USAGE, text)
         };
         let foreign = || Failure::new(exit::USAGE, format!("object is not a btrfs object: {}", path.display()));
         let found = path.metadata().map_err(|error| undetected(&error))?;
-        if !found.is_file() && !found.is_dir() {
+        let is_device = found.file_type().is_block_device();
+        if !found.is_file() && !found.is_dir() && !is_device {
             return Err(foreign());
         }
         let file = File::open(path).map_err(|error| undetected(&error))?;
-        control::subvolume_id(file.as_fd()).map_err(|_| foreign())?;
+        let is_on_btrfs = !is_device && control::subvolume_id(file.as_fd()).is_ok();
+        if !is_on_btrfs && found.is_dir() {
+            return Err(foreign());
+        }
+        if !is_on_btrfs {
+            // A device, or an image: the filesystem on it.
+            return match MountedFilesystem::of_device(path) {
+                Ok(Some(mounted)) => Ok(Self { path, place: Place::Mounted(mounted.file), kinds: of_device(kind) }),
+                _ => Self::in_image((path, path, b""), kind.or(Some(Kind::Device)), opening, access),
+            };
+        }
+        let place = Place::Mounted(file);
         let kinds = match kind {
             Some(kind) => vec![kind],
-            None => kinds_of(path, file.as_fd()),
+            None => kinds_of(path, &place),
         };
-        Ok(Self { path, file, kinds })
+        Ok(Self { path, place, kinds })
+    }
+
+    fn in_image(
+        (path, image, inner): (&'a Path, &Path, &[u8]),
+        kind: Option<Kind>,
+        opening: &Opening,
+        access: Access,
+    ) -> Result<Self> {
+        let fs = opening.open(image, access)?;
+        let id = resolve(&fs, inner, Last::Follow).map_err(|error| failure::engine(exit::USAGE, path, &error))?;
+        let place = Place::Image(Box::new(fs), id);
+        let kinds = match kind {
+            Some(kind) => vec![kind],
+            None if place.is_top() => vec![Kind::Inode, Kind::Subvol, Kind::Filesystem],
+            None => vec![Kind::Inode],
+        };
+        Ok(Self { path, place, kinds })
     }
 
     /// Whether it is one of these.
     pub fn is(&self, kind: Kind) -> bool {
         self.kinds.contains(&kind)
     }
-
-    /// The open file.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
 }
 
-fn kinds_of(path: &Path, file: BorrowedFd<'_>) -> Vec<Kind> {
+fn of_device(kind: Option<Kind>) -> Vec<Kind> {
+    vec![kind.unwrap_or(Kind::Device)]
+}
+
+fn kinds_of(path: &Path, place: &Place) -> Vec<Kind> {
     let mut kinds = vec![Kind::Inode];
-    if control::subvolume_access(file).is_ok() {
+    if place.is_top() {
         kinds.push(Kind::Subvol);
     }
     if path.canonicalize().and_then(|path| MountEntry::at(&path)).is_ok_and(|mount| mount.is_some()) {

@@ -8,16 +8,11 @@ use std::io;
 use butterfs_engine::file::{COMPRESSION_PROPERTY, DataRule};
 use butterfs_engine::subvolume::{RULE_ATTRIBUTE, SubvolumeRule};
 use butterfs_fuse::control::{self, Access};
-use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
-use rustix::io::Errno;
 
 use super::Received;
 use super::object::{Kind, Object, words};
 use crate::exit;
 use crate::failure::{Failure, Result};
-
-/// The longest value of an attribute.
-const VALUE_MAX: usize = 1 << 16;
 
 /// A property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +130,7 @@ fn failed(what: String, error: impl Into<io::Error>) -> Failure {
 // ---- read-only -------------------------------------------------------------------------------------------------
 
 fn access(object: &Object<'_>) -> Result<Access> {
-    control::subvolume_access(object.fd()).map_err(|error| failed("Could not get subvolume flags".into(), error))
+    object.place.access().map_err(|error| failed("Could not get subvolume flags".into(), error))
 }
 
 /// Nothing can be received on top of a subvolume that was changed; so who makes a received one writable must say that
@@ -145,8 +140,7 @@ fn set_access(object: &Object<'_>, read_only: Truth, received: Received) -> Resu
     if access(object)? == wanted {
         return Ok(());
     }
-    let uuid =
-        control::received_uuid(object.fd()).map_err(|error| failed("cannot read subvolume info".into(), error))?;
+    let uuid = object.place.received_uuid().map_err(|error| failed("cannot read subvolume info".into(), error))?;
     let is_received = wanted == Access::ReadWrite && uuid != [0; 16];
     if is_received && received == Received::Keep {
         return Err(Failure::new(
@@ -155,10 +149,10 @@ fn set_access(object: &Object<'_>, read_only: Truth, received: Received) -> Resu
              status. The value of received_uuid is used for incremental send, consider making a snapshot instead.",
         ));
     }
-    let changed = control::set_subvolume_access(object.fd(), wanted);
+    let changed = object.place.set_access(wanted);
     changed.map_err(|error| failed("failed to set flags for subvolume".into(), error))?;
     if is_received {
-        let forgotten = control::forget_received(object.fd());
+        let forgotten = object.place.forget_received();
         forgotten.map_err(|error| failed("failed to unset received_uuid".into(), error))?;
     }
     Ok(())
@@ -167,7 +161,7 @@ fn set_access(object: &Object<'_>, read_only: Truth, received: Received) -> Resu
 // ---- label -----------------------------------------------------------------------------------------------------
 
 fn label(object: &Object<'_>) -> Result<String> {
-    let label = control::label(object.fd()).map_err(|error| failed("unable to get label".into(), error))?;
+    let label = object.place.label().map_err(|error| failed("unable to get label".into(), error))?;
     Ok(String::from_utf8_lossy(&label).into_owned())
 }
 
@@ -176,26 +170,14 @@ fn set_label(object: &Object<'_>, label: &str) -> Result<()> {
         let most = control::LABEL_MAX;
         return Err(Failure::new(exit::USAGE, format!("label {label} is too long (max {most})")));
     }
-    control::set_label(object.fd(), label.as_bytes()).map_err(|error| failed("unable to set label".into(), error))
+    object.place.set_label(label.as_bytes()).map_err(|error| failed("unable to set label".into(), error))
 }
 
 // ---- attributes ------------------------------------------------------------------------------------------------
 
-fn attribute(object: &Object<'_>, name: &[u8]) -> std::result::Result<Option<Vec<u8>>, Errno> {
-    let mut value = vec![0; VALUE_MAX];
-    match fgetxattr(object.fd(), name, &mut value[..]) {
-        Ok(len) => {
-            value.truncate(len);
-            Ok(Some(value))
-        }
-        Err(Errno::NODATA) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 fn compression(object: &Object<'_>) -> Result<Value> {
     let path = object.path.display();
-    match attribute(object, COMPRESSION_PROPERTY) {
+    match object.place.attribute(COMPRESSION_PROPERTY) {
         Ok(Some(value)) => Ok(Value::Is(String::from_utf8_lossy(&value).into_owned())),
         Ok(None) => Ok(Value::Unset),
         Err(error) => Err(failed(format!("failed to get compression for {path}"), error)),
@@ -203,14 +185,14 @@ fn compression(object: &Object<'_>) -> Result<Value> {
 }
 
 fn set_compression(object: &Object<'_>, value: &str) -> Result<()> {
-    let set = fsetxattr(object.fd(), COMPRESSION_PROPERTY, value.as_bytes(), XattrFlags::empty());
+    let set = object.place.set_attribute(COMPRESSION_PROPERTY, value.as_bytes());
     set.map_err(|error| failed(format!("failed to set compression for {}", object.path.display()), error))
 }
 
 fn rule(object: &Object<'_>) -> Result<SubvolumeRule> {
     // Only top directories have one.
     access(object)?;
-    let stored = attribute(object, RULE_ATTRIBUTE);
+    let stored = object.place.attribute(RULE_ATTRIBUTE);
     let stored = stored.map_err(|error| failed(format!("failed to read {}", object.path.display()), error))?;
     Ok(stored.and_then(|value| SubvolumeRule::parse(&value).ok()).unwrap_or_default())
 }
@@ -235,11 +217,8 @@ fn set_rule(object: &Object<'_>, rule: &SubvolumeRule) -> Result<()> {
     let text = rule.to_string();
     SubvolumeRule::parse(text.as_bytes()).map_err(|error| Failure::new(exit::USAGE, error))?;
     let done = match rule.is_empty() {
-        true => fremovexattr(object.fd(), RULE_ATTRIBUTE).or_else(|error| match error {
-            Errno::NODATA => Ok(()),
-            error => Err(error),
-        }),
-        false => fsetxattr(object.fd(), RULE_ATTRIBUTE, text.as_bytes(), XattrFlags::empty()),
+        true => object.place.remove_attribute(RULE_ATTRIBUTE),
+        false => object.place.set_attribute(RULE_ATTRIBUTE, text.as_bytes()),
     };
     done.map_err(|error| failed(what(), error))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use butterfs_fuse::control;
 use serde_json::json;
 
-use super::{Format, OutputFormat, failed, find, open};
+use super::{Format, OutputFormat, failed, find, open, open_directory};
 use crate::failure::{Failure, Result};
 use crate::{exit, output};
 
@@ -37,7 +37,7 @@ pub struct SetArguments {
 /// Shows the default.
 pub fn get(arguments: &GetArguments, before: Format) -> Result<()> {
     let path = arguments.path.as_path();
-    let file = open(path)?;
+    let file = open_directory(path)?;
     let id = control::default_subvolume(file.as_fd()).map_err(|error| failed(path, &error))?;
     let json = arguments.format.or(before) == Format::Json;
     if id == TOP {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use butterfs_fuse::control::{self, Access, ListedSubvolume};
 use serde_json::{Map, Value, json};
 
-use super::{Format, OutputFormat, failed, open, time_text, uuid_text};
+use super::{Format, OutputFormat, failed, open_directory, time_text, uuid_text};
 use crate::failure::Result;
 use crate::output;
 
@@ -175,7 +175,7 @@ pub fn run(arguments: &Arguments, before: Format) -> Result<()> {
 
 fn rows(arguments: &Arguments) -> Result<Vec<Row>> {
     let path = arguments.path.as_path();
-    let file = open(path)?;
+    let file = open_directory(path)?;
     let failed = |error: std::io::Error| failed(path, &error);
     let own = control::subvolume_id(file.as_fd()).map_err(failed)?;
     let all = control::list_subvolumes(file.as_fd()).map_err(failed)?;

@@ -127,6 +127,15 @@ fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| failed(path, &error))
 }
 
+/// The same where a file will not do, as with btrfs-progs.
+fn open_directory(path: &Path) -> Result<File> {
+    let file = open(path)?;
+    match file.metadata().map_err(|error| failed(path, &error))?.is_dir() {
+        true => Ok(file),
+        false => Err(Failure::at(exit::USAGE, path, "not a directory")),
+    }
+}
+
 /// A UUID as text; `-` for none.
 fn uuid_text(uuid: &[u8; 16]) -> String {
     if *uuid == [0; 16] { "-".into() } else { uuid::Uuid::from_bytes(*uuid).to_string() }

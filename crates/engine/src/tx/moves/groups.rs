@@ -41,8 +41,7 @@ impl Transaction {
 
     /// Free bytes of a kind that nothing is promised of.
     pub fn unpromised(&self, kind: BlockGroupFlags) -> u64 {
-        let kept = if kind == BlockGroupFlags::DATA { self.promised.data } else { self.metadata_floor() };
-        self.space.totals(kind).available.saturating_sub(kept)
+        self.space.totals(kind).available.saturating_sub(self.kept(kind))
     }
 
     /// Whether who has space there may count on it.

@@ -9,8 +9,6 @@ use crate::adapter::EngineFrontEnd;
 use crate::types::Caller;
 use crate::{Errno, Result};
 
-pub(super) const FS_INFO: u32 = 0x8400_941f;
-pub(super) const DEV_INFO: u32 = 0xd000_941e;
 pub(super) const GET_DEV_STATS: u32 = 0xc408_9434;
 pub(super) const GET_FEATURES: u32 = 0x8018_9439;
 pub(super) const GET_SUPPORTED_FEATURES: u32 = 0x8048_9439;

@@ -102,17 +102,17 @@ impl EngineFrontEnd {
     /// The other commands of the kernel's Btrfs.
     fn btrfs_ioctl(&self, caller: &Caller, id: InodeId, call: &IoctlCall<'_>) -> Result<IoctlReply> {
         match call.command {
-            search::TREE_SEARCH => self.tree_search(caller, id, call.input),
+            wire::TREE_SEARCH => self.tree_search(caller, id, call.input),
             search::TREE_SEARCH_V2 => self.tree_search_v2(caller, id, call),
             resolve::INO_PATHS => self.ino_paths(caller, id, call),
             resolve::LOGICAL_INO | resolve::LOGICAL_INO_V2 => self.logical_ino(caller, id, call),
             resolve::INO_LOOKUP_USER => self.ino_lookup_user(caller, id, call.input),
-            info::FS_INFO => reply(self.fs_info()),
-            info::DEV_INFO => reply(self.dev_info(call.input)?),
+            wire::FS_INFO => reply(self.fs_info()),
+            wire::DEV_INFO => reply(self.dev_info(call.input)?),
             info::GET_DEV_STATS => reply(self.dev_stats(caller, call.input)?),
             info::GET_FEATURES => reply(self.features()),
             info::GET_SUPPORTED_FEATURES => reply(Self::supported_features()),
-            space::SPACE_INFO => self.space_info(caller, id, call),
+            wire::SPACE_INFO => self.space_info(caller, id, call),
             wire::FIEMAP => self.fiemap(id, call.input),
             wire::SUBVOL_CREATE_V2 => self.ioctl_create_v2(caller, call),
             children::GET_SUBVOL_ROOTREF => self.subvolume_children(id, call.input),

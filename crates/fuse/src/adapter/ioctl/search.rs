@@ -13,7 +13,6 @@ use crate::types::{Caller, IoctlCall, IoctlReply};
 use crate::{Errno, Result};
 use butterfs_engine::inode::InodeId;
 
-pub(super) const TREE_SEARCH: u32 = 0xd000_9411;
 pub(super) const TREE_SEARCH_V2: u32 = 0xc070_9411;
 
 /// Room for items in the first version.

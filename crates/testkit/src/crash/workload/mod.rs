@@ -18,10 +18,11 @@ use butterfs_engine::file::{CompressRule, DataRule};
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
-use butterfs_engine::tx::{DiscardRule, SpaceRules};
+use butterfs_engine::tx::{DiscardRule, Groups, SpaceRules};
 use butterfs_engine::{Error, Result};
 use butterfs_format::ChecksumType;
 use butterfs_format::items::{BlockGroupFlags, Timespec};
+use butterfs_format::superblock::Incompat;
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Profile, Volume};
 
 use super::history::{Durable, Entry, FileHistory, History, Names, Node, Step, Versions};
@@ -70,6 +71,8 @@ pub struct Script {
     pub files: DataRule,
     /// When freed space is discarded.
     pub discard: DiscardRule,
+    /// Whether data and metadata have block groups of their own; mixed ones have the profile of `metadata`.
+    pub groups: Groups,
 }
 
 /// Enough for both superblock copies and some chunks.
@@ -160,6 +163,10 @@ pub fn run(
     options.csum_type = script.csum_type;
     options.devices = devices.iter().map(|device| NewDevice::new(device.len(), &environment)).collect();
     (options.data_profile, options.metadata_profile) = (script.data, script.metadata);
+    if script.groups == Groups::Mixed {
+        options.incompat |= Incompat::MIXED_GROUPS;
+        options.data_profile = script.metadata;
+    }
     let made = mkfs::make_on(&devices, &options);
     let in_place = script.files == DataRule::InPlace;
     let mut history = History { made: recorder.mark("mkfs returned"), in_place, ..History::default() };

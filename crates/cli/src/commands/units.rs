@@ -29,6 +29,48 @@ pub struct Units {
     tbytes: bool,
 }
 
+/// The same with short names, which leave no `-h` for help.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct ShortUnits {
+    /// Numbers of bytes.
+    #[arg(short = 'b', long, visible_alias = "bytes")]
+    raw: bool,
+    /// In the unit that fits, each 1024 of the one before (default).
+    #[arg(short = 'h', long)]
+    human_readable: bool,
+    /// In the unit that fits, each 1000 of the one before.
+    #[arg(short = 'H')]
+    human_decimal: bool,
+    /// Units of 1024: KiB, MiB, GiB, TiB.
+    #[arg(long)]
+    iec: bool,
+    /// Units of 1000: kB, MB, GB, TB.
+    #[arg(long, conflicts_with = "iec")]
+    si: bool,
+    /// In KiB, or kB with --si.
+    #[arg(short = 'k', long, group = "unit")]
+    kbytes: bool,
+    /// In MiB, or MB with --si.
+    #[arg(short = 'm', long, group = "unit")]
+    mbytes: bool,
+    /// In GiB, or GB with --si.
+    #[arg(short = 'g', long, group = "unit")]
+    gbytes: bool,
+    /// In TiB, or TB with --si.
+    #[arg(short = 't', long, group = "unit")]
+    tbytes: bool,
+    /// Print help.
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+impl From<ShortUnits> for Units {
+    fn from(short: ShortUnits) -> Self {
+        let ShortUnits { raw, human_readable, human_decimal, iec, si, kbytes, mbytes, gbytes, tbytes, .. } = short;
+        Self { raw, human_readable, iec, si: si || human_decimal, kbytes, mbytes, gbytes, tbytes }
+    }
+}
+
 const BINARY: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 const DECIMAL: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
 
@@ -48,6 +90,17 @@ impl Units {
     /// Numbers of bytes.
     pub fn raw(self) -> Self {
         Self { raw: true, ..self }
+    }
+
+    /// Whether nothing but the usual was asked for: the unit that fits, of 1024.
+    pub fn is_usual(self) -> bool {
+        !self.raw && !self.si && self.fixed().is_none()
+    }
+
+    /// What may be less than nothing, as text.
+    pub fn show_signed(self, bytes: i64) -> String {
+        let text = self.show(bytes.unsigned_abs());
+        if bytes < 0 { format!("-{text}") } else { text }
     }
 
     /// A size as text.
@@ -94,5 +147,6 @@ mod tests {
         assert_eq!(Units { si: true, ..auto }.show(1_500_000), "1.50MB");
         assert_eq!(Units { mbytes: true, ..auto }.show(1 << 30), "1024.00MiB");
         assert_eq!(auto.raw().show(12345), "12345");
+        assert_eq!((auto.show_signed(-1536), auto.raw().show_signed(-7)), ("-1.50KiB".into(), "-7".into()));
     }
 }
