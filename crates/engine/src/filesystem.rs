@@ -43,6 +43,7 @@ mod rescue;
 #[cfg(test)]
 mod rule_tests;
 mod settings;
+mod shut_down;
 mod snapshots;
 #[cfg(test)]
 mod space_tests;
@@ -83,6 +84,7 @@ pub use rename::{Leave, RenameOptions, Replace};
 pub use rescue::Rescue;
 use settings::Rules;
 pub use settings::Settings;
+pub use shut_down::ShutDown;
 pub use snapshots::NewSubvolume;
 pub use statfs::Usage;
 pub use sync::Fsyncs;
