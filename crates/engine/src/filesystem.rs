@@ -21,6 +21,8 @@ mod features;
 mod grow_tests;
 mod health;
 mod holds;
+#[cfg(test)]
+mod map_tests;
 mod new_files;
 #[cfg(test)]
 mod nocow_tests;
@@ -77,7 +79,7 @@ pub use defrag::Autodefrag;
 pub use features::SUPPORTED as SUPPORTED_FEATURES;
 pub use health::{Health, State};
 pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
-pub use queries::OnlyByte;
+pub use queries::{InMemory, OnlyByte};
 pub use read::Flow;
 pub use received::Received;
 pub use rename::{Leave, RenameOptions, Replace};
