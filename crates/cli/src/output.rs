@@ -16,6 +16,11 @@ pub fn complain(command: &str, problem: impl Display) {
     let _ = writeln!(io::stderr().lock(), "butterfs {command}: {}", problem.to_string().replace('\n', " "));
 }
 
+/// The same, in the name of a program that people and scripts know the words of.
+pub fn say_as(program: &str, text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{program}: {}", text.to_string().replace('\n', " "));
+}
+
 /// Prints much, in large pieces. That nobody reads it any more is no error.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ mod common;
 use butterfs_testkit::command::{run, run_program};
 use butterfs_testkit::devices::Loop;
 use butterfs_testkit::oracle;
-use common::{GIB, kernel, setup, subject};
+use common::{GIB, MIB, kernel, setup, subject};
 use std::path::Path;
 use std::process::Command;
 
@@ -74,4 +74,54 @@ fn a_block_device_is_mounted_twice() {
     butterfs(&["umount".as_ref(), &other]).ok();
     butterfs(&["umount".as_ref(), &mnt]).ok();
     oracle::assert_clean(&image);
+}
+
+/// A write-protected loop device. That stays with its number, so it is taken back.
+struct Protected(Loop);
+
+impl Protected {
+    fn over(image: &Path) -> Self {
+        let device = Self(Loop::over(image));
+        run_program("blockdev", &["--setro".as_ref(), device.0.path().as_os_str()]).ok();
+        device
+    }
+}
+
+impl Drop for Protected {
+    fn drop(&mut self) {
+        run_program("blockdev", &["--setrw".as_ref(), self.0.path().as_os_str()]);
+    }
+}
+
+/// As mount(8) does with the kernel's Btrfs, and in its words.
+#[test]
+fn a_write_protected_device_is_mounted_read_only() {
+    let Some(work) = setup("write_protected") else { return };
+    if !subject().is_butterfs() {
+        println!("this is about our mount");
+        return;
+    }
+    let (image, mnt) = (work.file("image"), work.file("mnt"));
+    kernel().mkfs(&image, 256 * MIB, &[]);
+    let device = Protected::over(&image);
+    let before = std::fs::read(&image).expect("reads");
+    let said = butterfs(&["mount".as_ref(), device.0.path(), &mnt]).ok().stderr;
+    let warning = format!("mount: {}: WARNING: source write-protected, mounted read-only.", mnt.display());
+    assert_eq!(said.trim(), warning);
+    let refused = std::fs::write(mnt.join("file"), "").expect_err("written");
+    assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::ROFS.raw_os_error()));
+    butterfs(&["umount".as_ref(), &mnt]).ok();
+    // What is for reading only needs no ro.
+    let said = butterfs(&["mount".as_ref(), "-o".as_ref(), "norecovery".as_ref(), device.0.path(), &mnt]).ok().stderr;
+    assert_eq!(said.trim(), warning);
+    butterfs(&["umount".as_ref(), &mnt]).ok();
+    // Who asked for that is told nothing.
+    let said = butterfs(&["mount".as_ref(), "-o".as_ref(), "ro".as_ref(), device.0.path(), &mnt]).ok().stderr;
+    assert_eq!(said, "");
+    butterfs(&["umount".as_ref(), &mnt]).ok();
+    assert!(before == std::fs::read(&image).expect("reads"), "a write-protected device was written");
+    drop(device);
+    run_program("btrfstune", &["-S".as_ref(), "1".as_ref(), image.as_os_str()]).ok();
+    assert_eq!(butterfs(&["mount".as_ref(), &image, &mnt]).ok().stderr.trim(), warning, "a seed");
+    butterfs(&["umount".as_ref(), &mnt]).ok();
 }

@@ -286,6 +286,40 @@ fn programs_clone_deduplicate_and_map() {
     mounted.unmount();
 }
 
+/// A file that is one hole, but for its end, is cloned as fast as its extents can be.
+#[test]
+fn vast_holes_are_cloned_at_once() {
+    let Some(work) = setup("compat_holes") else { return };
+    library();
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    subject().mkfs(&image, 512 * MIB, &[]);
+    let mounted = subject().mount(&image, &mnt, "noatime");
+    let end = 1 << 62;
+    File::create(mnt.join("vast")).and_then(|vast| vast.write_all_at(b"end", end)).expect("write");
+    words(&work, &mounted, "cp --reflink=always mnt/vast mnt/copy").ok();
+    let mut bytes = [0; 3];
+    File::open(mnt.join("copy")).and_then(|copy| copy.read_exact_at(&mut bytes, end)).expect("read");
+    assert_eq!(&bytes, b"end");
+    mounted.unmount();
+    oracle::assert_clean(&image);
+}
+
+/// What has no extent yet is shown as that, as in the kernel, unless the program asks to have it written first.
+#[test]
+fn a_map_shows_what_is_not_written_yet() {
+    let Some(work) = setup("compat_delalloc") else { return };
+    library();
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    subject().mkfs(&image, 512 * MIB, &[]);
+    let mounted = subject().mount(&image, &mnt, "noatime,commit=600");
+    fs::write(mnt.join("file"), bytes(6, 1_000_000)).expect("write");
+    let map = |how: &str| words(&work, &mounted, &format!("filefrag {how} mnt/file")).ok().stdout;
+    assert!(map("-v").contains("delalloc"), "{}", map("-v"));
+    assert!(!map("-sv").contains("delalloc"), "{}", map("-v"));
+    mounted.unmount();
+    oracle::assert_clean(&image);
+}
+
 /// What the kernel's Btrfs refuses, with its words.
 fn refusals(work: &WorkDir, mounted: &Mounted) {
     fs::write(work.file("outside"), b"not on the mount").expect("write");

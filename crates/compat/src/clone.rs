@@ -11,9 +11,6 @@ use crate::errno::{Result, check};
 use crate::real;
 use crate::wire::{self, ShareArgs};
 
-/// So much is shared by one command, so that a file is not locked for long.
-const PIECE: u64 = 1 << 30;
-
 /// `struct file_clone_range`.
 #[repr(C)]
 pub struct Range {
@@ -78,10 +75,14 @@ fn share(dest: c_int, token: &Token, range: &Range, len: u64) -> Result<()> {
         let mut args = ShareArgs::new_zeroed();
         args.token.copy_from_slice(token.as_bytes());
         args.source_offset = (range.source_offset + done).into();
-        args.len = PIECE.min(len - done).into();
+        args.len = (len - done).into();
         args.dest_offset = (range.dest_offset + done).into();
         real::flat_ioctl(dest, wire::CLONE, &mut args)?;
-        done += PIECE;
+        // The daemon says how much it did: so a file is not locked for long.
+        match args.done.get() {
+            0 => return Err(libc::EIO),
+            step => done += step,
+        }
     }
     Ok(())
 }

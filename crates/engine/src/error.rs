@@ -66,6 +66,11 @@ pub enum Error {
     /// An earlier error stopped all writing; the text is that first cause.
     #[error("the filesystem was made read-only by an earlier error: {0}")]
     Aborted(String),
+    /// Somebody had the filesystem stopped as it is ([`Filesystem::shut_down`]): nothing is read or written any more.
+    ///
+    /// [`Filesystem::shut_down`]: crate::filesystem::Filesystem::shut_down
+    #[error("the filesystem was shut down")]
+    ShutDown,
 }
 
 /// Shorthand for results of this crate.
@@ -88,7 +93,7 @@ impl Error {
         match self {
             Self::Volume(butterfs_volume::Error::NotBtrfs { .. } | butterfs_volume::Error::Unsupported(_)) => 22,
             Self::Volume(butterfs_volume::Error::Busy(_)) => 16,
-            Self::Corruption(_) | Self::Volume(_) => 5,
+            Self::Corruption(_) | Self::Volume(_) | Self::ShutDown => 5,
             Self::NoSpace => 28,
             Self::NotFound => 2,
             Self::Exists => 17,
@@ -143,6 +148,7 @@ mod tests {
             (Error::NoSpace, 28, "ENOSPC"),
             (Error::ReadOnly, 30, "EROFS"),
             (Error::Aborted("a write failed".into()), 30, "EROFS"),
+            (Error::ShutDown, 5, "EIO"),
             (Error::TooManyLinks, 31, "EMLINK"),
             (Error::DoesNotFit, 34, "ERANGE"),
             (Error::NameTooLong, 36, "ENAMETOOLONG"),

@@ -21,6 +21,8 @@ mod features;
 mod grow_tests;
 mod health;
 mod holds;
+#[cfg(test)]
+mod map_tests;
 mod new_files;
 #[cfg(test)]
 mod nocow_tests;
@@ -43,6 +45,7 @@ mod rescue;
 #[cfg(test)]
 mod rule_tests;
 mod settings;
+mod shut_down;
 mod snapshots;
 mod space_info;
 #[cfg(test)]
@@ -77,13 +80,14 @@ pub use defrag::Autodefrag;
 pub use features::SUPPORTED as SUPPORTED_FEATURES;
 pub use health::{Health, State};
 pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
-pub use queries::OnlyByte;
+pub use queries::{InMemory, OnlyByte};
 pub use read::Flow;
 pub use received::Received;
 pub use rename::{Leave, RenameOptions, Replace};
 pub use rescue::Rescue;
 use settings::Rules;
 pub use settings::Settings;
+pub use shut_down::ShutDown;
 pub use snapshots::NewSubvolume;
 pub use space_info::{GLOBAL_RESERVE, SpaceInfo};
 pub use statfs::Usage;

@@ -166,7 +166,11 @@ impl Session {
     /// Runs the workers, this thread being one of them, to their end.
     fn serve(&self, mut own: Channel, device: &Arc<OwnedFd>) -> Result<(), SessionError> {
         let others: Vec<_> = (1..self.options.threads).map(|_| self.worker(device)).collect();
-        let mut result = ended(own.serve(&self.connection));
+        let end = own.serve(&self.connection);
+        if matches!(end, Ok(End::Unmounted)) {
+            self.mount.point().note_gone();
+        }
+        let mut result = ended(end);
         for other in others {
             let end = match other {
                 Ok(thread) => thread.join().unwrap_or(Err(SessionError::Panic)),

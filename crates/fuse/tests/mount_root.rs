@@ -291,6 +291,23 @@ fn fuseblk_on_an_image_passes_sync_and_waits_for_the_end() {
     wait_until(|| !attached());
 }
 
+/// Its number may be that of a mount before it, whose daemon is still at its end.
+#[test]
+fn a_mount_that_follows_at_once_is_left_alone() {
+    let fs = MemoryFs::slow(Duration::from_millis(500));
+    let options = SessionOptions::default();
+    let mut m = Mounted::with(fs, MountSource::Named("first".into()), &MountOptions::for_root(), options);
+    let number = m.entry().unwrap().id;
+    assert_eq!(unmount(&m.path, Busy::Refuse).unwrap(), Unmounted::Gone);
+    let mount = || Mount::new(&MountSource::Named("second".into()), &m.path, &MountOptions::for_root()).unwrap();
+    let is_same = |_: &Mount| m.entry().unwrap().id == number;
+    let second = (0..100).map(|_| mount()).find(is_same).expect("the kernel gives numbers out again");
+    m.join().unwrap();
+    assert_eq!(m.entry().unwrap().source, "second");
+    drop(second);
+    assert_eq!(m.entry(), None);
+}
+
 /// The file behind a loop device.
 fn loop_file(device: &str) -> Option<String> {
     let name = device.strip_prefix("/dev/").unwrap();

@@ -200,8 +200,10 @@ pub struct ShareArgs {
 }
 const _: () = assert!(size_of::<ShareArgs>() == size_of_command(CLONE));
 
-/// `FIEMAP_FLAG_SYNC`: the flag that is known.
-pub const FIEMAP_FLAGS: u32 = 1;
+/// `FIEMAP_FLAG_SYNC`: what is in memory is written back first.
+pub const FIEMAP_SYNC: u32 = 1;
+/// The flags that are known.
+pub const FIEMAP_FLAGS: u32 = FIEMAP_SYNC;
 /// `FIEMAP_EXTENT_LAST`.
 pub const FIEMAP_LAST: u32 = 1;
 /// So many extents go into a page.

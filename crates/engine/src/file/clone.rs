@@ -191,17 +191,17 @@ impl<'a> Job<'a> {
         Err(Error::Invalid("a length that is not a multiple of the sector size"))
     }
 
-    /// Both ranges must be there, and a part of a sector must be the end of both.
-    pub fn check_dedupe(&self) -> Result<()> {
+    /// Both ranges must be there. As in the kernel, a part of a sector that is not the end of both stays as it is.
+    pub fn shorten_to_dedupe(&mut self) -> Result<()> {
         let size = lock(&self.dest.inode.state).item.size.get();
         let end = self.dest.offset + self.len;
         if end > size {
             return Err(Error::Invalid("the range goes past the end of the file"));
         }
-        if self.len.is_multiple_of(self.sector) || (self.ends_with_source() && end == size) {
-            return Ok(());
+        if !(self.ends_with_source() && end == size) {
+            self.len = floor(self.len, self.sector);
         }
-        Err(Error::Invalid("a length that is not a multiple of the sector size"))
+        Ok(())
     }
 
     fn ends_with_source(&self) -> bool {

@@ -26,13 +26,13 @@ pub enum Dedupe {
 /// Makes a range of a file share the extents of another range, if both have the same bytes.
 ///
 /// # Errors
-/// As [`clone_range`](super::clone_range); besides, both ranges must lie within their files.
+/// As [`clone_range`](super::clone_range), but for a length that is not a multiple of the sector size; besides, both ranges must lie within their files.
 pub fn dedupe_range(shared: &Shared, source: Place<'_>, dest: Place<'_>, len: u64) -> Result<Dedupe> {
     shared.gate.check_writable()?;
     write_back(shared, source, dest)?;
     let _both = Both::lock(source.inode, dest.inode)?;
-    let job = Job::new(shared, source, dest, len)?;
-    job.check_dedupe()?;
+    let mut job = Job::new(shared, source, dest, len)?;
+    job.shorten_to_dedupe()?;
     if !are_same(&job, len)? {
         return Ok(Dedupe::Differs);
     }

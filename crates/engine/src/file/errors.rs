@@ -76,6 +76,7 @@ fn twin(error: &Error) -> Error {
         Error::NotFound => Error::NotFound,
         Error::ReadOnly => Error::ReadOnly,
         Error::Aborted(cause) => Error::Aborted(cause.clone()),
+        Error::ShutDown => Error::ShutDown,
         Error::Corruption(corruption) => Error::Corruption(corruption.clone()),
         Error::Unsupported(what) => Error::Unsupported(what.clone()),
         Error::Volume(Device { name, devid, source }) => {

@@ -4,7 +4,7 @@
 //! * [`extents`]: EXTENT_DATA items: look at them, drop them, put them in.
 //! * [`mod@read`], `compressed`, [`mod@write`], [`mod@writeback`], [`compress`]: the data paths.
 //! * [`truncate`], [`fallocate`], [`mod@seek`]: size, preallocation and holes.
-//! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share; [`users`]: who shares them.
+//! * [`mod@clone`], `share`, [`mod@dedupe`]: extents that several ranges share; [`users`]: who shares them; [`memory_map`]: where all is.
 //! * [`defrag`]: small extents, written anew.
 //! * `place`: where dirty bytes go; [`data_rule`]: whether that may be where others are.
 //!
@@ -31,6 +31,7 @@ pub mod delete;
 pub mod errors;
 pub mod extents;
 pub mod fallocate;
+pub mod memory_map;
 pub mod read;
 pub mod seek;
 pub mod truncate;

@@ -23,7 +23,7 @@ use crate::tx::{Need, Transaction};
 /// One change drops so many items at most.
 pub(super) const ITEMS_PER_CHANGE: usize = 64;
 
-/// Makes the file `new_size` bytes long: cuts it, or adds zeros.
+/// Makes the file `new_size` bytes long: cuts it, or adds zeros. Cut where it ends, it loses what is preallocated behind.
 pub fn set_size(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {
     shared.gate.check_writable()?;
     if new_size > MAX_FILE_SIZE {
@@ -34,7 +34,7 @@ pub fn set_size(shared: &Shared, inode: &Inode, new_size: u64) -> Result<()> {
         let _range = lock_alone(&inode.range);
         require_alive(inode)?;
         let size = lock(&inode.state).item.size.get();
-        if new_size < size { shrink(shared, inode, new_size) } else { grow(shared, inode, new_size) }
+        if new_size <= size { shrink(shared, inode, new_size) } else { grow(shared, inode, new_size) }
     })
 }
 

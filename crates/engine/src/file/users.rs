@@ -30,6 +30,8 @@ pub enum StretchKind {
     Prealloc,
     /// On the devices.
     Regular,
+    /// In memory, without an extent.
+    Memory,
 }
 
 /// An extent as a file has it.

@@ -58,6 +58,28 @@ fn all_available_space_can_be_preallocated() {
     judge(&device, fs);
 }
 
+/// As in the kernel, where a file is cut to the length that it has.
+#[test]
+fn cutting_a_file_where_it_ends_frees_what_is_preallocated_behind() {
+    let device = device();
+    let fs = open(&device);
+    let id = fs.create(top(b"file"), &FILE).unwrap();
+    fs.preallocate(id, 0..10 << 20, SizeMode::Keep).unwrap();
+    fs.write(id, 0, &[7; 5_000_001]).unwrap();
+    fs.set_size(id, 5_000_001).unwrap();
+    fs.sync().unwrap();
+    assert_eq!(fs.attributes(id).unwrap().item.nbytes.get(), 5_001_216);
+    let mut bytes = vec![0; 5_000_001];
+    assert_eq!(fs.read(id, 0, &mut bytes).unwrap(), bytes.len());
+    assert!(bytes.iter().all(|byte| *byte == 7));
+    // What is preallocated behind the end by itself stays when the file grows into it.
+    fs.preallocate(id, 5 << 20..10 << 20, SizeMode::Keep).unwrap();
+    fs.set_size(id, 7 << 20).unwrap();
+    fs.sync().unwrap();
+    assert_eq!(fs.attributes(id).unwrap().item.nbytes.get(), 5_001_216 + (5 << 20));
+    judge(&device, fs);
+}
+
 /// Calls a function once, before a write that comes after it was armed.
 #[derive(Default)]
 pub(super) struct OnWrite(pub(super) Mutex<Option<Box<dyn FnOnce() + Send>>>);

@@ -7,27 +7,28 @@ use butterfs_format::items::ExtentFlags;
 
 use super::Filesystem;
 use crate::error::{Error, Result};
-use crate::file::{self, ExtentUse, FileExtentUse, Stretch, users};
+use crate::file::{self, ExtentUse, FileExtentUse, Stretch, memory_map, users};
 use crate::inode::InodeId;
 use crate::subvolume::list;
 
 impl Filesystem {
     /// Shows the extents of a file that overlap a range, holes left out, until `visit` breaks off; gives where the
-    /// file's last extent ends. What is in memory is written back first.
+    /// file's last extent ends.
     pub fn stretches(
         &self,
         id: InodeId,
         range: &Range<u64>,
+        in_memory: InMemory,
         visit: impl FnMut(Stretch) -> ControlFlow<()>,
     ) -> Result<u64> {
         let inode = self.file(id)?;
-        if inode.data.is_dirty() {
+        if in_memory == InMemory::WriteBack && inode.data.is_dirty() {
             file::writeback(&self.shared, &inode, None)?;
         }
         self.forget_if_clean(&inode);
         self.shared.gate.view(|tx| {
-            users::stretches(tx, id, range, visit)?;
-            users::end_of_extents(tx, id)
+            memory_map::stretches(tx, &inode, range, visit)?;
+            memory_map::end(tx, &inode)
         })
     }
 
@@ -45,6 +46,15 @@ impl Filesystem {
             users::users(tx, (extent.start, extent.len), wanted, &list::trees(tx)?)
         })
     }
+}
+
+/// What is done with bytes that have no extent yet, before a file is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InMemory {
+    /// They get one.
+    WriteBack,
+    /// They are shown as they are.
+    Show,
 }
 
 /// Whether users of other parts of an extent are left out.

@@ -18,7 +18,7 @@ use butterfs_volume::Volume;
 
 use super::in_flight::InFlight;
 use super::promises::{DataReservation, Need, SpaceUsage, Wanted};
-use super::stopped::{Listeners, Stopped};
+use super::stopped::{Listeners, Stopped, StoppedBy};
 use super::turn::Turns;
 use super::{BadGroups, LogTicket, Transaction, WhyCommit};
 use crate::environment::Environment;
@@ -346,13 +346,30 @@ impl Gate {
 
     /// Stops all writing for good, because of `cause`; the first one is kept.
     pub fn abort(&self, cause: &str) {
-        // The running transaction's number without its lock, which may be held here.
-        let generation = self.volume.superblock().generation().next();
-        let stopped = Stopped { cause: cause.to_owned(), at: self.now(), generation };
-        if self.stopped.set(stopped).is_ok() {
+        if self.stop(StoppedBy::Error, cause) {
             tracing::error!("the filesystem is read-only from now on: {cause}");
             self.listeners.tell();
         }
+    }
+
+    /// Stops all writing for good because a user wants it: what is not durable stays so. A commit that is on its
+    /// way may still get there.
+    pub(crate) fn shut_down(&self) {
+        if self.stop(StoppedBy::Request, "it was shut down") {
+            tracing::warn!("the filesystem was shut down: nothing is written any more");
+        }
+    }
+
+    /// Notes why writing stops; `false` if it was stopped before.
+    fn stop(&self, by: StoppedBy, cause: &str) -> bool {
+        // The running transaction's number without its lock, which may be held here.
+        let generation = self.volume.superblock().generation().next();
+        self.stopped.set(Stopped { by, cause: cause.to_owned(), at: self.now(), generation }).is_ok()
+    }
+
+    /// Whether [`Gate::shut_down`] came before any error.
+    pub fn is_shut_down(&self) -> bool {
+        self.stopped.get().is_some_and(|stopped| stopped.by == StoppedBy::Request)
     }
 
     /// Has `listener` called once, when writing is stopped; it must not wait for anything. Whoever comes
@@ -390,6 +407,7 @@ impl Gate {
     /// Fails if the filesystem is read-only or was stopped.
     pub fn check_writable(&self) -> Result<()> {
         match self.stopped.get() {
+            Some(stopped) if stopped.by == StoppedBy::Request => Err(Error::ShutDown),
             Some(stopped) => Err(Error::Aborted(stopped.cause.clone())),
             None if self.is_read_only() => Err(Error::ReadOnly),
             None => Ok(()),

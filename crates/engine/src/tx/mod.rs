@@ -59,7 +59,7 @@ pub use moves::{Found, GroupInfo, MoveCost, Moved, Room};
 pub use names::{EntryKey, Leads, NameChanges};
 pub use promises::{Copier, DataReservation, Groups, Need, SpaceUsage, Wanted};
 pub use references::{FoundExtent, References};
-pub use stopped::Stopped;
+pub use stopped::{Stopped, StoppedBy};
 pub use tops::Tops;
 pub use transaction::Transaction;
 pub use why_commit::WhyCommit;

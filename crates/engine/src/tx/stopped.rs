@@ -5,9 +5,20 @@ use std::sync::{Mutex, PoisonError};
 use butterfs_format::Generation;
 use butterfs_format::items::Timespec;
 
+/// Who stopped writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoppedBy {
+    /// An error: what is in memory can still be read.
+    Error,
+    /// A user, who wants to see what a power cut would leave now: nothing can be read either.
+    Request,
+}
+
 /// Why a filesystem became read-only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stopped {
+    /// Who did it.
+    pub by: StoppedBy,
     /// The first cause, with the device and the place on it where that is known.
     pub cause: String,
     /// When it happened.

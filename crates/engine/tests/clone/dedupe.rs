@@ -37,14 +37,30 @@ fn other_bytes_are_left_alone() {
     let before = (bench.addresses(second, 0..600_000), bench.item(second));
     assert_eq!(bench.fs.dedupe_range(at((first, 0)), at((second, 0)), 600_000).unwrap(), Dedupe::Differs);
     assert_eq!((bench.addresses(second, 0..600_000), bench.item(second)), before);
-    // A part of a sector only where both end.
     let short = bench.file("short", &bytes[..10_000]);
-    for (from, to, len) in
-        [((short, 0), (second, 0), 10_000), ((first, 0), (short, 0), 12_288), ((short, 0), (short, 0), 8192)]
-    {
+    for (from, to, len) in [((first, 0), (short, 0), 12_288), ((short, 0), (short, 0), 8192)] {
         assert!(matches!(bench.fs.dedupe_range(at(from), at(to), len), Err(Error::Invalid(_))));
     }
     assert_eq!(bench.fs.dedupe_range(at((short, 0)), at((second, 0)), 8192).unwrap(), Dedupe::Shared);
     let bench = bench.judge();
     assert!(bench.bytes(second)[..599_999] == bytes[..599_999]);
+}
+
+/// As in the kernel: a part of a sector is shared where both files end, and elsewhere it stays as it is.
+#[test]
+fn a_part_of_a_sector_stays_where_something_follows() {
+    let bench = Bench::new();
+    let bytes = pattern(1, 600_000);
+    let (long, short) = (bench.file("long", &bytes), bench.file("short", &bytes[..10_000]));
+    let tiny = bench.file("tiny", &bytes[..100]);
+    bench.fs.sync().unwrap();
+    let first = |id, range| bench.addresses(id, range)[0].0;
+    let before = first(long, 0..600_000);
+    assert_eq!(bench.fs.dedupe_range(at((tiny, 0)), at((long, 0)), 100).unwrap(), Dedupe::Shared);
+    assert_eq!(first(long, 0..600_000), before);
+    assert_eq!(bench.fs.dedupe_range(at((short, 0)), at((long, 0)), 10_000).unwrap(), Dedupe::Shared);
+    assert_eq!(first(long, 0..8192), first(short, 0..8192));
+    assert_eq!(first(long, 8192..12_288), before + 8192);
+    let bench = bench.judge();
+    assert!(bench.bytes(long) == bytes);
 }

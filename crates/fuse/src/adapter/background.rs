@@ -170,6 +170,9 @@ impl Bell {
 /// Commits what has changed. After an error that ends all writing there is nothing more to do.
 fn commit_now_and_then(bell: &Bell, fs: &Filesystem, failure: &OnceLock<String>) {
     while bell.wait_for_interval() {
+        if fs.is_shut_down() {
+            return;
+        }
         if let Err(error) = fs.sync() {
             tracing::error!(%error, "the periodic commit failed");
             failure.get_or_init(|| error.to_string());
@@ -239,6 +242,7 @@ fn clean(bell: &Bell, fs: &Filesystem) {
                 // Others get the trees for as long as they were taken from them.
                 Ok(true) if !bell.wait(begin.elapsed().min(LONGEST_PAUSE), |_| false) => return,
                 Ok(true) => {}
+                Err(Error::ShutDown) => return,
                 // A remount may allow it again.
                 Ok(false) | Err(Error::ReadOnly) => break,
                 // It comes back with what others delete.

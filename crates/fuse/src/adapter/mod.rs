@@ -159,7 +159,11 @@ impl EngineFrontEnd {
         }
     }
 
+    /// The inode of a node, for an operation on it.
     fn id(&self, node: NodeId) -> Result<InodeId> {
+        if self.fs.is_shut_down() {
+            return Err(Errno::EIO);
+        }
         self.nodes.get(node).ok_or(Errno::ESTALE)
     }
 
@@ -209,6 +213,9 @@ impl EngineFrontEnd {
     }
 
     fn release_holds(&self, id: InodeId, holds: u64) {
+        if self.fs.is_shut_down() {
+            return;
+        }
         if let Err(error) = self.fs.release(id, holds) {
             Site::new("forget", id).fail(&error);
             if !matches!(error, Error::Corruption(_) | Error::Volume(_)) {
@@ -242,6 +249,10 @@ impl FrontEnd for EngineFrontEnd {
 
     fn destroy(&self) -> std::result::Result<(), String> {
         self.background.stop();
+        if self.fs.is_shut_down() {
+            self.fs.shared().gate.volume().close();
+            return Ok(());
+        }
         for (id, holds) in self.nodes.drain() {
             self.release_holds(id, holds);
         }

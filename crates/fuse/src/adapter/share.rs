@@ -14,7 +14,7 @@ use super::{EngineFrontEnd, Site};
 use crate::types::{Caller, FilePos, NodeId};
 use crate::{Errno, Result};
 use butterfs_engine::Error;
-use butterfs_engine::file::{CloneLen, Dedupe};
+use butterfs_engine::file::{CloneLen, Dedupe, Seek};
 use butterfs_engine::filesystem::{Attributes, FileOffset};
 use butterfs_engine::inode::{InodeId, lock};
 use butterfs_format::items::FileType;
@@ -24,6 +24,8 @@ use butterfs_format::{Ino, TreeId};
 const COPY_MOST: u64 = 8 << 20;
 /// And so many at a time.
 const PIECE: u64 = 256 << 10;
+/// So much is shared by one command, so that a file is not locked for long; a hole that is longer counts as nothing.
+const CLONE_MOST: u64 = 1 << 30;
 /// So many offers are remembered.
 const OFFERS: usize = 256;
 
@@ -189,7 +191,19 @@ impl EngineFrontEnd {
         if id.ino == Ino::ROOT_DIR { Ok(id.tree) } else { Err(Errno::EINVAL) }
     }
 
-    /// Shares a range of an offered file; gives how many bytes.
+    /// How much of a clone is done now. What will be refused is asked for whole.
+    fn clone_step(&self, from: FileOffset, len: CloneLen) -> std::result::Result<CloneLen, Error> {
+        let rest = self.fs.attributes(from.id)?.item.size.get().saturating_sub(from.offset);
+        let wanted = match len {
+            CloneLen::Bytes(bytes) if bytes > CLONE_MOST && bytes <= rest => bytes,
+            len => return Ok(len),
+        };
+        let data = self.fs.seek(from.id, from.offset, Seek::Data)?.unwrap_or(u64::MAX);
+        let hole = data.saturating_sub(from.offset) / CLONE_MOST * CLONE_MOST;
+        Ok(CloneLen::Bytes(wanted.min(hole.max(CLONE_MOST))))
+    }
+
+    /// Shares a range of an offered file, or the first part of a long one; gives how many bytes.
     pub(super) fn clone_offered(&self, caller: &Caller, from: FileOffset, to: FilePos, len: CloneLen) -> Result<u64> {
         let id = self.id(to.node)?;
         let site = Site::new("reflink", id);
@@ -198,7 +212,8 @@ impl EngineFrontEnd {
         require_unprotected(&found, Deed::Change)?;
         self.require_owner_or(caller, &found, WRITE)?;
         self.before_changing(caller, to.node, &found)?;
-        let done = self.fs.clone_range(from, FileOffset { id, offset: to.offset }, len);
+        let step = self.clone_step(from, len).map_err(|error| site.fail(&error))?;
+        let done = self.fs.clone_range(from, FileOffset { id, offset: to.offset }, step);
         let done = done.map_err(|error| site.fail(&error))?;
         self.notifier().inval_inode(to.node);
         Ok(done)

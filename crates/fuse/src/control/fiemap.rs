@@ -8,7 +8,7 @@ use rustix::fs::{fdatasync, fstat};
 use rustix::io::Errno;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::wire::{self, FIEMAP_EXTENTS, FIEMAP_LAST, FiemapPage};
+use super::wire::{self, FIEMAP_EXTENTS, FIEMAP_LAST, FIEMAP_SYNC, FiemapPage};
 
 /// A file's map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,7 @@ pub fn file_map(file: BorrowedFd<'_>) -> io::Result<FileMap> {
         let mut page = FiemapPage::new_zeroed();
         page.header.start = start.into();
         page.header.len = (u64::MAX - start).into();
+        page.header.flags = FIEMAP_SYNC.into();
         page.header.count = (FIEMAP_EXTENTS as u32).into();
         match flat_ioctl(file, wire::FIEMAP, page.as_mut_bytes()) {
             // Not a mount of ours: the kernel maps it.

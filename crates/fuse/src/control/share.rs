@@ -9,8 +9,6 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use zerocopy::{FromZeros, IntoBytes};
 
-/// So much is shared by one call, so that a file is not locked for long.
-const CLONE_PIECE: u64 = 1 << 30;
 /// So much is compared by one call.
 const DEDUPE_PIECE: u64 = 16 << 20;
 
@@ -62,7 +60,15 @@ pub fn offer(source: BorrowedFd<'_>) -> io::Result<Offered> {
 pub fn reflink(source: Offered, dest: BorrowedFd<'_>, range: SharedRange) -> io::Result<()> {
     fdatasync(dest)?;
     let end = range.dest.checked_add(range.len).ok_or(rustix::io::Errno::FBIG)?;
-    range.pieces(CLONE_PIECE).try_for_each(|piece| run(dest, wire::CLONE, source, piece).map(drop))?;
+    let mut rest = range;
+    while rest.len > 0 {
+        // The daemon says how much it did: so a file is not locked for long.
+        let done = run(dest, wire::CLONE, source, rest)?;
+        if done == 0 || done > rest.len {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        rest = SharedRange { source: rest.source + done, len: rest.len - done, dest: rest.dest + done };
+    }
     if fstat(dest)?.st_size.cast_unsigned() < end {
         // It is as long as that now, but the kernel believes its own size.
         ftruncate(dest, end)?;

@@ -37,6 +37,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What kind of mount it became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Mount {
             fusermount::mount(source, &target, options)?
         };
         let entry = mountinfo::find(&target).map_err(MountError::Mountinfo)?;
-        let point = MountPoint { path: target, entry, kind: mounted.kind };
+        let point = MountPoint { path: target, entry, kind: mounted.kind, gone: AtomicBool::new(false) };
         Ok(Self {
             device: Arc::new(mounted.device),
             point: Arc::new(point),
@@ -118,6 +119,8 @@ pub struct MountPoint {
     path: PathBuf,
     entry: Option<MountEntry>,
     kind: MountKind,
+    /// The kernel has said that it is unmounted. Its number may be another mount's by now.
+    gone: AtomicBool,
 }
 
 impl MountPoint {
@@ -136,12 +139,25 @@ impl MountPoint {
         self.entry.as_ref().filter(|_| self.kind == MountKind::Fuseblk).map(|entry| entry.source.as_str())
     }
 
+    /// Notes that it is not mounted any more.
+    pub(crate) fn note_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Whether it is still ours that is mounted there.
+    fn is_ours(&self) -> io::Result<bool> {
+        if self.gone.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let now = mountinfo::find(&self.path)?;
+        Ok(now.zip(self.entry.as_ref()).is_some_and(|(now, ours)| now.id == ours.id))
+    }
+
     /// Unmounts, if it is still ours that is mounted there.
     pub fn unmount(&self, busy: Busy) -> Result<Unmounted, MountError> {
-        let now = mountinfo::find(&self.path).map_err(MountError::Mountinfo)?;
-        match (now, &self.entry) {
-            (Some(now), Some(ours)) if now.id == ours.id => unmount(&self.path, busy),
-            _ => Ok(Unmounted::WasNot),
+        match self.is_ours().map_err(MountError::Mountinfo)? {
+            true => unmount(&self.path, busy),
+            false => Ok(Unmounted::WasNot),
         }
     }
 
@@ -159,8 +175,7 @@ impl MountPoint {
     /// # Errors
     /// `EBUSY` as long as files are open for writing.
     pub fn make_read_only(&self) -> io::Result<()> {
-        let now = mountinfo::find(&self.path)?;
-        if now.map(|now| now.id) != self.entry.as_ref().map(|ours| ours.id) {
+        if !self.is_ours()? {
             return Ok(());
         }
         let has = rustix::fs::statvfs(&self.path)?.f_flag;
@@ -179,8 +194,7 @@ impl MountPoint {
 
     /// Has the kernel write back what it caches, if the mount is still in the tree.
     pub fn sync(&self) -> io::Result<()> {
-        let now = mountinfo::find(&self.path)?;
-        if now.map(|now| now.id) != self.entry.as_ref().map(|ours| ours.id) {
+        if !self.is_ours()? {
             return Ok(());
         }
         Ok(rustix::fs::syncfs(std::fs::File::open(&self.path)?)?)

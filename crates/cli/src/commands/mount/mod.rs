@@ -5,6 +5,7 @@
 //! image is opened, and so locked, before anything is mounted.
 
 mod again;
+mod protected;
 mod remount;
 
 use std::fs::{File, OpenOptions};
@@ -72,6 +73,16 @@ struct Plan<'a> {
     shown_options: String,
     verbose: u8,
     log: Option<File>,
+    /// It is mounted read-only though nobody asked for that.
+    is_protected: bool,
+}
+
+impl Plan<'_> {
+    fn tell_protection(&self) {
+        if self.is_protected {
+            protected::tell(self.directory);
+        }
+    }
 }
 
 /// Runs the command.
@@ -85,10 +96,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let signals = TerminationSignals::block().map_err(|error| Failure::new(exit::SYSTEM, error))?;
     if arguments.foreground {
+        plan.tell_protection();
         return foreground(&plan, signals);
     }
     match daemon::start() {
-        Ok(Background::Launcher(Outcome { code: 0, .. })) => Ok(ExitCode::SUCCESS),
+        Ok(Background::Launcher(Outcome { code: 0, .. })) => {
+            plan.tell_protection();
+            Ok(ExitCode::SUCCESS)
+        }
         Ok(Background::Launcher(Outcome { code, message })) => {
             Err(Failure::new(code, message.unwrap_or_else(|| "the daemon did not start".into())))
         }
@@ -100,7 +115,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// Everything that can be wrong before there is a daemon.
 fn plan(arguments: &Arguments) -> Result<Plan<'_>> {
     let unknown = if arguments.sloppy { Unknown::Ignore } else { Unknown::Refuse };
-    let options = Options::parse(&arguments.options, unknown).map_err(|text| Failure::new(exit::USAGE, text))?;
+    let mut given = arguments.options.clone();
+    let is_protected = follow_protection(arguments, &mut given, unknown);
+    let options = Options::parse(&given, unknown).map_err(|text| Failure::new(exit::USAGE, text))?;
     options.warnings.iter().for_each(|warning| output::complain("mount", format!("warning: {warning}")));
     let log = arguments.log.as_deref().map(open_log).transpose()?;
     let image = arguments.image.as_path();
@@ -109,7 +126,23 @@ fn plan(arguments: &Arguments) -> Result<Plan<'_>> {
     };
     let named = std::iter::once(&arguments.image).chain(images).chain(&options.devices).cloned().collect();
     let shown_options = arguments.options.join(",");
-    Ok(Plan { image, named, directory, options, shown_options, verbose: arguments.verbose, log })
+    Ok(Plan { image, named, directory, options, shown_options, verbose: arguments.verbose, log, is_protected })
+}
+
+/// Adds `ro` if the devices can only be read and it is missing; says whether it did.
+fn follow_protection(arguments: &Arguments, given: &mut Vec<String>, unknown: Unknown) -> bool {
+    // Some options are an error without it.
+    let asked = Options::parse(given, unknown).ok();
+    let follows =
+        asked.as_ref().is_none_or(|options| options.access == Access::ReadWrite && options.request != Request::Remount);
+    let further = asked.map(|options| options.devices).unwrap_or_default();
+    let images = arguments.rest.iter().rev().skip(1);
+    let all: Vec<PathBuf> = std::iter::once(&arguments.image).chain(images).chain(&further).cloned().collect();
+    let follows = follows && protected::are_protected(&all);
+    if follows {
+        given.push("ro".into());
+    }
+    follows
 }
 
 fn open_log(path: &Path) -> Result<File> {

@@ -3,18 +3,21 @@
 use std::ops::ControlFlow;
 
 use butterfs_engine::file::{Stretch, StretchKind};
+use butterfs_engine::filesystem::InMemory;
 use butterfs_engine::inode::InodeId;
 use butterfs_format::items::{Compression, FileType};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::reply;
 use crate::adapter::{EngineFrontEnd, Site};
-use crate::control::wire::{FIEMAP_EXTENTS, FIEMAP_FLAGS, FIEMAP_LAST, FiemapExtent, FiemapPage};
+use crate::control::wire::{FIEMAP_EXTENTS, FIEMAP_FLAGS, FIEMAP_LAST, FIEMAP_SYNC, FiemapExtent, FiemapPage};
 use crate::types::IoctlReply;
 use crate::{Errno, Result};
 
 /// `FIEMAP_EXTENT_ENCODED`, `_NOT_ALIGNED`, `_DATA_INLINE`, `_UNWRITTEN` and `_SHARED`.
 const ENCODED: u32 = 0x8;
+/// `FIEMAP_EXTENT_DELALLOC` and `_UNKNOWN`.
+const IN_MEMORY: u32 = 0x4 | 0x2;
 const NOT_ALIGNED: u32 = 0x100;
 const DATA_INLINE: u32 = 0x200;
 const UNWRITTEN: u32 = 0x800;
@@ -35,6 +38,7 @@ impl Shown {
             StretchKind::Inline => DATA_INLINE | NOT_ALIGNED,
             StretchKind::Prealloc => UNWRITTEN,
             StretchKind::Regular => 0,
+            StretchKind::Memory => IN_MEMORY,
         };
         let encoded = if stretch.compression == Compression::None { 0 } else { ENCODED };
         let shared = if stretch.shared { SHARED } else { 0 };
@@ -96,7 +100,11 @@ impl EngineFrontEnd {
         let end = start.saturating_add(page.header.len.get());
         let mut found = Collected { all: Vec::new(), most };
         let range = start / sector * sector..end.checked_next_multiple_of(sector).unwrap_or(u64::MAX);
-        let last_end = self.fs.stretches(id, &range, |stretch| found.take(Shown::of(&stretch)));
+        let in_memory = match page.header.flags.get() & FIEMAP_SYNC {
+            0 => InMemory::Show,
+            _ => InMemory::WriteBack,
+        };
+        let last_end = self.fs.stretches(id, &range, in_memory, |stretch| found.take(Shown::of(&stretch)));
         let last_end = last_end.map_err(|error| Site::new("fiemap", id).fail(&error))?;
         if let Some(last) = found.all.last_mut()
             && last.logical + last.len >= last_end

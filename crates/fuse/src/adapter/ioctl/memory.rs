@@ -28,6 +28,13 @@ impl Memory {
         Ok(Self { thread, address })
     }
 
+    /// A number there.
+    pub fn read_u32(self) -> Result<u32> {
+        let mut bytes = [0; 4];
+        caller_memory::read(self.thread, self.address, &mut bytes).map_err(errno)?;
+        Ok(u32::from_ne_bytes(bytes))
+    }
+
     /// Writes there.
     pub fn write(self, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {

@@ -14,6 +14,7 @@ mod remount;
 mod resolve;
 mod search;
 mod share;
+mod shut_down;
 mod space;
 mod status;
 mod subvolumes;
@@ -44,6 +45,12 @@ fn number(input: &[u8], at: usize) -> Result<u64> {
 
 impl EngineFrontEnd {
     pub(super) fn do_ioctl(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
+        match call.command {
+            // What is shut down still tells how it is, and may be shut down again.
+            wire::STATUS => return reply(self.status()),
+            shut_down::GOINGDOWN => return self.ioctl_shut_down(caller, call),
+            _ => {}
+        }
         let id = self.id(call.node)?;
         let answer = self.answer(caller, call, id)?;
         if matches!(call.command, flags::SETFLAGS | flags::FSSETXATTR) {
@@ -90,7 +97,6 @@ impl EngineFrontEnd {
             wire::DEFRAG => self.ioctl_defrag(caller, call),
             wire::DEFRAG_RANGE => self.ioctl_defrag_range(caller, call),
             wire::FITRIM => self.ioctl_trim(caller, id, call.input),
-            wire::STATUS => reply(self.status()),
             wire::LIST_SUBVOLUMES => {
                 self.require_privileged(caller)?;
                 reply(self.subvolume_page(call.input)?)

@@ -1,5 +1,7 @@
 //! From addresses to files, and from inodes to paths.
 
+use std::cmp::Reverse;
+
 use butterfs_engine::dir::{parent_of, path};
 use butterfs_engine::filesystem::OnlyByte;
 use butterfs_engine::inode::InodeId;
@@ -66,7 +68,9 @@ impl EngineFrontEnd {
         }
         let only = if flags & IGNORE_OFFSET != 0 { OnlyByte::No } else { OnlyByte::Yes };
         let users = self.fs.extent_users(Logical(at), only);
-        let users = users.map_err(|error| Site::new("logical to inode", id).fail(&error))?;
+        let mut users = users.map_err(|error| Site::new("logical to inode", id).fail(&error))?;
+        // The kernel gives the last first.
+        users.sort_unstable_by_key(|user| Reverse((user.tree.0, user.ino.0, user.offset)));
         let mut out = Container::new(size.min(most))?;
         for user in users {
             let three = [user.ino.0, user.offset, user.tree.0];
