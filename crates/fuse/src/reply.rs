@@ -2,8 +2,8 @@
 
 use crate::Errno;
 use crate::abi;
-use crate::buffer::PageBuffer;
 use crate::types::{Attr, AttrReply, Entry, Timestamp};
+use butterfs_os::page_buffer::PageBuffer;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
@@ -79,10 +79,7 @@ impl Reply {
         if self.part_count() > MAX_PARTS {
             self.join();
         }
-        let payload = self.body.len() + self.segments.iter().map(Segment::len).sum::<usize>();
-        let len = u32::try_from(size_of::<abi::OutHeader>() + payload)
-            .expect("a reply is bounded by the size the kernel asked for");
-        let header = abi::OutHeader { len, error: self.error, unique };
+        let header = self.header(unique);
         let fixed = [IoSlice::new(header.as_bytes()), IoSlice::new(&self.body)];
         if self.segments.is_empty() {
             return send(&fixed[..1 + usize::from(!self.body.is_empty())]);
@@ -93,6 +90,33 @@ impl Reply {
             push_segment(&mut parts, segment, self.scratch.as_ref());
         }
         send(&parts)
+    }
+
+    /// The header of the finished reply.
+    pub(crate) fn header(&self, unique: u64) -> abi::OutHeader {
+        let payload = self.body.len() + self.segments.iter().map(Segment::len).sum::<usize>();
+        let len = u32::try_from(size_of::<abi::OutHeader>() + payload)
+            .expect("a reply is bounded by the size the kernel asked for");
+        abi::OutHeader { len, error: self.error, unique }
+    }
+
+    /// Copies all behind the header; gives how much it is, or `None` if there is no room for it.
+    pub(crate) fn copy_to(&mut self, room: &mut [u8]) -> Option<usize> {
+        self.join();
+        room.get_mut(..self.body.len())?.copy_from_slice(&self.body);
+        Some(self.body.len())
+    }
+
+    /// As [`Self::copy_to`], to the beginning of the scratch buffer: what was read is there already, in most cases.
+    pub(crate) fn settle_in_scratch(&mut self) -> Option<usize> {
+        if let (true, [Segment::Scratch(range)]) = (self.body.is_empty(), &self.segments[..])
+            && range.start == 0
+        {
+            return Some(range.end);
+        }
+        self.join();
+        self.scratch.as_mut().get_mut(..self.body.len())?.copy_from_slice(&self.body);
+        Some(self.body.len())
     }
 
     /// How many parts the reply has.

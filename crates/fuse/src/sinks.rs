@@ -1,10 +1,10 @@
 //! Where a front end puts the answer to READ, READDIR and READDIRPLUS.
 
 use crate::abi;
-use crate::buffer::PageBuffer;
 use crate::reply::{Segment, entry_out};
 use crate::types::{DirEntry, Entry};
 use crate::{Errno, Result};
+use butterfs_os::page_buffer::PageBuffer;
 use std::ops::Range;
 use std::sync::Arc;
 use zerocopy::IntoBytes;

@@ -7,10 +7,10 @@
 use super::{Connection, refuse_malformed};
 use crate::Errno;
 use crate::abi;
-use crate::buffer::PageBuffer;
 use crate::dispatch::Answer;
 use crate::reply::Reply;
 use crate::request::{Malformed, Request};
+use butterfs_os::page_buffer::PageBuffer;
 use rustix::fs::{Mode, OFlags};
 use rustix::io as sys;
 use std::os::fd::OwnedFd;

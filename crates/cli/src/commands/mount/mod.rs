@@ -337,7 +337,7 @@ fn end() -> bool {
 fn session_options(options: &Options) -> SessionOptions {
     let usual = || std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
     let threads = options.threads.map_or_else(usual, usize::from);
-    SessionOptions { threads, acl: options.acl, ..Default::default() }
+    SessionOptions { threads, transport: options.transport, acl: options.acl, ..Default::default() }
 }
 
 /// What answers the kernel.
