@@ -41,6 +41,10 @@ cuts count="100" seed="1":
 stress percent="1000":
     BUTTERFS_TEST_SCALE={{percent}} cargo nextest run --release -p butterfs-engine --test full --no-capture
 
+# Time mounts and the library beside the kernel's btrfs (as root): just bench --scale 10 --only files
+bench *options:
+    scripts/bench.sh {{options}}
+
 # Time `butterfs check` beside `btrfs check` (as root, on a disk): just bench-check 5
 bench-check runs="5" files="1000000":
     scripts/bench-check.sh {{runs}} {{files}}
