@@ -34,6 +34,7 @@ impl Transaction {
             promised: Promised::default(),
             rules: SpaceRules::default(),
             discards: Discards::default(),
+            space_change: None,
             sharing: None,
             pinned: Vec::new(),
             pinned_bytes: 0,

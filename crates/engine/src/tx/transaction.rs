@@ -18,6 +18,7 @@ use butterfs_volume::Volume;
 
 use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
 use super::discard::Discards;
+use super::free_space_tree::SpaceChange;
 use super::log::Log;
 use super::lost_refs::LostRefs;
 use super::roots::Root;
@@ -54,6 +55,8 @@ pub struct Transaction {
     /// What the user chose about space.
     pub(super) rules: SpaceRules,
     pub(super) discards: Discards,
+    /// What the free space tree does not know yet, while references are settled.
+    pub(super) space_change: Option<SpaceChange>,
     /// What subvolumes share, once something is to be changed.
     pub(super) sharing: Option<Sharing>,
     /// Space freed in this transaction: not to be used before it is durable.
