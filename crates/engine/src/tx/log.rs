@@ -369,6 +369,8 @@ impl Transaction {
         let len = self.geometry.nodesize.into();
         for at in frozen.stale {
             self.release_space(at, len);
+            // The next log goes where this one was: into the same few places of device and cache.
+            self.space.change(at.0, |group| group.hint = group.hint.min(at.0));
         }
         self.log.done = frozen.number;
     }
