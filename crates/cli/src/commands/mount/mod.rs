@@ -164,6 +164,7 @@ fn destination(plan: &Plan<'_>, usual: Destination) -> Result<Destination> {
 /// Opens, mounts and serves until unmounted.
 fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> Result<()> {
     let target = check_directory(plan.directory)?;
+    butterfs_os::process::reuse_freed_memory();
     let (filesystem, device) = open(plan)?;
     let filesystem = Arc::new(filesystem);
     let mount = mount(plan, &target, &*device)?;
