@@ -87,7 +87,7 @@ impl Reply {
         let mut parts = Vec::with_capacity(self.part_count());
         parts.extend(fixed);
         for segment in &self.segments {
-            push_segment(&mut parts, segment, self.scratch.as_ref());
+            push_segment(&mut parts, segment, self.scratch.bytes());
         }
         send(&parts)
     }
@@ -115,7 +115,7 @@ impl Reply {
             return Some(range.end);
         }
         self.join();
-        self.scratch.as_mut().get_mut(..self.body.len())?.copy_from_slice(&self.body);
+        self.scratch.bytes_mut().get_mut(..self.body.len())?.copy_from_slice(&self.body);
         Some(self.body.len())
     }
 
@@ -132,7 +132,7 @@ impl Reply {
     fn join(&mut self) {
         for segment in std::mem::take(&mut self.segments) {
             match segment {
-                Segment::Scratch(range) => self.body.extend_from_slice(&self.scratch.as_ref()[range]),
+                Segment::Scratch(range) => self.body.extend_from_slice(&self.scratch.bytes()[range]),
                 Segment::Owned(bytes) => self.body.extend_from_slice(&bytes),
                 Segment::Shared(bytes, range) => self.body.extend_from_slice(&bytes[range]),
                 Segment::Zeros(len) => self.body.resize(self.body.len() + len, 0),
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn segments_follow_the_header_in_order() {
         let mut reply = Reply::new();
-        reply.scratch.as_mut()[..3].copy_from_slice(b"abc");
+        reply.scratch.bytes_mut()[..3].copy_from_slice(b"abc");
         reply.segments = vec![
             Segment::Scratch(1..3),
             Segment::Zeros(2),

@@ -226,7 +226,7 @@ impl FuseRing {
         let submissions =
             Mapping::new(&ring, OFFSET_SUBMISSIONS, params.sq_entries as usize * size_of::<Submission>())?;
         let headers = Headers::empty();
-        let payload_address = payload.as_mut().as_ptr().addr();
+        let payload_address = payload.bytes_mut().as_ptr().addr();
         Ok(Self {
             rings,
             submissions,
@@ -247,12 +247,12 @@ impl FuseRing {
     ///
     /// # Errors
     /// What the kernel says to a command that it does not take.
-    pub fn next(&mut self) -> io::Result<Wait> {
+    pub fn next_request(&mut self) -> io::Result<Wait> {
         assert_eq!(self.turn, Turn::Ours, "the entry is the kernel's");
-        assert_eq!(self.payload.as_mut().as_ptr().addr(), self.payload_address, "the payload was not given back");
+        assert_eq!(self.payload.bytes_mut().as_ptr().addr(), self.payload_address, "the payload was not given back");
         let areas = [
             libc::iovec { iov_base: (&raw mut *self.headers).cast(), iov_len: size_of::<Headers>() },
-            libc::iovec { iov_base: self.payload.as_mut().as_mut_ptr().cast(), iov_len: self.payload.as_ref().len() },
+            libc::iovec { iov_base: self.payload.bytes_mut().as_mut_ptr().cast(), iov_len: self.payload.bytes().len() },
         ];
         let command = if self.registered { COMMIT_AND_FETCH } else { REGISTER };
         self.push(&Submission {
@@ -336,12 +336,12 @@ impl FuseRing {
     /// The request: the room of its header, that of its fixed arguments, and the rest of it.
     pub fn request(&self) -> (&[u8; HEADER_ROOM], &[u8; ARGUMENTS_ROOM], &[u8]) {
         assert_eq!(self.turn, Turn::Ours, "the entry is the kernel's");
-        let len = (self.headers.entry.payload_size as usize).min(self.payload.as_ref().len());
-        (&self.headers.in_out, &self.headers.arguments, &self.payload.as_ref()[..len])
+        let len = (self.headers.entry.payload_size as usize).min(self.payload.bytes().len());
+        (&self.headers.in_out, &self.headers.arguments, &self.payload.bytes()[..len])
     }
 
     /// Exchanges the payload's memory with another buffer, so that an answer can be written where it is wanted. To be
-    /// undone before [`FuseRing::next`].
+    /// undone before [`FuseRing::next_request`].
     pub fn swap_payload(&mut self, other: &mut PageBuffer) {
         assert_eq!(self.turn, Turn::Ours, "the entry is the kernel's");
         std::mem::swap(&mut self.payload, other);
@@ -357,7 +357,7 @@ impl FuseRing {
     /// The memory of the answer's payload.
     pub fn payload_mut(&mut self) -> &mut [u8] {
         assert_eq!(self.turn, Turn::Ours, "the entry is the kernel's");
-        self.payload.as_mut()
+        self.payload.bytes_mut()
     }
 }
 
@@ -387,8 +387,8 @@ mod tests {
         let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         // Where io_uring is not allowed there is nothing to test.
         let Ok(mut ring) = FuseRing::new(Arc::new(file), 0, PageBuffer::new(8192, 0)) else { return };
-        assert!(ring.next().is_err());
-        assert!(ring.next().is_err(), "the ring can be used again");
+        assert!(ring.next_request().is_err());
+        assert!(ring.next_request().is_err(), "the ring can be used again");
         assert!(ring.request().2.is_empty());
     }
 

@@ -21,12 +21,12 @@ impl PageBuffer {
     }
 
     /// The bytes.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.start + self.len]
     }
 
     /// The bytes, to read.
-    pub fn as_ref(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..self.start + self.len]
     }
 }
@@ -39,8 +39,8 @@ mod tests {
     fn the_asked_place_is_aligned() {
         for aligned in [0, 80, 4096, 5000] {
             let mut buffer = PageBuffer::new(8192, aligned);
-            assert_eq!(buffer.as_mut()[aligned..].as_ptr().align_offset(PAGE), 0);
-            assert_eq!(buffer.as_ref().len(), 8192);
+            assert_eq!(buffer.bytes_mut()[aligned..].as_ptr().align_offset(PAGE), 0);
+            assert_eq!(buffer.bytes().len(), 8192);
         }
     }
 }

@@ -116,7 +116,7 @@ impl Entry {
         let Ok(connection) = started.recv() else { return Ok(End::Unmounted) };
         self.stay_on_cpu();
         loop {
-            match self.ring.next() {
+            match self.ring.next_request() {
                 Ok(Wait::Request) => self.answer(&connection),
                 Ok(Wait::End) => break,
                 Err(error) => {

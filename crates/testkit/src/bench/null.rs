@@ -28,6 +28,9 @@ struct Node {
     lookups: u64,
 }
 
+/// An entry: position, name, inode and its attributes.
+type Listed = (u64, Vec<u8>, u64, Attr);
+
 struct State {
     nodes: HashMap<u64, Node>,
     next: u64,
@@ -112,8 +115,8 @@ impl State {
         }
     }
 
-    /// Entries from a position on: position, name, inode and its attributes.
-    fn list(&mut self, dir: NodeId, from: u64) -> Result<Vec<(u64, Vec<u8>, u64, Attr)>> {
+    /// Entries from a position on.
+    fn list(&mut self, dir: NodeId, from: u64) -> Result<Vec<Listed>> {
         const BATCH: usize = 512;
         let some: Vec<_> = self.node(dir)?.order.range(from..).take(BATCH).map(|(at, e)| (*at, e.clone())).collect();
         some.into_iter().map(|(at, (name, id))| Ok((at, name, id, self.node(NodeId(id))?.attr))).collect()

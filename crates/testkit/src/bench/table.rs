@@ -8,10 +8,12 @@ use super::measure::Sample;
 /// What we are measured against.
 const OPPONENT: &str = "btrfs";
 
+type BySubject = Vec<(&'static str, Vec<Sample>)>;
+
 /// Samples by row and subject, in the order in which they first came.
 #[derive(Default)]
 pub struct Results {
-    rows: Vec<(&'static Row, Vec<(&'static str, Vec<Sample>)>)>,
+    rows: Vec<(&'static Row, BySubject)>,
 }
 
 /// Median, and the lowest and highest of all.
