@@ -45,6 +45,10 @@ stress percent="1000":
 model steps="100000" seed="1":
     BUTTERFS_MODEL_STEPS={{steps}} BUTTERFS_MODEL_SEED={{seed}} cargo test --release -p butterfs-engine --test model long_run -- --ignored --nocapture
 
+# Time mounts and the library beside the kernel's btrfs (as root): just bench --scale 10 --only files
+bench *options:
+    scripts/bench.sh {{options}}
+
 # Time `butterfs check` beside `btrfs check` (as root, on a disk): just bench-check 5
 bench-check runs="5" files="1000000":
     scripts/bench-check.sh {{runs}} {{files}}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them all: the fast ones as anybody, those that mount as root.
-# BUTTERFS_TEST_SCALE=10 makes the long ones ten times shorter.
+# BUTTERFS_TEST_SCALE=10 makes the long ones ten times shorter. Then a sample of those that mount again, with requests
+# through io_uring (BUTTERFS_TEST_TRANSPORT=uring), if root may enable that and the kernel has it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +29,16 @@ else
         "$(command -v cargo-nextest)" nextest run --archive-file "$archive/tests.tar.zst" \
         --workspace-remap "$PWD" --profile root || status=1
     rm -rf "$archive"
+fi
+
+uring=/sys/module/fuse/parameters/enable_uring
+if [ "$(id -u)" -eq 0 ] && [ -w "$uring" ]; then
+    echo "== a sample of them through io_uring"
+    before=$(cat "$uring")
+    echo Y >"$uring"
+    sample='package(butterfs-fuse) | binary(/^(gates|signals|kill_daemon|mixed_operations|space)_root$/)'
+    BUTTERFS_TEST_TRANSPORT=uring cargo nextest run --workspace --profile root -E "$sample" || status=1
+    echo "$before" >"$uring"
 fi
 
 skips=$(wc -l <"$BUTTERFS_SKIPS")

@@ -26,6 +26,7 @@ pub mod subvolume;
 pub mod tree;
 pub mod tx;
 
+mod cores;
 mod log;
 pub mod relocate;
 mod replay;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up: a module may use those before it and beside it.
 const LAYERS: [&[&str]; 9] = [
-    &["error", "environment", "id"],
+    &["error", "environment", "id", "cores"],
     &["tree"],
     &["space"],
     &["tx"],

@@ -13,7 +13,6 @@
 
 pub mod abi;
 pub mod adapter;
-mod buffer;
 mod caller;
 pub mod control;
 pub mod daemon;

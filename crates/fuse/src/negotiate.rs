@@ -40,18 +40,19 @@ const WANTED: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::INIT_EXT)
     .union(InitFlags::HAS_EXPIRE_ONLY);
 
-/// Decides on the kernel's offer. An error means that the versions do not fit.
+/// Decides on the kernel's offer; `transport` is what is possible of how requests come. An error means that the versions do not fit.
 pub(crate) fn negotiate(
     offer: &abi::InitIn,
     options: &SessionOptions,
     mount: MountFlags,
+    transport: InitFlags,
 ) -> io::Result<(Negotiated, abi::InitOut)> {
     if offer.major != abi::VERSION_MAJOR || offer.minor < abi::VERSION_MINOR_OLDEST {
         let text = format!("FUSE protocol {}.{} is not supported", offer.major, offer.minor);
         return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     }
     let offered = InitFlags::from_bits_truncate(u64::from(offer.flags) | u64::from(offer.flags2) << 32);
-    let flags = offered & wanted(options, mount);
+    let flags = offered & (wanted(options, mount) | transport);
     let negotiated = Negotiated { kernel_minor: offer.minor, flags, max_write: abi::MAX_WRITE };
     Ok((negotiated, init_out(offer, flags, options)))
 }
@@ -98,8 +99,13 @@ mod tests {
     #[test]
     fn nothing_is_claimed_that_was_not_offered() {
         let offered = InitFlags::BIG_WRITES | InitFlags::POSIX_LOCKS;
-        let (negotiated, out) =
-            negotiate(&offer(45, offered.bits() as u32), &SessionOptions::default(), MountFlags::empty()).unwrap();
+        let (negotiated, out) = negotiate(
+            &offer(45, offered.bits() as u32),
+            &SessionOptions::default(),
+            MountFlags::empty(),
+            InitFlags::empty(),
+        )
+        .unwrap();
         assert_eq!(out.flags, InitFlags::BIG_WRITES.bits() as u32);
         assert!(!negotiated.flags.contains(InitFlags::POSIX_LOCKS));
     }
@@ -107,7 +113,8 @@ mod tests {
     #[test]
     fn idmapped_mounts_need_the_kernels_checks() {
         let agreed = |flags| {
-            let (negotiated, _) = negotiate(&offer(45, u32::MAX), &SessionOptions::default(), flags).unwrap();
+            let (negotiated, _) =
+                negotiate(&offer(45, u32::MAX), &SessionOptions::default(), flags, InitFlags::empty()).unwrap();
             negotiated.flags.contains(InitFlags::ALLOW_IDMAP)
         };
         assert!(agreed(MountFlags::ALLOW_OTHER | MountFlags::DEFAULT_PERMISSIONS));
@@ -117,7 +124,9 @@ mod tests {
 
     #[test]
     fn old_protocols_are_refused() {
-        let agree = |minor| negotiate(&offer(minor, u32::MAX), &SessionOptions::default(), MountFlags::empty());
+        let agree = |minor| {
+            negotiate(&offer(minor, u32::MAX), &SessionOptions::default(), MountFlags::empty(), InitFlags::empty())
+        };
         assert!(agree(30).is_err());
         assert!(agree(31).is_ok());
     }

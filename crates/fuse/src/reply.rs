@@ -2,8 +2,8 @@
 
 use crate::Errno;
 use crate::abi;
-use crate::buffer::PageBuffer;
 use crate::types::{Attr, AttrReply, Entry, Timestamp};
+use butterfs_os::page_buffer::PageBuffer;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
@@ -79,10 +79,7 @@ impl Reply {
         if self.part_count() > MAX_PARTS {
             self.join();
         }
-        let payload = self.body.len() + self.segments.iter().map(Segment::len).sum::<usize>();
-        let len = u32::try_from(size_of::<abi::OutHeader>() + payload)
-            .expect("a reply is bounded by the size the kernel asked for");
-        let header = abi::OutHeader { len, error: self.error, unique };
+        let header = self.header(unique);
         let fixed = [IoSlice::new(header.as_bytes()), IoSlice::new(&self.body)];
         if self.segments.is_empty() {
             return send(&fixed[..1 + usize::from(!self.body.is_empty())]);
@@ -90,9 +87,36 @@ impl Reply {
         let mut parts = Vec::with_capacity(self.part_count());
         parts.extend(fixed);
         for segment in &self.segments {
-            push_segment(&mut parts, segment, self.scratch.as_ref());
+            push_segment(&mut parts, segment, self.scratch.bytes());
         }
         send(&parts)
+    }
+
+    /// The header of the finished reply.
+    pub(crate) fn header(&self, unique: u64) -> abi::OutHeader {
+        let payload = self.body.len() + self.segments.iter().map(Segment::len).sum::<usize>();
+        let len = u32::try_from(size_of::<abi::OutHeader>() + payload)
+            .expect("a reply is bounded by the size the kernel asked for");
+        abi::OutHeader { len, error: self.error, unique }
+    }
+
+    /// Copies all behind the header; gives how much it is, or `None` if there is no room for it.
+    pub(crate) fn copy_to(&mut self, room: &mut [u8]) -> Option<usize> {
+        self.join();
+        room.get_mut(..self.body.len())?.copy_from_slice(&self.body);
+        Some(self.body.len())
+    }
+
+    /// As [`Self::copy_to`], to the beginning of the scratch buffer: what was read is there already, in most cases.
+    pub(crate) fn settle_in_scratch(&mut self) -> Option<usize> {
+        if let (true, [Segment::Scratch(range)]) = (self.body.is_empty(), &self.segments[..])
+            && range.start == 0
+        {
+            return Some(range.end);
+        }
+        self.join();
+        self.scratch.bytes_mut().get_mut(..self.body.len())?.copy_from_slice(&self.body);
+        Some(self.body.len())
     }
 
     /// How many parts the reply has.
@@ -108,7 +132,7 @@ impl Reply {
     fn join(&mut self) {
         for segment in std::mem::take(&mut self.segments) {
             match segment {
-                Segment::Scratch(range) => self.body.extend_from_slice(&self.scratch.as_ref()[range]),
+                Segment::Scratch(range) => self.body.extend_from_slice(&self.scratch.bytes()[range]),
                 Segment::Owned(bytes) => self.body.extend_from_slice(&bytes),
                 Segment::Shared(bytes, range) => self.body.extend_from_slice(&bytes[range]),
                 Segment::Zeros(len) => self.body.resize(self.body.len() + len, 0),
@@ -198,7 +222,7 @@ mod tests {
     #[test]
     fn segments_follow_the_header_in_order() {
         let mut reply = Reply::new();
-        reply.scratch.as_mut()[..3].copy_from_slice(b"abc");
+        reply.scratch.bytes_mut()[..3].copy_from_slice(b"abc");
         reply.segments = vec![
             Segment::Scratch(1..3),
             Segment::Zeros(2),

@@ -91,24 +91,41 @@ impl<'a> Request<'a> {
         if header.len as usize != bytes.len() {
             return Err(bad_header);
         }
+        Self::of_parts(header, &[], rest)
+    }
+
+    /// Parses what an entry of a ring got: the fixed part of the arguments lies apart from the rest.
+    pub fn parse_parts(header: &'a [u8], fixed: &'a [u8], rest: &'a [u8]) -> Result<Self, Malformed> {
+        let bad_header = Malformed::Header { got: header.len() };
+        let (header, _) = abi::InHeader::read_from_prefix(header).map_err(|_| bad_header)?;
+        let fixed_len = (header.len as usize).checked_sub(size_of::<abi::InHeader>() + rest.len());
+        let bad = Malformed::Arguments { unique: header.unique, opcode: header.opcode };
+        let fixed = fixed_len.and_then(|len| fixed.get(..len)).ok_or(bad)?;
+        Self::of_parts(header, fixed, rest)
+    }
+
+    fn of_parts(header: abi::InHeader, fixed: &'a [u8], rest: &'a [u8]) -> Result<Self, Malformed> {
         let bad = Malformed::Arguments { unique: header.unique, opcode: header.opcode };
         let extensions = usize::from(header.total_extlen) * 8;
         let len = rest.len().checked_sub(extensions).ok_or(bad)?;
-        let operation = operation(header.opcode, Args { rest: &rest[..len] }).ok_or(bad)?;
+        let args = Args { fixed, rest: &rest[..len] };
+        let operation = operation(header.opcode, args).ok_or(bad)?;
         Ok(Self { header, operation })
     }
 }
 
-/// Arguments not read yet.
+/// Arguments not read yet: `fixed` come before the rest.
 struct Args<'a> {
+    fixed: &'a [u8],
     rest: &'a [u8],
 }
 
 impl<'a> Args<'a> {
     /// The next struct.
     fn take<T: FromBytes>(&mut self) -> Option<T> {
-        let (value, rest) = T::read_from_prefix(self.rest).ok()?;
-        self.rest = rest;
+        let place = if self.fixed.is_empty() { &mut self.rest } else { &mut self.fixed };
+        let (value, rest) = T::read_from_prefix(place).ok()?;
+        *place = rest;
         Some(value)
     }
 

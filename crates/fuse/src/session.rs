@@ -3,6 +3,7 @@
 //! [`Session::run`] blocks until the filesystem is unmounted, by anyone. [`crate::stop`]
 //! ends it from another thread, or on SIGTERM.
 
+use crate::abi::InitFlags;
 use crate::front_end::FrontEnd;
 use crate::mount::Mount;
 use crate::negotiate::negotiate;
@@ -11,6 +12,7 @@ use crate::request::{Malformed, Operation, Request};
 use crate::stop::StopHandle;
 use crate::transport::Connection;
 use crate::transport::dev::{Channel, End, Incoming};
+use crate::transport::uring::Rings;
 use crate::{Errno, Negotiated, abi};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,14 +32,28 @@ pub enum Caching {
 /// How a session works.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// Worker threads, at least one.
+    /// Worker threads, at least one. (Through io_uring, there are as many as queues need.)
     pub threads: usize,
+    /// How requests come.
+    pub transport: Transport,
     /// Write-through or writeback.
     pub caching: Caching,
     /// Most background requests (readahead, writeback, direct I/O) at once.
     pub max_background: u16,
     /// Whether the kernel goes by ACLs.
     pub acl: PosixAcl,
+}
+
+/// How requests come from the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Through io_uring where the kernel can do it and the administrator has enabled it, else by the device.
+    #[default]
+    Best,
+    /// By reading and writing `/dev/fuse`.
+    Device,
+    /// Through io_uring; where that is not possible, the session does not start.
+    Uring,
 }
 
 /// Whether ACLs are in force.
@@ -52,7 +68,13 @@ pub enum PosixAcl {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { threads: 2, caching: Caching::WriteThrough, max_background: 64, acl: PosixAcl::Enforced }
+        Self {
+            threads: 2,
+            transport: Transport::Best,
+            caching: Caching::WriteThrough,
+            max_background: 64,
+            acl: PosixAcl::Enforced,
+        }
     }
 }
 
@@ -74,6 +96,9 @@ pub enum SessionError {
     /// The device failed.
     #[error("/dev/fuse: {0}")]
     Device(io::Error),
+    /// It was to be served through io_uring.
+    #[error("the mount cannot be served through io_uring: {0}")]
+    Uring(io::Error),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -113,11 +138,13 @@ impl Session {
         let device = self.mount.device();
         let mut channel = Channel::new(Arc::clone(&device));
         let (notifier, notices) = Notifier::new(&device);
-        self.handshake(&mut channel, &notifier)?;
+        let mut rings = self.rings(&device)?;
+        let agreed = self.handshake(&mut channel, &notifier, &rings)?;
+        rings = self.start(rings, agreed)?;
         let sender = Arc::clone(&device);
         spawn("fuse-notify", move || notices.run(sender))?;
         ready();
-        let result = self.serve(channel, &device);
+        let result = self.serve(channel, &device, rings);
         self.connection.destroy();
         notifier.close();
         match self.connection.loss() {
@@ -126,8 +153,46 @@ impl Session {
         }
     }
 
+    /// Rings, if they are wanted and possible.
+    fn rings(&self, device: &Arc<OwnedFd>) -> Result<Option<Rings>, SessionError> {
+        if self.options.transport == Transport::Device {
+            return Ok(None);
+        }
+        match Rings::prepare(device) {
+            Ok(rings) => Ok(Some(rings)),
+            Err(error) if self.options.transport == Transport::Uring => Err(SessionError::Uring(error)),
+            Err(error) => {
+                tracing::debug!(%error, "no io_uring");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Starts rings if the kernel has agreed to use them, and says what it came to.
+    fn start(&self, rings: Option<Rings>, agreed: Negotiated) -> Result<Option<Rings>, SessionError> {
+        if !agreed.flags.contains(InitFlags::OVER_IO_URING) {
+            if self.options.transport == Transport::Uring {
+                let text = "the kernel does not offer it (Linux 6.14 or later does)";
+                return Err(SessionError::Uring(io::Error::new(io::ErrorKind::Unsupported, text)));
+            }
+            tracing::info!(threads = self.options.threads, "served through /dev/fuse");
+            return Ok(None);
+        }
+        let mut rings = rings;
+        if let Some(rings) = &mut rings {
+            rings.start(&self.connection);
+            tracing::info!(threads = rings.len(), "served through io_uring");
+        }
+        Ok(rings)
+    }
+
     /// Answers INIT.
-    fn handshake(&self, channel: &mut Channel, notifier: &Notifier) -> Result<Negotiated, SessionError> {
+    fn handshake(
+        &self,
+        channel: &mut Channel,
+        notifier: &Notifier,
+        rings: &Option<Rings>,
+    ) -> Result<Negotiated, SessionError> {
         loop {
             let len = match channel.receive().map_err(|e| SessionError::Handshake(e.into()))? {
                 Incoming::Bytes(len) => len,
@@ -139,7 +204,7 @@ impl Session {
                 channel.send_struct(unique, &abi::InitOut { major: abi::VERSION_MAJOR, ..empty_init() });
                 continue;
             }
-            return self.agree(channel, unique, &offer, notifier);
+            return self.agree(channel, unique, &offer, notifier, rings);
         }
     }
 
@@ -150,8 +215,10 @@ impl Session {
         unique: u64,
         offer: &abi::InitIn,
         notifier: &Notifier,
+        rings: &Option<Rings>,
     ) -> Result<Negotiated, SessionError> {
-        let (negotiated, out) = negotiate(offer, &self.options, self.mount.flags()).map_err(|error| {
+        let transport = if rings.is_some() { InitFlags::OVER_IO_URING } else { InitFlags::empty() };
+        let (negotiated, out) = negotiate(offer, &self.options, self.mount.flags(), transport).map_err(|error| {
             channel.send_error(unique, Errno::new(71));
             SessionError::Handshake(error)
         })?;
@@ -163,9 +230,11 @@ impl Session {
         Ok(negotiated)
     }
 
-    /// Runs the workers, this thread being one of them, to their end.
-    fn serve(&self, mut own: Channel, device: &Arc<OwnedFd>) -> Result<(), SessionError> {
-        let others: Vec<_> = (1..self.options.threads).map(|_| self.worker(device)).collect();
+    /// Runs the workers, this thread being one of them, to their end. With rings, this one alone reads the device: little
+    /// comes there.
+    fn serve(&self, mut own: Channel, device: &Arc<OwnedFd>, rings: Option<Rings>) -> Result<(), SessionError> {
+        let workers = if rings.is_some() { 1 } else { self.options.threads };
+        let others: Vec<_> = (1..workers).map(|_| self.worker(device)).collect();
         let end = own.serve(&self.connection);
         if matches!(end, Ok(End::Unmounted)) {
             self.mount.point().note_gone();
@@ -177,6 +246,9 @@ impl Session {
                 Err(error) => Err(error),
             };
             result = result.and(end);
+        }
+        for end in rings.into_iter().flat_map(Rings::join) {
+            result = result.and(end.map_or(Err(SessionError::Panic), ended));
         }
         result
     }

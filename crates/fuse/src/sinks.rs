@@ -1,10 +1,10 @@
 //! Where a front end puts the answer to READ, READDIR and READDIRPLUS.
 
 use crate::abi;
-use crate::buffer::PageBuffer;
 use crate::reply::{Segment, entry_out};
 use crate::types::{DirEntry, Entry};
 use crate::{Errno, Result};
+use butterfs_os::page_buffer::PageBuffer;
 use std::ops::Range;
 use std::sync::Arc;
 use zerocopy::IntoBytes;
@@ -20,7 +20,7 @@ pub struct ReadSink<'a> {
 impl<'a> ReadSink<'a> {
     /// A sink for up to `wanted` bytes, cut to what the scratch buffer holds.
     pub(crate) fn new(wanted: usize, segments: &'a mut Vec<Segment>, scratch: &'a mut PageBuffer) -> Self {
-        let room = wanted.min(scratch.as_ref().len());
+        let room = wanted.min(scratch.bytes().len());
         Self { room, used: 0, segments, scratch }
     }
 
@@ -38,7 +38,7 @@ impl<'a> ReadSink<'a> {
         fill: impl FnOnce(&mut [u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let range = self.used..self.used + len.min(self.room);
-        fill(&mut self.scratch.as_mut()[range.clone()])?;
+        fill(&mut self.scratch.bytes_mut()[range.clone()])?;
         self.used = range.end;
         self.room -= range.len();
         self.segments.push(Segment::Scratch(range));

@@ -60,7 +60,8 @@ fn program(how: &str, directory: &Path) -> ExitCode {
     let device = mount.point().device_number().unwrap();
     let presence = Presence::announce(&directory.join("run"), device).unwrap();
     fs::write(directory.join("pid"), std::process::id().to_string()).unwrap();
-    let session = Session::new(mount, fs, SessionOptions::default());
+    let session =
+        Session::new(mount, fs, SessionOptions { transport: common::transport(), ..SessionOptions::default() });
     let stop = SignalStop::spawn(signals, session.stop_handle()).unwrap();
     session.run_then(|| ready.mounted(None).unwrap()).unwrap();
     drop(stop);

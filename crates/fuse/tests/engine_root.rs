@@ -1,6 +1,8 @@
 //! The engine behind real mounts, as root; judged by `btrfs check` and by the kernel's driver.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Filesystem, OpenOptions};
 use butterfs_engine::mkfs::{self, MakeOptions};
@@ -61,7 +63,11 @@ impl Image {
         let mut options = MountOptions::for_root();
         options.flags |= flags;
         let mount = Mount::new(&MountSource::at(&self.path()).unwrap(), &self.mount_point(), &options).unwrap();
-        let session = Session::new(mount, front_end, SessionOptions::default());
+        let session = Session::new(
+            mount,
+            front_end,
+            SessionOptions { transport: common::transport(), ..SessionOptions::default() },
+        );
         let stop = session.stop_handle();
         Mounted { path: self.mount_point(), stop, thread: Some(std::thread::spawn(move || session.run())) }
     }

@@ -4,6 +4,7 @@
 //! return an error. A test owns a [`workdir::WorkDir`]; mounts, loop devices and daemons below it are gone when it is
 //! dropped, also after a panic.
 
+pub mod bench;
 pub mod command;
 pub mod crash;
 pub mod cuts;

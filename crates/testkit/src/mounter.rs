@@ -1,7 +1,8 @@
 //! Makes, mounts and unmounts filesystems, by the kernel or by Butterfs, behind one set of verbs.
 //!
 //! Every test is written against this, so that it can be proved on the kernel first:
-//! `BUTTERFS_TEST_MOUNTER=kernel` puts the kernel in the place of Butterfs.
+//! `BUTTERFS_TEST_MOUNTER=kernel` puts the kernel in the place of Butterfs. `BUTTERFS_TEST_TRANSPORT=uring` (or `device`)
+//! is how requests come to Butterfs.
 
 use crate::command::{Finished, run, run_program};
 use crate::unmount::{patiently, unmount};
@@ -10,6 +11,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// The variable that says how requests come, as the mount option `transport`.
+pub const TRANSPORT: &str = "BUTTERFS_TEST_TRANSPORT";
 
 /// Who makes and mounts.
 #[derive(Clone, Debug)]
@@ -73,6 +77,9 @@ impl Mounter {
             Self::Butterfs { binary } => {
                 let mut command = Command::new(binary);
                 command.args(["mount", "--log"]).arg(log_of(image));
+                if let Ok(transport) = std::env::var(TRANSPORT) {
+                    command.args(["-o", &format!("transport={transport}")]);
+                }
                 if !options.is_empty() {
                     command.args(["-o", options]);
                 }

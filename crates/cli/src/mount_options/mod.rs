@@ -15,7 +15,7 @@ use butterfs_engine::tx::SpaceRules;
 use butterfs_format::{Generation, TreeId};
 use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
-use butterfs_fuse::session::PosixAcl;
+use butterfs_fuse::session::{PosixAcl, Transport};
 use butterfs_volume::Missing;
 
 pub use help::{effective as help, every as long_help};
@@ -70,6 +70,8 @@ pub struct Options {
     pub acl: PosixAcl,
     /// `thread_pool=`.
     pub threads: Option<NonZeroUsize>,
+    /// `transport=`.
+    pub transport: Transport,
     /// `fatal_errors=`.
     pub fatal_errors: FatalErrors,
     /// `enospc_debug`.
@@ -108,6 +110,7 @@ impl Default for Options {
             request: Request::Mount,
             acl: PosixAcl::Enforced,
             threads: None,
+            transport: Transport::Best,
             fatal_errors: FatalErrors::ReadOnly,
             enospc: EnospcLog::Quiet,
             uuid_tree: UuidTree::Trust,
@@ -234,6 +237,7 @@ impl Options {
             ("open_files", self.open_files != before.open_files),
             ("acl, noacl", self.acl != before.acl),
             ("thread_pool", self.threads != before.threads),
+            ("transport", self.transport != before.transport),
             ("fatal_errors", self.fatal_errors != before.fatal_errors),
             ("enospc_debug", self.enospc != before.enospc),
             ("context", self.security != before.security),

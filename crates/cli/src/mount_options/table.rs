@@ -222,6 +222,11 @@ const BUTTERFS: &[Row] = &[
         Word(|o| o.flag(MountFlags::DEFAULT_PERMISSIONS)),
         "the kernel checks permissions (always)",
     ),
+    row(
+        "transport",
+        Value("HOW", |o, v| values::transport(v).map(|transport| o.transport = transport)),
+        "how requests come: uring, through io_uring; device, by /dev/fuse; best, the first if enable_uring of the kernel's module fuse is Y (the default)",
+    ),
     row("plain_fuse", Word(|o| o.flag(MountFlags::PLAIN_FUSE)), "as root: without a loop device; sync does not wait"),
 ];
 

@@ -6,6 +6,7 @@ use butterfs_engine::file::CompressRule;
 use butterfs_engine::tx::DiscardRule;
 use butterfs_format::TreeId;
 use butterfs_format::compression::{Choice, Method};
+use butterfs_fuse::session::Transport;
 
 /// More threads would only wait for each other.
 const MOST_THREADS: usize = 256;
@@ -49,6 +50,16 @@ pub(super) fn compression(value: &str, rule: impl Fn(Method) -> CompressRule) ->
 pub(super) fn discard(value: &str) -> Result<DiscardRule, String> {
     one_of(value, &["sync", "async"])?;
     Ok(if value == "sync" { DiscardRule::Sync } else { DiscardRule::Async })
+}
+
+/// How requests come.
+pub(super) fn transport(value: &str) -> Result<Transport, String> {
+    match value {
+        "best" => Ok(Transport::Best),
+        "device" => Ok(Transport::Device),
+        "uring" => Ok(Transport::Uring),
+        _ => Err("allowed are: best, device, uring".into()),
+    }
 }
 
 /// Data chunks for each metadata chunk.

@@ -13,10 +13,10 @@ use std::sync::Mutex;
 use butterfs_format::compression::{Choice, Compressor, MAX_UNCOMPRESSED, Method, Place, worth_trying};
 use butterfs_format::items::{Compression, InodeFlags};
 
-use super::cores::on_all_cores;
 use super::delalloc::TakenRun;
 use super::extents::InlineExtent;
 use super::sectors::{intersect, len, lock, sector_size};
+use crate::cores::on_all_cores;
 use crate::error::Result;
 use crate::inode::{Inode, Shared, xattr};
 

@@ -40,7 +40,6 @@ pub mod write;
 pub mod writeback;
 
 mod compressed;
-mod cores;
 mod grow;
 mod place;
 mod runs;

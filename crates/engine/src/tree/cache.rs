@@ -2,10 +2,12 @@
 //!
 //! Eviction is by second chance: a block that was used since the hand last passed stays once more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use butterfs_format::{Logical, TreeBlock};
+
+use super::AddressMap;
 
 /// Checked, clean blocks by address.
 pub struct BlockCache {
@@ -15,7 +17,7 @@ pub struct BlockCache {
 
 #[derive(Default)]
 struct Inner {
-    blocks: HashMap<Logical, Entry>,
+    blocks: AddressMap<Entry>,
     clock: VecDeque<Logical>,
     bytes: usize,
 }

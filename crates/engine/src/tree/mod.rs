@@ -3,10 +3,12 @@
 //! Nothing here knows of devices, transactions or extents: [`TreeReader`] gives blocks, and
 //! [`TreeWriter`] makes them writable (by copy on write) and gives and takes whole blocks.
 
+mod block_map;
 pub mod cache;
 mod cursor;
 mod edit;
 
+pub use block_map::{AddressMap, BlockMap};
 pub use cursor::{Cursor, last_not_above};
 pub use edit::{insert, put, remove, touch, update};
 

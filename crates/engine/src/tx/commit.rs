@@ -11,11 +11,8 @@
 //! [`Transaction::freeze`] and [`Transaction::finish`] run with the gate held alone; [`Frozen::write`]
 //! runs with no lock at all, while the next generation is open.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use butterfs_format::items::DevItem;
-use butterfs_format::{Generation, Logical, Superblock, TreeBlock, TreeId};
+use butterfs_format::{Generation, Logical, Superblock, TreeId};
 use butterfs_volume::Volume;
 
 use super::Transaction;
@@ -24,10 +21,11 @@ use super::log::Log;
 use super::seal::write_blocks;
 use super::tops::Tops;
 use crate::error::Result;
+use crate::tree::BlockMap;
 
 /// A generation that is on its way to the devices.
 pub(super) struct Frozen {
-    blocks: HashMap<Logical, Arc<TreeBlock>>,
+    blocks: BlockMap,
     superblock: Superblock,
     /// What each device's superblocks say of it.
     devices: Vec<DevItem>,

@@ -68,8 +68,11 @@ impl Transaction {
 
     /// Settles all delayed references, those that settling itself makes included.
     pub(super) fn run_delayed_refs(&mut self) -> Result<()> {
-        while let Some((at, head)) = self.refs.pop_first() {
-            self.run_head(at, head)?;
+        while !self.refs.is_empty() {
+            while let Some((at, head)) = self.refs.pop_first() {
+                self.run_head(at, head)?;
+            }
+            self.settle_space_change()?;
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 //!
 //! # Invariants
 //! * It holds exactly the space that no extent item takes. (The places of superblock copies are in
-//!   it as free, as the kernel has them; what is in memory leaves them out.)
+//!   it as free, as the kernel has them; what is in memory leaves them out.) While references are settled, it may be
+//!   behind by one [`SpaceChange`].
 //! * `extent_count` of FREE_SPACE_INFO is the number of maximal free ranges, in either form.
 
 use std::collections::BTreeMap;
@@ -34,6 +35,51 @@ fn bitmap_threshold(group: &BlockGroup, sectorsize: u32) -> u64 {
     let bitmaps = group.len.div_ceil(FreeSpaceInfo::bitmap_range(sectorsize));
     let bytes = bitmaps * (ITEM_HEADER_SIZE + FreeSpaceInfo::BITMAP_BYTES) as u64;
     bytes / ITEM_HEADER_SIZE as u64
+}
+
+/// A range that was taken or freed, of one block group.
+#[derive(Clone, Copy, Debug)]
+pub struct SpaceChange {
+    pub(super) kind: Change,
+    pub(super) at: Logical,
+    pub(super) len: u64,
+}
+
+/// What became of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Taken,
+    Freed,
+}
+
+/// Changes of neighbours in a row become one.
+impl Transaction {
+    /// Notes a change for the free space tree. Those before it that do not join it are written now.
+    pub(super) fn note_space_change(&mut self, change: SpaceChange) -> Result<()> {
+        if !self.has_free_space_tree() {
+            return Ok(());
+        }
+        if let Some(last) = &mut self.space_change
+            && last.kind == change.kind
+            && last.at.0 + last.len == change.at.0
+            && self.space.containing(last.at.0).is_some_and(|group| change.at.0 < group.end())
+        {
+            last.len += change.len;
+            return Ok(());
+        }
+        self.settle_space_change()?;
+        self.space_change = Some(change);
+        Ok(())
+    }
+
+    /// Writes what was noted.
+    pub(super) fn settle_space_change(&mut self) -> Result<()> {
+        let Some(SpaceChange { kind, at, len }) = self.space_change.take() else { return Ok(()) };
+        match kind {
+            Change::Taken => self.free_space_tree_remove(at, len),
+            Change::Freed => self.free_space_tree_add(at, len),
+        }
+    }
 }
 
 impl Transaction {
@@ -130,7 +176,7 @@ impl Transaction {
     }
 
     /// A range is no longer free.
-    pub(super) fn free_space_tree_remove(&mut self, at: Logical, len: u64) -> Result<()> {
+    fn free_space_tree_remove(&mut self, at: Logical, len: u64) -> Result<()> {
         let group = self.group_of(at)?;
         let info = self.free_space_info(&group)?;
         let change = if info.uses_bitmaps() {
@@ -142,7 +188,7 @@ impl Transaction {
     }
 
     /// A range is free.
-    pub(super) fn free_space_tree_add(&mut self, at: Logical, len: u64) -> Result<()> {
+    fn free_space_tree_add(&mut self, at: Logical, len: u64) -> Result<()> {
         let group = self.group_of(at)?;
         let info = self.free_space_info(&group)?;
         let change = if info.uses_bitmaps() {

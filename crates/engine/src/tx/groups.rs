@@ -5,6 +5,7 @@ use butterfs_format::{Corruption, DevId, ItemType, Key, Logical, TreeId};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Transaction;
+use super::free_space_tree::{Change, SpaceChange};
 use crate::error::{Error, Result};
 use crate::space::{BlockGroup, FreeRanges, GroupState};
 
@@ -208,13 +209,13 @@ impl Transaction {
     /// An extent's item was put in.
     pub(super) fn note_allocated(&mut self, at: Logical, len: u64) -> Result<()> {
         self.change_used(at, len as i64)?;
-        if self.has_free_space_tree() { self.free_space_tree_remove(at, len) } else { Ok(()) }
+        self.note_space_change(SpaceChange { kind: Change::Taken, at, len })
     }
 
     /// An extent's item was taken out.
     pub(super) fn note_freed(&mut self, at: Logical, len: u64) -> Result<()> {
         self.change_used(at, -(len as i64))?;
-        if self.has_free_space_tree() { self.free_space_tree_add(at, len) } else { Ok(()) }
+        self.note_space_change(SpaceChange { kind: Change::Freed, at, len })
     }
 
     /// [`Transaction::load_free_ranges`] of the group that holds an extent.

@@ -25,7 +25,7 @@ use super::seal::write_blocks;
 use super::{Transaction, WhyCommit};
 use crate::error::Result;
 use crate::id::InodeId;
-use crate::tree::{self, ChildPtr, Cursor, TreeReader, TreeRoot, TreeWriter};
+use crate::tree::{self, BlockMap, ChildPtr, Cursor, TreeReader, TreeRoot, TreeWriter};
 
 /// So many inodes and ranges are remembered; with more a commit is cheaper.
 const MANY: usize = 1 << 16;
@@ -45,9 +45,9 @@ pub(super) struct Log {
     /// Trees whose root the tree of trees does not know yet.
     moved: BTreeSet<TreeId>,
     /// Blocks that were changed since the log was last made durable.
-    fresh: HashMap<Logical, Arc<TreeBlock>>,
+    fresh: BlockMap,
     /// Blocks that are durable, or on their way.
-    durable: HashMap<Logical, Arc<TreeBlock>>,
+    durable: BlockMap,
     /// Durable blocks that the next durable log does without.
     stale: Vec<Logical>,
     /// How often the log was begun to be made durable, and how often it was.
@@ -316,7 +316,7 @@ impl TreeWriter for LogWriter<'_> {
 
 /// A log on its way to the devices.
 pub(super) struct FrozenLog {
-    blocks: HashMap<Logical, Arc<TreeBlock>>,
+    blocks: BlockMap,
     superblock: Superblock,
     stale: Vec<Logical>,
     number: u64,
@@ -369,6 +369,8 @@ impl Transaction {
         let len = self.geometry.nodesize.into();
         for at in frozen.stale {
             self.release_space(at, len);
+            // The next log goes where this one was: into the same few places of device and cache.
+            self.space.change(at.0, |group| group.hint = group.hint.min(at.0));
         }
         self.log.done = frozen.number;
     }

@@ -1,6 +1,6 @@
 //! Opening the transaction that follows the last commit.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 
 use butterfs_format::{Generation, Logical, Superblock, TreeId};
@@ -13,7 +13,7 @@ use super::lost_refs::LostRefs;
 use super::{BadGroups, Transaction};
 use crate::error::Result;
 use crate::space::{Promised, SpaceMap, SpaceRules};
-use crate::tree::cache::BlockCache;
+use crate::tree::{BlockMap, cache::BlockCache};
 
 impl Transaction {
     /// A transaction without any tree, for `superblock`'s filesystem.
@@ -24,8 +24,8 @@ impl Transaction {
             generation: superblock.generation().next(),
             committed: superblock.generation(),
             superblock,
-            dirty: HashMap::new(),
-            frozen: HashMap::new(),
+            dirty: BlockMap::default(),
+            frozen: BlockMap::default(),
             roots: RwLock::default(),
             force_copy: HashSet::new(),
             refs: DelayedRefs::default(),
@@ -34,6 +34,7 @@ impl Transaction {
             promised: Promised::default(),
             rules: SpaceRules::default(),
             discards: Discards::default(),
+            space_change: None,
             sharing: None,
             pinned: Vec::new(),
             pinned_bytes: 0,

@@ -4,31 +4,44 @@
 //! * Every block is checked before it is written: what memory got wrong never becomes durable.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use butterfs_format::validate::{Checksum, Expected, Geometry, check_block};
 use butterfs_format::{Generation, Logical, TreeBlock};
 use butterfs_volume::Volume;
 
+use crate::cores::on_all_cores;
 use crate::error::Result;
+use crate::tree::AddressMap;
 
 /// How many bytes of blocks are given to the volume at once.
 const BATCH_BYTES: usize = 8 << 20;
+/// Checking and sealing fewer is not worth a thread.
+const BLOCKS_PER_JOB: usize = 64;
 
 /// Checks, seals and writes the blocks of a generation, in the order of their addresses. Nothing is flushed.
 ///
 /// # Errors
 /// If a block breaks a rule of the format, or is not of this generation, or a device fails.
-pub fn write_blocks(blocks: &HashMap<Logical, Arc<TreeBlock>>, generation: Generation, volume: &Volume) -> Result<()> {
+pub fn write_blocks<S: BuildHasher + Sync>(
+    blocks: &HashMap<Logical, Arc<TreeBlock>, S>,
+    generation: Generation,
+    volume: &Volume,
+) -> Result<()> {
     let mut addresses: Vec<Logical> = blocks.keys().copied().collect();
     addresses.sort_unstable();
     let geometry = volume.geometry();
     let wanted = wanted(blocks, generation);
     let per_batch = (BATCH_BYTES / geometry.nodesize as usize).max(1);
     for batch in addresses.chunks(per_batch) {
-        let sealed: Vec<(Logical, TreeBlock)> =
-            batch.iter().map(|at| Ok((*at, seal(&blocks[at], &wanted[at], &geometry)?))).collect::<Result<_>>()?;
-        let writes: Vec<(Logical, &[u8])> = sealed.iter().map(|(at, block)| (*at, block.bytes())).collect();
+        let parts: Vec<&[Logical]> = batch.chunks(BLOCKS_PER_JOB).collect();
+        let sealed = on_all_cores(parts.len(), |part| {
+            let seal = |at: &Logical| Ok((*at, seal(&blocks[at], &wanted[at], &geometry)?));
+            parts[part].iter().map(seal).collect::<Result<Vec<_>>>()
+        });
+        let sealed = sealed.into_iter().collect::<Result<Vec<Vec<(Logical, TreeBlock)>>>>()?;
+        let writes: Vec<(Logical, &[u8])> = sealed.iter().flatten().map(|(at, block)| (*at, block.bytes())).collect();
         volume.write_batch(&writes)?;
     }
     Ok(())
@@ -36,9 +49,9 @@ pub fn write_blocks(blocks: &HashMap<Logical, Arc<TreeBlock>>, generation: Gener
 
 /// What is known of each block without asking the block itself: its address, the generation, and what its parent
 /// says, if that is written too. (A parent always is, but for roots.)
-fn wanted(blocks: &HashMap<Logical, Arc<TreeBlock>>, generation: Generation) -> HashMap<Logical, Expected> {
+fn wanted<S>(blocks: &HashMap<Logical, Arc<TreeBlock>, S>, generation: Generation) -> AddressMap<Expected> {
     let alone = |at: &Logical| (*at, Expected { generation: Some(generation), ..Expected::at(*at) });
-    let mut wanted: HashMap<Logical, Expected> = blocks.keys().map(alone).collect();
+    let mut wanted: AddressMap<Expected> = blocks.keys().map(alone).collect();
     for parent in blocks.values().filter(|block| !block.is_leaf()) {
         // A node that claims more pointers than fit is refused by its own check.
         for slot in 0..parent.len().min(TreeBlock::node_capacity(parent.bytes().len())) {

@@ -13,11 +13,12 @@ use std::sync::{Arc, RwLock};
 use butterfs_format::items::{BackRef, Compression, DevItem, ExtentFlags};
 use butterfs_format::superblock::{CompatRo, Incompat};
 use butterfs_format::validate::Geometry;
-use butterfs_format::{Generation, Key, Logical, Superblock, TreeBlock, TreeId};
+use butterfs_format::{Generation, Key, Logical, Superblock, TreeId};
 use butterfs_volume::Volume;
 
 use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
 use super::discard::Discards;
+use super::free_space_tree::SpaceChange;
 use super::log::Log;
 use super::lost_refs::LostRefs;
 use super::roots::Root;
@@ -25,7 +26,7 @@ use super::sharing::Sharing;
 use super::why_commit::WhyCommit;
 use crate::error::Result;
 use crate::space::{FreeRanges, Promised, SpaceMap, SpaceRules};
-use crate::tree::{self, Cursor, cache::BlockCache};
+use crate::tree::{self, BlockMap, Cursor, cache::BlockCache};
 
 /// The running transaction.
 pub struct Transaction {
@@ -39,9 +40,9 @@ pub struct Transaction {
     /// The last one that is durable.
     pub(super) committed: Generation,
     /// Blocks of this generation.
-    pub(super) dirty: HashMap<Logical, Arc<TreeBlock>>,
+    pub(super) dirty: BlockMap,
     /// Blocks of the generation that is being written.
-    pub(super) frozen: HashMap<Logical, Arc<TreeBlock>>,
+    pub(super) frozen: BlockMap,
     /// Trees that were looked at; filled by readers too.
     pub(super) roots: RwLock<HashMap<TreeId, Root>>,
     /// Trees of which a snapshot was taken in this transaction: their blocks are copied even when
@@ -54,6 +55,8 @@ pub struct Transaction {
     /// What the user chose about space.
     pub(super) rules: SpaceRules,
     pub(super) discards: Discards,
+    /// What the free space tree does not know yet, while references are settled.
+    pub(super) space_change: Option<SpaceChange>,
     /// What subvolumes share, once something is to be changed.
     pub(super) sharing: Option<Sharing>,
     /// Space freed in this transaction: not to be used before it is durable.

@@ -7,10 +7,10 @@
 use super::{Connection, refuse_malformed};
 use crate::Errno;
 use crate::abi;
-use crate::buffer::PageBuffer;
 use crate::dispatch::Answer;
 use crate::reply::Reply;
 use crate::request::{Malformed, Request};
+use butterfs_os::page_buffer::PageBuffer;
 use rustix::fs::{Mode, OFlags};
 use rustix::io as sys;
 use std::os::fd::OwnedFd;
@@ -68,7 +68,7 @@ impl Channel {
     /// Waits for the next request.
     pub(crate) fn receive(&mut self) -> sys::Result<Incoming> {
         loop {
-            match sys::read(&*self.device, self.buffer.as_mut()) {
+            match sys::read(&*self.device, self.buffer.bytes_mut()) {
                 Ok(len) => return Ok(Incoming::Bytes(len)),
                 // ENOENT: the request was taken back while it was read.
                 Err(sys::Errno::INTR | sys::Errno::AGAIN | sys::Errno::NOENT) => {}
@@ -81,7 +81,7 @@ impl Channel {
 
     /// Parses what was received.
     pub(crate) fn parse(&self, len: usize) -> Result<Request<'_>, Malformed> {
-        Request::parse(&self.buffer.as_ref()[..len])
+        Request::parse(&self.buffer.bytes()[..len])
     }
 
     /// Serves requests until the end.
@@ -97,7 +97,7 @@ impl Channel {
     /// Does the request in the buffer and sends its reply.
     fn answer(&mut self, len: usize, connection: &Connection) {
         self.reply.clear();
-        let unique = match Request::parse(&self.buffer.as_ref()[..len]) {
+        let unique = match Request::parse(&self.buffer.bytes()[..len]) {
             Ok(request) => {
                 let unique = request.header.unique;
                 let promise = Promise { device: &self.device, unique };

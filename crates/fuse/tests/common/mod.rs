@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use butterfs_fuse::mount::{Mount, MountEntry, MountKind, MountOptions, MountSource};
-use butterfs_fuse::session::{Session, SessionError, SessionOptions};
+use butterfs_fuse::session::{Session, SessionError, SessionOptions, Transport};
 use butterfs_fuse::stop::StopHandle;
 use butterfs_fuse::*;
 use std::collections::{BTreeMap, HashMap};
@@ -419,7 +419,7 @@ impl Mounted {
         let directory = tempfile::tempdir().unwrap();
         let mount = Mount::new(&source, directory.path(), options).unwrap();
         let (kind, point) = (mount.kind(), mount.point());
-        let session = Session::new(mount, fs.clone(), session);
+        let session = Session::new(mount, fs.clone(), SessionOptions { transport: transport(), ..session });
         let stop = session.stop_handle();
         Self {
             fs,
@@ -452,6 +452,15 @@ impl Drop for Mounted {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// How requests come: `BUTTERFS_TEST_TRANSPORT`, `uring` or `device`.
+pub fn transport() -> Transport {
+    match std::env::var(butterfs_testkit::mounter::TRANSPORT).as_deref() {
+        Ok("uring") => Transport::Uring,
+        Ok("device") => Transport::Device,
+        _ => Transport::Best,
     }
 }
 

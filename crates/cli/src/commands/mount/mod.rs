@@ -197,6 +197,7 @@ fn destination(plan: &Plan<'_>, usual: Destination) -> Result<Destination> {
 /// Opens, mounts and serves until unmounted.
 fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> Result<()> {
     let target = check_directory(plan.directory)?;
+    butterfs_os::process::reuse_freed_memory();
     let (filesystem, device) = open(plan)?;
     let filesystem = Arc::new(filesystem);
     let mount = mount(plan, &target, &*device)?;
@@ -370,7 +371,7 @@ fn end() -> bool {
 fn session_options(options: &Options) -> SessionOptions {
     let usual = || std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
     let threads = options.threads.map_or_else(usual, usize::from);
-    SessionOptions { threads, acl: options.acl, ..Default::default() }
+    SessionOptions { threads, transport: options.transport, acl: options.acl, ..Default::default() }
 }
 
 /// What answers the kernel.

@@ -5,7 +5,7 @@
 const PAGE: usize = 4096;
 
 /// A fixed buffer, zeroed at first.
-pub(crate) struct PageBuffer {
+pub struct PageBuffer {
     bytes: Vec<u8>,
     start: usize,
     len: usize,
@@ -13,7 +13,7 @@ pub(crate) struct PageBuffer {
 
 impl PageBuffer {
     /// A buffer of `len` bytes in which the byte at `aligned` lies on a page boundary.
-    pub(crate) fn new(len: usize, aligned: usize) -> Self {
+    pub fn new(len: usize, aligned: usize) -> Self {
         let bytes = vec![0; len + 2 * PAGE];
         let to_page = bytes.as_ptr().align_offset(PAGE) % PAGE;
         let start = (to_page + PAGE - aligned % PAGE) % PAGE;
@@ -21,12 +21,12 @@ impl PageBuffer {
     }
 
     /// The bytes.
-    pub(crate) fn as_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.start + self.len]
     }
 
     /// The bytes, to read.
-    pub(crate) fn as_ref(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..self.start + self.len]
     }
 }
@@ -39,8 +39,8 @@ mod tests {
     fn the_asked_place_is_aligned() {
         for aligned in [0, 80, 4096, 5000] {
             let mut buffer = PageBuffer::new(8192, aligned);
-            assert_eq!(buffer.as_mut()[aligned..].as_ptr().align_offset(PAGE), 0);
-            assert_eq!(buffer.as_ref().len(), 8192);
+            assert_eq!(buffer.bytes_mut()[aligned..].as_ptr().align_offset(PAGE), 0);
+            assert_eq!(buffer.bytes().len(), 8192);
         }
     }
 }
