@@ -21,6 +21,7 @@ mod scan;
 mod shown;
 mod stats;
 mod superblock;
+mod tolerance;
 mod volume;
 mod write;
 
