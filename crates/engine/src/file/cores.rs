@@ -4,7 +4,7 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Does jobs by number, on as many threads as there are cores; gives the results in order.
-pub(super) fn on_all_cores<R: Send>(jobs: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
+pub(crate) fn on_all_cores<R: Send>(jobs: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs);
     let next = AtomicUsize::new(0);
     let run = || {
