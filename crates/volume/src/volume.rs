@@ -208,6 +208,12 @@ impl Volume {
         self.members.iter().map(|member| (member.devid(), member.counters.get())).collect()
     }
 
+    /// Sets a device's counters to zero, for the next commit to write; gives what was counted, `None` if there is no such
+    /// device.
+    pub fn reset_device_stats(&self, devid: DevId) -> Option<DeviceStats> {
+        self.member(devid).map(|index| self.members[index].counters.reset())
+    }
+
     /// Adds what was counted for a device in earlier days.
     pub fn add_device_stats(&self, devid: DevId, stats: &DeviceStats) {
         if let Some(index) = self.member(devid) {

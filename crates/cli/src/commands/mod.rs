@@ -5,6 +5,7 @@ mod check;
 mod compat;
 mod cp;
 mod defragment;
+mod device;
 mod find_root;
 mod fstrim;
 mod inspect;
@@ -15,6 +16,7 @@ mod property;
 mod receive;
 mod rescue;
 mod restore;
+mod scrub;
 mod share;
 mod stat;
 mod status;
@@ -87,6 +89,12 @@ pub enum Command {
     Filesystem(Filesystem),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
+    /// Look for devices, and at how often something went wrong with them.
+    #[command(subcommand, infer_subcommands = true)]
+    Device(device::Command),
+    /// Read all that devices hold, compare it with its checksums, and repair it.
+    #[command(subcommand, infer_subcommands = true)]
+    Scrub(scrub::Command),
     /// Tell the devices of a mounted filesystem what space is free, as fstrim(8).
     Fstrim(fstrim::Arguments),
     /// Make a file share the extents of another, as cp --reflink does.
@@ -151,6 +159,8 @@ impl Command {
             Self::Filesystem(Filesystem::Sync(_)) => "filesystem sync",
             Self::Filesystem(Filesystem::Defragment(_)) => "filesystem defragment",
             Self::Sync(_) => "sync",
+            Self::Device(command) => command.name(),
+            Self::Scrub(command) => command.name(),
             Self::Fstrim(_) => "fstrim",
             Self::Reflink(_) => "reflink",
             Self::Dedupe(_) => "dedupe",
@@ -199,6 +209,8 @@ impl Command {
             Self::Property(command) => property::run(&command),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
             Self::Filesystem(Filesystem::Defragment(arguments)) => defragment::run(&arguments),
+            Self::Device(command) => return device::run(&command),
+            Self::Scrub(command) => return scrub::run(&command),
             Self::Fstrim(arguments) => fstrim::run(&arguments),
             Self::Reflink(arguments) => share::reflink(&arguments),
             Self::Dedupe(arguments) => share::dedupe(&arguments),

@@ -242,6 +242,7 @@ impl FrontEnd for EngineFrontEnd {
 
     fn destroy(&self) -> std::result::Result<(), String> {
         self.background.stop();
+        self.fs.cancel_scrubs();
         for (id, holds) in self.nodes.drain() {
             self.release_holds(id, holds);
         }
