@@ -3,7 +3,7 @@
 use libc::{c_int, c_ulong, c_void};
 
 use crate::errno::{self, Result};
-use crate::{clone, dedupe, fiemap, mounts, real, snapshot, wire};
+use crate::{clone, dedupe, fiemap, mounts, real, scrub, snapshot, wire};
 
 /// `FICLONE`: the descriptor is the argument.
 const FICLONE: u32 = 0x4004_9409;
@@ -75,7 +75,8 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_voi
 /// # Safety
 /// The argument is what the command wants.
 unsafe fn another_way(fd: c_int, command: u32, argument: *mut c_void, refused: c_int) -> Option<Result<c_int>> {
-    let by_pointer = matches!(command, FICLONERANGE | FIDEDUPERANGE | FIEMAP | SNAP_CREATE | SNAP_CREATE_V2);
+    let by_pointer =
+        matches!(command, FICLONERANGE | FIDEDUPERANGE | FIEMAP | SNAP_CREATE | SNAP_CREATE_V2 | wire::SCRUB);
     let expected = match refused {
         libc::EOPNOTSUPP | libc::ENOTTY => command == FICLONE || by_pointer && !argument.is_null(),
         // The kernel took a number, or nothing, for a pointer.
@@ -97,6 +98,7 @@ unsafe fn another_way(fd: c_int, command: u32, argument: *mut c_void, refused: c
             FIEMAP => fiemap::map(fd, argument.cast()),
             SNAP_CREATE => snapshot::create(fd, &argument.cast::<wire::VolArgs>().read_unaligned()),
             SNAP_CREATE_V2 => snapshot::create_v2(fd, &argument.cast::<snapshot::VolArgsV2>().read_unaligned()),
+            wire::SCRUB => scrub::run(fd, &mut *argument.cast::<wire::ScrubArgs>()),
             BALANCE_CTL => balance_control(fd),
             wire::START_SYNC | wire::WAIT_SYNC => real::flat_ioctl(fd, command, &mut 0_u64),
             _ => return None,

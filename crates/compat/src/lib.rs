@@ -22,6 +22,7 @@ mod ioctl;
 mod mntent;
 mod mounts;
 mod real;
+mod scrub;
 mod snapshot;
 mod stat;
 mod statfs;

@@ -44,6 +44,7 @@ mod rename_tests;
 mod rescue;
 #[cfg(test)]
 mod rule_tests;
+mod scrubs;
 mod settings;
 mod shut_down;
 mod snapshots;
@@ -85,6 +86,8 @@ pub use read::Flow;
 pub use received::Received;
 pub use rename::{Leave, RenameOptions, Replace};
 pub use rescue::Rescue;
+use scrubs::Scrubs;
+pub use scrubs::{FileAt, ScrubOutcome};
 use settings::Rules;
 pub use settings::Settings;
 pub use shut_down::ShutDown;
@@ -114,6 +117,7 @@ pub struct Filesystem {
     opened_for: Access,
     rules: RwLock<Rules>,
     fsyncs: Mutex<Fsyncs>,
+    scrubs: Scrubs,
 }
 
 /// Whether an operation found the names as it expected.

@@ -11,7 +11,7 @@
 //! * [`inode`], [`mod@file`], [`dir`]: inodes, their data, their names.
 //! * [`subvolume`]: subvolumes and snapshots.
 //! * `log`, `replay`: what fsync puts into log trees; and how it comes into subvolumes at mount.
-//! * [`relocate`]: block groups, emptied and removed.
+//! * [`relocate`]: block groups, emptied and removed; [`scrub`]: devices, read and repaired.
 //! * [`filesystem`]: [`filesystem::Filesystem`], what users of this crate hold.
 
 pub mod dir;
@@ -30,6 +30,7 @@ mod cores;
 mod log;
 pub mod relocate;
 mod replay;
+pub mod scrub;
 mod space;
 
 pub use error::{Error, Result};

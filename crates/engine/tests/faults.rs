@@ -23,7 +23,7 @@ use butterfs_testkit::crash::states::{CrashState, Fate};
 use butterfs_testkit::crash::workload::{self, CountingEnvironment, DEVICE_LEN, OnError, Outcome, Script, Style};
 use butterfs_testkit::fault::errno::EIO;
 use butterfs_testkit::fault::{Counts, Fault, FaultDevice, Lasting, Request, Rule};
-use butterfs_volume::{BlockDevice, MemDevice};
+use butterfs_volume::{BlockDevice, DeviceStats, MemDevice};
 
 const SCRIPTS: [Script; 3] = [
     Script {
@@ -128,6 +128,13 @@ impl Attempt {
         }
     }
 
+    /// Whether exactly the writes that failed are in the statistics of the device.
+    fn counted(&self) -> bool {
+        let stats = |filesystem: &Filesystem| filesystem.shared().gate.volume().device_stats()[0].1;
+        let failed = DeviceStats { write_errors: self.struck, ..DeviceStats::default() };
+        self.outcome.filesystem.as_ref().is_some_and(|filesystem| stats(filesystem) == failed)
+    }
+
     fn stopped(&self) -> bool {
         self.outcome.filesystem.as_ref().is_some_and(|filesystem| filesystem.shared().gate.stopped().is_some())
     }
@@ -153,7 +160,8 @@ fn writes_fail(fault: Fault) {
         for at in spread(counts(script).writes, 200) {
             let attempt = attempt(script, Some(Rule::once(Request::Write, at, fault)));
             assert_eq!(attempt.struck, 1, "{}", attempt.place);
-            assert!(attempt.outcome.failure.is_some(), "{}: nobody was told", attempt.place);
+            // Where there is another copy, it is enough that the failure is counted.
+            assert!(attempt.outcome.failure.is_some() || attempt.counted(), "{}: nobody was told", attempt.place);
             attempt.reopens(fault != Fault::Error(EIO));
             stopped += usize::from(attempt.stopped());
             tried += 1;
@@ -232,7 +240,8 @@ fn the_file_below_is_on_a_full_disk() {
     for script in &SCRIPTS {
         for at in spread(counts(script).writes, 60) {
             let attempt = attempt(script, Some(Rule::no_space(at)));
-            assert!(attempt.outcome.failure.is_some(), "{}: nobody was told", attempt.place);
+            // The last write of all is that of a further superblock copy.
+            assert!(attempt.outcome.failure.is_some() || attempt.counted(), "{}: nobody was told", attempt.place);
             attempt.reopens(false);
         }
     }

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 9] = [
     &["tx"],
     &["inode", "dir", "file"],
     &["subvolume"],
-    &["log", "replay", "relocate"],
+    &["log", "replay", "relocate", "scrub"],
     &["filesystem"],
     &["mkfs"],
 ];

@@ -7,12 +7,12 @@
 //! `seen` is held while the device's superblocks are read or written, so that a check never meets a
 //! half-done update; `item` for a look only.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use butterfs_format::DevId;
 use butterfs_format::items::DevItem;
+use butterfs_format::{DevId, Generation};
 
-use crate::device::{BlockDevice, MissingDevice};
+use crate::device::{BlockDevice, MissingDevice, dropped};
 use crate::error::{DeviceId, Error, Result};
 use crate::stats::{Counters, Fault};
 
@@ -48,12 +48,22 @@ pub(crate) struct Member {
     pub item: RwLock<DevItem>,
     pub seen: Mutex<Seen>,
     pub counters: Counters,
+    /// Set once it is not used any more: the newest generation that its superblock may be of.
+    dropped_at: OnceLock<Generation>,
 }
 
 impl Member {
     pub fn new(device: Arc<dyn BlockDevice>, item: DevItem, role: Role, seen: Seen) -> Self {
         let id = DeviceId { devid: DevId(item.devid.get()), uuid: item.uuid };
-        Self { device, id, role, item: RwLock::new(item), seen: Mutex::new(seen), counters: Counters::default() }
+        Self {
+            device,
+            id,
+            role,
+            item: RwLock::new(item),
+            seen: Mutex::new(seen),
+            counters: Counters::default(),
+            dropped_at: OnceLock::new(),
+        }
     }
 
     /// A member for a device that is not there.
@@ -80,14 +90,36 @@ impl Member {
 
     /// Whether the filesystem writes to it.
     pub fn is_written(&self) -> bool {
-        matches!(self.role, Role::Current | Role::Behind)
+        matches!(self.role, Role::Current | Role::Behind) && !self.is_dropped()
+    }
+
+    /// Whether it failed, and is neither written nor read any more.
+    pub fn is_dropped(&self) -> bool {
+        self.dropped_at.get().is_some()
+    }
+
+    /// The newest generation that the superblock of a dropped device may be of.
+    pub fn dropped_at(&self) -> Option<Generation> {
+        self.dropped_at.get().copied()
+    }
+
+    /// From now on it is not used. The caller holds `seen`.
+    pub fn set_dropped(&self, newest: Generation) {
+        // The first time counts.
+        let _ = self.dropped_at.set(newest);
     }
 
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if self.is_dropped() {
+            return Err(self.error(dropped()));
+        }
         self.device.read_at(offset, buf).map_err(|source| self.failed(Fault::Read, source))
     }
 
     pub fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        if self.is_dropped() {
+            return Err(self.error(dropped()));
+        }
         self.device.write_at(offset, buf).map_err(|source| self.failed(Fault::Write, source))
     }
 

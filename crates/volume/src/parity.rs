@@ -41,7 +41,7 @@ const POWERS: [u8; 255] = {
 };
 
 /// `g^column`. The format allows fewer columns than the field has powers: see `check_chunk`.
-fn power(column: u64) -> u8 {
+pub(crate) fn power(column: u64) -> u8 {
     POWERS[(column % 255) as usize]
 }
 

@@ -191,6 +191,19 @@ impl Grid {
         self.rotated(row, place)
     }
 
+    /// What a stripe of the chunk holds in a row.
+    pub fn part_of(&self, row: u64, stripe: usize) -> Part {
+        if !self.has_parity() {
+            return Part::Data((stripe / self.copies) as u64);
+        }
+        let stripes = self.columns + self.parity;
+        match (stripe as u64 + stripes - row % stripes) % stripes {
+            column if column < self.columns => Part::Data(column),
+            place if place == self.columns => Part::P,
+            _ => Part::Q,
+        }
+    }
+
     fn rotated(&self, row: u64, place: u64) -> usize {
         let stripes = self.columns + self.parity;
         ((row % stripes + place) % stripes) as usize
@@ -236,6 +249,18 @@ mod tests {
         let raid6 = grid(2, 2);
         let row = |row| [Part::Data(0), Part::Data(1), Part::P, Part::Q].map(|part| raid6.part(row, part));
         assert_eq!([row(0), row(1), row(3), row(4)], [[0, 1, 2, 3], [1, 2, 3, 0], [3, 0, 1, 2], [0, 1, 2, 3]]);
+    }
+
+    #[test]
+    fn a_stripe_holds_the_part_that_is_put_there() {
+        for grid in [grid(1, 1), grid(2, 1), grid(2, 2), grid(5, 2)] {
+            for row in 0..20 {
+                let parts = (0..grid.columns).map(Part::Data).chain([Part::P, Part::Q]);
+                for part in parts.take((grid.columns + grid.parity) as usize) {
+                    assert_eq!(grid.part_of(row, grid.part(row, part)), part, "{grid:?} row {row}");
+                }
+            }
+        }
     }
 
     /// Each pair of stripes of a row may be lost: some way does without both.

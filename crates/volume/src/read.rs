@@ -15,7 +15,7 @@ use butterfs_format::{Logical, TreeBlock};
 
 use crate::error::{Error, Result};
 use crate::map::{Place, Read, Source};
-use crate::member::Role;
+use crate::member::{Member, Role};
 use crate::parity::add_scaled;
 use crate::stats::Fault;
 use crate::volume::Volume;
@@ -111,7 +111,8 @@ impl Volume {
     }
 
     fn is_up_to_date(&self, read: &Read) -> bool {
-        read.places().all(|place| self.members[place.member].role != Role::Behind)
+        let is_current = |member: &Member| member.role != Role::Behind && !member.is_dropped();
+        read.places().all(|place| is_current(&self.members[place.member]))
     }
 
     /// Reads by the best way there is. The range lies in one stripe.
@@ -163,9 +164,10 @@ impl Volume {
     }
 
     fn rebuild(&self, terms: &[(Place, u8)], buf: &mut [u8]) -> Result<()> {
-        // A missing device makes the way useless: no other need be asked.
+        // A device that is not there makes the way useless: no other need be asked.
         for (place, _) in terms {
-            if self.members[place.member].role == Role::Missing {
+            let member = &self.members[place.member];
+            if member.role == Role::Missing || member.is_dropped() {
                 return self.read_place(*place, buf);
             }
         }

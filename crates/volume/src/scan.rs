@@ -13,6 +13,7 @@ use butterfs_format::{DevId, Generation, Superblock};
 
 use crate::device::{BlockDevice, FileDevice};
 use crate::error::{DeviceId, Error, Result};
+use crate::member::Seen;
 use crate::open::{choose, role};
 use crate::superblock::{self, Found};
 use crate::volume::{Missing, OpenMode, OpenOptions, Volume};
@@ -30,11 +31,12 @@ pub struct ScannedDevice {
     pub generation: Generation,
 }
 
-/// Looks at each path; what is no device of a Btrfs filesystem, or cannot be read, is left out.
+/// Looks at each path; what is no device of a Btrfs filesystem, or cannot be read, is left out. So is, as by the kernel,
+/// what has no good first superblock: a copy further on may be what is left of a filesystem that was wiped.
 pub fn scan(paths: impl IntoIterator<Item = PathBuf>) -> Vec<ScannedDevice> {
     let devices = paths.into_iter().filter_map(|path| {
-        let superblock = look(&path).ok()?.superblock;
-        Some(ScannedDevice::new(path, &superblock))
+        let found = look(&path).ok()?;
+        matches!(found.seen, Seen::Valid { .. }).then(|| ScannedDevice::new(path, &found.superblock))
     });
     devices.collect()
 }

@@ -67,6 +67,13 @@ impl Counters {
         }
     }
 
+    /// Begins anew; gives what was counted.
+    pub fn reset(&self) -> DeviceStats {
+        let stats = DeviceStats::from_values(self.counts.each_ref().map(|count| count.swap(0, Ordering::Relaxed)));
+        self.changed.store(true, Ordering::Release);
+        stats
+    }
+
     pub fn has_changed(&self) -> bool {
         self.changed.load(Ordering::Acquire)
     }
@@ -93,5 +100,7 @@ mod tests {
         assert_eq!(counters.take_changed(), Some(stats));
         assert_eq!(counters.take_changed(), None);
         assert_eq!(counters.get(), stats);
+        assert_eq!(counters.reset(), stats);
+        assert_eq!(counters.take_changed(), Some(DeviceStats::default()));
     }
 }

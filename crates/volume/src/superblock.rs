@@ -50,7 +50,7 @@ pub(crate) struct Found {
 }
 
 /// One superblock place of a device.
-enum Copy {
+pub(crate) enum Copy {
     /// The device ends before, or could not be read.
     Unread(Option<io::Error>),
     /// Other bytes.
@@ -60,7 +60,7 @@ enum Copy {
     Good(Box<Superblock>),
 }
 
-fn read_copy(device: &dyn BlockDevice, offset: u64) -> Copy {
+pub(crate) fn read_copy(device: &dyn BlockDevice, offset: u64) -> Copy {
     if offset + SUPERBLOCK_SIZE as u64 > device.len() {
         return Copy::Unread(None);
     }

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use butterfs_format::items::{Chunk, DevItem};
 use butterfs_format::key::{ItemType, Key};
@@ -86,6 +86,8 @@ pub struct Volume {
     pub(crate) chunk_tree_uuid: [u8; 16],
     pub(crate) superblock: RwLock<Superblock>,
     pub(crate) map: RwLock<ChunkMap>,
+    /// Held by who decides whether a device can be spared.
+    pub(crate) dropping: Mutex<()>,
 }
 
 impl Volume {
@@ -155,6 +157,7 @@ impl Volume {
             chunk_tree_uuid,
             superblock: RwLock::new(*sb),
             map: RwLock::default(),
+            dropping: Mutex::default(),
         }
     }
 
@@ -205,6 +208,12 @@ impl Volume {
         self.members.iter().map(|member| (member.devid(), member.counters.get())).collect()
     }
 
+    /// Sets a device's counters to zero, for the next commit to write; gives what was counted, `None` if there is no such
+    /// device.
+    pub fn reset_device_stats(&self, devid: DevId) -> Option<DeviceStats> {
+        self.member(devid).map(|index| self.members[index].counters.reset())
+    }
+
     /// Adds what was counted for a device in earlier days.
     pub fn add_device_stats(&self, devid: DevId, stats: &DeviceStats) {
         if let Some(index) = self.member(devid) {
@@ -212,14 +221,20 @@ impl Volume {
         }
     }
 
-    /// Whether a counter changed since they were last taken.
+    /// Whether a counter changed since they were last taken. So that there is a commit, those of a dropped device count
+    /// as changed while [`Volume::owes_commit`].
     pub fn device_stats_changed(&self) -> bool {
-        self.members.iter().any(|member| member.counters.has_changed())
+        self.owes_commit() || self.members.iter().any(|member| member.counters.has_changed())
     }
 
     /// The counters of the devices whose counters changed since they were last taken.
     pub fn take_changed_device_stats(&self) -> Vec<(DevId, DeviceStats)> {
-        let changed = |member: &Member| Some((member.devid(), member.counters.take_changed()?));
+        let owes = self.owes_commit();
+        let changed = |member: &Member| {
+            let stats = member.counters.take_changed();
+            let stats = stats.or_else(|| (owes && member.is_dropped()).then(|| member.counters.get()));
+            Some((member.devid(), stats?))
+        };
         self.members.iter().filter_map(changed).collect()
     }
 

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! * Nothing but [`Volume::write_superblocks`] writes where a superblock copy lies.
-//! * The first error is returned; what was written by then is undefined, and the caller's
-//!   transaction must fail.
+//! * A device that fails is dropped if it can be spared (see [`crate::tolerance`]). Any other error is returned; what
+//!   was written by then is undefined, and the caller's transaction must fail.
 //!
 //! # Locking
 //! A member's `seen` is held while its superblocks are written, and while they are compared.
@@ -17,16 +17,17 @@ use crate::error::{Error, Result};
 use crate::map::{touches_superblock, without_superblocks};
 use crate::member::{Member, Seen};
 use crate::superblock::look_at_primary;
+use crate::tolerance::{Content, Part};
 use crate::volume::Volume;
 
-/// Writes for one device: physical addresses and bytes.
-type Batch<'a> = Vec<(u64, &'a [u8])>;
+/// Writes for one device.
+type Batch<'a> = Vec<Part<'a>>;
 
 impl Volume {
     /// Writes to all copies.
     ///
     /// # Errors
-    /// If the volume is read-only, part of the range is in no chunk, or a device fails.
+    /// If the volume is read-only, part of the range is in no chunk, or it could be written nowhere.
     pub fn write(&self, logical: Logical, buf: &[u8]) -> Result<()> {
         self.write_batch(&[(logical, buf)])
     }
@@ -37,13 +38,17 @@ impl Volume {
     /// As [`Volume::write`].
     pub fn write_batch(&self, writes: &[(Logical, &[u8])]) -> Result<()> {
         self.require_writable()?;
-        let batches = self.fan_out(writes)?;
-        for (member, batch) in self.members.iter().zip(batches) {
-            if !batch.is_empty() {
-                member.write_batch(&batch)?;
-            }
-        }
-        Ok(())
+        self.write_parts(&self.fan_out(writes)?, Content::Checked)
+    }
+
+    /// The same for data without checksums.
+    ///
+    /// # Errors
+    /// As [`Volume::write`]; and if a copy could not be written, unless its device is not used any more: what is old
+    /// there nobody could tell from what is new.
+    pub fn write_plain_batch(&self, writes: &[(Logical, &[u8])]) -> Result<()> {
+        self.require_writable()?;
+        self.write_parts(&self.fan_out(writes)?, Content::Plain)
     }
 
     /// The writes for each device, sorted.
@@ -63,14 +68,16 @@ impl Volume {
                 if touches_superblock(piece.place.physical, piece.in_buf.len() as u64) {
                     return refuse("overwrite a superblock");
                 }
-                if !member.is_written() {
+                if !member.is_written() && !member.is_dropped() {
                     return refuse("change a device that is not written");
                 }
-                batches[piece.place.member].push((piece.place.physical, &buf[piece.in_buf]));
+                let at = Logical(logical.0 + piece.in_buf.start as u64);
+                let part = Part { at, physical: piece.place.physical, bytes: &buf[piece.in_buf] };
+                batches[piece.place.member].push(part);
             }
         }
         drop(map);
-        batches.iter_mut().for_each(|batch| batch.sort_by_key(|(physical, _)| *physical));
+        batches.iter_mut().for_each(|batch| batch.sort_by_key(|part| part.physical));
         Ok(batches)
     }
 
@@ -108,9 +115,9 @@ impl Volume {
     /// Makes all finished writes durable, on all devices.
     ///
     /// # Errors
-    /// If any device fails; what is durable is then unknown.
+    /// If a device fails that cannot be spared; what is durable is then unknown.
     pub fn flush(&self) -> Result<()> {
-        self.written().try_for_each(Member::flush)
+        self.on_each_written(Member::flush)
     }
 
     /// Writes the superblock to all its places on all devices, each with the device's own item
@@ -123,7 +130,7 @@ impl Volume {
         if let Some(index) = self.member(sb.dev_item.devid.get().into()) {
             self.members[index].set_item(sb.dev_item);
         }
-        self.written().try_for_each(|member| write_copies(member, sb))?;
+        self.on_each_written(|member| write_copies(member, sb))?;
         *self.superblock.write().unwrap_or_else(std::sync::PoisonError::into_inner) = *sb;
         Ok(())
     }
@@ -138,7 +145,7 @@ impl Volume {
     /// If the volume is read-only or a device fails.
     pub fn write_log_superblock(&self, sb: &Superblock) -> Result<()> {
         self.require_writable()?;
-        self.written().try_for_each(|member| write_copies(member, sb))
+        self.on_each_written(|member| write_copies(member, sb))
     }
 
     /// Looks at the primary superblocks again: they must be as they were left.
@@ -146,12 +153,7 @@ impl Volume {
     /// # Errors
     /// [`Error::Busy`] if another system wrote to a device since.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.written().try_for_each(check_member)
-    }
-
-    /// The devices that the filesystem writes to.
-    fn written(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|member| member.is_written())
+        self.on_each_written(check_member)
     }
 }
 
@@ -165,9 +167,13 @@ fn discard(member: &Member, range: Range<u64>) -> Result<()> {
     all.map_err(|source| member.error(source))
 }
 
+/// The first is needed; that another cannot be written is counted.
 fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
     let copy = Superblock { dev_item: member.item(), ..*sb };
     let mut seen = member.seen();
+    if member.is_dropped() {
+        return Ok(());
+    }
     for (number, offset) in places(member).enumerate() {
         let bytes = copy.to_bytes_at(offset);
         let result = member.write_superblock(offset, &bytes);
@@ -175,7 +181,10 @@ fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
             // After a failed write, what is there is anybody's guess.
             *seen = if result.is_ok() { Seen::of_bytes(&bytes, offset) } else { Seen::Unknown };
         }
-        result?;
+        match result {
+            Err(error) if number > 0 => tracing::warn!(%error, "a superblock copy was not written"),
+            result => result?,
+        }
     }
     Ok(())
 }
@@ -191,7 +200,8 @@ fn check_member(member: &Member) -> Result<()> {
     if *seen == Seen::Unknown {
         return Ok(());
     }
-    let now = look_at_primary(&*member.device).map_err(|source| member.error(source))?;
+    let now = look_at_primary(&*member.device).or_else(|_| look_at_primary(&*member.device));
+    let now = now.map_err(|source| member.error(source))?;
     if now == *seen {
         return Ok(());
     }

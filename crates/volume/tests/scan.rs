@@ -92,3 +92,15 @@ fn copies_of_a_device_are_told_apart() {
     set_generation(&image(), &copy, 2, 8);
     assert_eq!(find_missing(&files[..1], candidates()).unwrap(), files[1..]);
 }
+
+/// A device whose first superblock is gone is passed over, whatever further copies say.
+#[test]
+fn a_device_without_its_first_superblock_is_passed_over() {
+    let directory = Directory::new("wiped");
+    let files = store(&image(), &directory, &["a", "b", "c"]);
+    let candidates = || paths_in(&directory.0).unwrap();
+    let wiped = std::fs::OpenOptions::new().write(true).open(&files[2]).unwrap();
+    wiped.write_all_at(&[0; 4096], SUPERBLOCK_OFFSETS[0]).unwrap();
+    assert_eq!(scan(candidates()).iter().map(|device| device.path.clone()).collect::<Vec<_>>(), files[..2]);
+    assert_eq!(find_missing(&files[..1], candidates()).unwrap(), files[1..2]);
+}

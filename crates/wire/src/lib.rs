@@ -395,3 +395,105 @@ pub struct StatusRecord {
 pub fn name_in(field: &[u8]) -> Option<&[u8]> {
     field.split(|byte| *byte == 0).next().filter(|name| name.len() < field.len())
 }
+
+/// `BTRFS_IOC_SCRUB`, with [`ScrubArgs`]: waits until it has ended. Over FUSE that would keep a thread of the daemon;
+/// see [`SCRUB_START`].
+pub const SCRUB: u32 = 0xc400_941b;
+/// `BTRFS_IOC_SCRUB_CANCEL`.
+pub const SCRUB_CANCEL: u32 = 0x0000_941c;
+/// `BTRFS_IOC_SCRUB_PROGRESS`, with [`ScrubArgs`].
+pub const SCRUB_PROGRESS: u32 = 0xc400_941d;
+/// `BTRFS_SCRUB_READONLY`.
+pub const SCRUB_READ_ONLY: u64 = 1;
+/// Butterfs: starts a scrub, with [`ScrubArgs`], and does not wait.
+pub const SCRUB_START: u32 = 0xc400_bf60;
+/// Butterfs: how the last scrub of a device is, with [`ScrubArgs`].
+pub const SCRUB_STATE: u32 = 0xc400_bf61;
+/// Butterfs: what scrubs may read of a device in a second, with [`ScrubLimit`].
+pub const SCRUB_LIMIT: u32 = 0xc018_bf62;
+/// Butterfs: what the last scrub of a device found, with [`ScrubReport`].
+pub const SCRUB_REPORT: u32 = 0xe000_bf63;
+
+/// `struct btrfs_ioctl_scrub_args`, in the machine's byte order.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct ScrubArgs {
+    /// The device.
+    pub devid: [u8; 8],
+    /// Where on it to begin.
+    pub start: [u8; 8],
+    /// Where to end.
+    pub end: [u8; 8],
+    /// 0 or [`SCRUB_READ_ONLY`].
+    pub flags: [u8; 8],
+    /// Out: what was done, as 15 numbers.
+    pub progress: [[u8; 8]; 15],
+    /// Out, of [`SCRUB_STATE`]: a [`ScrubState`].
+    pub state: [u8; 8],
+    /// Out, of [`SCRUB_STATE`]: the number of an error, 0 if there was none.
+    pub error: [u8; 8],
+    /// Zeros.
+    pub unused: [u8; 856],
+}
+const _: () = assert!(size_of::<ScrubArgs>() == size_of_command(SCRUB));
+
+/// How a scrub is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScrubState {
+    /// None was started.
+    None,
+    /// It runs.
+    Running,
+    /// It has ended: see the error.
+    Ended,
+}
+
+impl ScrubState {
+    /// Its number.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Running => 1,
+            Self::Ended => 2,
+        }
+    }
+
+    /// By its number.
+    pub fn of(number: u64) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Running,
+            _ => Self::Ended,
+        }
+    }
+}
+
+/// What scrubs may read of a device in a second.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct ScrubLimit {
+    /// The device.
+    pub devid: U64,
+    /// In: 1 to change it. Out: 0.
+    pub change: U64,
+    /// Bytes in a second, 0 for no limit. Out: as it was before.
+    pub limit: U64,
+}
+const _: () = assert!(size_of::<ScrubLimit>() == size_of_command(SCRUB_LIMIT));
+
+/// A page of lines, each with a newline.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct ScrubReport {
+    /// The device.
+    pub devid: U64,
+    /// In: the number of the first line.
+    pub from: U64,
+    /// Out: how many lines there are on this page; 0 at the end.
+    pub count: U64,
+    /// Out: how many bytes they have.
+    pub len: U64,
+    /// Out: the lines.
+    pub text: [u8; 8160],
+}
+const _: () = assert!(size_of::<ScrubReport>() == size_of_command(SCRUB_REPORT));

@@ -17,6 +17,7 @@ mod property;
 mod receive;
 mod rescue;
 mod restore;
+mod scrub;
 mod share;
 mod space;
 mod stat;
@@ -89,11 +90,14 @@ pub enum Command {
     /// Work on a filesystem as a whole.
     #[command(subcommand, visible_alias = "fi")]
     Filesystem(filesystem::Command),
-    /// Look at the devices of a filesystem.
-    #[command(subcommand)]
-    Device(device::Command),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
+    /// Look for devices, and at how often something went wrong with them.
+    #[command(subcommand, infer_subcommands = true)]
+    Device(device::Command),
+    /// Read all that devices hold, compare it with its checksums, and repair it.
+    #[command(subcommand, infer_subcommands = true)]
+    Scrub(scrub::Command),
     /// Tell the devices of a mounted filesystem what space is free, as fstrim(8).
     Fstrim(fstrim::Arguments),
     /// Make a file share the extents of another, as cp --reflink does.
@@ -147,8 +151,9 @@ impl Command {
             Self::Subvolume(command) => command.name(),
             Self::Property(command) => command.name(),
             Self::Filesystem(command) => command.name(),
-            Self::Device(command) => command.name(),
             Self::Sync(_) => "sync",
+            Self::Device(command) => command.name(),
+            Self::Scrub(command) => command.name(),
             Self::Fstrim(_) => "fstrim",
             Self::Reflink(_) => "reflink",
             Self::Dedupe(_) => "dedupe",
@@ -197,7 +202,8 @@ impl Command {
             Self::Subvolume(command) => return subvolume::run(&command, format),
             Self::Property(command) => property::run(&command),
             Self::Filesystem(command) => return filesystem::run(&command, format),
-            Self::Device(command) => device::run(&command),
+            Self::Device(command) => return device::run(&command),
+            Self::Scrub(command) => return scrub::run(&command),
             Self::Sync(arguments) => sync::run(&arguments),
             Self::Fstrim(arguments) => fstrim::run(&arguments),
             Self::Reflink(arguments) => share::reflink(&arguments),

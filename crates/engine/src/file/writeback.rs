@@ -175,7 +175,10 @@ fn write_data(shared: &Shared, inode: &Inode, runs: &[TakenRun], pieces: &[Piece
     let slices: Vec<Vec<(Logical, &[u8])>> = pieces.iter().map(|piece| slices_of(runs, piece)).collect();
     let geometry = volume.geometry();
     let sums = slices.iter().map(|parts| if wants_sums { checksums(&geometry, parts) } else { Vec::new() }).collect();
-    volume.write_batch(&slices.concat())?;
+    match wants_sums {
+        true => volume.write_batch(&slices.concat())?,
+        false => volume.write_plain_batch(&slices.concat())?,
+    }
     Ok(sums)
 }
 

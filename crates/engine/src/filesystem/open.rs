@@ -8,6 +8,7 @@ use butterfs_format::superblock::CompatRo;
 use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
+use super::scrubs::Scrubs;
 use super::settings::Rules;
 use super::{AccessTimeRule, AccessTimes, Autodefrag, Filesystem, Rescue, features, old_root};
 use crate::dir::{Place, link};
@@ -168,6 +169,7 @@ impl Filesystem {
             opened_for: options.access,
             rules: RwLock::new(Rules { fsync: options.fsync, access_times: options.access_times }),
             fsyncs: Mutex::default(),
+            scrubs: Scrubs::default(),
         };
         match filesystem.inode(root) {
             Ok(_) => Ok(filesystem),

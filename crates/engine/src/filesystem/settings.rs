@@ -75,6 +75,7 @@ impl Filesystem {
     fn end_changes(&self) -> Result<()> {
         loop {
             self.sync()?;
+            self.cancel_scrubs();
             self.shared.gate.refuse_changes();
             if lock(&self.dirty).is_empty() {
                 return Ok(());

@@ -45,7 +45,11 @@ fn copy(shared: &Shared, found: &Found, to: Logical) -> Result<Vec<Option<Checks
         let at = Logical(found.at.0 + skip);
         let sums = shared.gate.view(|tx| tx.checksums(at, bytes.len() as u64))?;
         read(shared, at, bytes, &sums)?;
-        volume.write(Logical(to.0 + skip), bytes)?;
+        let write = [(Logical(to.0 + skip), &*bytes)];
+        match sums.iter().all(Option::is_some) {
+            true => volume.write_batch(&write)?,
+            false => volume.write_plain_batch(&write)?,
+        }
         all.extend(sums);
     }
     Ok(all)

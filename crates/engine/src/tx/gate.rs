@@ -299,7 +299,8 @@ impl Gate {
         drop(tx);
         frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("writing the log failed: {error}")))?;
         self.trees.write().finish_log(frozen);
-        Ok(())
+        // A superblock with a log is of the last commit, as that of a device that was dropped may be.
+        if self.volume.owes_commit() { self.commit_entered(self.trees.write()) } else { Ok(()) }
     }
 
     /// Runs `before` in the exclusive part of a commit, just before the trees are frozen, and
@@ -336,7 +337,7 @@ impl Gate {
             self.discard_some(usize::MAX)?;
         }
         *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.as_ref().map(|clock| clock.now());
-        Ok(())
+        if self.volume.owes_commit() { self.commit_entered(self.trees.write()) } else { Ok(()) }
     }
 
     /// How the devices' space is given out at this moment.

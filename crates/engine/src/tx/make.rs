@@ -9,7 +9,7 @@ use butterfs_format::items::{
 };
 use butterfs_format::superblock::{CompatRo, HEADER_FLAG_WRITTEN, MAGIC};
 use butterfs_format::{Generation, Ino, ItemType, Key, Logical, Superblock, TreeId};
-use butterfs_volume::{BlockDevice, Profile, Volume, erase_superblocks};
+use butterfs_volume::{BlockDevice, DeviceStats, Profile, Volume, erase_superblocks};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::chunks::chunk_key;
@@ -47,7 +47,17 @@ pub fn make(devices: &[Arc<dyn BlockDevice>], options: &MakeOptions) -> Result<(
     tx.create_first_trees(options)?;
     tx.enter_first_chunks(&chunks)?;
     tx.fill_first_trees(options)?;
-    Gate::around(volume, tx, super::GateSettings::default()).commit()
+    Gate::around(Arc::clone(&volume), tx, super::GateSettings::default()).commit()?;
+    refuse_failures(&volume)
+}
+
+/// What profiles tolerate later is no way to begin.
+fn refuse_failures(volume: &Volume) -> Result<()> {
+    let stats = volume.device_stats();
+    let Some((devid, _)) = stats.iter().find(|(_, stats)| *stats != DeviceStats::default()) else { return Ok(()) };
+    let name = volume.device_name(*devid).unwrap_or_default();
+    let text = format!("{name}: it failed while the filesystem was made; see to the device, or leave it out");
+    Err(butterfs_volume::Error::NotWritable(text).into())
 }
 
 /// Where `mkfs.btrfs` puts the first chunks: from 13 MiB on, data, system, metadata; or system, and one for both.

@@ -249,6 +249,7 @@ impl FrontEnd for EngineFrontEnd {
 
     fn destroy(&self) -> std::result::Result<(), String> {
         self.background.stop();
+        self.fs.cancel_scrubs();
         if self.fs.is_shut_down() {
             self.fs.shared().gate.volume().close();
             return Ok(());

@@ -5,23 +5,31 @@
 
 mod changed;
 mod defrag;
+mod device_stats;
 mod fiemap;
 mod list;
 mod remount;
 mod report;
+mod scrub;
 mod share;
 mod space;
 pub(crate) mod status;
 
 pub use changed::{ChangedExtent, changed_extents};
 pub use defrag::{DefragCompression, DefragFlush, DefragSharing, DefragWish, defragment};
+pub use device_stats::{StatsReset, device_stats};
 pub use fiemap::{FileMap, MapFlag, MappedRange, file_map};
 pub use list::{ListedSubvolume, deleted_subvolumes, list_subvolumes};
 pub use remount::remount;
-pub use report::{DeviceInfo, FilesystemInfo, SpaceInfo, chunks, device_info, filesystem_info, space_infos};
+pub use report::{DeviceInfo, FilesystemInfo, SpaceInfo, chunks, devices_of, filesystem_info, space_infos};
+pub use scrub::{
+    ScrubRepair, ScrubStatus, cancel_scrubs, scrub_limit, scrub_report, scrub_status, set_scrub_limit, start_scrub,
+    wait_for_scrub,
+};
 pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};
 pub use space::{TrimRange, trim};
 pub use status::{MountFailure, MountState, MountStatus, status};
+pub use wire::ScrubState;
 
 use butterfs_os::flat_ioctl::flat_ioctl;
 pub(crate) use butterfs_wire as wire;

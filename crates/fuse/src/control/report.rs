@@ -59,7 +59,7 @@ pub fn filesystem_info(file: BorrowedFd<'_>) -> io::Result<FilesystemInfo> {
 }
 
 /// A device by its number; `None` if there is none.
-pub fn device_info(file: BorrowedFd<'_>, devid: u64) -> io::Result<Option<DeviceInfo>> {
+fn device_info(file: BorrowedFd<'_>, devid: u64) -> io::Result<Option<DeviceInfo>> {
     const PATH: usize = 3072;
     let mut info = vec![0; wire::size_of_command(wire::DEV_INFO)];
     info[..8].copy_from_slice(&devid.to_ne_bytes());
@@ -71,6 +71,15 @@ pub fn device_info(file: BorrowedFd<'_>, devid: u64) -> io::Result<Option<Device
     let path = (!path.is_empty()).then(|| PathBuf::from(String::from_utf8_lossy(path).into_owned()));
     let (used, total) = (number(&info, 24)?, number(&info, 32)?);
     Ok(Some(DeviceInfo { devid: number(&info, 0)?, used, total, fsid: uuid(&info, 40)?, path }))
+}
+
+/// The filesystem's devices by number, seeds too.
+pub fn devices_of(file: BorrowedFd<'_>, info: &FilesystemInfo) -> io::Result<Vec<DeviceInfo>> {
+    let mut found = Vec::new();
+    for devid in 0..=info.highest {
+        found.extend(device_info(file, devid)?);
+    }
+    Ok(found)
 }
 
 /// What the block groups hold, by type and profile.

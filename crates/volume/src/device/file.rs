@@ -202,6 +202,11 @@ impl BlockDevice for FileDevice {
         let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
     }
 
+    fn forget(&self, offset: u64, len: u64) {
+        // What is dirty in the cache stays there.
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::DontNeed);
+    }
+
     fn stored_from(&self, from: u64) -> Option<Range<u64>> {
         if from >= self.len {
             return None;

@@ -26,6 +26,11 @@ fn absence() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, Absence)
 }
 
+/// The error of requests to a device that failed before.
+pub(crate) fn dropped() -> io::Error {
+    io::Error::other("the device failed earlier and is not used any more")
+}
+
 /// Whether an error is that of a missing device.
 pub(crate) fn is_absence(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Absence>())

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 pub use file::FileDevice;
 pub use memory::MemDevice;
-pub(crate) use missing::{MissingDevice, is_absence};
+pub(crate) use missing::{MissingDevice, dropped, is_absence};
 
 /// One device of a filesystem.
 pub trait BlockDevice: Send + Sync {
@@ -25,6 +25,9 @@ pub trait BlockDevice: Send + Sync {
 
     /// Says that a range will be read soon; a device may ignore it.
     fn prefetch(&self, _offset: u64, _len: u64) {}
+
+    /// Says that a range is to be read from the device, though it may be in a cache; a device may ignore it.
+    fn forget(&self, _offset: u64, _len: u64) {}
 
     /// The next range at or after `from` that may hold other bytes than zeros; `None` if there is none. A device
     /// that does not know says that all of it may.

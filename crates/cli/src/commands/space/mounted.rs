@@ -59,10 +59,7 @@ impl MountedFilesystem {
 }
 
 fn devices(file: &File, info: &FilesystemInfo) -> io::Result<Vec<DeviceInfo>> {
-    let mut found = Vec::new();
-    for devid in 0..=info.highest {
-        found.extend(control::device_info(file.as_fd(), devid)?);
-    }
+    let mut found = control::devices_of(file.as_fd(), info)?;
     found.retain(|device| device.fsid == [0; 16] || device.fsid == info.fsid);
     Ok(found)
 }

@@ -23,6 +23,8 @@ const DEV_PATH_LEN: usize = 1024;
 /// Counters in `struct btrfs_ioctl_get_dev_stats`, and its length.
 const STATS: u64 = 5;
 const STATS_SIZE: usize = 1032;
+/// `BTRFS_DEV_STATS_RESET`.
+const STATS_RESET: u64 = 1;
 
 impl EngineFrontEnd {
     /// `struct btrfs_ioctl_fs_info_args`.
@@ -76,15 +78,17 @@ impl EngineFrontEnd {
         Ok(out)
     }
 
-    /// `struct btrfs_ioctl_get_dev_stats`. The counters cannot be set to zero.
+    /// `struct btrfs_ioctl_get_dev_stats`.
     pub(super) fn dev_stats(&self, caller: &Caller, input: &[u8]) -> Result<Vec<u8>> {
         let (devid, wanted, flags) = (number(input, 0)?, number(input, 8)?, number(input, 16)?);
-        if flags != 0 {
+        let volume = self.fs.shared().gate.volume();
+        let stats = if flags & STATS_RESET != 0 {
             self.require_privileged(caller)?;
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let stats = self.fs.shared().gate.volume().device_stats();
-        let (_, stats) = stats.iter().find(|(id, _)| id.0 == devid).ok_or(Errno::ENODEV)?;
+            volume.reset_device_stats(DevId(devid))
+        } else {
+            volume.device_stats().into_iter().find(|(id, _)| id.0 == devid).map(|(_, stats)| stats)
+        };
+        let stats = stats.ok_or(Errno::ENODEV)?;
         let given = wanted.min(STATS);
         let mut out: Vec<u8> = [devid, given, flags].into_iter().flat_map(u64::to_ne_bytes).collect();
         out.extend(stats.values().into_iter().take(given as usize).flat_map(u64::to_ne_bytes));

@@ -12,6 +12,7 @@ mod memory;
 mod refused;
 mod remount;
 mod resolve;
+mod scrub;
 mod search;
 mod share;
 mod shut_down;
@@ -119,6 +120,12 @@ impl EngineFrontEnd {
             info::GET_FEATURES => reply(self.features()),
             info::GET_SUPPORTED_FEATURES => reply(Self::supported_features()),
             wire::SPACE_INFO => self.space_info(caller, id, call),
+            wire::SCRUB_START => self.scrub_start(caller, call.input),
+            wire::SCRUB_STATE => self.scrub_state(caller, call.input),
+            wire::SCRUB_PROGRESS => self.scrub_progress(caller, call.input),
+            wire::SCRUB_CANCEL => self.scrub_cancel(caller),
+            wire::SCRUB_LIMIT => self.scrub_limit(caller, call.input),
+            wire::SCRUB_REPORT => self.scrub_report(caller, call.input),
             wire::FIEMAP => self.fiemap(id, call.input),
             wire::SUBVOL_CREATE_V2 => self.ioctl_create_v2(caller, call),
             children::GET_SUBVOL_ROOTREF => self.subvolume_children(id, call.input),
