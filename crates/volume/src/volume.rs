@@ -24,6 +24,7 @@ use crate::error::{DeviceId, Error, Result};
 use crate::map::{ChunkMap, Mapped, unmapped};
 use crate::member::{Member, Role, Seen};
 use crate::profile::Grid;
+use crate::rows::BusyRows;
 use crate::stats::DeviceStats;
 
 /// What a volume is opened for.
@@ -86,6 +87,8 @@ pub struct Volume {
     pub(crate) chunk_tree_uuid: [u8; 16],
     pub(crate) superblock: RwLock<Superblock>,
     pub(crate) map: RwLock<ChunkMap>,
+    pub(crate) busy_rows: BusyRows,
+    pub(crate) torn_rows: AtomicBool,
 }
 
 impl Volume {
@@ -155,6 +158,8 @@ impl Volume {
             chunk_tree_uuid,
             superblock: RwLock::new(*sb),
             map: RwLock::default(),
+            busy_rows: BusyRows::default(),
+            torn_rows: AtomicBool::new(false),
         }
     }
 

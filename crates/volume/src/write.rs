@@ -1,6 +1,7 @@
 //! Writes to all copies, discards, flushes, and the superblocks.
 //!
 //! # Invariants
+//! * What has parity goes by [`crate::rows`].
 //! * Nothing but [`Volume::write_superblocks`] writes where a superblock copy lies.
 //! * The first error is returned; what was written by then is undefined, and the caller's
 //!   transaction must fail.
@@ -9,18 +10,20 @@
 //! A member's `seen` is held while its superblocks are written, and while they are compared.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_format::{DevId, Logical, Superblock};
 
 use crate::error::{Error, Result};
-use crate::map::{touches_superblock, without_superblocks};
+use crate::map::{ChunkMap, touches_superblock, without_superblocks};
 use crate::member::{Member, Seen};
+use crate::rows::RowWrites;
 use crate::superblock::look_at_primary;
 use crate::volume::Volume;
 
 /// Writes for one device: physical addresses and bytes.
-type Batch<'a> = Vec<(u64, &'a [u8])>;
+pub(crate) type Batch<'a> = Vec<(u64, &'a [u8])>;
 
 impl Volume {
     /// Writes to all copies.
@@ -37,22 +40,28 @@ impl Volume {
     /// As [`Volume::write`].
     pub fn write_batch(&self, writes: &[(Logical, &[u8])]) -> Result<()> {
         self.require_writable()?;
-        let batches = self.fan_out(writes)?;
+        let (batches, rows) = self.fan_out(writes)?;
         for (member, batch) in self.members.iter().zip(batches) {
             if !batch.is_empty() {
                 member.write_batch(&batch)?;
             }
         }
-        Ok(())
+        if rows.is_empty() { Ok(()) } else { self.write_rows(&rows) }
     }
 
-    /// The writes for each device, sorted.
-    fn fan_out<'a>(&self, writes: &[(Logical, &'a [u8])]) -> Result<Vec<Batch<'a>>> {
+    /// The writes for each device, sorted; and those to rows with parity.
+    fn fan_out<'a>(&self, writes: &[(Logical, &'a [u8])]) -> Result<(Vec<Batch<'a>>, RowWrites<'a>)> {
         let mut batches = vec![Vec::new(); self.members.len()];
+        let mut rows = RowWrites::default();
         let map = self.map();
         for (logical, buf) in writes {
             if map.has_parity(*logical, buf.len()) {
-                return Err(Error::Unsupported(format!("writing to RAID5 and RAID6 (at logical {logical})")));
+                require_only_parity(&map, *logical, buf.len())?;
+                map.each_chunk(*logical, buf.len(), |mapped, offset, in_buf| {
+                    rows.add(mapped, offset, &buf[in_buf]);
+                    Ok(())
+                })?;
+                continue;
             }
             for piece in map.stored(*logical, buf.len())? {
                 let member = &self.members[piece.place.member];
@@ -71,7 +80,7 @@ impl Volume {
         }
         drop(map);
         batches.iter_mut().for_each(|batch| batch.sort_by_key(|(physical, _)| *physical));
-        Ok(batches)
+        Ok((batches, rows))
     }
 
     /// Tells the devices that a range is not needed.
@@ -110,6 +119,9 @@ impl Volume {
     /// # Errors
     /// If any device fails; what is durable is then unknown.
     pub fn flush(&self) -> Result<()> {
+        if self.torn_rows.load(Ordering::Acquire) {
+            return Err(Error::NotWritable("a row of stripes was written in part, because a device failed".into()));
+        }
         self.written().try_for_each(Member::flush)
     }
 
@@ -149,10 +161,23 @@ impl Volume {
         self.written().try_for_each(check_member)
     }
 
+    /// A write to rows with parity failed: what they hold may not fit their parity.
+    pub(crate) fn note_torn_rows(&self) {
+        self.torn_rows.store(true, Ordering::Release);
+    }
+
     /// The devices that the filesystem writes to.
     fn written(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.is_written())
     }
+}
+
+/// One write goes to one profile: extents do not reach over the end of their chunk.
+fn require_only_parity(map: &ChunkMap, logical: Logical, bytes: usize) -> Result<()> {
+    map.each_chunk(logical, bytes, |mapped, _, _| {
+        let mixed = || Error::NotWritable(format!("a write at logical {logical} would cross chunks of two profiles"));
+        if mapped.grid.has_parity() { Ok(()) } else { Err(mixed()) }
+    })
 }
 
 /// All of a range but superblocks.
