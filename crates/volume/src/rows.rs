@@ -21,7 +21,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use butterfs_format::Logical;
 use butterfs_format::items::STRIPE_LEN;
 
 use crate::error::{Error, Result};
@@ -66,7 +65,9 @@ struct TakenRows<'a> {
 impl Drop for TakenRows<'_> {
     fn drop(&mut self) {
         let mut busy = self.all.busy();
-        self.rows.iter().for_each(|row| drop(busy.remove(row)));
+        for row in &self.rows {
+            busy.remove(row);
+        }
         self.all.done.notify_all();
     }
 }

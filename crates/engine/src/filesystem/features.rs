@@ -18,15 +18,13 @@ const WRITABLE: Incompat = Incompat::MIXED_BACKREF
     .union(Incompat::SKINNY_METADATA)
     .union(Incompat::NO_HOLES)
     .union(Incompat::RAID1C34)
+    .union(Incompat::RAID56)
     .union(Incompat::COMPRESS_LZO)
     .union(Incompat::COMPRESS_ZSTD);
 
 /// Features that can be read; the volume judges those of chunks for itself.
-const READABLE: Incompat = WRITABLE
-    .union(Incompat::MIXED_GROUPS)
-    .union(Incompat::METADATA_UUID)
-    .union(Incompat::RAID56)
-    .union(Incompat::SIMPLE_QUOTA);
+const READABLE: Incompat =
+    WRITABLE.union(Incompat::MIXED_GROUPS).union(Incompat::METADATA_UUID).union(Incompat::SIMPLE_QUOTA);
 
 const WRITABLE_COMPAT_RO: CompatRo =
     CompatRo::FREE_SPACE_TREE.union(CompatRo::FREE_SPACE_TREE_VALID).union(CompatRo::BLOCK_GROUP_TREE);
@@ -138,8 +136,8 @@ mod tests {
             let text = error(&sb, access);
             assert!(text.contains("ZONED (bit 12)") && text.contains("bit 40 (0x10000000000, unknown)"), "{text}");
         }
-        let sb = superblock(Incompat::RAID56, CompatRo::empty());
-        assert!(error(&sb, Access::ReadWrite).contains("RAID56 (reading only)"));
+        let sb = superblock(Incompat::METADATA_UUID, CompatRo::empty());
+        assert!(error(&sb, Access::ReadWrite).contains("METADATA_UUID (reading only)"));
         let sb = superblock(Incompat::empty(), CompatRo::VERITY);
         assert!(error(&sb, Access::ReadWrite).contains("VERITY"));
         assert!(check(&sb, Access::ReadOnly).is_ok());

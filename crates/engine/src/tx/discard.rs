@@ -112,7 +112,7 @@ impl Transaction {
             let len = len.min(PIECE);
             self.discards.space.remove(at, len);
             let group = self.space.containing(at).filter(|group| group.state == GroupState::Open);
-            let free = group.and_then(|group| group.free.as_ref()?.first_within(at..at + len));
+            let free = group.and_then(|group| group.free.as_ref()?.discardable()?.first_within(at..at + len));
             if let Some((start, part)) = free {
                 // Some of it may be in use again.
                 if start + part < at + len {
@@ -149,7 +149,7 @@ impl Transaction {
         if kind != BlockGroupFlags::SYSTEM && len <= spare {
             self.space.change(start, |group| {
                 if let Some(free) = &mut group.free {
-                    free.remove(start, len);
+                    free.claim(start, len);
                 }
             });
             return Ok(Piece::Taken(Logical(start), len));
@@ -162,11 +162,12 @@ impl Transaction {
     fn next_to_trim(&mut self, at: u64, trim: &Trim) -> Result<Option<(Piece, u64)>> {
         let mut at = at;
         while let Some(group) = self.space.from(at).filter(|group| group.start < trim.range.end) {
-            let (start, end, is_open) = (group.start, group.end(), group.state == GroupState::Open);
+            let (start, end, is_open) =
+                (group.start, group.end(), group.state == GroupState::Open && group.columns.is_none());
             if is_open {
                 self.load_free_ranges(start)?;
                 let within = at.max(start)..end.min(trim.range.end);
-                let group = self.space.get(start).and_then(|group| group.free.as_ref());
+                let group = self.space.get(start).and_then(|group| group.free.as_ref()?.discardable());
                 let found = group.and_then(|free| free.first_of_at_least(within, trim.minimum));
                 if let Some((start, len)) = found {
                     let len = len.min(PIECE);
