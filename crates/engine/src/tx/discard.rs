@@ -6,6 +6,8 @@
 //!   be, as it may be overwritten; so in the kernel.)
 //! * A range is taken out of the free space while it is discarded, and given back afterwards; where so much cannot be
 //!   spared, it is discarded with the trees held alone.
+//! * Where there is parity no device is told of anything: parity covers what was never written, and what was discarded may
+//!   read as one thing now and as another after a power cut.
 //! * What lies where block groups are moved from is discarded only when the group is gone: it may still be read.
 
 use std::ops::Range;
@@ -94,7 +96,7 @@ impl Transaction {
 
     /// A chunk gave this space of a device back.
     pub(super) fn note_unallocated(&mut self, device: usize, at: u64, len: u64) {
-        if self.rules.discard != DiscardRule::Never {
+        if self.rules.discard != DiscardRule::Never && !self.has_rows() {
             let devices = self.devices.len();
             self.discards.devices.resize_with(devices, FreeRanges::default);
             note(&mut self.discards.devices[device], at, len);
@@ -181,6 +183,9 @@ impl Transaction {
 
     /// The next part of a trim of space of a device in no chunk from `at` on, and where to go on; done at once.
     fn trim_unallocated(&mut self, index: usize, at: u64, trim: &Trim) -> Result<Option<(u64, u64)>> {
+        if self.has_rows() {
+            return Ok(None);
+        }
         let found = self.holes(index)?.first_of_at_least(at..u64::MAX, trim.minimum);
         let Some((start, len)) = found else { return Ok(None) };
         let len = len.min(PIECE);
