@@ -490,7 +490,6 @@ fn a_mount_of_several_devices() {
         assert_eq!(finished.status.code(), Some(32), "{finished}");
         assert!(wanted.iter().all(|word| finished.stderr.contains(word)), "{finished}");
     };
-    refused(&[&a, &b, &c], &["RAID56", "-o ro"]);
     refused(&["-o", "ro", &a], &["devices 2 (uuid", "3 (uuid", "degraded"]);
     refused(&["-o", "ro,degraded", &a, "-v", &work.file("log").display().to_string()], &["no Btrfs filesystem"]);
     let clean = run(std::process::Command::new(&binary).args(["check", "--check-data-csum", &a, &b, &c]));

@@ -12,6 +12,9 @@ pub use crate::tx::{MIN_SIZE, MakeOptions, NewDevice};
 /// Profiles that old kernels do not know.
 const THREE_OR_FOUR_COPIES: BlockGroupFlags = BlockGroupFlags::RAID1C3.union(BlockGroupFlags::RAID1C4);
 
+/// Profiles that only kernels know which have parity.
+const PARITY: BlockGroupFlags = BlockGroupFlags::RAID5.union(BlockGroupFlags::RAID6);
+
 /// [`make_on`] for one device.
 ///
 /// # Errors
@@ -31,6 +34,9 @@ pub fn make_on(devices: &[Arc<dyn BlockDevice>], options: &MakeOptions) -> Resul
     let mut options = options.clone();
     if [options.metadata_profile, options.data_profile].iter().any(|profile| profile.intersects(THREE_OR_FOUR_COPIES)) {
         options.incompat.insert(Incompat::RAID1C34);
+    }
+    if [options.metadata_profile, options.data_profile].iter().any(|profile| profile.intersects(PARITY)) {
+        options.incompat.insert(Incompat::RAID56);
     }
     if options.nodesize == options.sectorsize {
         options.incompat.remove(Incompat::BIG_METADATA);

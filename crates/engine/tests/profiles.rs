@@ -156,6 +156,12 @@ profiles! {
     raid1c3: BlockGroupFlags::RAID1C3, BlockGroupFlags::RAID1C3, 4, survives 2;
     raid1c4: BlockGroupFlags::RAID1C4, BlockGroupFlags::RAID1C4, 5, survives 3;
     raid10: BlockGroupFlags::RAID10, BlockGroupFlags::RAID10, 5, survives 1;
+    raid5_on_two: BlockGroupFlags::RAID5, BlockGroupFlags::RAID5, 2, survives 1;
+    raid5_on_three: BlockGroupFlags::RAID5, BlockGroupFlags::RAID5, 3, survives 1;
+    raid5_on_five: BlockGroupFlags::RAID5, BlockGroupFlags::RAID1, 5, survives 1;
+    raid6_on_three: BlockGroupFlags::RAID6, BlockGroupFlags::RAID6, 3, survives 2;
+    raid6_on_four: BlockGroupFlags::RAID6, BlockGroupFlags::RAID1C3, 4, survives 2;
+    raid6_on_six: BlockGroupFlags::RAID6, BlockGroupFlags::RAID6, 6, survives 2;
     mixed_profiles: BlockGroupFlags::RAID0, BlockGroupFlags::RAID1C3, 3, survives 0;
 }
 
@@ -206,6 +212,16 @@ fn raid1_is_written_without_one_of_three() {
 #[test]
 fn raid1_is_written_without_one_of_two() {
     without_one(BlockGroupFlags::RAID1, BlockGroupFlags::RAID1, 2);
+}
+
+#[test]
+fn raid5_is_written_without_one_of_three() {
+    without_one(BlockGroupFlags::RAID5, BlockGroupFlags::RAID5, 3);
+}
+
+#[test]
+fn raid6_is_written_without_one_of_five() {
+    without_one(BlockGroupFlags::RAID6, BlockGroupFlags::RAID6, 5);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod open;
 mod parity;
 mod profile;
 mod read;
+mod rows;
 mod scan;
 mod scrub;
 mod shown;

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use butterfs_format::items::{Chunk, STRIPE_LEN};
+use butterfs_format::items::{Chunk, STRIPE_LEN, Stripe};
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_format::{Corruption, Logical};
 
 use crate::error::{Error, Result};
-use crate::parity;
+use crate::parity::{self, Part};
 use crate::profile::{Grid, Way};
 
 /// A chunk whose devices are known.
@@ -111,6 +111,32 @@ impl Mapped {
     fn place(&self, stripe: usize, span: &Span) -> Place {
         let physical = self.chunk.stripes[stripe].offset.get() + span.row * STRIPE_LEN + span.within;
         Place { member: self.members[stripe], physical }
+    }
+
+    /// The parts of a range of the chunk by row, column and offset within the column; and where in the range they are.
+    pub fn columns_in(&self, offset: u64, bytes: usize) -> impl Iterator<Item = (u64, u64, u64, Range<usize>)> {
+        self.spans(offset, 0..bytes).map(|span| (span.row, span.column, span.within, span.in_buf))
+    }
+
+    /// The address of a byte of a column in a row.
+    pub fn address(&self, row: u64, column: u64, within: u64) -> Logical {
+        Logical(self.start.0 + (row * self.grid.columns + column) * STRIPE_LEN + within)
+    }
+
+    /// Where a part of a row with parity lies, from `within` on.
+    pub fn part_place(&self, row: u64, part: Part, within: u64) -> Place {
+        let stripe = self.grid.part(row, part);
+        let physical = self.chunk.stripes[stripe].offset.get() + row * STRIPE_LEN + within;
+        Place { member: self.members[stripe], physical }
+    }
+
+    /// Where all parts of a row with parity begin.
+    pub fn row_places(&self, row: u64) -> impl Iterator<Item = Place> {
+        let place = move |(stripe, member): (&Stripe, &usize)| Place {
+            member: *member,
+            physical: stripe.offset.get() + row * STRIPE_LEN,
+        };
+        self.chunk.stripes.iter().zip(&self.members).map(place)
     }
 
     /// Where `copy` of the span is stored.
@@ -247,11 +273,11 @@ impl ChunkMap {
     }
 
     /// Cuts a range at the ends of chunks: gives each chunk, the offset in it, and the part of the request.
-    fn each_chunk(
+    pub fn each_chunk(
         &self,
         logical: Logical,
         bytes: usize,
-        mut work: impl FnMut(&Mapped, u64, Range<usize>) -> Result<()>,
+        mut work: impl FnMut(&Arc<Mapped>, u64, Range<usize>) -> Result<()>,
     ) -> Result<()> {
         let mut done = 0usize;
         while done < bytes {

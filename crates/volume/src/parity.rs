@@ -2,7 +2,8 @@
 //!
 //! Of one row of stripes, `P = D0 + D1 + ...` and `Q = g^0 D0 + g^1 D1 + ...`, where `+` is exclusive or.
 //! So every way to rebuild a stripe is a sum of other stripes, each times a constant: [`Recipe`] says
-//! which, and [`add_scaled`] is all that is ever computed. See `docs/format/raid56.md`.
+//! which, and [`add_scaled`] is all that it takes; [`compute`] makes the parity of a row that is written.
+//! See `docs/format/raid56.md`.
 
 /// A stripe of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +111,47 @@ pub(crate) fn add_scaled(target: &mut [u8], source: &[u8], factor: u8) {
     }
 }
 
+/// So many bytes of each column are added up before the next: what is read and written then stays in the nearest cache.
+const BLOCK: usize = 2048;
+
+/// Makes P, and Q if there is one, of all data of a row; everything has the same length.
+///
+/// Q by Horner's rule from the last column on, so that nothing is multiplied but by 2.
+pub(crate) fn compute(data: &[&[u8]], p: &mut [u8], q: Option<&mut [u8]>) {
+    debug_assert!(data.iter().all(|column| column.len() == p.len()));
+    p.fill(0);
+    let Some(q) = q else {
+        for (number, p) in p.chunks_mut(BLOCK).enumerate() {
+            data.iter().for_each(|column| add(p, &column[number * BLOCK..][..p.len()]));
+        }
+        return;
+    };
+    q.fill(0);
+    for (number, (p, q)) in p.chunks_mut(BLOCK).zip(q.chunks_mut(BLOCK)).enumerate() {
+        for column in data.iter().rev() {
+            let column = &column[number * BLOCK..][..p.len()];
+            add(p, column);
+            double_and_add(q, column);
+        }
+    }
+}
+
+fn add(target: &mut [u8], source: &[u8]) {
+    add_scaled(target, source, 1);
+}
+
+/// Twice what is there, and `source`.
+fn double_and_add(target: &mut [u8], source: &[u8]) {
+    let (target_words, target_rest) = target.as_chunks_mut::<8>();
+    let (source_words, source_rest) = source.as_chunks::<8>();
+    for (to, from) in target_words.iter_mut().zip(source_words) {
+        *to = (double_word(u64::from_ne_bytes(*to)) ^ u64::from_ne_bytes(*from)).to_ne_bytes();
+    }
+    for (to, from) in target_rest.iter_mut().zip(source_rest) {
+        *to = multiply(*to, 2) ^ from;
+    }
+}
+
 /// Eight bytes, each times `factor`.
 fn scale_word(mut word: u64, factor: u8) -> u64 {
     let mut product = 0;
@@ -168,6 +210,46 @@ mod tests {
             let want: Vec<u8> = target.iter().zip(&source).map(|(t, s)| t ^ slow_multiply(*s, factor)).collect();
             add_scaled(&mut target, &source, factor);
             assert_eq!(target, want, "{factor}");
+        }
+    }
+
+    #[test]
+    fn parity_is_that_of_the_definition() {
+        for (columns, len) in [(1, 4096), (2, 512), (3, 2 * BLOCK + 13), (12, 100)] {
+            let data: Vec<Vec<u8>> =
+                (0..columns).map(|c| (0..len).map(|at| (at * 31 + c * 77 + at / 7) as u8).collect()).collect();
+            let columns: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+            let (mut p, mut q, mut p_alone) = (vec![1; len], vec![2; len], vec![3; len]);
+            compute(&columns, &mut p, Some(&mut q));
+            compute(&columns, &mut p_alone, None);
+            for at in 0..len {
+                let sum = |weight: &dyn Fn(usize) -> u8| {
+                    (0..columns.len()).fold(0, |sum, c| sum ^ slow_multiply(weight(c), columns[c][at]))
+                };
+                assert_eq!((p[at], p_alone[at]), (sum(&|_| 1), sum(&|_| 1)));
+                assert_eq!(q[at], sum(&|c| POWERS[c]));
+            }
+        }
+    }
+
+    /// Not a test of anything: `cargo test --release -p butterfs-volume -- --ignored --nocapture parity_speed`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn parity_speed() {
+        const STRIPE: usize = 65536;
+        for columns in [2, 4, 8] {
+            let data: Vec<Vec<u8>> = (0..columns).map(|c| vec![c as u8 + 1; STRIPE]).collect();
+            let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+            let (mut p, mut q) = (vec![0; STRIPE], vec![0; STRIPE]);
+            for both in [false, true] {
+                let rounds = (1 << 30) / (STRIPE * columns);
+                let start = std::time::Instant::now();
+                for _ in 0..rounds {
+                    compute(std::hint::black_box(&data), &mut p, both.then_some(&mut q[..]));
+                }
+                let rate = (rounds * STRIPE * columns) as f64 / start.elapsed().as_secs_f64() / 1e9;
+                println!("{columns} columns, {}: {rate:.1} GB of data per second", if both { "P and Q" } else { "P" });
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use butterfs_format::{DevId, Logical, Superblock};
 use crate::error::{Error, Result};
 use crate::map::{Mapped, touches_superblock};
 use crate::member::{Member, Role, Seen};
-use crate::parity::{self, Part, add_scaled};
+use crate::parity::{self, Part};
 use crate::stats::Fault;
 use crate::superblock::{Copy, read_copy};
 use crate::volume::Volume;
@@ -158,15 +158,19 @@ impl Volume {
 
     /// The parity of a row's columns, all of the same length.
     pub fn parity_of(kind: ParityKind, columns: &[Vec<u8>]) -> Vec<u8> {
-        let mut sum = vec![0; columns.first().map_or(0, Vec::len)];
-        for (column, bytes) in (0..).zip(columns) {
-            let factor = match kind {
-                ParityKind::P => 1,
-                ParityKind::Q => parity::power(column),
-            };
-            add_scaled(&mut sum, bytes, factor);
+        let columns: Vec<&[u8]> = columns.iter().map(Vec::as_slice).collect();
+        let none = vec![0; columns.first().map_or(0, |column| column.len())];
+        let (mut p, mut q) = (none.clone(), none);
+        match kind {
+            ParityKind::P => {
+                parity::compute(&columns, &mut p, None);
+                p
+            }
+            ParityKind::Q => {
+                parity::compute(&columns, &mut p, Some(&mut q));
+                q
+            }
         }
-        sum
     }
 
     /// What is wrong with each superblock copy of a device: its offset, and words. A first one that is damaged is

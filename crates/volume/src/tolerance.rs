@@ -99,6 +99,20 @@ impl Volume {
         Ok(())
     }
 
+    /// Writes to a device whose part of all this the others make up for: if it fails twice, it is dropped.
+    ///
+    /// # Errors
+    /// What is wrong with it, if it cannot be spared.
+    pub(crate) fn write_or_drop(&self, index: usize, writes: &[(u64, &[u8])]) -> Result<()> {
+        let member = &self.members[index];
+        let Err(error) = member.write_batch(writes) else { return Ok(()) };
+        tracing::warn!(%error, "write failed; trying its parts again");
+        match writes.iter().try_for_each(|(physical, bytes)| member.write_at(*physical, bytes)) {
+            Ok(()) => Ok(()),
+            Err(error) => self.drop_or_fail(index, error),
+        }
+    }
+
     /// Whether the write counts as done though some devices do not have it.
     fn settle_lost(&self, lost: Vec<Lost>, batches: &[Vec<Part<'_>>], content: Content) -> Result<()> {
         let mut left = copies(batches);
@@ -172,7 +186,7 @@ impl Volume {
 
 impl Member {
     /// Whether it can be asked for what it holds.
-    fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.role != Role::Missing && !self.is_dropped()
     }
 }

@@ -24,6 +24,7 @@ use crate::error::{DeviceId, Error, Result};
 use crate::map::{ChunkMap, Mapped, unmapped};
 use crate::member::{Member, Role, Seen};
 use crate::profile::Grid;
+use crate::rows::BusyRows;
 use crate::stats::DeviceStats;
 
 /// What a volume is opened for.
@@ -88,6 +89,8 @@ pub struct Volume {
     pub(crate) map: RwLock<ChunkMap>,
     /// Held by who decides whether a device can be spared.
     pub(crate) dropping: Mutex<()>,
+    pub(crate) busy_rows: BusyRows,
+    pub(crate) torn_rows: AtomicBool,
 }
 
 impl Volume {
@@ -158,6 +161,8 @@ impl Volume {
             superblock: RwLock::new(*sb),
             map: RwLock::default(),
             dropping: Mutex::default(),
+            busy_rows: BusyRows::default(),
+            torn_rows: AtomicBool::new(false),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Writes to all copies, discards, flushes, and the superblocks.
 //!
 //! # Invariants
+//! * What has parity goes by [`crate::rows`].
 //! * Nothing but [`Volume::write_superblocks`] writes where a superblock copy lies.
 //! * A device that fails is dropped if it can be spared (see [`crate::tolerance`]). Any other error is returned; what
 //!   was written by then is undefined, and the caller's transaction must fail.
@@ -9,13 +10,15 @@
 //! A member's `seen` is held while its superblocks are written, and while they are compared.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_format::{DevId, Logical, Superblock};
 
 use crate::error::{Error, Result};
-use crate::map::{touches_superblock, without_superblocks};
+use crate::map::{ChunkMap, touches_superblock, without_superblocks};
 use crate::member::{Member, Seen};
+use crate::rows::RowWrites;
 use crate::superblock::look_at_primary;
 use crate::tolerance::{Content, Part};
 use crate::volume::Volume;
@@ -38,7 +41,7 @@ impl Volume {
     /// As [`Volume::write`].
     pub fn write_batch(&self, writes: &[(Logical, &[u8])]) -> Result<()> {
         self.require_writable()?;
-        self.write_parts(&self.fan_out(writes)?, Content::Checked)
+        self.write_everywhere(writes, Content::Checked)
     }
 
     /// The same for data without checksums.
@@ -48,16 +51,28 @@ impl Volume {
     /// there nobody could tell from what is new.
     pub fn write_plain_batch(&self, writes: &[(Logical, &[u8])]) -> Result<()> {
         self.require_writable()?;
-        self.write_parts(&self.fan_out(writes)?, Content::Plain)
+        self.write_everywhere(writes, Content::Plain)
     }
 
-    /// The writes for each device, sorted.
-    fn fan_out<'a>(&self, writes: &[(Logical, &'a [u8])]) -> Result<Vec<Batch<'a>>> {
+    fn write_everywhere(&self, writes: &[(Logical, &[u8])], content: Content) -> Result<()> {
+        let (batches, rows) = self.fan_out(writes)?;
+        self.write_parts(&batches, content)?;
+        if rows.is_empty() { Ok(()) } else { self.write_rows(&rows) }
+    }
+
+    /// The writes for each device, sorted; and those to rows with parity.
+    fn fan_out<'a>(&self, writes: &[(Logical, &'a [u8])]) -> Result<(Vec<Batch<'a>>, RowWrites<'a>)> {
         let mut batches = vec![Vec::new(); self.members.len()];
+        let mut rows = RowWrites::default();
         let map = self.map();
         for (logical, buf) in writes {
             if map.has_parity(*logical, buf.len()) {
-                return Err(Error::Unsupported(format!("writing to RAID5 and RAID6 (at logical {logical})")));
+                require_only_parity(&map, *logical, buf.len())?;
+                map.each_chunk(*logical, buf.len(), |mapped, offset, in_buf| {
+                    rows.add(mapped, offset, &buf[in_buf]);
+                    Ok(())
+                })?;
+                continue;
             }
             for piece in map.stored(*logical, buf.len())? {
                 let member = &self.members[piece.place.member];
@@ -78,7 +93,7 @@ impl Volume {
         }
         drop(map);
         batches.iter_mut().for_each(|batch| batch.sort_by_key(|part| part.physical));
-        Ok(batches)
+        Ok((batches, rows))
     }
 
     /// Tells the devices that a range is not needed.
@@ -117,6 +132,9 @@ impl Volume {
     /// # Errors
     /// If a device fails that cannot be spared; what is durable is then unknown.
     pub fn flush(&self) -> Result<()> {
+        if self.torn_rows.load(Ordering::Acquire) {
+            return Err(Error::NotWritable("a row of stripes was written in part, because a device failed".into()));
+        }
         self.on_each_written(Member::flush)
     }
 
@@ -155,6 +173,19 @@ impl Volume {
     pub fn check_unchanged(&self) -> Result<()> {
         self.on_each_written(check_member)
     }
+
+    /// A write to rows with parity failed: what they hold may not fit their parity.
+    pub(crate) fn note_torn_rows(&self) {
+        self.torn_rows.store(true, Ordering::Release);
+    }
+}
+
+/// One write goes to one profile: extents do not reach over the end of their chunk.
+fn require_only_parity(map: &ChunkMap, logical: Logical, bytes: usize) -> Result<()> {
+    map.each_chunk(logical, bytes, |mapped, _, _| {
+        let mixed = || Error::NotWritable(format!("a write at logical {logical} would cross chunks of two profiles"));
+        if mapped.grid.has_parity() { Ok(()) } else { Err(mixed()) }
+    })
 }
 
 /// All of a range but superblocks.

@@ -6,6 +6,7 @@
 //! * Preallocated space is asked for that again when the piece enters the tree. In a file that is copied on
 //!   write, what was written once is never written in place again, so the last durable superblock still
 //!   finds zeros there.
+//! * Where there is parity, nothing is written in place: see [`Transaction::is_writable`].
 //! * Written space (of a file with NODATACOW, which has no checksums) is asked for that again when it is
 //!   about to be overwritten, with [`Shared::overwriting`] held to the end of the write, so that no snapshot
 //!   comes between. Besides, nobody else may find it after a power cut, by the last durable superblock or
@@ -18,6 +19,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use butterfs_format::Logical;
+use butterfs_format::checksum::Checksum;
 use butterfs_format::items::{Compression, InodeFlags};
 
 use super::compress::{Chunk, Packed};
@@ -26,7 +28,7 @@ use super::extents::{Item, MAX_EXTENT, Stored, item_below, scan};
 use super::sectors::{intersect, len, lock};
 use crate::error::Result;
 use crate::inode::{Inode, InodeId, Shared};
-use crate::tx::{Need, Transaction, Wanted};
+use crate::tx::{Need, RowHold, Transaction, Wanted};
 
 /// One piece replaces so many extents at most.
 const DROPS_PER_PIECE: usize = 64;
@@ -41,6 +43,15 @@ pub(super) struct Piece {
     pub refs: usize,
     /// What is written, if it is not the file's bytes as they are.
     pub packed: Option<Arc<Packed>>,
+    /// Its checksums, if it is written already.
+    pub written: Option<Vec<Checksum>>,
+}
+
+/// Pieces, and the rows that their new space lies in.
+pub(super) struct Placed<'g> {
+    pub pieces: Vec<Piece>,
+    /// To be held until they are written.
+    pub hold: Option<RowHold<'g>>,
 }
 
 impl Piece {
@@ -63,23 +74,26 @@ pub(super) enum Home {
 
 /// Finds space for ranges (whole sectors, lowest first); gives pieces, lowest first. What has no
 /// space that may be overwritten is cut into chunks by `chunks`.
-pub(super) fn place(
-    shared: &Shared,
+pub(super) fn place<'g>(
+    shared: &'g Shared,
     inode: &Inode,
     ranges: &[Range<u64>],
     chunks: impl FnOnce(Vec<Range<u64>>) -> Result<Vec<Chunk>>,
-) -> Result<Vec<Piece>> {
+) -> Result<Placed<'g>> {
     let flags = lock(&inode.state).item.flags();
     let mut pieces = Vec::new();
     if flags.contains(InodeFlags::PREALLOC) || is_in_place(flags) {
         pieces = shared.gate.view(|tx| in_own_space(tx, inode.id, flags, ranges))?;
     }
     let homeless = without(ranges, &pieces);
+    let mut hold = None;
     if !homeless.is_empty() {
-        pieces.extend(allocate(shared, inode, chunks(homeless)?)?);
+        let mut placed = allocate(shared, inode, chunks(homeless)?)?;
+        pieces.append(&mut placed.pieces);
+        hold = placed.hold;
     }
     pieces.sort_by_key(|piece| piece.file.start);
-    Ok(pieces)
+    Ok(Placed { pieces, hold })
 }
 
 /// The parts of `ranges` that have space of their own.
@@ -98,7 +112,7 @@ fn in_own_space(tx: &Transaction, id: InodeId, flags: InodeFlags, ranges: &[Rang
                 && !tx.is_moving(at)
             {
                 let refs = if home == Home::Prealloc { 2 } else { 0 };
-                pieces.push(Piece { file, at, home, refs, packed: None });
+                pieces.push(Piece { file, at, home, refs, packed: None, written: None });
             }
         }
     }
@@ -184,8 +198,9 @@ pub(super) fn writable_now(shared: &Shared, inode: &Inode, pieces: &[Piece]) -> 
 }
 
 /// Finds new space for a piece that may not go where it was to.
-pub(super) fn place_anew(shared: &Shared, inode: &Inode, piece: &Piece) -> Result<Vec<Piece>> {
-    cut(shared, inode, allocate(shared, inode, vec![Chunk::plain(piece.file.clone())])?)
+pub(super) fn place_anew<'g>(shared: &'g Shared, inode: &Inode, piece: &Piece) -> Result<Placed<'g>> {
+    let Placed { pieces, hold } = allocate(shared, inode, vec![Chunk::plain(piece.file.clone())])?;
+    Ok(Placed { pieces: cut(shared, inode, pieces)?, hold })
 }
 
 /// What `pieces` leave of `ranges`.
@@ -204,7 +219,7 @@ fn without(ranges: &[Range<u64>], pieces: &[Piece]) -> Vec<Range<u64>> {
 }
 
 /// New space for chunks, in as few parts as there is contiguous space.
-fn allocate(shared: &Shared, inode: &Inode, chunks: Vec<Chunk>) -> Result<Vec<Piece>> {
+fn allocate<'g>(shared: &'g Shared, inode: &Inode, chunks: Vec<Chunk>) -> Result<Placed<'g>> {
     let bytes = chunks.iter().map(|chunk| len(&chunk.file)).sum::<u64>();
     // Who was to write into space of its own that is now shared may have been promised nothing, and
     // must not take what others were promised.
@@ -212,17 +227,16 @@ fn allocate(shared: &Shared, inode: &Inode, chunks: Vec<Chunk>) -> Result<Vec<Pi
         0 => None,
         data => Some(shared.gate.reserve_data(Wanted { data, ..Wanted::default() })?),
     };
-    // The inner result is not the change's: space that was not found changed nothing.
-    let pieces = shared.gate.change(Need::Promised, |tx| {
+    let (pieces, hold) = shared.gate.take_space(|tx| {
         let mut pieces = Vec::new();
         let result = chunks.into_iter().try_for_each(|chunk| allocate_chunk(tx, chunk, &mut pieces));
         if result.is_err() {
             pieces.iter().for_each(|piece| tx.give_back(piece.at, piece.disk_len()));
         }
-        Ok(result.map(|()| pieces))
-    })??;
+        result.map(|()| pieces)
+    })?;
     inode.data.spend_data(bytes);
-    Ok(pieces)
+    Ok(Placed { pieces, hold })
 }
 
 fn allocate_chunk(tx: &mut Transaction, chunk: Chunk, pieces: &mut Vec<Piece>) -> Result<()> {
@@ -231,7 +245,7 @@ fn allocate_chunk(tx: &mut Transaction, chunk: Chunk, pieces: &mut Vec<Piece>) -
         let want = packed.bytes.len() as u64;
         let (at, got) = tx.allocate_data(want)?;
         if got == want {
-            pieces.push(Piece { file, at, home: Home::New, refs: 1, packed: Some(Arc::new(packed)) });
+            pieces.push(Piece { file, at, home: Home::New, refs: 1, packed: Some(Arc::new(packed)), written: None });
             return Ok(());
         }
         // An extent is in one part: what is in pieces is written as it is.
@@ -244,7 +258,7 @@ fn allocate_range(tx: &mut Transaction, range: &Range<u64>, pieces: &mut Vec<Pie
     let mut start = range.start;
     while start < range.end {
         let (at, got) = tx.allocate_data((range.end - start).min(MAX_EXTENT))?;
-        pieces.push(Piece { file: start..start + got, at, home: Home::New, refs: 1, packed: None });
+        pieces.push(Piece { file: start..start + got, at, home: Home::New, refs: 1, packed: None, written: None });
         start += got;
     }
     Ok(())
@@ -292,11 +306,11 @@ fn cut_at(starts: &[u64], piece: Piece, most: usize, parts: &mut Vec<Piece>) {
         let next = starts.get((index + 1) * most).copied().unwrap_or(file.end);
         let part = from..next;
         let at = Logical(at.0 + (from - file.start));
-        parts.push(Piece { at, file: part, home, refs: 1 + group.len(), packed: None });
+        parts.push(Piece { at, file: part, home, refs: 1 + group.len(), packed: None, written: None });
         from = next;
     }
     if starts.is_empty() {
-        parts.push(Piece { file, at, home, refs: 1, packed: None });
+        parts.push(Piece { file, at, home, refs: 1, packed: None, written: None });
     }
 }
 
@@ -317,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_piece_over_many_extents_is_cut() {
-        let piece = || Piece { file: 8..40, at: Logical(1000), home: Home::New, refs: 1, packed: None };
+        let piece = || Piece { file: 8..40, at: Logical(1000), home: Home::New, refs: 1, packed: None, written: None };
         let mut parts = Vec::new();
         cut_at(&[4, 12, 16, 20, 32], piece(), 2, &mut parts);
         let found: Vec<_> = parts.iter().map(|part| (part.file.clone(), part.at.0, part.refs)).collect();
@@ -329,7 +343,7 @@ mod tests {
 
     #[test]
     fn what_has_no_preallocated_space_is_left_over() {
-        let piece = |file| Piece { file, at: Logical(0), home: Home::Prealloc, refs: 1, packed: None };
+        let piece = |file| Piece { file, at: Logical(0), home: Home::Prealloc, refs: 1, packed: None, written: None };
         let pieces = [piece(0..4), piece(8..12), piece(20..24)];
         assert_eq!(without(&[0..16, 20..24, 30..32], &pieces), [4..8, 12..16, 30..32]);
     }

@@ -22,12 +22,14 @@ use super::data_rule::is_in_place;
 use super::delalloc::{FileData, TakenRun};
 use super::errors::ErrorCursor;
 use super::extents::{self, DataExtent, InlineExtent, Stored};
-use super::place::{Home, Piece, cut, give_back, is_still_good, may_be_one_extent, place, place_anew, writable_now};
+use super::place::{
+    Home, Piece, Placed, cut, give_back, is_still_good, may_be_one_extent, place, place_anew, writable_now,
+};
 use super::sectors::{intersect, len, lock, lock_alone, lock_shared, sector_size};
 use super::update::{Progress, count, settle_item, update_file};
 use crate::error::Result;
 use crate::inode::{Inode, InodeId, Shared};
-use crate::tx::{Need, Transaction};
+use crate::tx::{Need, RowHold, Transaction};
 
 /// One change of the trees puts in so many extents at most.
 const PIECES_PER_CHANGE: usize = 32;
@@ -75,26 +77,34 @@ fn write_out(shared: &Shared, inode: &Inode, runs: &[TakenRun]) -> Result<()> {
         return store_inline(shared, inode, &inline);
     }
     let ranges = joined(runs);
+    let source = Source { runs, sums: wanted_sums(inode) };
     let Some(plan) = plan else {
         let plain = |ranges: Vec<Range<u64>>| Ok(ranges.into_iter().map(Chunk::plain).collect());
-        let pieces = place(shared, inode, &ranges, plain)?;
-        return write_all(shared, inode, runs, pieces, None);
+        let placed = place(shared, inode, &ranges, plain)?;
+        return write_all(shared, inode, &source, placed, None);
     };
     let windows: Vec<Range<u64>> = ranges.iter().flat_map(|range| compress::cut(range, WINDOW)).collect();
     for (index, window) in windows.iter().enumerate() {
         let may_pack = |chunk: &Range<u64>| may_be_one_extent(shared, inode, chunk);
         let packed = |ranges: Vec<Range<u64>>| compress::pack(shared, inode, plan, runs, &ranges, may_pack);
-        let pieces = place(shared, inode, std::slice::from_ref(window), packed)?;
-        write_all(shared, inode, runs, pieces, windows.get(index + 1).map(|next| next.start))?;
+        let placed = place(shared, inode, std::slice::from_ref(window), packed)?;
+        write_all(shared, inode, &source, placed, windows.get(index + 1).map(|next| next.start))?;
     }
     Ok(())
 }
 
-/// Writes pieces, lowest first, and puts them into the tree. Bytes in flight from `later` on come after
+/// Writes pieces, lowest first (where rows are held, all that has new space before the rest), and puts them into the tree. Bytes in flight from `later` on come after
 /// them.
-fn write_all(shared: &Shared, inode: &Inode, runs: &[TakenRun], pieces: Vec<Piece>, later: Option<u64>) -> Result<()> {
-    let mut pieces = VecDeque::from(cut(shared, inode, pieces)?);
-    let result = write_batches(shared, inode, runs, &mut pieces, later);
+fn write_all(
+    shared: &Shared,
+    inode: &Inode,
+    source: &Source<'_>,
+    placed: Placed<'_>,
+    later: Option<u64>,
+) -> Result<()> {
+    let mut pieces = VecDeque::from(cut(shared, inode, placed.pieces)?);
+    let result = write_held(shared, source, pieces.make_contiguous(), placed.hold)
+        .and_then(|()| write_batches(shared, inode, source, &mut pieces, later));
     if result.is_err() {
         // After an abort this fails too, and the first cause is the one to tell.
         let _ = give_back(shared, pieces.make_contiguous());
@@ -102,19 +112,36 @@ fn write_all(shared: &Shared, inode: &Inode, runs: &[TakenRun], pieces: Vec<Piec
     result
 }
 
+/// Writes all that has new space, if rows are held for it, and lets go of them.
+fn write_held(shared: &Shared, source: &Source<'_>, pieces: &mut [Piece], hold: Option<RowHold<'_>>) -> Result<()> {
+    if hold.is_none() {
+        return Ok(());
+    }
+    for batch in pieces.chunk_by_mut(|a, b| (a.home == Home::New) == (b.home == Home::New)) {
+        if batch.first().is_none_or(|piece| piece.home != Home::New) {
+            continue;
+        }
+        for batch in batch.chunks_mut(PIECES_PER_CHANGE) {
+            let sums = write_data(shared, source, batch)?;
+            batch.iter_mut().zip(sums).for_each(|(piece, sums)| piece.written = Some(sums));
+        }
+    }
+    Ok(())
+}
+
 /// Those pieces that are in the tree leave `pieces`.
 fn write_batches(
     shared: &Shared,
     inode: &Inode,
-    runs: &[TakenRun],
+    source: &Source<'_>,
     pieces: &mut VecDeque<Piece>,
     later: Option<u64>,
 ) -> Result<()> {
     while !pieces.is_empty() {
         let batch = pieces.len().min(PIECES_PER_CHANGE);
-        let sums = write_where_allowed(shared, inode, runs, &pieces.make_contiguous()[..batch])?;
+        let sums = write_where_allowed(shared, inode, source, &pieces.make_contiguous()[..batch])?;
         if sums.is_empty() {
-            replace_first(shared, inode, pieces)?;
+            replace_first(shared, inode, source, pieces)?;
             continue;
         }
         let mut sums = &sums[..];
@@ -123,7 +150,7 @@ fn write_batches(
             pieces.drain(..entered);
             sums = &sums[entered..];
             if entered == 0 {
-                replace_first(shared, inode, pieces)?;
+                replace_first(shared, inode, source, pieces)?;
                 break;
             }
         }
@@ -136,24 +163,25 @@ fn write_batches(
 fn write_where_allowed(
     shared: &Shared,
     inode: &Inode,
-    runs: &[TakenRun],
+    source: &Source<'_>,
     pieces: &[Piece],
 ) -> Result<Vec<Vec<Checksum>>> {
     if pieces.iter().all(|piece| piece.home != Home::Written) {
-        return write_data(shared, inode, runs, pieces);
+        return write_data(shared, source, pieces);
     }
     let _overwriting = shared.overwriting();
     let count = writable_now(shared, inode, pieces)?;
-    write_data(shared, inode, runs, &pieces[..count])
+    write_data(shared, source, &pieces[..count])
 }
 
 /// Gives the first piece new space. What was written where it was to go, nobody sees.
-fn replace_first(shared: &Shared, inode: &Inode, pieces: &mut VecDeque<Piece>) -> Result<()> {
+fn replace_first(shared: &Shared, inode: &Inode, source: &Source<'_>, pieces: &mut VecDeque<Piece>) -> Result<()> {
     let Some(first) = pieces.front() else { return Ok(()) };
-    let anew = place_anew(shared, inode, first)?;
+    let Placed { pieces: mut anew, hold } = place_anew(shared, inode, first)?;
     pieces.pop_front();
+    let written = write_held(shared, source, &mut anew, hold);
     anew.into_iter().rev().for_each(|piece| pieces.push_front(piece));
-    Ok(())
+    written
 }
 
 /// Runs that touch, as one range each.
@@ -168,18 +196,45 @@ fn joined(runs: &[TakenRun]) -> Vec<Range<u64>> {
     ranges
 }
 
-/// Writes the bytes of pieces to the devices; gives the checksums of each, none if it is to have none.
-fn write_data(shared: &Shared, inode: &Inode, runs: &[TakenRun], pieces: &[Piece]) -> Result<Vec<Vec<Checksum>>> {
+/// What is written back.
+struct Source<'r> {
+    runs: &'r [TakenRun],
+    sums: Sums,
+}
+
+/// Whether data gets checksums.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sums {
+    Make,
+    None,
+}
+
+fn wanted_sums(inode: &Inode) -> Sums {
+    if lock(&inode.state).item.flags().contains(InodeFlags::NODATASUM) { Sums::None } else { Sums::Make }
+}
+
+/// Writes the bytes of those pieces to the devices that are not there yet; gives the checksums of each, none if it is
+/// to have none.
+fn write_data(shared: &Shared, source: &Source<'_>, pieces: &[Piece]) -> Result<Vec<Vec<Checksum>>> {
     let volume = shared.gate.volume();
-    let wants_sums = !lock(&inode.state).item.flags().contains(InodeFlags::NODATASUM);
-    let slices: Vec<Vec<(Logical, &[u8])>> = pieces.iter().map(|piece| slices_of(runs, piece)).collect();
+    let slices: Vec<Vec<(Logical, &[u8])>> = pieces.iter().map(|piece| unwritten(source.runs, piece)).collect();
     let geometry = volume.geometry();
-    let sums = slices.iter().map(|parts| if wants_sums { checksums(&geometry, parts) } else { Vec::new() }).collect();
-    match wants_sums {
-        true => volume.write_batch(&slices.concat())?,
-        false => volume.write_plain_batch(&slices.concat())?,
+    let sums = pieces.iter().zip(&slices).map(|(piece, parts)| match (&piece.written, source.sums) {
+        (Some(sums), _) => sums.clone(),
+        (None, Sums::Make) => checksums(&geometry, parts),
+        (None, Sums::None) => Vec::new(),
+    });
+    let sums = sums.collect();
+    match source.sums {
+        Sums::Make => volume.write_batch(&slices.concat())?,
+        Sums::None => volume.write_plain_batch(&slices.concat())?,
     }
     Ok(sums)
+}
+
+/// What of a piece is to be written.
+fn unwritten<'a>(runs: &'a [TakenRun], piece: &'a Piece) -> Vec<(Logical, &'a [u8])> {
+    if piece.written.is_some() { Vec::new() } else { slices_of(runs, piece) }
 }
 
 /// A piece's bytes with their addresses; runs are whole sectors, so these are too.
@@ -350,7 +405,8 @@ mod tests {
     #[test]
     fn a_piece_finds_its_bytes_in_several_runs() {
         let runs = [run(0, 8192, 1), run(8192, 4096, 2), run(16384, 4096, 3)];
-        let piece = Piece { file: 4096..12288, at: Logical(1 << 20), home: Home::New, refs: 1, packed: None };
+        let piece =
+            Piece { file: 4096..12288, at: Logical(1 << 20), home: Home::New, refs: 1, packed: None, written: None };
         let found = slices_of(&runs, &piece);
         let wanted = [(Logical(1 << 20), &[1u8; 4096][..]), (Logical((1 << 20) + 4096), &[2u8; 4096][..])];
         assert_eq!(found, wanted);

@@ -18,17 +18,14 @@ const WRITABLE: Incompat = Incompat::MIXED_BACKREF
     .union(Incompat::SKINNY_METADATA)
     .union(Incompat::NO_HOLES)
     .union(Incompat::RAID1C34)
+    .union(Incompat::RAID56)
     .union(Incompat::MIXED_GROUPS)
     .union(Incompat::COMPRESS_LZO)
     .union(Incompat::COMPRESS_ZSTD);
 
 /// Features that can be read; the volume judges those of chunks for itself. Of zones a reader need not know where
 /// superblocks are at their usual places (decision 22).
-const READABLE: Incompat = WRITABLE
-    .union(Incompat::ZONED)
-    .union(Incompat::METADATA_UUID)
-    .union(Incompat::RAID56)
-    .union(Incompat::SIMPLE_QUOTA);
+const READABLE: Incompat = WRITABLE.union(Incompat::ZONED).union(Incompat::METADATA_UUID).union(Incompat::SIMPLE_QUOTA);
 
 const WRITABLE_COMPAT_RO: CompatRo =
     CompatRo::FREE_SPACE_TREE.union(CompatRo::FREE_SPACE_TREE_VALID).union(CompatRo::BLOCK_GROUP_TREE);
@@ -143,8 +140,8 @@ mod tests {
                 "{text}"
             );
         }
-        let sb = superblock(Incompat::RAID56, CompatRo::empty());
-        assert!(error(&sb, Access::ReadWrite).contains("RAID56 (reading only)"));
+        let sb = superblock(Incompat::METADATA_UUID, CompatRo::empty());
+        assert!(error(&sb, Access::ReadWrite).contains("METADATA_UUID (reading only)"));
         let sb = superblock(Incompat::ZONED, CompatRo::empty());
         assert!(error(&sb, Access::ReadWrite).contains("ZONED (reading only)"));
         let sb = superblock(Incompat::empty(), CompatRo::VERITY);

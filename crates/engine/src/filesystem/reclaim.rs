@@ -15,6 +15,8 @@ use crate::tx::{DiscardRule, GroupInfo, Groups, Trim};
 const WHEN_SHORT: u8 = 75;
 /// Before it is, those that are used to so many.
 const BEFORE_SHORT: u8 = 30;
+/// Groups with parity are emptied of which so large a part is free and cannot be used.
+const WAITING_PART: u64 = 4;
 /// Metadata is short when so many bytes could not be promised any more: what any single change may ask for.
 const SHORT: u64 = 16 << 20;
 /// The cleaner begins when less than a tenth of the devices, but at most so much, is in no chunk.
@@ -48,6 +50,22 @@ impl Filesystem {
                 return Ok(true);
             }
         }
+        self.regain_rows(Room::NewChunks)
+    }
+
+    /// Empties a group with parity of which much is free and waits for what lies beside it: elsewhere that is packed
+    /// close.
+    fn regain_rows(&self, room: Room) -> Result<bool> {
+        for kind in [BlockGroupFlags::DATA, BlockGroupFlags::METADATA] {
+            let mut groups = self.shared.gate.view(|tx| Ok(tx.groups_of(kind)))?;
+            groups.retain(|group| group.used > 0 && group.waiting >= group.len / WAITING_PART);
+            groups.sort_by_key(|group| std::cmp::Reverse(group.waiting));
+            for group in groups.iter().take(CANDIDATES) {
+                if self.relocate_one(group, room)? {
+                    return Ok(true);
+                }
+            }
+        }
         Ok(false)
     }
 
@@ -63,7 +81,8 @@ impl Filesystem {
         } else {
             BlockGroupFlags::METADATA
         };
-        match self.relocate_first(&GroupFilter::used_at_most(kind, WHEN_SHORT)) {
+        let regained = self.relocate_first(&GroupFilter::used_at_most(kind, WHEN_SHORT));
+        match regained.and_then(|one| if one { Ok(true) } else { self.regain_rows(Room::Existing) }) {
             Err(Error::NoSpace | Error::Busy(_)) => Ok(false),
             result => result,
         }

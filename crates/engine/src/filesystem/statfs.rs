@@ -41,7 +41,7 @@ impl Filesystem {
             Groups::Mixed => space.system.used * space.metadata_copies,
         };
         let used = (space.data.used + space.promised) * space.data_copies + metadata_used;
-        let data_free = space.data.available.saturating_sub(space.promised);
+        let data_free = space.data.open.saturating_sub(space.promised);
         // A chunk is never smaller than a stripe, so the last bytes of a device stay out.
         let unallocated = space.unallocated.saturating_sub(1 << 20);
         let free_metadata = space.metadata.total.saturating_sub(space.metadata.used);
@@ -52,7 +52,7 @@ impl Filesystem {
         Usage {
             total: space.total / space.data_copies,
             free: (space.total.saturating_sub(used) / space.data_copies).saturating_sub(reserve),
-            available: if full { 0 } else { data_free + unallocated / space.data_copies },
+            available: if full { 0 } else { data_free + space.data_in(unallocated) },
             sectorsize: gate.volume().geometry().sectorsize,
         }
     }

@@ -17,10 +17,12 @@ const PIECE: u64 = 1 << 20;
 /// Moves a data extent.
 pub(super) fn move_extent(shared: &Shared, found: &Found) -> Result<Moved> {
     let gate = &shared.gate;
-    let Some(to) = gate.change(Need::Promised, |tx| tx.take_for_move(found.len))? else {
+    let (Some(to), hold) = gate.take_space(|tx| tx.take_for_move(found.len))? else {
         return Err(Error::NoSpace);
     };
-    let moved = copy(shared, found, to).and_then(|sums| {
+    let copied = copy(shared, found, to);
+    drop(hold);
+    let moved = copied.and_then(|sums| {
         with_cost(shared, found, |cost| gate.change(Need::Move(cost), |tx| tx.move_data(found, to, &sums, &cost)))
     });
     if !matches!(moved, Ok(Moved::Done)) {

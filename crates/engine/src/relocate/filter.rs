@@ -39,7 +39,13 @@ mod tests {
 
     #[test]
     fn groups_are_chosen_by_all_conditions() {
-        let group = GroupInfo { start: 1000, len: 100, flags: BlockGroupFlags::DATA | BlockGroupFlags::DUP, used: 50 };
+        let group = GroupInfo {
+            start: 1000,
+            len: 100,
+            flags: BlockGroupFlags::DATA | BlockGroupFlags::DUP,
+            used: 50,
+            waiting: 0,
+        };
         let filter = GroupFilter::used_at_most(BlockGroupFlags::DATA, 50);
         assert!(filter.chooses(&group));
         assert!(!filter.chooses(&GroupInfo { used: 51, ..group }));

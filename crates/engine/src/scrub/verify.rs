@@ -14,8 +14,8 @@ use super::gather::{Piece, Sum, What, is_still};
 use super::load::Loaded;
 use super::progress::{Remedy, ScrubFinding, Trouble};
 use super::{Run, ScrubMode, mirrors};
-use crate::error::Result;
 use crate::cores::on_all_cores;
+use crate::error::Result;
 
 /// Checksums are computed in jobs of so many bytes.
 const JOB: u64 = 256 << 10;

@@ -2,7 +2,7 @@
 
 use butterfs_format::items::BlockGroupFlags;
 
-use super::FreeRanges;
+use super::{Due, FreeRanges, FreeSpace};
 
 /// What may be done with a group's space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,10 @@ pub struct BlockGroup {
     pub used: u64,
     /// Bytes that must never be allocated because superblock copies lie there.
     pub excluded: u64,
-    /// Free ranges; `None` until somebody needs them.
-    pub free: Option<FreeRanges>,
+    /// How many columns of data it has, if it has parity.
+    pub columns: Option<u64>,
+    /// Free space; `None` until somebody needs it.
+    pub free: Option<FreeSpace>,
     /// Where the next tree block goes.
     pub hint: u64,
     /// The item on disk differs.
@@ -51,13 +53,45 @@ impl BlockGroup {
         self.start + self.len
     }
 
-    /// Bytes that could be allocated now. Space freed but not yet durable is not among them once
+    /// Its free ranges are known.
+    pub fn set_free(&mut self, ranges: FreeRanges) {
+        self.free = Some(FreeSpace::new(ranges, self.start, self.columns));
+    }
+
+    /// Bytes that could be allocated now, in parts as small as may be and with commits between them: with parity each
+    /// part takes a line of its own at worst. Space freed but not yet durable is not among them once
     /// the free ranges are loaded; before that nothing of this group was freed.
     pub fn available(&self) -> u64 {
         match &self.free {
             _ if self.state != GroupState::Open => 0,
-            Some(free) => free.total(),
+            Some(free) => free.sure(),
+            None => match self.columns {
+                None => self.len.saturating_sub(self.used + self.excluded),
+                // Each used sector has a line of its own at worst.
+                Some(columns) => (self.len.saturating_sub(self.excluded) / columns).saturating_sub(self.used),
+            },
+        }
+    }
+
+    /// Bytes that can be allocated now if they are allocated at once; rather too many if the free ranges are not
+    /// loaded.
+    pub fn open(&self) -> u64 {
+        match &self.free {
+            _ if self.state != GroupState::Open => 0,
+            Some(free) => free.open(),
             None => self.len.saturating_sub(self.used + self.excluded),
+        }
+    }
+
+    /// Free bytes beside what is durable: they cannot be allocated before that is gone.
+    pub fn waiting(&self) -> u64 {
+        self.free.as_ref().map_or(0, |free| free.total() - free.open())
+    }
+
+    /// What was put there for then is becoming durable.
+    pub fn close_rows(&mut self, due: Due) {
+        if let Some(free) = &mut self.free {
+            free.close_rows(due);
         }
     }
 }

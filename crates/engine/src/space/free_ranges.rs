@@ -113,6 +113,30 @@ impl FreeRanges {
         parts.into_iter().find(|(_, len)| *len >= least.max(1))
     }
 
+    /// The parts of a range that are free.
+    pub fn within(&self, range: Range<u64>) -> Vec<(u64, u64)> {
+        let before = self.by_start.range(..range.start).next_back().filter(|(start, len)| *start + *len > range.start);
+        let all = before.into_iter().chain(self.by_start.range(range.clone()));
+        all.map(|(start, len)| ((*start).max(range.start), (start + len).min(range.end)))
+            .map(|(from, to)| (from, to - from))
+            .collect()
+    }
+
+    /// The longest range.
+    pub fn longest_run(&self) -> Option<(u64, u64)> {
+        self.by_len.last().map(|(len, start)| (*start, *len))
+    }
+
+    /// The smallest range that has `want` bytes.
+    pub fn best_fit(&self, want: u64) -> Option<(u64, u64)> {
+        self.at_least(want).next()
+    }
+
+    /// Ranges of at least `len` bytes, the shortest first.
+    pub fn at_least(&self, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.by_len.range((len, 0)..).map(|(len, start)| (*start, *len))
+    }
+
     /// Takes `len` bytes from the first range at or after `hint` that has them, else from the first
     /// of all that has them. For tree blocks: neighbours in time become neighbours on the device.
     pub fn allocate_near(&mut self, hint: u64, len: u64) -> Option<u64> {
@@ -134,12 +158,6 @@ impl FreeRanges {
             return None;
         }
         self.by_start.iter().find(|(_, l)| **l >= len).map(|(s, _)| *s)
-    }
-
-    /// Takes `len` bytes from the first range that has them.
-    #[cfg(test)]
-    pub fn allocate_first(&mut self, len: u64) -> Option<u64> {
-        self.allocate_near(0, len)
     }
 
     /// Takes up to `want` bytes as one range: from the smallest range that has them all, else the

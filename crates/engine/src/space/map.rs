@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use butterfs_format::items::BlockGroupFlags;
 
-use super::BlockGroup;
+use super::{BlockGroup, Due};
 
 /// What groups hold that hold data and metadata.
 const MIXED: BlockGroupFlags = BlockGroupFlags::DATA.union(BlockGroupFlags::METADATA);
@@ -22,6 +22,8 @@ pub struct SpaceMap {
     kinds: BTreeMap<u64, Kind>,
     /// The starts of the groups whose items on disk differ.
     dirty: BTreeSet<u64>,
+    /// The starts of the groups with parity.
+    with_rows: BTreeSet<u64>,
 }
 
 /// What is known of the groups of one kind, so that nobody has to walk them.
@@ -43,8 +45,10 @@ pub struct Totals {
     pub total: u64,
     /// Extents.
     pub used: u64,
-    /// Free to be allocated.
+    /// Free to be allocated, in parts as small as may be and with commits between them.
     pub available: u64,
+    /// Free to be allocated at once. It is more than `available` where there is parity.
+    pub open: u64,
 }
 
 /// Space that was promised and not yet allocated, in bytes.
@@ -60,19 +64,21 @@ pub struct Promised {
 
 impl Totals {
     fn of(group: &BlockGroup) -> Self {
-        Self { total: group.len, used: group.used, available: group.available() }
+        Self { total: group.len, used: group.used, available: group.available(), open: group.open() }
     }
 
     fn add(&mut self, other: &Self) {
         self.total += other.total;
         self.used += other.used;
         self.available += other.available;
+        self.open += other.open;
     }
 
     fn subtract(&mut self, other: &Self) {
         self.total -= other.total;
         self.used -= other.used;
         self.available -= other.available;
+        self.open -= other.open;
     }
 }
 
@@ -92,7 +98,7 @@ impl Kind {
         now.into_iter().for_each(|now| self.totals.add(now));
         let both = |is: fn(&Totals) -> bool| (now.is_some_and(is), was.is_some_and(is));
         set_member(&mut self.all, start, both(|_| true));
-        set_member(&mut self.roomy, start, both(|totals| totals.available > 0));
+        set_member(&mut self.roomy, start, both(|totals| totals.open > 0));
         set_member(&mut self.unused, start, both(|totals| totals.used == 0));
     }
 }
@@ -106,6 +112,7 @@ impl SpaceMap {
     pub fn add(&mut self, group: BlockGroup) {
         self.kind(group.flags).count(group.start, None, Some(&Totals::of(&group)));
         set_member(&mut self.dirty, group.start, (group.dirty, false));
+        set_member(&mut self.with_rows, group.start, (group.columns.is_some(), false));
         self.groups.insert(group.start, group);
     }
 
@@ -114,6 +121,7 @@ impl SpaceMap {
         let group = self.groups.remove(&start)?;
         self.kind(group.flags).count(start, Some(&Totals::of(&group)), None);
         self.dirty.remove(&start);
+        self.with_rows.remove(&start);
         Some(group)
     }
 
@@ -188,6 +196,25 @@ impl SpaceMap {
         self.dirty.iter().filter_map(|start| self.groups.get(start))
     }
 
+    /// Whether any group has parity.
+    pub fn has_rows(&self) -> bool {
+        !self.with_rows.is_empty()
+    }
+
+    /// What was put into rows for then is becoming durable: nothing is put beside it any more.
+    pub fn close_rows(&mut self, due: Due) {
+        for start in self.with_rows.clone() {
+            self.change(start, |group| group.close_rows(due));
+        }
+    }
+
+    /// The first group of a kind with parity whose free space nobody has looked at.
+    pub fn unknown_rows(&self, kind: BlockGroupFlags) -> Option<u64> {
+        let groups = self.with_rows.iter().filter_map(|start| self.groups.get(start));
+        let unknown = |group: &&BlockGroup| group.flags.intersects(kind) && group.free.is_none();
+        groups.into_iter().find(unknown).map(|group| group.start)
+    }
+
     /// The first group of a kind, from `from` on, that has free space.
     pub fn next_roomy(&self, kind: BlockGroupFlags, from: u64) -> Option<u64> {
         self.of_pool(kind)?.roomy.range(from..).next().copied()
@@ -206,15 +233,16 @@ impl SpaceMap {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FreeRanges, GroupState};
+    use super::super::{FreeRanges, FreeSpace, GroupState};
     use super::*;
 
     fn group(start: u64, flags: BlockGroupFlags) -> BlockGroup {
         let mut free = FreeRanges::default();
         free.add(start, 100);
         let (used, excluded, hint) = (0, 0, start);
-        let (dirty, state) = (false, GroupState::Open);
-        BlockGroup { start, len: 100, flags, used, excluded, free: Some(free), hint, dirty, state }
+        let (dirty, state, columns) = (false, GroupState::Open, None);
+        let free = Some(FreeSpace::new(free, start, columns));
+        BlockGroup { start, len: 100, flags, used, excluded, columns, free, hint, dirty, state }
     }
 
     #[test]
@@ -236,19 +264,19 @@ mod tests {
         map.add(group(0, data));
         map.add(group(100, metadata | BlockGroupFlags::DUP));
         map.add(group(200, data));
-        assert_eq!(map.totals(data), Totals { total: 200, used: 0, available: 200 });
+        assert_eq!(map.totals(data), Totals { total: 200, used: 0, available: 200, open: 200 });
         map.change(250, |group| {
             group.used = 100;
-            group.free.as_mut().unwrap().remove(200, 100);
+            group.free.as_mut().unwrap().claim(200, 100);
         });
-        assert_eq!(map.totals(data), Totals { total: 200, used: 100, available: 100 });
+        assert_eq!(map.totals(data), Totals { total: 200, used: 100, available: 100, open: 100 });
         assert_eq!((map.next_roomy(data, 0), map.next_roomy(data, 1), map.used()), (Some(0), None, 100));
         let unused = |map: &SpaceMap| map.unused(data).map(|g| g.start).collect::<Vec<_>>();
         assert_eq!((unused(&map), map.count(data)), (vec![0], 2));
         map.change(0, |group| (group.state, group.dirty) = (GroupState::Moving, true));
         assert_eq!(map.dirty().map(|g| g.start).collect::<Vec<_>>(), [0]);
         assert_eq!((map.totals(data).available, map.next_roomy(data, 0)), (0, None));
-        assert_eq!(map.totals(metadata), Totals { total: 100, used: 0, available: 100 });
+        assert_eq!(map.totals(metadata), Totals { total: 100, used: 0, available: 100, open: 100 });
         map.remove(200).unwrap();
         assert_eq!((map.totals(data).total, map.used(), map.count(data)), (100, 0, 1));
         map.change(0, |group| group.dirty = false);

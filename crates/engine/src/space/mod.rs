@@ -5,11 +5,15 @@
 
 mod block_group;
 mod free_ranges;
+mod free_space;
 mod map;
 pub mod placement;
+mod rows;
 mod rules;
 
 pub use block_group::{BlockGroup, GroupState};
 pub use free_ranges::FreeRanges;
+pub use free_space::FreeSpace;
 pub use map::{Promised, SpaceMap, Totals};
+pub use rows::{Due, Rows};
 pub use rules::{DiscardRule, SpaceRules};

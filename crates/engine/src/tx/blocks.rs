@@ -17,6 +17,7 @@ use super::Transaction;
 use super::delayed::{ExtentKind, NewExtent};
 use super::roots::Blocks;
 use crate::error::{Error, Result};
+use crate::space::Due;
 use crate::tree::{ChildPtr, TreeReader, TreeRoot, TreeWriter};
 
 /// How the children of a block are referred to.
@@ -111,7 +112,7 @@ impl Transaction {
     /// Takes space for a tree block and notes its first reference.
     fn allocate_block(&mut self, tree: TreeId, level: u8, first_key: Key) -> Result<Logical> {
         let kind = if tree == TreeId::CHUNK { BlockGroupFlags::SYSTEM } else { BlockGroupFlags::METADATA };
-        let at = self.take_block_space(kind)?;
+        let at = self.take_block_space(kind, Due::Commit)?;
         let new = NewExtent { first_key, ..NewExtent::new(ExtentFlags::TREE_BLOCK) };
         let len = self.geometry.nodesize.into();
         self.refs.add_new(at, ExtentKind::TreeBlock(level), len, new, BackRef::TreeBlock { root: tree });

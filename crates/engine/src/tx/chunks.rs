@@ -50,12 +50,9 @@ pub(super) fn chunk_key(start: Logical) -> Key {
     Key::new(objectid::FIRST_CHUNK_TREE, ItemType::CHUNK_ITEM, start.0)
 }
 
-/// The profile of chunks with these flags, if it can be written.
-fn writable_profile(flags: BlockGroupFlags) -> Result<Profile> {
-    match Profile::of(flags) {
-        Some(profile) if profile.parity == 0 => Ok(profile),
-        _ => Err(Error::Unsupported(format!("making {} chunks", flags.profile_name()))),
-    }
+/// The profile of chunks with these flags.
+fn known_profile(flags: BlockGroupFlags) -> Result<Profile> {
+    Profile::of(flags).ok_or_else(|| Error::Unsupported(format!("making {} chunks", flags.profile_name())))
 }
 
 impl Transaction {
@@ -153,7 +150,7 @@ impl Transaction {
 
     /// Finds room on the devices.
     pub(super) fn place_chunk(&mut self, flags: BlockGroupFlags) -> Result<Placement> {
-        let profile = writable_profile(flags)?;
+        let profile = known_profile(flags)?;
         let limits = self.chunk_limits(flags.kind(), &profile);
         self.load_device_space()?;
         place(&profile, &limits, &self.rooms()).ok_or(Error::NoSpace)
@@ -168,7 +165,7 @@ impl Transaction {
         }
         self.volume.add_chunk(start, chunk.clone())?;
         let mut group = self.block_group(start, &chunk, 0);
-        group.free = Some(self.all_free(&group));
+        group.set_free(self.all_free(&group));
         group.dirty = true;
         self.space.add(group.clone());
         if let Some(space) = &mut self.device_space {
@@ -221,7 +218,7 @@ impl Transaction {
             io_width: (STRIPE_LEN as u32).into(),
             sector_size: self.geometry.sectorsize.into(),
             num_stripes: (stripes.len() as u16).into(),
-            sub_stripes: writable_profile(flags)?.sub_stripes().into(),
+            sub_stripes: known_profile(flags)?.sub_stripes().into(),
         };
         Ok(Chunk { header, stripes })
     }
@@ -327,6 +324,7 @@ mod tests {
     use super::*;
     use crate::environment::SystemEnvironment;
     use crate::mkfs::{self, MakeOptions};
+    use crate::space::Due;
     use crate::tx::{Gate, GateSettings, Need};
 
     fn open(device: &Arc<MemDevice>, mode: OpenMode) -> Arc<Volume> {
@@ -350,7 +348,7 @@ mod tests {
             tx.load_free_ranges(first)?;
             tx.space.change(first, |group| {
                 let free = group.free.as_mut().unwrap();
-                free.allocate_first(free.longest() - 30 * NODE).unwrap();
+                free.allocate_best(free.longest(Due::Commit) - 30 * NODE, Due::Commit).unwrap();
             });
             for number in 0..CHUNKS {
                 let system = tx.map_system_chunk()?;

@@ -4,6 +4,7 @@
 //! * Settling ends at a fixed point: no delayed reference is pending, every root item and block
 //!   group item says what memory says.
 //! * Blocks, flush, superblocks, flush: in this order, and an error in any ends all writing.
+//! * From the freeze on nothing is put beside what shares its parity with what is frozen.
 //! * Space freed in generation G goes back to the free ranges only after G's superblock is durable, and is discarded
 //!   between the two if the user wants that.
 //!
@@ -21,6 +22,7 @@ use super::log::Log;
 use super::seal::write_blocks;
 use super::tops::Tops;
 use crate::error::Result;
+use crate::space::Due;
 use crate::tree::BlockMap;
 
 /// A generation that is on its way to the devices.
@@ -52,6 +54,7 @@ impl Transaction {
         self.write_device_stats()?;
         self.settle()?;
         self.update_superblock()?;
+        [Due::Log, Due::Commit].into_iter().for_each(|due| self.space.close_rows(due));
         let frozen = Frozen {
             blocks: std::mem::take(&mut self.dirty),
             superblock: self.superblock,

@@ -6,6 +6,8 @@
 //!   be, as it may be overwritten; so in the kernel.)
 //! * A range is taken out of the free space while it is discarded, and given back afterwards; where so much cannot be
 //!   spared, it is discarded with the trees held alone.
+//! * Where there is parity no device is told of anything: parity covers what was never written, and what was discarded may
+//!   read as one thing now and as another after a power cut.
 //! * What lies where block groups are moved from is discarded only when the group is gone: it may still be read.
 
 use std::ops::Range;
@@ -94,7 +96,7 @@ impl Transaction {
 
     /// A chunk gave this space of a device back.
     pub(super) fn note_unallocated(&mut self, device: usize, at: u64, len: u64) {
-        if self.rules.discard != DiscardRule::Never {
+        if self.rules.discard != DiscardRule::Never && !self.has_rows() {
             let devices = self.devices.len();
             self.discards.devices.resize_with(devices, FreeRanges::default);
             note(&mut self.discards.devices[device], at, len);
@@ -112,7 +114,7 @@ impl Transaction {
             let len = len.min(PIECE);
             self.discards.space.remove(at, len);
             let group = self.space.containing(at).filter(|group| group.state == GroupState::Open);
-            let free = group.and_then(|group| group.free.as_ref()?.first_within(at..at + len));
+            let free = group.and_then(|group| group.free.as_ref()?.discardable()?.first_within(at..at + len));
             if let Some((start, part)) = free {
                 // Some of it may be in use again.
                 if start + part < at + len {
@@ -148,7 +150,7 @@ impl Transaction {
         if kind != BlockGroupFlags::SYSTEM && len <= spare {
             self.space.change(start, |group| {
                 if let Some(free) = &mut group.free {
-                    free.remove(start, len);
+                    free.claim(start, len);
                 }
             });
             return Ok(Piece::Taken(Logical(start), len));
@@ -161,11 +163,12 @@ impl Transaction {
     fn next_to_trim(&mut self, at: u64, trim: &Trim) -> Result<Option<(Piece, u64)>> {
         let mut at = at;
         while let Some(group) = self.space.from(at).filter(|group| group.start < trim.range.end) {
-            let (start, end, is_open) = (group.start, group.end(), group.state == GroupState::Open);
+            let (start, end, is_open) =
+                (group.start, group.end(), group.state == GroupState::Open && group.columns.is_none());
             if is_open {
                 self.load_free_ranges(start)?;
                 let within = at.max(start)..end.min(trim.range.end);
-                let group = self.space.get(start).and_then(|group| group.free.as_ref());
+                let group = self.space.get(start).and_then(|group| group.free.as_ref()?.discardable());
                 let found = group.and_then(|free| free.first_of_at_least(within, trim.minimum));
                 if let Some((start, len)) = found {
                     let len = len.min(PIECE);
@@ -179,6 +182,9 @@ impl Transaction {
 
     /// The next part of a trim of space of a device in no chunk from `at` on, and where to go on; done at once.
     fn trim_unallocated(&mut self, index: usize, at: u64, trim: &Trim) -> Result<Option<(u64, u64)>> {
+        if self.has_rows() {
+            return Ok(None);
+        }
         let found = self.holes(index)?.first_of_at_least(at..u64::MAX, trim.minimum);
         let Some((start, len)) = found else { return Ok(None) };
         let len = len.min(PIECE);

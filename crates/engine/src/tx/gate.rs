@@ -7,7 +7,8 @@
 //!
 //! # Locking
 //! Rank: inode < range < gate. One commit or write of the log at a time (`turns`); the trees are held alone for a
-//! change or for the short parts of a commit, never while its blocks are written.
+//! change or for the short parts of a commit, never while its blocks are written. Where there is parity, who has space for
+//! data writes to it before anything is frozen ([`super::row_turns`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -18,6 +19,7 @@ use butterfs_volume::Volume;
 
 use super::in_flight::InFlight;
 use super::promises::{DataReservation, Need, SpaceUsage, Wanted};
+use super::row_turns::{RowHold, RowTurns, RowsAlone};
 use super::stopped::{Listeners, Stopped, StoppedBy};
 use super::turn::Turns;
 use super::{BadGroups, LogTicket, Transaction, WhyCommit};
@@ -63,6 +65,7 @@ pub struct Gate {
     volume: Arc<Volume>,
     trees: Arc<Trees>,
     turns: Turns,
+    row_turns: RowTurns,
     read_only: AtomicBool,
     cache_bytes: usize,
     space: SpaceRules,
@@ -104,6 +107,7 @@ impl Gate {
             volume,
             trees,
             turns: Turns::default(),
+            row_turns: RowTurns::default(),
             read_only: AtomicBool::new(read_only),
             cache_bytes,
             space,
@@ -175,6 +179,29 @@ impl Gate {
         result
     }
 
+    /// Takes space for data, which changes no tree. What this gives is to be held until the space is written, or
+    /// given back; who holds it must not commit, nor wait for who may.
+    pub fn take_space<R>(&self, take: impl FnOnce(&mut Transaction) -> Result<R>) -> Result<(R, Option<RowHold<'_>>)> {
+        self.check_writable()?;
+        let hold = self.row_turns.hold();
+        let mut tx = self.trees.write();
+        let taken = take(&mut tx)?;
+        Ok((taken, tx.has_rows().then_some(hold)))
+    }
+
+    /// Enters alone to freeze something.
+    fn enter_to_freeze(&self) -> (Option<RowsAlone<'_>>, RwLockWriteGuard<'_, Transaction>) {
+        loop {
+            // The trees are let go of before rows are waited for.
+            let has_rows = self.trees.read().has_rows();
+            let rows = has_rows.then(|| self.row_turns.alone());
+            let tx = self.trees.write();
+            if rows.is_some() || !tx.has_rows() {
+                return (rows, tx);
+            }
+        }
+    }
+
     /// Enters alone once `ready` says yes. When space is short, a commit brings back what was freed
     /// since the last one.
     fn enter(&self, ready: impl Fn(&mut Transaction) -> Result<()>) -> Result<RwLockWriteGuard<'_, Transaction>> {
@@ -221,7 +248,8 @@ impl Gate {
         if self.is_read_only() {
             return Ok(result);
         }
-        self.commit_entered(tx)?;
+        // Nobody writes data yet.
+        self.commit_entered(None, tx)?;
         // What was set aside is free again.
         let (volume, superblock) = (self.volume.clone(), self.volume.superblock());
         let mut tx = Transaction::open(volume, self.cache_bytes, &superblock, BadGroups::Refuse)?;
@@ -234,7 +262,8 @@ impl Gate {
     pub fn commit(&self) -> Result<()> {
         self.check_writable()?;
         let _turn = self.turns.take();
-        self.commit_entered(self.trees.write())
+        let (rows, tx) = self.enter_to_freeze();
+        self.commit_entered(rows, tx)
     }
 
     /// Changes the log, or says why that cannot be done and a commit is needed. `write` must find out
@@ -285,22 +314,22 @@ impl Gate {
     pub fn sync_log(&self, ticket: LogTicket) -> Result<()> {
         let Some(_turn) = self.turns.take_unless(|| self.trees.read().is_log_durable(ticket)) else { return Ok(()) };
         self.check_writable()?;
-        let mut tx = self.trees.write();
+        let (rows, mut tx) = self.enter_to_freeze();
         if tx.is_log_durable(ticket) {
             return Ok(());
         }
         if tx.log_refused().is_some() {
-            return self.commit_entered(tx);
+            return self.commit_entered(rows, tx);
         }
         let Ok(frozen) = tx.freeze_log() else {
             tx.refuse_log(WhyCommit::Failed);
-            return self.commit_entered(tx);
+            return self.commit_entered(rows, tx);
         };
-        drop(tx);
+        drop((tx, rows));
         frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("writing the log failed: {error}")))?;
         self.trees.write().finish_log(frozen);
         // A superblock with a log is of the last commit, as that of a device that was dropped may be.
-        if self.volume.owes_commit() { self.commit_entered(self.trees.write()) } else { Ok(()) }
+        self.commit_what_is_owed()
     }
 
     /// Runs `before` in the exclusive part of a commit, just before the trees are frozen, and
@@ -310,7 +339,7 @@ impl Gate {
         // Makes room, by a commit of its own if it must.
         drop(self.enter(|tx| tx.ensure_metadata(need))?);
         let _turn = self.turns.take();
-        let mut tx = self.trees.write();
+        let (rows, mut tx) = self.enter_to_freeze();
         tx.ensure_metadata(need)?;
         let changes = tx.changes;
         if let Err(error) = before(&mut tx) {
@@ -319,17 +348,17 @@ impl Gate {
             }
             return Err(error);
         }
-        self.commit_entered(tx)
+        self.commit_entered(rows, tx)
     }
 
     /// Freezes with the trees held alone, and writes with nothing held but the turn to commit.
-    fn commit_entered(&self, mut tx: RwLockWriteGuard<'_, Transaction>) -> Result<()> {
+    fn commit_entered(&self, rows: Option<RowsAlone<'_>>, mut tx: RwLockWriteGuard<'_, Transaction>) -> Result<()> {
         self.check_writable()?;
         if tx.is_clean() {
             return Ok(());
         }
         let frozen = tx.freeze().inspect_err(|error| self.abort(&format!("commit failed: {error}")))?;
-        drop(tx);
+        drop((tx, rows));
         frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("commit failed: {error}")))?;
         self.trees.write().finish(frozen);
         if self.space.discard == DiscardRule::Sync {
@@ -337,7 +366,16 @@ impl Gate {
             self.discard_some(usize::MAX)?;
         }
         *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.as_ref().map(|clock| clock.now());
-        if self.volume.owes_commit() { self.commit_entered(self.trees.write()) } else { Ok(()) }
+        self.commit_what_is_owed()
+    }
+
+    /// Commits beyond what a device that was dropped may have. The caller holds the turn.
+    fn commit_what_is_owed(&self) -> Result<()> {
+        if !self.volume.owes_commit() {
+            return Ok(());
+        }
+        let (rows, tx) = self.enter_to_freeze();
+        self.commit_entered(rows, tx)
     }
 
     /// How the devices' space is given out at this moment.

@@ -2,12 +2,13 @@
 
 use butterfs_format::items::{BlockGroupFlags, BlockGroupItem, Chunk, Stripe};
 use butterfs_format::{Corruption, DevId, ItemType, Key, Logical, TreeId};
+use butterfs_volume::Profile;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Transaction;
 use super::free_space_tree::{Change, SpaceChange};
 use crate::error::{Error, Result};
-use crate::space::{BlockGroup, FreeRanges, GroupState};
+use crate::space::{BlockGroup, Due, FreeRanges, GroupState};
 
 /// What to do about a chunk whose block group cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,7 @@ impl Transaction {
             flags: chunk.flags(),
             used,
             excluded,
+            columns: parity_columns(chunk),
             free: None,
             hint: start.0,
             dirty: false,
@@ -92,7 +94,7 @@ impl Transaction {
             let problem = format!("{} bytes are free by its free space, {expected} by its item", free.total());
             return Err(Corruption::new(format!("block group {start}"), problem).into());
         }
-        self.space.change(start, |group| group.free = Some(free));
+        self.space.change(start, |group| group.set_free(free));
         Ok(())
     }
 
@@ -136,19 +138,26 @@ impl Transaction {
         }
     }
 
-    /// Whether bytes at an address may change: not in a group that lies on a device that is not written.
+    /// Whether bytes at an address may change in place: not in a group that lies on a device that is not written, nor
+    /// beside other bytes that have the same parity.
     pub fn is_writable(&self, at: Logical) -> bool {
-        self.space.containing(at.0).is_some_and(|group| group.state != GroupState::Fixed)
+        let may = |group: &BlockGroup| group.state != GroupState::Fixed && group.columns.is_none();
+        self.space.containing(at.0).is_some_and(may)
+    }
+
+    /// Whether any block group has parity.
+    pub(super) fn has_rows(&self) -> bool {
+        self.space.has_rows()
     }
 
     /// Takes space for one tree block.
-    pub(super) fn take_block_space(&mut self, kind: BlockGroupFlags) -> Result<Logical> {
+    pub(super) fn take_block_space(&mut self, kind: BlockGroupFlags, due: Due) -> Result<Logical> {
         let len = u64::from(self.geometry.nodesize);
         let mut from = 0;
         while let Some(start) = self.space.next_roomy(kind, from) {
             self.load_free_ranges(start)?;
             let taken = self.space.change(start, |group| {
-                let at = group.free.as_mut()?.allocate_near(group.hint, len)?;
+                let at = group.free.as_mut()?.allocate_near(group.hint, len, due)?;
                 group.hint = at + len;
                 Some(Logical(at))
             });
@@ -171,7 +180,7 @@ impl Transaction {
         let mut from = 0;
         while let Some(start) = self.space.next_roomy(BlockGroupFlags::DATA, from) {
             self.load_free_ranges(start)?;
-            let longest = self.space.get(start).and_then(|g| g.free.as_ref()).map_or(0, FreeRanges::longest);
+            let longest = self.space.get(start).and_then(|g| g.free.as_ref()).map_or(0, |free| free.longest(Due::Log));
             if best.is_none_or(|(_, len)| longest > len) {
                 best = Some((start, longest));
             }
@@ -181,7 +190,7 @@ impl Transaction {
             from = start + 1;
         }
         let (start, _) = best.filter(|(_, len)| *len > 0).ok_or(Error::NoSpace)?;
-        let taken = self.space.change(start, |group| group.free.as_mut()?.allocate_best(want));
+        let taken = self.space.change(start, |group| group.free.as_mut()?.allocate_best(want, Due::Log));
         let (at, len) = taken.flatten().ok_or(Error::NoSpace)?;
         Ok((Logical(at), len))
     }
@@ -258,6 +267,12 @@ impl Transaction {
         let tree = self.block_group_tree();
         self.put(tree, &Key::new(start, ItemType::BLOCK_GROUP_ITEM, len), item.as_bytes())
     }
+}
+
+/// How many columns of data a chunk with parity has.
+fn parity_columns(chunk: &Chunk) -> Option<u64> {
+    let parity = Profile::of(chunk.flags()).map_or(0, |profile| profile.parity);
+    (parity > 0).then(|| chunk.stripes.len().saturating_sub(parity).max(1) as u64)
 }
 
 pub(super) fn outside(at: Logical) -> Corruption {

@@ -8,6 +8,8 @@
 //!   need anything that commit does not know (a chunk, a subvolume).
 //! * A block that is durable is not changed in place: it is copied, and its space is free again once
 //!   a superblock is durable that leads to the copy.
+//! * Its blocks share no parity with those of the trees, which are written later; with a log that becomes durable, no
+//!   data is put any more beside what it may refer to.
 //! * Once [`Log::refuse`] was called, only a commit makes anything durable.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,6 +27,7 @@ use super::seal::write_blocks;
 use super::{Transaction, WhyCommit};
 use crate::error::Result;
 use crate::id::InodeId;
+use crate::space::Due;
 use crate::tree::{self, BlockMap, ChildPtr, Cursor, TreeReader, TreeRoot, TreeWriter};
 
 /// So many inodes and ranges are remembered; with more a commit is cheaper.
@@ -270,7 +273,7 @@ impl TreeWriter for LogWriter<'_> {
             return Ok(ptr.bytenr);
         }
         let old = self.block(tree, ptr)?;
-        let at = self.tx.take_block_space(BlockGroupFlags::METADATA)?;
+        let at = self.tx.take_block_space(BlockGroupFlags::METADATA, Due::Log)?;
         let new = self.tx.clone_block(&old, at, TreeId::TREE_LOG);
         let log = &mut self.tx.log;
         log.fresh.insert(at, Arc::new(new));
@@ -284,7 +287,7 @@ impl TreeWriter for LogWriter<'_> {
     }
 
     fn allocate(&mut self, _: TreeId, level: u8, _: Key) -> Result<Logical> {
-        let bytenr = self.tx.take_block_space(BlockGroupFlags::METADATA)?;
+        let bytenr = self.tx.take_block_space(BlockGroupFlags::METADATA, Due::Log)?;
         let new = NewBlock {
             bytenr,
             generation: self.tx.generation,
@@ -360,6 +363,8 @@ impl Transaction {
         let log = &mut self.log;
         log.begun += 1;
         let blocks = std::mem::take(&mut log.fresh);
+        self.space.close_rows(Due::Log);
+        let log = &mut self.log;
         log.durable.extend(blocks.iter().map(|(at, block)| (*at, Arc::clone(block))));
         Ok(FrozenLog { blocks, superblock, stale: std::mem::take(&mut log.stale), number: log.begun })
     }

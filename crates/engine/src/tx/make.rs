@@ -153,7 +153,7 @@ impl Transaction {
             let chunk = self.describe_chunk(first.flags, &first.placement)?;
             self.volume.add_chunk(first.start, chunk.clone())?;
             let mut group = self.block_group(first.start, &chunk, 0);
-            group.free = Some(self.all_free(&group));
+            group.set_free(self.all_free(&group));
             group.dirty = true;
             self.space.add(group);
             if first.flags.contains(BlockGroupFlags::SYSTEM) {

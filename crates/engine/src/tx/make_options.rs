@@ -150,7 +150,6 @@ impl MakeOptions {
 
     fn check_profile(&self, flags: BlockGroupFlags) -> Result<()> {
         match Profile::of(flags) {
-            Some(profile) if profile.parity > 0 => Err(Error::Unsupported("making RAID5 and RAID6 chunks".into())),
             Some(profile) if profile.min_devices > self.devices.len() => {
                 Err(Error::Invalid("the profile needs more devices"))
             }

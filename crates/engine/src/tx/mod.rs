@@ -7,6 +7,7 @@
 //! [`replay`] what mounting after a crash needs; [`seal`] writes blocks, [`tops`] enters trees in the superblock,
 //! [`commit`] makes all durable; [`discard`] tells devices what is free; [`moves`] moves
 //! extents for all who share them, and [`in_flight`] knows who may still read where they were;
+//! [`row_turns`] keeps commits from what is being written beside them;
 //! [`promises`] says who may use how much of what is left, and [`sharing`] what shared blocks may
 //! still cost; [`gate`] lets others in.
 
@@ -36,6 +37,7 @@ mod promises;
 mod references;
 mod replay;
 mod roots;
+mod row_turns;
 pub mod seal;
 mod sharing;
 mod snapshot;
@@ -59,6 +61,7 @@ pub use moves::{Found, GroupInfo, MoveCost, Moved, Room};
 pub use names::{EntryKey, Leads, NameChanges};
 pub use promises::{Copier, DataReservation, Groups, Need, SpaceUsage, Wanted};
 pub use references::{FoundExtent, References};
+pub use row_turns::RowHold;
 pub use stopped::{Stopped, StoppedBy};
 pub use tops::Tops;
 pub use transaction::Transaction;

@@ -194,6 +194,10 @@ pub struct SpaceUsage {
     pub metadata_copies: u64,
     /// How many copies of data there are.
     pub data_copies: u64,
+    /// How many stripes of a row of data there are, and how many of them are parity.
+    pub data_row: (u64, u64),
+    /// How many bytes of devices make one byte of metadata that is there for sure.
+    pub metadata_cost: u64,
     /// Space of `data` that is promised to data in memory.
     pub promised: u64,
     /// Space of `metadata` that is promised to data in memory.
@@ -213,7 +217,27 @@ pub enum Groups {
     Mixed,
 }
 
+impl SpaceUsage {
+    /// How much data so many bytes of devices hold that are in no chunk.
+    pub fn data_in(&self, unallocated: u64) -> u64 {
+        let (stripes, parity) = self.data_row;
+        unallocated / self.data_copies / stripes * (stripes - parity)
+    }
+}
+
 impl Transaction {
+    /// How many stripes a row of the newest chunk of a kind has, and how many of them are parity; one and none where
+    /// there is no parity.
+    fn row_of(&self, kind: BlockGroupFlags) -> (u64, u64) {
+        let newest = self.space.of_kind(kind).filter(|group| group.columns.is_some()).last();
+        let chunk = newest.and_then(|group| self.volume.chunk_containing(Logical(group.start)));
+        let row = chunk.zip(newest.and_then(|group| group.columns));
+        row.map_or((1, 0), |((_, chunk), columns)| {
+            let stripes = chunk.stripes.len() as u64;
+            (stripes, stripes.saturating_sub(columns))
+        })
+    }
+
     pub(super) fn space_usage(&self) -> SpaceUsage {
         let total = self.devices.iter().map(|d| d.total_bytes.get()).sum();
         let allocated: u64 = self.devices.iter().map(|d| d.bytes_used.get()).sum();
@@ -221,7 +245,11 @@ impl Transaction {
             let chunk = self.space.of_kind(kind).next();
             chunk.and_then(|group| self.volume.stored_copies(Logical(group.start)).ok()).unwrap_or(1) as u64
         };
+        let (stripes, _) = self.row_of(BlockGroupFlags::METADATA);
         SpaceUsage {
+            data_row: self.row_of(BlockGroupFlags::DATA),
+            // With parity each block takes a line at worst: a stripe on each device.
+            metadata_cost: copies_of(BlockGroupFlags::METADATA) * stripes,
             total,
             unallocated: total.saturating_sub(allocated),
             data: self.space.totals(BlockGroupFlags::DATA),
@@ -390,7 +418,10 @@ impl Transaction {
             _ => tx.space.totals(kind).available,
         };
         while available(self) < wanted {
-            self.allocate_chunk(kind)?;
+            match self.space.unknown_rows(kind) {
+                Some(start) => self.load_free_ranges(start)?,
+                None => self.allocate_chunk(kind)?,
+            }
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ impl Transaction {
         self.load_free_ranges_around(at)?;
         self.space.change(at.0, |group| {
             if let Some(free) = &mut group.free {
-                free.remove(at.0, len);
+                free.claim(at.0, len);
             }
         });
         Ok(())

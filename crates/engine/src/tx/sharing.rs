@@ -99,7 +99,7 @@ impl Transaction {
     /// What may be kept back at most: all that is needed if there is room for it.
     fn sharing_most(&self, sharing: &Sharing) -> u64 {
         let usage = self.space_usage();
-        let room = usage.metadata.available + usage.unallocated / usage.metadata_copies.max(1);
+        let room = usage.metadata.available + usage.unallocated / usage.metadata_cost.max(1);
         let room = room.saturating_sub(usage.reserve);
         let needed = with_references(sharing.bound(self.subvolumes_used())).min(MOST);
         // What was full of our own making comes back with what was kept back, and little more.

@@ -10,6 +10,7 @@ use super::blocks::RefBy;
 use super::delayed::{ExtentKind, NewExtent};
 use super::roots::Root;
 use crate::error::Result;
+use crate::space::Due;
 use crate::tree::{ChildPtr, TreeReader, TreeRoot, TreeWriter};
 use butterfs_format::items::BlockGroupFlags;
 
@@ -29,7 +30,7 @@ impl Transaction {
 
         let ptr = ChildPtr { bytenr: at, level: old.level, generation, first_key: None };
         let block = self.block(source, &ptr)?;
-        let copy_at = self.take_block_space(BlockGroupFlags::METADATA)?;
+        let copy_at = self.take_block_space(BlockGroupFlags::METADATA, Due::Commit)?;
         let first_key = if block.is_empty() { Key::MIN } else { block.key(0) };
         let extent = NewExtent { first_key, ..NewExtent::new(ExtentFlags::TREE_BLOCK) };
         let (kind, len) = (ExtentKind::TreeBlock(old.level), self.geometry.nodesize.into());

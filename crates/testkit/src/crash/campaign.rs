@@ -100,6 +100,7 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
     };
     let on = |devices, data, script: Script| Script { devices, data, ..script };
     let (raid1, raid10) = (BlockGroupFlags::RAID1, BlockGroupFlags::RAID10);
+    let (raid5, raid6) = (BlockGroupFlags::RAID5, BlockGroupFlags::RAID6);
     let in_place = |script| Script { files: DataRule::InPlace, ..script };
     let compressed = |method, script| Script { compress: CompressRule::Force(method), ..script };
     let in_mixed_groups = |script| Script { groups: Groups::Mixed, ..script };
@@ -120,6 +121,12 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         on(4, raid10, row("raid10, mixed, xxhash, 4k", Style::Mixed, 4096, Xxhash64, raid10)),
         on(3, raid1, row("raid1 and raid1c3, snapshots, crc32c, 16k", Style::Snapshots, 16384, Crc32c, RAID1C3)),
         on(3, BlockGroupFlags::RAID0, row("raid0 and raid1, full, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, raid1)),
+        on(3, raid5, row("raid5, fsync, crc32c, 16k", Style::Fsync, 16384, Crc32c, raid5)),
+        on(4, raid5, row("raid5, mixed, xxhash, 4k", Style::Mixed, 4096, Xxhash64, raid5)),
+        on(5, raid6, row("raid6, fsync, crc32c, 4k", Style::Fsync, 4096, Crc32c, raid6)),
+        on(4, raid6, row("raid6, snapshots, crc32c, 16k", Style::Snapshots, 16384, Crc32c, raid6)),
+        on(3, raid5, row("raid5, nearly full, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, raid5)),
+        in_place(on(3, raid5, row("raid5, in place, fsync, crc32c, 4k", Style::Fsync, 4096, Crc32c, raid5))),
         compressed(Method::Lzo, row("lzo, fsync, single, crc32c, 4k", Style::Fsync, 4096, Crc32c, single)),
         in_place(row("in place, mixed, dup, crc32c, 16k", Style::Mixed, 16384, Crc32c, dup)),
         in_place(row("in place, fsync, single, xxhash, 4k", Style::Fsync, 4096, Xxhash64, single)),

@@ -27,10 +27,10 @@ pub(super) enum ProfileName {
     /// Twice, over all devices.
     #[value(alias = "RAID10")]
     Raid10,
-    /// With one stripe of parity; not written yet.
+    /// With one stripe of parity, over all devices.
     #[value(alias = "RAID5")]
     Raid5,
-    /// With two stripes of parity; not written yet.
+    /// With two stripes of parity, over all devices.
     #[value(alias = "RAID6")]
     Raid6,
 }
@@ -60,9 +60,6 @@ impl ProfileName {
         let flags = self.flags();
         let name = shown(flags);
         let Some(profile) = Profile::of(flags) else { return Err(format!("unknown profile {name}")) };
-        if profile.parity > 0 {
-            return Err(format!("{what} profile {name}: not written yet; use RAID1, RAID1C3 or RAID10"));
-        }
         if devices < profile.min_devices {
             let needed = profile.min_devices;
             return Err(format!(
@@ -88,7 +85,8 @@ mod tests {
         assert_eq!(ProfileName::Raid1c3.on(3, "data").unwrap(), BlockGroupFlags::RAID1C3);
         let refused = ProfileName::Raid1c3.on(2, "metadata").unwrap_err();
         assert!(refused.contains("metadata profile RAID1C3 (have 2 devices but 3"), "{refused}");
-        assert!(ProfileName::Raid5.on(5, "data").unwrap_err().contains("not written yet"));
+        assert_eq!(ProfileName::Raid5.on(2, "data").unwrap(), BlockGroupFlags::RAID5);
+        assert!(ProfileName::Raid6.on(2, "data").unwrap_err().contains("3 devices are required"));
         assert_eq!(ProfileName::of_metadata(1).on(1, "metadata").unwrap(), BlockGroupFlags::DUP);
         assert_eq!(ProfileName::of_metadata(2).on(2, "metadata").unwrap(), BlockGroupFlags::RAID1);
     }

@@ -10,6 +10,7 @@ use butterfs_format::{Corruption, Key, Logical, TreeBlock, TreeId};
 
 use super::{Found, MoveCost, Moved};
 use crate::error::{Error, Result};
+use crate::space::Due;
 use crate::tree::{self, ChildPtr, TreeReader, TreeRoot};
 use crate::tx::blocks::RefBy;
 use crate::tx::delayed::NewExtent;
@@ -154,7 +155,7 @@ impl Transaction {
         let parents = self.parents(&old)?;
         let (_, full) = self.block_references(at, level)?;
         let refs = self.references_of(&self.found_block(at, level))?;
-        let to = self.take_block_space(BlockGroupFlags::METADATA)?;
+        let to = self.take_block_space(BlockGroupFlags::METADATA, Due::Commit)?;
         // A root is nobody else's, and what its tree alone refers to, its parents being moved, is so too: it stays as it
         // is, and so do references to what it leads to, by which files know that their space is their own.
         let is_root = parents.iter().any(|parent| matches!(parent, Parent::Root(_)));

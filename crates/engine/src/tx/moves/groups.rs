@@ -7,7 +7,7 @@ use butterfs_format::{ItemType, Key, Logical, TreeId};
 
 use super::Found;
 use crate::error::{Error, Result};
-use crate::space::GroupState;
+use crate::space::{BlockGroup, GroupState};
 use crate::tx::{Transaction, references};
 
 /// A block group, for who chooses among them.
@@ -21,6 +21,8 @@ pub struct GroupInfo {
     pub flags: BlockGroupFlags,
     /// Bytes of its extents.
     pub used: u64,
+    /// Free bytes that cannot be used, because they share parity with its extents; as far as is known.
+    pub waiting: u64,
 }
 
 /// Where what is moved may go.
@@ -36,7 +38,14 @@ impl Transaction {
     /// The block groups that nobody works on.
     pub fn groups_of(&self, kind: BlockGroupFlags) -> Vec<GroupInfo> {
         let open = self.space.of_kind(kind).filter(|group| group.state == GroupState::Open);
-        open.map(|g| GroupInfo { start: g.start, len: g.len, flags: g.flags, used: g.used }).collect()
+        let info = |g: &BlockGroup| GroupInfo {
+            start: g.start,
+            len: g.len,
+            flags: g.flags,
+            used: g.used,
+            waiting: g.waiting(),
+        };
+        open.map(info).collect()
     }
 
     /// Free bytes of a kind that nothing is promised of.

@@ -90,7 +90,7 @@ impl Script {
     pub fn survives(&self) -> usize {
         let copies_on_devices = |flags| {
             let profile = Profile::of(flags).expect("a profile");
-            profile.copies / profile.stripes_per_device - 1
+            profile.copies / profile.stripes_per_device - 1 + profile.parity
         };
         copies_on_devices(self.data).min(copies_on_devices(self.metadata))
     }
