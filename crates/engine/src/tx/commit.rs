@@ -42,6 +42,7 @@ impl Transaction {
     pub(super) fn is_clean(&self) -> bool {
         self.dirty.is_empty()
             && self.refs.is_empty()
+            && !self.root_item_changed
             && !self.has_removable_group()
             && !self.volume.device_stats_changed()
             && !self.label_changed()
@@ -64,6 +65,7 @@ impl Transaction {
         };
         debug_assert!(self.frozen.is_empty(), "two generations are being written");
         self.frozen = frozen.blocks.clone();
+        self.root_item_changed = false;
         self.force_copy.clear();
         self.lost_refs.freeze();
         self.generation = self.generation.next();

@@ -43,6 +43,7 @@ impl Transaction {
             next_tree: None,
             log: Log::default(),
             changes: 0,
+            root_item_changed: false,
             cache: Arc::new(BlockCache::new(cache_bytes)),
             volume,
         }

@@ -76,6 +76,7 @@ impl Transaction {
         change(&mut root.item);
         (root.dirty, root.moved_only) = (true, false);
         self.changes += 1;
+        self.root_item_changed = true;
         self.store_root(tree, root);
         if before != (root.item.flags, root.item.refs) {
             self.note_access(tree, &root.item);

@@ -70,6 +70,8 @@ pub struct Transaction {
     pub(super) log: Log,
     /// Counts calls that change something.
     pub(super) changes: u64,
+    /// A root item was changed by itself, so that there may be no changed block that tells of it yet.
+    pub(super) root_item_changed: bool,
 }
 
 /// Reading.

@@ -14,6 +14,9 @@ use super::model::{File, Model, Node};
 /// Subvolumes that there are at most, beside the one that is worked in.
 const SUBVOLUMES: usize = 5;
 
+/// A file: its directory's path, the directory, its name and number.
+type FilePlace = (Vec<Vec<u8>>, InodeId, Vec<u8>, usize);
+
 impl Exercise {
     pub(super) fn more(&mut self) {
         match self.below(26) {
@@ -115,7 +118,7 @@ impl Exercise {
     }
 
     /// A file: its directory's path, the directory, its name and number.
-    fn any_file_with_path(&mut self) -> Option<(Vec<Vec<u8>>, InodeId, Vec<u8>, usize)> {
+    fn any_file_with_path(&mut self) -> Option<FilePlace> {
         let (path, dir) = self.any_dir();
         let of = |(name, node): (&Vec<u8>, &Node)| match node {
             Node::File(number) => Some((name.clone(), *number)),

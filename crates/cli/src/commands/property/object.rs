@@ -67,6 +67,9 @@ impl<'a> Object<'a> {
         }
         if !is_on_btrfs {
             // A device, or an image: the filesystem on it.
+            if butterfs_volume::scan([path.to_path_buf()]).is_empty() {
+                return Err(foreign());
+            }
             return match MountedFilesystem::of_device(path) {
                 Ok(Some(mounted)) => Ok(Self { path, place: Place::Mounted(mounted.file), kinds: of_device(kind) }),
                 _ => Self::in_image((path, path, b""), kind.or(Some(Kind::Device)), opening, access),
