@@ -14,7 +14,7 @@ use butterfs_testkit::devices::{self, KernelMount};
 use butterfs_testkit::random::Random;
 use butterfs_testkit::unmount::patiently;
 use butterfs_testkit::workdir::WorkDir;
-use common::{MIB, setup};
+use common::{MIB, compat_library, setup};
 use regex::Regex;
 
 const BUTTERFS: &str = env!("CARGO_BIN_EXE_butterfs");
@@ -109,6 +109,7 @@ fn a_mount_is_scrubbed_and_repaired() {
         let refused = butterfs(line, &mnt);
         assert_eq!(refused.status.code(), Some(code), "{refused}");
     }
+    compat_library();
     let stock = run(Command::new(BUTTERFS).args(["compat", "--", "btrfs", "scrub", "start", "-B", "-R"]).arg(&mnt[0]));
     let stock = stock.ok();
     let numbers = |text: &str| {

@@ -21,8 +21,8 @@ pub use fiemap::{FileMap, MapFlag, MappedRange, file_map};
 pub use list::{ListedSubvolume, deleted_subvolumes, list_subvolumes};
 pub use remount::remount;
 pub use scrub::{
-    ScrubRepair, ScrubStatus, cancel_scrubs, devices_of, scrub_limit, scrub_report, scrub_status, set_scrub_limit,
-    start_scrub, wait_for_scrub,
+    MountDevices, ScrubRepair, ScrubStatus, cancel_scrubs, devices_of, scrub_limit, scrub_report, scrub_status,
+    set_scrub_limit, start_scrub, wait_for_scrub,
 };
 pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};
 pub use space::{TrimRange, trim};

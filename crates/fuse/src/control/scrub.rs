@@ -101,8 +101,17 @@ pub fn scrub_report(file: BorrowedFd<'_>, devid: u64) -> io::Result<Vec<String>>
     }
 }
 
-/// The numbers and paths of a filesystem's devices, and its UUID.
-pub fn devices_of(file: BorrowedFd<'_>) -> io::Result<([u8; 16], Vec<(u64, String)>)> {
+/// A mounted filesystem and its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountDevices {
+    /// The UUID that users see.
+    pub fsid: [u8; 16],
+    /// Numbers and paths.
+    pub devices: Vec<(u64, String)>,
+}
+
+/// The devices of the filesystem that a file is in.
+pub fn devices_of(file: BorrowedFd<'_>) -> io::Result<MountDevices> {
     const FS_INFO: u32 = 0x8400_941f;
     const DEV_INFO: u32 = 0xd000_941e;
     let mut info = vec![0; wire::size_of_command(FS_INFO)];
@@ -118,5 +127,5 @@ pub fn devices_of(file: BorrowedFd<'_>) -> io::Result<([u8; 16], Vec<(u64, Strin
             devices.push((devid, String::from_utf8_lossy(path).into_owned()));
         }
     }
-    Ok((fsid, devices))
+    Ok(MountDevices { fsid, devices })
 }

@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn of_mount(path: &Path, arguments: &Arguments) -> Result<Vec<Counted>> {
     let failed = |error: std::io::Error| failure::io(exit::USAGE, path, &error);
     let file = File::open(path).map_err(failed)?;
-    let (_, devices) = control::devices_of(file.as_fd()).map_err(failed)?;
+    let devices = control::devices_of(file.as_fd()).map_err(failed)?.devices;
     let reset = if arguments.reset { StatsReset::Yes } else { StatsReset::No };
     let counted = |(devid, path): (u64, String)| {
         let values = control::device_stats(file.as_fd(), devid, reset)?;

@@ -48,8 +48,8 @@ pub fn open_mount(path: &Path) -> Result<Mount> {
         }
         _ => failure::io(exit::USAGE, path, &error),
     })?;
-    let (fsid, devices) = found;
-    let devices = devices.into_iter().map(|(devid, path)| Device { devid, path }).collect();
+    let fsid = found.fsid;
+    let devices = found.devices.into_iter().map(|(devid, path)| Device { devid, path }).collect();
     Ok(Mount { file, fsid, devices })
 }
 
