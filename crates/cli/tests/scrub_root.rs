@@ -184,6 +184,7 @@ fn what_cannot_be_repaired_is_told() {
 #[test]
 fn parity_is_verified() {
     let Some(work) = setup("scrub_parity") else { return };
+    let line = Regex::new(r"device \d+ physical \d+ ").expect("it is right");
     for (data, count) in [("raid5", 3), ("raid6", 4)] {
         let images = images(&work, count);
         let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
@@ -212,7 +213,6 @@ fn parity_is_verified() {
         }
         assert!(!wanted.is_empty(), "{data}");
         let found = butterfs("scrub start -B -r", &images);
-        let line = Regex::new(r"device \d+ physical \d+ ").expect("it is right");
         let told: BTreeSet<String> = line.find_iter(&found.stderr).map(|found| found.as_str().to_owned()).collect();
         assert_eq!(told, wanted, "{data}: {found}");
         assert!(found.stderr.contains("parity does not fit") && !found.stderr.contains(": data at"), "{found}");
