@@ -14,19 +14,10 @@ use butterfs_testkit::mounter::Mounted;
 use butterfs_testkit::oracle;
 use butterfs_testkit::random::Random;
 use butterfs_testkit::workdir::WorkDir;
-use common::{MIB, kernel, setup, subject};
+use common::{MIB, compat_library, kernel, setup, subject};
 use regex::Regex;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_butterfs");
-
-/// Builds the library, which lies beside the program, where only the program was built.
-fn library() {
-    let path = Path::new(BINARY).with_file_name("libbutterfs_compat.so");
-    if !path.exists() {
-        let profile = if BINARY.contains("/release/") { "release" } else { "dev" };
-        run(Command::new(env!("CARGO")).args(["build", "-q", "-p", "butterfs-compat", "--profile", profile])).ok();
-    }
-}
 
 /// Runs a program in the work directory, with the library where the mount is ours.
 fn program<A: AsRef<OsStr>>(work: &WorkDir, mounted: &Mounted, arguments: &[A]) -> Finished {
@@ -165,7 +156,7 @@ fn answers(work: &WorkDir, mounted: &Mounted) -> Vec<(String, String)> {
 #[test]
 fn the_stock_btrfs_says_the_same_on_both_mounts() {
     let Some(work) = setup("compat_questions") else { return };
-    library();
+    compat_library();
     let (image, copy, mnt) = (work.file("image"), work.file("copy"), work.dir("mnt"));
     populate(&work, &image);
     fs::copy(&image, &copy).expect("copy");
@@ -183,7 +174,7 @@ fn the_stock_btrfs_says_the_same_on_both_mounts() {
 #[test]
 fn the_stock_btrfs_makes_and_removes_subvolumes() {
     let Some(work) = setup("compat_changes") else { return };
-    library();
+    compat_library();
     let (image, mnt) = (work.file("image"), work.dir("mnt"));
     populate(&work, &image);
     let mounted = subject().mount(&image, &mnt, "noatime");
@@ -228,7 +219,7 @@ fn the_stock_btrfs_makes_and_removes_subvolumes() {
 #[test]
 fn a_label_is_committed_when_nothing_else_changed() {
     let Some(work) = setup("compat_label") else { return };
-    library();
+    compat_library();
     let (image, mnt) = (work.file("image"), work.dir("mnt"));
     subject().mkfs(&image, 128 * MIB, &[]);
     for label in ["first", "second"] {
@@ -245,7 +236,7 @@ const MAPPED: &str = "filefrag -v mnt/one mnt/cp mnt/sub/cp mnt/range mnt/same m
 #[test]
 fn programs_clone_deduplicate_and_map() {
     let Some(work) = setup("compat_clones") else { return };
-    library();
+    compat_library();
     let (image, mnt) = (work.file("image"), work.dir("mnt"));
     subject().mkfs(&image, 512 * MIB, &[]);
     let mounted = subject().mount(&image, &mnt, "noatime");
@@ -341,7 +332,7 @@ fn refusals(work: &WorkDir, mounted: &Mounted) {
 #[test]
 fn duperemove_finds_and_shares_what_is_twice() {
     let Some(work) = setup("compat_duperemove") else { return };
-    library();
+    compat_library();
     let (image, mnt) = (work.file("image"), work.dir("mnt"));
     subject().mkfs(&image, 512 * MIB, &[]);
     let mounted = subject().mount(&image, &mnt, "noatime");

@@ -14,7 +14,7 @@ use butterfs_testkit::devices::{self, KernelMount};
 use butterfs_testkit::random::Random;
 use butterfs_testkit::unmount::patiently;
 use butterfs_testkit::workdir::WorkDir;
-use common::{MIB, setup};
+use common::{MIB, compat_library, setup};
 use regex::Regex;
 
 const BUTTERFS: &str = env!("CARGO_BIN_EXE_butterfs");
@@ -109,6 +109,7 @@ fn a_mount_is_scrubbed_and_repaired() {
         let refused = butterfs(line, &mnt);
         assert_eq!(refused.status.code(), Some(code), "{refused}");
     }
+    compat_library();
     let stock = run(Command::new(BUTTERFS).args(["compat", "--", "btrfs", "scrub", "start", "-B", "-R"]).arg(&mnt[0]));
     let stock = stock.ok();
     let numbers = |text: &str| {
@@ -183,6 +184,7 @@ fn what_cannot_be_repaired_is_told() {
 #[test]
 fn parity_is_verified() {
     let Some(work) = setup("scrub_parity") else { return };
+    let line = Regex::new(r"device \d+ physical \d+ ").expect("it is right");
     for (data, count) in [("raid5", 3), ("raid6", 4)] {
         let images = images(&work, count);
         let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
@@ -211,7 +213,6 @@ fn parity_is_verified() {
         }
         assert!(!wanted.is_empty(), "{data}");
         let found = butterfs("scrub start -B -r", &images);
-        let line = Regex::new(r"device \d+ physical \d+ ").expect("it is right");
         let told: BTreeSet<String> = line.find_iter(&found.stderr).map(|found| found.as_str().to_owned()).collect();
         assert_eq!(told, wanted, "{data}: {found}");
         assert!(found.stderr.contains("parity does not fit") && !found.stderr.contains(": data at"), "{found}");

@@ -158,7 +158,7 @@ fn places(findings: &[ScrubFinding]) -> BTreeSet<(u64, u64)> {
 fn planted(count: u64, data: BlockGroupFlags, metadata: BlockGroupFlags) {
     let disks = Disks::make(count, data, metadata);
     disks.fill(DataRule::Usual);
-    let (mut wanted, mut lost, mut blocks_hit) = (BTreeSet::new(), BTreeSet::new(), 0);
+    let (mut wanted, mut lost) = (BTreeSet::new(), BTreeSet::new());
     {
         let fs = disks.open(Access::ReadOnly, DataRule::Usual);
         let volume = fs.shared().gate.volume();
@@ -185,7 +185,6 @@ fn planted(count: u64, data: BlockGroupFlags, metadata: BlockGroupFlags) {
             let spot = spots[number % spots.len()];
             disks.damage(&spot);
             wanted.extend((spot.physical..spot.physical + nodesize).step_by(4096).map(|at| (spot.devid, at)));
-            blocks_hit += 1;
         }
     }
     // Not both of one device: it could not be opened.
@@ -222,7 +221,9 @@ fn planted(count: u64, data: BlockGroupFlags, metadata: BlockGroupFlags) {
     assert!(places(&first).is_subset(&wanted) && places(&first).is_superset(&lost));
     let stats = fs.shared().gate.volume().device_stats();
     let counted: u64 = stats.iter().map(|(_, stats)| stats.corruption_errors).sum();
-    assert!(counted >= blocks_hit + superblocks.len() as u64 + lost.len() as u64, "{counted}");
+    // The commit after the first device's scrub may have freed blocks of which the second has a bad copy.
+    let told: u64 = first.iter().map(|finding| if finding.is_data { finding.len / SECTOR } else { 1 }).sum();
+    assert!(counted >= told && told > lost.len() as u64, "{counted} of {told} are counted");
     let (again, findings) = scrub(&fs, ScrubMode::Repair);
     assert_eq!(places(&findings), lost, "what was repaired is right");
     assert_eq!((again.corrected_errors, again.super_errors), (0, 0));

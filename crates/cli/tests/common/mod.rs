@@ -27,3 +27,14 @@ pub fn setup(test: &str) -> Option<WorkDir> {
     work.dir("mnt");
     Some(work)
 }
+
+/// Builds the library of `butterfs compat`, which lies beside the program, where only the program was built.
+pub fn compat_library() {
+    const BINARY: &str = env!("CARGO_BIN_EXE_butterfs");
+    let path = std::path::Path::new(BINARY).with_file_name("libbutterfs_compat.so");
+    if !path.exists() {
+        let profile = if BINARY.contains("/release/") { "release" } else { "dev" };
+        let build = ["build", "-q", "-p", "butterfs-compat", "--profile", profile];
+        butterfs_testkit::command::run(std::process::Command::new(env!("CARGO")).args(build)).ok();
+    }
+}

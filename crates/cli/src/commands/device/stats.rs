@@ -88,7 +88,9 @@ fn of_image(arguments: &Arguments) -> Result<Vec<Counted>> {
     let mut all: Vec<Counted> = volume.device_stats().into_iter().map(counted).collect();
     all.sort_by_key(|counted| counted.devid);
     if arguments.reset {
-        all.iter().for_each(|counted| drop(volume.reset_device_stats(counted.devid.into())));
+        for counted in &all {
+            volume.reset_device_stats(counted.devid.into());
+        }
         filesystem.sync().map_err(failed)?;
     }
     Ok(all)

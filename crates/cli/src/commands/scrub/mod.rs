@@ -52,9 +52,6 @@ pub enum Command {
     Record {
         /// A path on the mounted filesystem.
         path: PathBuf,
-        /// Nothing is written to the devices.
-        #[arg(short)]
-        read_only: bool,
     },
 }
 
@@ -116,7 +113,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         Command::Cancel { path } => cancel(path).map(|()| ExitCode::SUCCESS),
         Command::Status(arguments) => status::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Limit(arguments) => limit::run(arguments).map(|()| ExitCode::SUCCESS),
-        Command::Record { path, read_only } => run::record(path, *read_only).map(|()| ExitCode::SUCCESS),
+        Command::Record { path } => run::record(path).map(|()| ExitCode::SUCCESS),
     }
 }
 

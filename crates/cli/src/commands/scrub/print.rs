@@ -17,6 +17,13 @@ pub enum Style {
     Raw,
 }
 
+/// Whether scrubs are limited in how fast they read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speed {
+    Free,
+    Limited,
+}
+
 /// How a scrub is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -59,7 +66,7 @@ pub fn together(records: &[Record]) -> Record {
 }
 
 /// A scrub in words. `total` is what there is to be read, where that is known.
-pub fn text(record: &Record, state: State, style: Style, total: Option<u64>, limited: bool) -> String {
+pub fn text(record: &Record, state: State, style: Style, total: Option<u64>, speed: Speed) -> String {
     let mut out = String::new();
     let (word, at) = if record.resumed > 0 { ("resumed", record.resumed) } else { ("started", record.started) };
     let _ = writeln!(out, "Scrub {word}:    {}", time(at));
@@ -67,7 +74,7 @@ pub fn text(record: &Record, state: State, style: Style, total: Option<u64>, lim
     let _ = writeln!(out, "Duration:         {}", duration(record.duration));
     match style {
         Style::Raw => raw(&mut out, &record.progress),
-        Style::Summary => summary(&mut out, record, state, total, limited),
+        Style::Summary => summary(&mut out, record, state, total, speed),
     }
     out
 }
@@ -82,7 +89,7 @@ fn raw(out: &mut String, progress: &ScrubProgress) {
     }
 }
 
-fn summary(out: &mut String, record: &Record, state: State, total: Option<u64>, limited: bool) {
+fn summary(out: &mut String, record: &Record, state: State, total: Option<u64>, speed: Speed) {
     let progress = &record.progress;
     let bytes = progress.data_bytes + progress.tree_bytes;
     let rate = bytes / record.duration.max(1);
@@ -98,7 +105,7 @@ fn summary(out: &mut String, record: &Record, state: State, total: Option<u64>, 
         let percent = bytes as f64 * 100.0 / total.max(1) as f64;
         let _ = writeln!(out, "Bytes scrubbed:   {}  ({percent:.2}%)", size::display(bytes));
     }
-    let note = if limited { " (some device limits set)" } else { "" };
+    let note = if speed == Speed::Limited { " (some device limits set)" } else { "" };
     let _ = writeln!(out, "Rate:             {}/s{note}", size::display(rate));
     errors(out, progress);
 }
@@ -158,7 +165,7 @@ mod tests {
     fn words_are_those_of_btrfs() {
         let progress = ScrubProgress { data_bytes: 80 << 20, tree_bytes: 393_216, ..ScrubProgress::default() };
         let record = Record { progress, duration: 1, finished: true, ..Record::default() };
-        let clean = text(&record, State::Finished, Style::Summary, None, false);
+        let clean = text(&record, State::Finished, Style::Summary, None, Speed::Free);
         let lines: Vec<&str> = clean.lines().skip(1).collect();
         let wanted = [
             "Status:           finished",
@@ -169,7 +176,7 @@ mod tests {
         ];
         assert_eq!(lines, wanted);
         let progress = ScrubProgress { csum_errors: 3, super_errors: 1, corrected_errors: 3, ..progress };
-        let bad = text(&Record { progress, ..record }, State::Finished, Style::Summary, None, true);
+        let bad = text(&Record { progress, ..record }, State::Finished, Style::Summary, None, Speed::Limited);
         assert!(bad.contains("80.38MiB/s (some device limits set)\n"), "{bad}");
         assert!(bad.ends_with(
             "Error summary:    super=1 csum=3\n  Corrected:      3\n  Uncorrectable:  0\n  Unverified:     0\n"

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use butterfs_engine::filesystem::Access;
 use butterfs_engine::scrub::{ScrubEnd, ScrubMode, ScrubMonitor, ScrubOptions, ScrubProgress};
 use butterfs_format::DevId;
-use butterfs_fuse::control::{self, ScrubRepair, ScrubState};
+use butterfs_fuse::control::{self, ScrubRepair, ScrubState, ScrubStatus};
 use butterfs_os::signal::{TerminationSignals, Wake};
 use rustix::io::Errno;
 
-use super::print::{State, Style, text, together};
+use super::print::{Speed, State, Style, text, together};
 use super::record::{self, Record};
 use super::target::{Device, Image, Mount, is_mount, open_image, open_mount};
 use super::{NOTHING, Start, UNCORRECTABLE};
@@ -47,7 +47,10 @@ impl Task {
     }
 
     /// The record after so much more was done.
-    fn record(&self, progress: ScrubProgress, began: Began, cancelled: bool, finished: bool) -> Record {
+    fn record(&self, progress: ScrubProgress, began: Began, stage: Stage) -> Record {
+        let cancelled = stage == Stage::Cancelled;
+        // As btrfs has it, one that was cancelled counts as finished, too.
+        let finished = matches!(stage, Stage::Cancelled | Stage::Finished);
         let took = began.clock.elapsed().as_secs();
         let Some(before) = self.before else {
             let (devid, started) = (self.device.devid, began.at);
@@ -59,6 +62,15 @@ impl Task {
         let progress = ScrubProgress::from_values(values);
         Record { progress, resumed: began.at, duration: before.duration + took, cancelled, finished, ..before }
     }
+}
+
+/// How far a device's scrub came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    Failed,
+    Cancelled,
+    Finished,
 }
 
 /// When a scrub began.
@@ -162,12 +174,12 @@ fn say_start(arguments: &Start, tasks: &[Task]) {
 fn in_background(arguments: &Start, path: &Path, mount: &Mount, tasks: &[Task]) -> Result<ExitCode> {
     let program = std::env::current_exe().map_err(|error| Failure::new(exit::USAGE, error))?;
     let mut command = std::process::Command::new(program);
-    command.args(["scrub", "record"]).args(arguments.read_only.then_some("-r")).arg(path);
+    command.args(["scrub", "record"]).arg(path);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     // So that resuming counts on: the record says what was done before.
     let began = Began::now();
     let records: Vec<Record> =
-        tasks.iter().map(|task| task.record(ScrubProgress::default(), began, false, false)).collect();
+        tasks.iter().map(|task| task.record(ScrubProgress::default(), began, Stage::Running)).collect();
     keep(&mount.fsid, &records);
     let child = command.spawn().map_err(|error| Failure::new(exit::USAGE, error))?;
     if !arguments.quiet {
@@ -179,7 +191,7 @@ fn in_background(arguments: &Start, path: &Path, mount: &Mount, tasks: &[Task]) 
 }
 
 /// Waits for the scrubs of a mount that run, and keeps the record.
-pub fn record(path: &Path, _read_only: bool) -> Result<()> {
+pub fn record(path: &Path) -> Result<()> {
     let mount = open_mount(path)?;
     let records = record::read(&mount.fsid);
     let task = |device: &Device| {
@@ -218,19 +230,27 @@ fn wait_for_all(mount: &Mount, tasks: &[Task], began: Began) -> std::io::Result<
             ScrubState::None => Some("no such scrub".to_owned()),
             _ => error.map(|error| error.to_string()),
         };
-        let record = task.record(ScrubProgress::from_values(status.progress), began, cancelled, error.is_none());
+        let stage = if error.is_some() { Stage::Failed } else { stage_of(&status) };
+        let record = task.record(ScrubProgress::from_values(status.progress), began, stage);
         ended.push(Ended { record, error, report: control::scrub_report(file, devid)? });
     }
     Ok(ended)
+}
+
+fn stage_of(status: &ScrubStatus) -> Stage {
+    match (status.state, status.error) {
+        (ScrubState::Running, _) => Stage::Running,
+        (_, 0) => Stage::Finished,
+        (_, ECANCELED) => Stage::Cancelled,
+        _ => Stage::Failed,
+    }
 }
 
 /// The records as they are at this moment.
 fn running(file: BorrowedFd<'_>, tasks: &[Task], began: Began) -> Vec<Record> {
     let record = |task: &Task| {
         let status = control::scrub_status(file, task.device.devid).ok()?;
-        let has_ended = status.state == ScrubState::Ended;
-        let cancelled = status.error == ECANCELED;
-        Some(task.record(ScrubProgress::from_values(status.progress), began, cancelled, has_ended))
+        Some(task.record(ScrubProgress::from_values(status.progress), began, stage_of(&status)))
     };
     tasks.iter().filter_map(record).collect()
 }
@@ -251,7 +271,9 @@ fn on_image(arguments: &Start, from: From) -> Result<ExitCode> {
     }
     say_start(arguments, &tasks);
     let outside = Arc::clone(&image.filesystem);
-    on_signal(signals, move || drop(outside.cancel_scrubs()));
+    on_signal(signals, move || {
+        outside.cancel_scrubs();
+    });
     let ended = scrub_image(&image, &tasks, arguments);
     if !arguments.read_only {
         image.filesystem.sync().map_err(|error| Failure::at(exit::USAGE, path, error))?;
@@ -268,9 +290,13 @@ fn scrub_image(image: &Image, tasks: &[Task], arguments: &Start) -> Vec<Ended> {
         let monitor = Arc::new(ScrubMonitor::default());
         let options = ScrubOptions { start: task.start(), ..ScrubOptions::whole(mode) };
         let end = image.filesystem.scrub(devid, &options, &monitor);
-        let cancelled = matches!(end, Ok(ScrubEnd::Cancelled));
+        let stage = match end {
+            Ok(ScrubEnd::Finished) => Stage::Finished,
+            Ok(ScrubEnd::Cancelled) => Stage::Cancelled,
+            Err(_) => Stage::Failed,
+        };
         let error = end.err().map(|error| error.to_string());
-        let record = task.record(monitor.progress(), began, cancelled, error.is_none());
+        let record = task.record(monitor.progress(), began, stage);
         let mut records = renewed.lock().unwrap_or_else(PoisonError::into_inner);
         records.insert(record.devid, record);
         keep(&image.fsid, &records.values().copied().collect::<Vec<_>>());
@@ -324,7 +350,8 @@ fn finish(arguments: &Start, fsid: &[u8; 16], tasks: &[Task], ended: &[Ended]) -
 
 fn print(arguments: &Start, fsid: &[u8; 16], tasks: &[Task], ended: &[Ended]) {
     let style = if arguments.raw { Style::Raw } else { Style::Summary };
-    let limited = arguments.limit.is_some_and(|limit| limit > 0);
+    let is_limited = arguments.limit.is_some_and(|limit| limit > 0);
+    let speed = if is_limited { Speed::Limited } else { Speed::Free };
     ended.iter().flat_map(|ended| &ended.report).for_each(|line| output::complain("scrub", line));
     let word = |cancelled: bool| if cancelled { "canceled" } else { "done" };
     let state = |record: &Record| if record.cancelled { State::Cancelled } else { State::Finished };
@@ -332,11 +359,11 @@ fn print(arguments: &Start, fsid: &[u8; 16], tasks: &[Task], ended: &[Ended]) {
         for (task, ended) in tasks.iter().zip(ended) {
             let (record, Device { devid, path }) = (&ended.record, &task.device);
             output::line(format!("\nScrub device {path} (id {devid}) {}", word(record.cancelled)));
-            output::line(text(record, state(record), style, None, limited).trim_end());
+            output::line(text(record, state(record), style, None, speed).trim_end());
         }
         return;
     }
     let sum = together(&ended.iter().map(|ended| ended.record).collect::<Vec<_>>());
     output::line(format!("scrub {} for {}", word(sum.cancelled), record::text_of(fsid)));
-    output::line(text(&sum, state(&sum), style, None, limited).trim_end());
+    output::line(text(&sum, state(&sum), style, None, speed).trim_end());
 }

@@ -7,7 +7,7 @@ use butterfs_engine::filesystem::Access;
 use butterfs_engine::scrub::ScrubProgress;
 use butterfs_fuse::control::{self, ScrubState, ScrubStatus};
 
-use super::print::{State, Style, text, together};
+use super::print::{Speed, State, Style, text, together};
 use super::record::{self, Record};
 use super::target::{Device, Mount, is_mount, open_image, open_mount};
 use crate::failure::Result;
@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         for (Device { devid, path }, record, state) in &found {
             let word = if *state == State::Running { "status" } else { "history" };
             output::line(format!("\nScrub device {path} (id {devid}) {word}"));
-            output::line(text(record, *state, style, None, false).trim_end());
+            output::line(text(record, *state, style, None, Speed::Free).trim_end());
         }
         return Ok(());
     }
@@ -56,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let worst = [State::Running, State::Interrupted, State::Cancelled, State::Finished];
     let state = worst.into_iter().find(|state| states.contains(state)).unwrap_or(State::Finished);
     let sum = together(&found.iter().map(|(_, record, _)| *record).collect::<Vec<_>>());
-    output::line(text(&sum, state, style, None, false).trim_end());
+    output::line(text(&sum, state, style, None, Speed::Free).trim_end());
     Ok(())
 }
 
