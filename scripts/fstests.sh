@@ -4,7 +4,9 @@
 #   scripts/fstests.sh SUITE LIST_OR_TEST...     SUITE: a built checkout; a LIST has a test (generic/001) first in each line
 #
 # Environment: BUTTERFS (the binary), WORK (images and results, kept), TIMEOUT (seconds a test may take, 180),
-# EXPECTED (docs/fstests-expected.txt), DRIVER=kernel (the kernel's Btrfs instead of ours, to compare), SIZE (4G).
+# EXPECTED (docs/fstests-expected.txt), DRIVER=kernel (the kernel's Btrfs instead of ours, to compare), SIZE (4G),
+# COMPAT=yes (the suite, and the stock btrfs, run under `butterfs compat`; compared with docs/fstests-compat-expected.txt),
+# MOUNT_OPTIONS and the like go to the suite.
 #
 # Everything happens in a private mount namespace: helpers are laid over /usr/sbin, users over /etc, and changes of the
 # suite over the suite, so that nothing is installed and the checkout stays as it is.
@@ -15,7 +17,11 @@ export BUTTERFS=${BUTTERFS:-$here/target/debug/butterfs}
 export WORK=${WORK:-/var/tmp/butterfs-fstests}
 export DRIVER=${DRIVER:-butterfs}
 TIMEOUT=${TIMEOUT:-180}
-EXPECTED=${EXPECTED:-$here/docs/fstests-expected.txt}
+COMPAT=${COMPAT:-no}
+case $COMPAT in
+yes) EXPECTED=${EXPECTED:-$here/docs/fstests-compat-expected.txt} ;;
+*) EXPECTED=${EXPECTED:-$here/docs/fstests-expected.txt} ;;
+esac
 SIZE=${SIZE:-4G}
 POOL=5
 
@@ -41,12 +47,22 @@ overlay() { # DIRECTORY NAME: changes of the directory go to WORK/NAME
     mount -t overlay overlay -o "lowerdir=$1,upperdir=$WORK/$2,workdir=$WORK/$2.work" "$1"
 }
 
+helper() { # NAME AS: our program, never with a library in front of it
+    printf '#!/bin/bash\nunset LD_PRELOAD\nexec -a /usr/sbin/%s %q "$@"\n' "$2" "$BUTTERFS" >"/usr/sbin/$1"
+    chmod +x "/usr/sbin/$1"
+}
+
 helpers() {
     overlay /usr/sbin sbin
     local name
     for name in mount.btrfs mount.fuse.butterfs mount.fuseblk.butterfs umount.fuse.butterfs umount.fuseblk.butterfs; do
-        ln -sf "$BUTTERFS" "/usr/sbin/$name"
+        helper "$name" "$name"
     done
+    if [ "$COMPAT" = yes ]; then
+        # So umount(8) calls it then.
+        helper umount.btrfs umount.fuseblk.butterfs
+        return
+    fi
     mkdir -p "$WORK/bin"
     # What works on devices is the stock tool's business, which also judges; what works on a mount is ours.
     cat >"$WORK/bin/btrfs" <<'TOOL'
@@ -74,6 +90,10 @@ users() {
     for name in fsgqa fsgqa2 123456-fsgqa; do
         getent passwd "$name" >/dev/null || useradd --badname -m -d "$WORK/home-$name" "$name" 2>/dev/null || useradd -m "$name"
     done
+}
+
+preload() { # also for who comes by su, whose environment is new
+    printf 'LD_PRELOAD=%s\n' "$("$BUTTERFS" compat -- printenv LD_PRELOAD)" >>/etc/environment
 }
 
 types() { # the suite knows our mounts as btrfs
@@ -166,7 +186,7 @@ verdict() { # OUTPUT TEST STATUS: pass, fail or notrun, and why, with a tab
 
 one() { # TEST
     local test=$1 output=$WORK/results/output start=$SECONDS status=0
-    (cd "$suite" && timeout --kill-after=5 "$TIMEOUT" ./check "$test") >"$output" 2>&1 </dev/null || status=$?
+    (cd "$suite" && timeout --kill-after=5 "$TIMEOUT" "${runner[@]}" ./check "$test") >"$output" 2>&1 </dev/null || status=$?
     printf '%s\t%s\t%s\n' "$test" "$(verdict "$output" "$test" "$status")" $((SECONDS - start)) >>"$WORK/results.tsv"
     mkdir -p "$WORK/outputs/${test%/*}"
     cp "$output" "$WORK/outputs/$test"
@@ -183,7 +203,10 @@ compare() {
     ' "$WORK/results.tsv"
 }
 
+runner=(env)
+[ "$COMPAT" != yes ] || runner=("$BUTTERFS" compat --)
 users
+[ "$COMPAT" != yes ] || preload
 types
 [ "$DRIVER" = kernel ] || helpers
 make_devices

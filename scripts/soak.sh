@@ -2,11 +2,13 @@
 # Loads our mount for a while, and judges what is left: the stock check with data checksums, a kernel mount that shows
 # the same files, the daemon's memory and descriptors.
 #
-#   scripts/soak.sh SECONDS [PART...]     PART: pjdfstest fsx fsstress fio stress-ng churn; all if none is named
+#   scripts/soak.sh SECONDS [PART...]     PART: pjdfstest fsx fsstress fio stress-ng churn git copies postgres; the
+#                                         first six if none is named
 #
 # SECONDS are shared among the parts (pjdfstest takes what it takes). Environment: BUTTERFS (the binary), WORK (a
 # directory, kept when something fails), LTP (a directory with fsx and fsstress, as fstests builds them), MEMORY (most
-# MiB that the daemon may have, 1024), SIZE (4G), SEED. Root, fio, stress-ng; a part whose program is missing fails.
+# MiB that the daemon may have, 1024), SIZE (4G), SEED, FSX_SEEDS (4), REPO (a git repository, for `git`: this one), TREE
+# (a directory, for `copies`: /usr/share). Root, fio, stress-ng; a part whose program is missing fails.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -88,10 +90,11 @@ pjdfstest_part() {
     grep 'FAILED$' "$WORK/pjdfstest" | grep -v rename::updates_link_parent && fail "pjdfstest"
 }
 
-fsx_part() { # four seeds; with FSX_OPERATIONS, so many operations each, however long it takes
-    local seed much=(--duration=$((share / 4 + 1)))
+fsx_part() { # FSX_SEEDS seeds; with FSX_OPERATIONS, so many operations each, however long it takes
+    local seed seeds=${FSX_SEEDS:-4} much
+    much=(--duration=$((share / seeds + 1)))
     [ -z "${FSX_OPERATIONS:-}" ] || much=(-N "$FSX_OPERATIONS")
-    for seed in $(seq "$SEED" $((SEED + 3))); do
+    for seed in $(seq "$SEED" $((SEED + seeds - 1))); do
         "$LTP/fsx" -q "${much[@]}" -S "$seed" -P "$WORK" "$mnt/fsx$seed" >"$WORK/fsx" 2>&1 ||
             fail "fsx, seed $seed: $(tail -1 "$WORK/fsx")"
     done
@@ -161,6 +164,57 @@ churn_full() {
     grep -q 'No space left' <<<"$said" || { fail "churn: a full disk says $said"; return 1; }
     rm "$mnt/full" && sync -f "$mnt" || { fail "churn: cannot delete on a full disk"; return 1; }
     echo after >"$mnt/work/after" || { fail "churn: no space after deleting"; return 1; }
+}
+
+# Clone, checkouts of other commits, gc, fsck; the work tree is what git says.
+git_part() {
+    local repo=$mnt/repo commit
+    git clone -q --no-local "${REPO:-$here}" "$repo" 2>"$WORK/git" || { fail "git clone: $(tail -1 "$WORK/git")"; return; }
+    for commit in $(git -C "$repo" rev-list HEAD | awk 'NR % 50 == 1' | head -8); do
+        git -C "$repo" checkout -q "$commit" 2>"$WORK/git" || fail "git checkout $commit"
+        [ -z "$(git -C "$repo" status --porcelain)" ] || fail "git: $commit is not what it should be"
+    done
+    git -C "$repo" gc -q --prune=now 2>"$WORK/git" || fail "git gc: $(tail -1 "$WORK/git")"
+    git -C "$repo" fsck --full --strict >"$WORK/git" 2>&1 || fail "git fsck: $(tail -1 "$WORK/git")"
+}
+
+# A tree unpacked, and copied there and back with all attributes; every copy is the same.
+copies_part() {
+    local tree=${TREE:-/usr/share} back=$WORK/back
+    mkdir -p "$mnt/unpacked" && rm -rf "$back"
+    tar -C "$tree" -c . | tar -C "$mnt/unpacked" -xp || fail "tar"
+    rsync -aHAXS "$tree/" "$mnt/copied/" || fail "rsync to the mount"
+    rsync -aHAXS "$mnt/copied/" "$back/" || fail "rsync from the mount"
+    for copy in "$mnt/unpacked" "$mnt/copied" "$back"; do
+        [ -z "$(rsync -aHAXSnci --delete "$tree/" "$copy/")" ] || fail "$copy is another tree than $tree"
+    done
+    rm -rf "$back"
+}
+
+# Transactions, with the server killed in between; its own checksums and its own look at its indexes judge.
+postgres_part() {
+    local bin data=$mnt/postgres third=$((share / 3 + 1)) round
+    bin=$(ls -d /usr/lib/postgresql/*/bin | tail -1)
+    as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --clear-groups "$@"); }
+    chmod 755 "$WORK" "$mnt"
+    install -d -o postgres -g postgres "$data" "$WORK/socket"
+    as_postgres "$bin/initdb" -k -D "$data/db" >"$WORK/initdb" 2>&1 || { fail "initdb: $(tail -1 "$WORK/initdb")"; return; }
+    server() { as_postgres "$bin/pg_ctl" -w -D "$data/db" -l "$data/log" -o "-k $WORK/socket -h ''" "$@" >"$WORK/pg_ctl" 2>&1; }
+    server start || { fail "the server does not start"; return; }
+    as_postgres "$bin/pgbench" -h "$WORK/socket" -q -i -s 5 postgres >"$WORK/pgbench" 2>&1 || fail "pgbench -i"
+    for round in 1 2; do
+        as_postgres "$bin/pgbench" -h "$WORK/socket" -c 4 -T "$third" postgres >"$WORK/pgbench" 2>&1 &
+        sleep $((third / 2 + 1))
+        server stop -m immediate
+        wait $!
+        server start || { fail "the server does not recover, round $round"; return; }
+    done
+    as_postgres "$bin/pgbench" -h "$WORK/socket" -c 4 -T "$third" postgres >"$WORK/pgbench" 2>&1 || fail "pgbench"
+    say "  $(grep '^tps' "$WORK/pgbench")"
+    as_postgres "$bin/pg_amcheck" -h "$WORK/socket" --install-missing --heapallindexed postgres >"$WORK/amcheck" 2>&1 ||
+        fail "pg_amcheck: $(tail -1 "$WORK/amcheck")"
+    server stop || fail "the server does not stop"
+    as_postgres "$bin/pg_checksums" -c -D "$data/db" >"$WORK/checksums" 2>&1 || fail "pg_checksums: $(tail -1 "$WORK/checksums")"
 }
 
 # ---- all of them ------------------------------------------------------------------------------------------------
