@@ -24,13 +24,17 @@ struct Case {
     sizes: &'static [u64],
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 11] = [
     Case { name: "w-single", data: "single", metadata: "single", sizes: &[SIZE; 2] },
     Case { name: "w-raid0", data: "raid0", metadata: "raid0", sizes: &[SIZE; 3] },
     Case { name: "w-raid1", data: "raid1", metadata: "raid1", sizes: &[SIZE, 300 * MIB, 700 * MIB] },
     Case { name: "w-raid1c3", data: "raid1c3", metadata: "raid1c3", sizes: &[SIZE; 4] },
     Case { name: "w-raid1c4", data: "raid1c4", metadata: "raid1c4", sizes: &[SIZE; 4] },
     Case { name: "w-raid10", data: "raid10", metadata: "raid10", sizes: &[SIZE; 5] },
+    Case { name: "w-raid5", data: "raid5", metadata: "raid5", sizes: &[SIZE; 3] },
+    Case { name: "w-raid5-mixed", data: "raid5", metadata: "raid1c3", sizes: &[SIZE, 700 * MIB, SIZE, 300 * MIB] },
+    Case { name: "w-raid6", data: "raid6", metadata: "raid6", sizes: &[SIZE; 5] },
+    Case { name: "w-raid6-three", data: "raid6", metadata: "raid6", sizes: &[SIZE; 3] },
     Case { name: "w-uneven", data: "raid0", metadata: "raid1", sizes: &[SIZE, 300 * MIB, 1024 * MIB] },
 ];
 
@@ -93,8 +97,30 @@ fn back_and_forth(images: &[PathBuf], mnt: &Path) {
     let expected = read(mnt);
     drop(ours);
     clean(images);
-    let _kernel = KernelMount::new(images, mnt, "noatime");
+    let kernel = KernelMount::new(images, mnt, "noatime");
     read(mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours before");
+    scrubbed(&kernel);
+    drop(kernel);
+}
+
+/// The kernel finds every checksum right, and all parity as it would make it.
+fn scrubbed(kernel: &KernelMount) {
+    let finished = kernel.btrfs(&["scrub", "start", "-B"]);
+    assert!(finished.stdout.contains("no errors found"), "{finished}");
+}
+
+/// The kernel reads what we wrote without any one of the devices.
+fn degraded(images: &[PathBuf], mnt: &Path) {
+    let kernel = KernelMount::new(images, mnt, "ro");
+    let expected = read(mnt);
+    drop(kernel);
+    for gone in 0..images.len() {
+        let mut left = images.to_vec();
+        left.remove(gone);
+        let kernel = KernelMount::new(&left, mnt, "ro,degraded");
+        read(mnt).assert_same(&expected, Times::Exact, "the kernel without a device | with all");
+        drop(kernel);
+    }
 }
 
 fn case(name: &str) {
@@ -112,6 +138,9 @@ fn case(name: &str) {
     run(Command::new(BUTTERFS).arg("mkfs").args(mkfs).args(&ours)).ok();
     clean(&ours);
     back_and_forth(&ours, &mnt);
+    if case.name.contains("raid5") || case.name.contains("raid6") {
+        degraded(&ours, &mnt);
+    }
 }
 
 macro_rules! cases {
@@ -130,6 +159,10 @@ cases! {
     raid1c3: "w-raid1c3";
     raid1c4: "w-raid1c4";
     raid10: "w-raid10";
+    raid5: "w-raid5";
+    raid5_of_several_widths: "w-raid5-mixed";
+    raid6: "w-raid6";
+    raid6_on_three: "w-raid6-three";
     uneven: "w-uneven";
 }
 
@@ -173,7 +206,7 @@ fn too_few_devices_are_refused_with_the_number_needed() {
     let Some(work) = setup("w-few") else { return };
     let image = work.file("image");
     butterfs_testkit::mounter::create_sparse(&image, SIZE);
-    for (profile, needed) in [("raid1", 2), ("raid10", 2), ("raid1c3", 3), ("raid1c4", 4)] {
+    for (profile, needed) in [("raid1", 2), ("raid10", 2), ("raid1c3", 3), ("raid1c4", 4), ("raid5", 2), ("raid6", 3)] {
         let finished = run(Command::new(BUTTERFS).args(["mkfs", "-d", profile]).arg(&image));
         assert_eq!(finished.status.code(), Some(1), "{finished}");
         let words = format!("have 1 devices but {needed} devices are required");
