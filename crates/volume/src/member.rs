@@ -7,6 +7,7 @@
 //! `seen` is held while the device's superblocks are read or written, so that a check never meets a
 //! half-done update; `item` for a look only.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use butterfs_format::DevId;
@@ -48,12 +49,25 @@ pub(crate) struct Member {
     pub item: RwLock<DevItem>,
     pub seen: Mutex<Seen>,
     pub counters: Counters,
+    /// It came since the last commit: no superblock of its own tells of it yet.
+    pub is_new: AtomicBool,
+    /// It is no part of the filesystem any more.
+    pub removed: AtomicBool,
 }
 
 impl Member {
     pub fn new(device: Arc<dyn BlockDevice>, item: DevItem, role: Role, seen: Seen) -> Self {
         let id = DeviceId { devid: DevId(item.devid.get()), uuid: item.uuid };
-        Self { device, id, role, item: RwLock::new(item), seen: Mutex::new(seen), counters: Counters::default() }
+        Self {
+            device,
+            id,
+            role,
+            item: RwLock::new(item),
+            seen: Mutex::new(seen),
+            counters: Counters::default(),
+            is_new: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+        }
     }
 
     /// A member for a device that is not there.
@@ -78,9 +92,14 @@ impl Member {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it was removed.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
     /// Whether the filesystem writes to it.
     pub fn is_written(&self) -> bool {
-        matches!(self.role, Role::Current | Role::Behind)
+        matches!(self.role, Role::Current | Role::Behind) && !self.is_removed()
     }
 
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {

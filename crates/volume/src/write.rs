@@ -165,7 +165,7 @@ fn discard(member: &Member, range: Range<u64>) -> Result<()> {
     all.map_err(|source| member.error(source))
 }
 
-fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
+pub(crate) fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
     let copy = Superblock { dev_item: member.item(), ..*sb };
     let mut seen = member.seen();
     for (number, offset) in places(member).enumerate() {
