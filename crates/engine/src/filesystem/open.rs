@@ -9,6 +9,8 @@ use butterfs_format::superblock::CompatRo;
 use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
+use super::balance::Balancing;
+use super::exclusive::ExclusiveState;
 use super::settings::Rules;
 use super::{AccessTimeRule, AccessTimes, Autodefrag, Filesystem, Rescue, features, old_root};
 use crate::dir::{Place, link};
@@ -162,6 +164,8 @@ impl Filesystem {
             budget,
             throttled: Mutex::new(()),
             reclaiming: Mutex::new(()),
+            exclusive: ExclusiveState::default(),
+            balancing: Balancing::default(),
             autodefrag: options.autodefrag,
             scattered: Mutex::default(),
             root,
@@ -169,6 +173,9 @@ impl Filesystem {
             rules: RwLock::new(Rules { fsync: options.fsync, access_times: options.access_times }),
             fsyncs: Mutex::default(),
         };
+        if options.access == Access::ReadWrite {
+            filesystem.find_balance()?;
+        }
         match filesystem.inode(root) {
             Ok(_) => Ok(filesystem),
             Err(Error::NotFound) => {

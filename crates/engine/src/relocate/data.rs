@@ -9,15 +9,15 @@ use butterfs_format::checksum::Checksum;
 use super::with_cost;
 use crate::error::{Error, Result};
 use crate::inode::Shared;
-use crate::tx::{Found, Moved, Need};
+use crate::tx::{Found, Moved, Need, Room};
 
 /// So much is copied at a time.
 const PIECE: u64 = 1 << 20;
 
 /// Moves a data extent.
-pub(super) fn move_extent(shared: &Shared, found: &Found) -> Result<Moved> {
+pub(super) fn move_extent(shared: &Shared, found: &Found, room: Room) -> Result<Moved> {
     let gate = &shared.gate;
-    let Some(to) = gate.change(Need::Promised, |tx| tx.take_for_move(found.len))? else {
+    let Some(to) = gate.change(Need::Promised, |tx| tx.take_for_move(found.len, room))? else {
         return Err(Error::NoSpace);
     };
     let moved = copy(shared, found, to).and_then(|sums| {

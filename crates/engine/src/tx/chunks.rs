@@ -13,7 +13,7 @@ use butterfs_format::ids::objectid;
 use butterfs_format::items::{BlockGroupFlags, Chunk, ChunkHeader, STRIPE_LEN, Stripe};
 use butterfs_format::key::DiskKey;
 use butterfs_format::superblock::{RESERVED_START, SYS_CHUNK_ARRAY_SIZE};
-use butterfs_format::{DevId, ItemType, Key, Logical, TreeBlock, TreeId};
+use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
 use butterfs_volume::Profile;
 use zerocopy::IntoBytes;
 
@@ -24,7 +24,7 @@ use crate::space::placement::{Limits, Placement, place};
 use crate::space::{BlockGroup, GroupState};
 
 /// Kinds of which empty groups are given back.
-const REMOVABLE: [BlockGroupFlags; 2] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA];
+const REMOVABLE: [BlockGroupFlags; 3] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA, BlockGroupFlags::SYSTEM];
 
 /// Profiles, the safest first, as the kernel ranks them.
 const SAFEST_FIRST: [BlockGroupFlags; 8] = [
@@ -41,6 +41,9 @@ const SAFEST_FIRST: [BlockGroupFlags; 8] = [
 /// The most devices of a system chunk: the superblock has room for two of the largest.
 pub(super) const SYSTEM_CHUNK_DEVICES: usize =
     (SYS_CHUNK_ARRAY_SIZE - 2 * size_of::<DiskKey>() - 2 * size_of::<ChunkHeader>()) / size_of::<Stripe>() / 2;
+
+/// There is room for so many more blocks of the chunk tree before it is changed.
+const SYSTEM_NODES: u64 = 16;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -63,8 +66,11 @@ impl Transaction {
     /// `btrfs_reduce_alloc_profile`. Where devices are missing and none is possible, two copies on one device are
     /// better than the one that the kernel makes.
     fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
+        if let Some(wished) = self.wished(kind) {
+            return wished;
+        }
         let have = self.space.of_kind(kind).fold(BlockGroupFlags::empty(), |all, group| all | group.flags);
-        let devices = self.devices.iter().filter(|d| self.volume.is_written(DevId(d.devid.get()))).count();
+        let devices = self.writable_devices();
         let possible = |flags: &BlockGroupFlags| Profile::of(*flags).is_some_and(|p| p.min_devices <= devices);
         let safest = SAFEST_FIRST.into_iter().filter(|profile| have.contains(*profile)).find(possible);
         let once = (have.profile() - BlockGroupFlags::RAID0).is_empty();
@@ -104,7 +110,7 @@ impl Transaction {
     /// The chunk tree lives in system chunks: there must be room to change it before it is changed.
     fn map_system_chunk(&mut self) -> Result<Option<NewChunk>> {
         let available = self.space.totals(BlockGroupFlags::SYSTEM).available;
-        if available >= 16 * u64::from(self.geometry.nodesize) {
+        if available >= SYSTEM_NODES * u64::from(self.geometry.nodesize) {
             return Ok(None);
         }
         match self.map_new_chunk(BlockGroupFlags::SYSTEM) {
@@ -122,6 +128,20 @@ impl Transaction {
     /// How many metadata groups `metadata_ratio` asks for.
     fn wanted_metadata_groups(&self) -> usize {
         self.space.count(BlockGroupFlags::DATA).checked_div(self.rules.metadata_ratio as usize).unwrap_or(0)
+    }
+
+    /// Whether chunks with these flags can be made at all.
+    pub fn require_writable_profile(&self, flags: BlockGroupFlags) -> Result<()> {
+        writable_profile(flags).map(drop)
+    }
+
+    /// Free bytes of a kind that are promised, or kept back.
+    pub(super) fn kept(&self, kind: BlockGroupFlags) -> u64 {
+        match kind {
+            BlockGroupFlags::DATA => self.promised.data,
+            BlockGroupFlags::SYSTEM => SYSTEM_NODES * u64::from(self.geometry.nodesize),
+            _ => self.metadata_floor(),
+        }
     }
 
     /// The largest size of a chunk and its stripes: as the kernel, by kind and by the size of the filesystem.
@@ -272,13 +292,13 @@ impl Transaction {
     /// Groups that are empty, in memory too, and not needed for what is promised.
     fn removable_groups(&self, kind: BlockGroupFlags) -> Vec<u64> {
         let totals = self.space.totals(kind);
-        let promised = if kind == BlockGroupFlags::DATA { self.promised.data } else { self.metadata_floor() };
+        let promised = self.kept(kind);
         let mut spare = totals.available.saturating_sub(promised);
         let mut left = totals.total;
         let kept = if kind == BlockGroupFlags::METADATA { self.wanted_metadata_groups() } else { 0 };
         let most = self.space.count(kind).saturating_sub(kept);
         let mut found = Vec::new();
-        for group in self.space.unused(kind).filter(|g| is_empty(g)) {
+        for group in self.space.unused(kind).filter(|g| is_empty(g) && goes_by_itself(g)) {
             if found.len() < most && group.len < left && group.available() <= spare {
                 (left, spare) = (left - group.len, spare - group.available());
                 found.push(group.start);
@@ -310,6 +330,11 @@ struct NewChunk {
     chunk: Chunk,
     group: BlockGroup,
     placement: Placement,
+}
+
+/// Empty system groups are kept for what comes, unless somebody emptied them.
+fn goes_by_itself(group: &BlockGroup) -> bool {
+    group.flags.kind() != BlockGroupFlags::SYSTEM || group.state == GroupState::Emptied
 }
 
 fn is_empty(group: &BlockGroup) -> bool {

@@ -15,6 +15,7 @@ mod checksums;
 mod chunks;
 mod commit;
 mod delayed;
+mod device_list;
 mod device_space;
 mod device_stats;
 mod discard;

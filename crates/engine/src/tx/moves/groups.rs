@@ -39,10 +39,22 @@ impl Transaction {
         open.map(|g| GroupInfo { start: g.start, len: g.len, flags: g.flags, used: g.used }).collect()
     }
 
+    /// All block groups of a kind, with those on devices that are not written.
+    pub fn all_groups_of(&self, kind: BlockGroupFlags) -> Vec<GroupInfo> {
+        let all = self.space.of_kind(kind);
+        all.map(|g| GroupInfo { start: g.start, len: g.len, flags: g.flags, used: g.used }).collect()
+    }
+
+    /// Whether there is a reason to empty a group: there is something in it, or another profile is wished.
+    pub fn may_be_emptied(&self, group: &GroupInfo) -> bool {
+        let found = self.space.get(group.start).filter(|g| matches!(g.state, GroupState::Open | GroupState::Fixed));
+        let wished = self.wished(group.flags.kind());
+        found.is_some_and(|found| found.used > 0 || wished.is_some_and(|wished| wished != found.flags))
+    }
+
     /// Free bytes of a kind that nothing is promised of.
     pub fn unpromised(&self, kind: BlockGroupFlags) -> u64 {
-        let kept = if kind == BlockGroupFlags::DATA { self.promised.data } else { self.metadata_floor() };
-        self.space.totals(kind).available.saturating_sub(kept)
+        self.space.totals(kind).available.saturating_sub(self.kept(kind))
     }
 
     /// Whether who has space there may count on it.
@@ -59,12 +71,17 @@ impl Transaction {
     /// in it and for what is promised.
     pub fn begin_moving(&mut self, start: u64, room: Room) -> Result<Option<Range<u64>>> {
         self.load_free_ranges(start)?;
-        let Some(group) = self.space.get(start).filter(|group| group.state == GroupState::Open) else {
+        let can_be_left = |state| match room {
+            Room::Existing => state == GroupState::Open,
+            Room::NewChunks => matches!(state, GroupState::Open | GroupState::Fixed),
+        };
+        let Some(group) = self.space.get(start).filter(|group| can_be_left(group.state)) else {
             return Ok(None);
         };
         let (kind, range) = (group.flags.kind(), group.start..group.end());
-        let needed = group.available() + group.used;
-        while self.unpromised(kind) < needed {
+        let (used, needed) = (group.used, group.available() + group.used);
+        let is_elsewhere = |tx: &Self| room == Room::Existing || tx.has_room_elsewhere(start, kind, used);
+        while self.unpromised(kind) < needed || !is_elsewhere(self) {
             match room {
                 Room::Existing => return Ok(None),
                 Room::NewChunks => match self.allocate_chunk(kind) {
@@ -84,22 +101,45 @@ impl Transaction {
 
     /// Nobody reads any more what was moved out of a group: it goes if it is empty, else it is used again.
     pub fn end_moving(&mut self, start: u64) {
+        let before = self.volume.chunk_containing(Logical(start)).map(|(_, chunk)| self.state_of(&chunk));
         self.space.change(start, |group| {
-            group.state = if group.used == 0 { GroupState::Emptied } else { GroupState::Open };
+            group.state = if group.used == 0 { GroupState::Emptied } else { before.unwrap_or(GroupState::Open) };
         });
     }
 
+    /// Whether there are groups besides the one at `start` that have room for so much, with the profile that is
+    /// wished, if one is.
+    fn has_room_elsewhere(&self, start: u64, kind: BlockGroupFlags, used: u64) -> bool {
+        let wished = self.wished(kind);
+        let mut others = self.space.of_kind(kind).filter(|group| {
+            let fits = wished.is_none_or(|wished| group.flags == wished);
+            fits && group.start != start && group.state == GroupState::Open
+        });
+        let Some(first) = others.next() else { return false };
+        others.fold(first.available(), |sum, group| sum + group.available()) >= used
+    }
+
     /// Takes contiguous space for data that is moved, and was promised nothing.
-    pub fn take_for_move(&mut self, len: u64) -> Result<Option<Logical>> {
-        if self.unpromised(BlockGroupFlags::DATA) < len {
-            return Ok(None);
+    pub fn take_for_move(&mut self, len: u64, room: Room) -> Result<Option<Logical>> {
+        let wished = self.wished(BlockGroupFlags::DATA);
+        if let Some(at) = self.take_unpromised(len, wished)? {
+            return Ok(Some(at));
         }
-        let (at, got) = self.allocate_data(len)?;
-        if got < len {
-            self.give_back(at, got);
-            return Ok(None);
+        if room == Room::NewChunks {
+            // No hole is so long, or what there was went to others meanwhile.
+            match self.allocate_chunk(BlockGroupFlags::DATA) {
+                Ok(()) | Err(Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
+            if let Some(at) = self.take_unpromised(len, wished)? {
+                return Ok(Some(at));
+            }
         }
-        Ok(Some(at))
+        self.take_unpromised(len, None)
+    }
+
+    fn take_unpromised(&mut self, len: u64, only: Option<BlockGroupFlags>) -> Result<Option<Logical>> {
+        if self.unpromised(BlockGroupFlags::DATA) < len { Ok(None) } else { self.take_whole(len, only) }
     }
 
     /// Whether a deleted subvolume still has blocks.
