@@ -1,10 +1,12 @@
 //! The commands, one file each.
 
+mod balance;
 mod cat;
 mod check;
 mod compat;
 mod cp;
 mod defragment;
+mod device;
 mod find_root;
 mod fstrim;
 mod inspect;
@@ -14,6 +16,7 @@ mod mount;
 mod property;
 mod receive;
 mod rescue;
+mod resize;
 mod restore;
 mod share;
 mod stat;
@@ -22,6 +25,7 @@ mod subvolume;
 mod sync;
 mod tree;
 mod umount;
+mod work_target;
 
 use std::process::ExitCode;
 
@@ -85,6 +89,12 @@ pub enum Command {
     /// Work on a mounted filesystem as a whole.
     #[command(subcommand, visible_alias = "fi")]
     Filesystem(Filesystem),
+    /// Write block groups of a filesystem anew, in the same profile or in another one; on a mount or in an image.
+    #[command(subcommand, infer_subcommands = true)]
+    Balance(balance::Command),
+    /// Add devices to a filesystem, and remove them; on a mount or with images.
+    #[command(subcommand, infer_subcommands = true, visible_alias = "dev")]
+    Device(device::Command),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
     /// Tell the devices of a mounted filesystem what space is free, as fstrim(8).
@@ -137,6 +147,8 @@ pub enum Filesystem {
     Sync(sync::Arguments),
     /// Defragment files, or the tree of a subvolume.
     Defragment(defragment::Arguments),
+    /// Make a device of a filesystem larger or smaller; on a mount or in an image.
+    Resize(resize::Arguments),
 }
 
 impl Command {
@@ -150,6 +162,9 @@ impl Command {
             Self::Property(command) => command.name(),
             Self::Filesystem(Filesystem::Sync(_)) => "filesystem sync",
             Self::Filesystem(Filesystem::Defragment(_)) => "filesystem defragment",
+            Self::Filesystem(Filesystem::Resize(_)) => "filesystem resize",
+            Self::Balance(command) => command.name(),
+            Self::Device(command) => command.name(),
             Self::Sync(_) => "sync",
             Self::Fstrim(_) => "fstrim",
             Self::Reflink(_) => "reflink",
@@ -199,6 +214,9 @@ impl Command {
             Self::Property(command) => property::run(&command),
             Self::Filesystem(Filesystem::Sync(arguments)) | Self::Sync(arguments) => sync::run(&arguments),
             Self::Filesystem(Filesystem::Defragment(arguments)) => defragment::run(&arguments),
+            Self::Filesystem(Filesystem::Resize(arguments)) => resize::run(&arguments),
+            Self::Balance(command) => return balance::run(&command),
+            Self::Device(command) => return device::run(&command),
             Self::Fstrim(arguments) => fstrim::run(&arguments),
             Self::Reflink(arguments) => share::reflink(&arguments),
             Self::Dedupe(arguments) => share::dedupe(&arguments),
