@@ -264,8 +264,11 @@ const OPERATIONS: &[Operation] = &[
     (Run::discard, [2, 2, 2, 2]),
 ];
 
+/// An operation, with how often it comes.
+type Weighted = (fn(&mut Run), u64);
+
 /// What comes on top of mixed operations, and how often.
-const VOLUME_OPERATIONS: [(fn(&mut Run), u64); 3] = [(Run::balance, 6), (Run::resume_balance, 4), (Run::resize, 4)];
+const VOLUME_OPERATIONS: [Weighted; 3] = [(Run::balance, 6), (Run::resume_balance, 4), (Run::resize, 4)];
 
 impl Run {
     fn all(&mut self, script: &Script) {
