@@ -25,7 +25,7 @@ pub fn read(arguments: Vec<OsString>) -> Invocation {
         "mount.btrfs" | "mount.butterfs" | "mount.fuse.butterfs" | "mount.fuseblk.butterfs" => mount_helper(rest()),
         "umount.butterfs" | "umount.fuse.butterfs" | "umount.fuseblk.butterfs" => umount_helper(rest()),
         // `btrfs` too: its groups of commands are ours.
-        _ => Invocation::Run(with_long_compress(arguments)),
+        _ => Invocation::Run(with_long_filters(with_long_compress(arguments))),
     }
 }
 
@@ -41,6 +41,26 @@ fn with_long_compress(mut arguments: Vec<OsString>) -> Vec<OsString> {
         match argument.to_str().and_then(|text| text.strip_prefix("-c")) {
             Some("") => *argument = "--compress".into(),
             Some(method) => *argument = format!("--compress={method}").into(),
+            None => {}
+        }
+    }
+    arguments
+}
+
+/// `balance start -d` and `-dusage=5`: likewise.
+fn with_long_filters(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    const NAMES: [(&str, &str); 3] = [("-d", "--data"), ("-m", "--metadata"), ("-s", "--system")];
+    let word = |number: usize| arguments.get(number).and_then(|word| word.to_str()).unwrap_or_default();
+    let is_meant = |given: &str, name: &str, least: usize| given.len() >= least && name.starts_with(given);
+    if !is_meant(word(1), "balance", 1) || !is_meant(word(2), "start", 3) {
+        return arguments;
+    }
+    for argument in arguments.iter_mut().skip(3).take_while(|argument| *argument != "--") {
+        let Some(text) = argument.to_str() else { continue };
+        let found = NAMES.iter().find_map(|(short, long)| Some((text.strip_prefix(short)?, *long)));
+        match found {
+            Some(("", long)) => *argument = long.into(),
+            Some((filters, long)) => *argument = format!("{long}={filters}").into(),
             None => {}
         }
     }
@@ -147,6 +167,7 @@ mod tests {
         expect("btrfs-find-root -a b", "butterfs find-root -a b");
         assert_eq!(read_text("/sbin/fsck.btrfs -a /dev/sda1"), Invocation::Nothing);
         expect("/usr/bin/btrfs inspect-internal dump-super a", "/usr/bin/btrfs inspect-internal dump-super a");
+        expect("btrfs bal start -dusage=5 -m -f /mnt", "btrfs bal start --data=usage=5 --metadata -f /mnt");
         expect("/bin/butterfs mount -f a b", "/bin/butterfs mount -f a b");
     }
 }

@@ -21,7 +21,7 @@ const SNAP_CREATE_V2: u32 = 0x5000_9417;
 const BALANCE_CTL: u32 = 0x4004_9421;
 
 /// What changes a filesystem through a descriptor that may be open for reading.
-const CHANGES: [u32; 9] = [
+const CHANGES: [u32; 14] = [
     SNAP_CREATE,
     SNAP_CREATE_V2,
     wire::SUBVOL_CREATE,
@@ -31,6 +31,11 @@ const CHANGES: [u32; 9] = [
     wire::SUBVOL_SETFLAGS,
     wire::DEFAULT_SUBVOL,
     wire::SET_LABEL,
+    wire::RESIZE,
+    wire::ADD_DEV,
+    wire::RM_DEV,
+    wire::RM_DEV_V2,
+    wire::BALANCE_V2,
 ];
 
 /// The kernel passes ioctls on whatever the mount, and the daemon does not hear of which.
@@ -99,7 +104,7 @@ unsafe fn another_way(fd: c_int, command: u32, argument: *mut c_void, refused: c
             SNAP_CREATE => snapshot::create(fd, &argument.cast::<wire::VolArgs>().read_unaligned()),
             SNAP_CREATE_V2 => snapshot::create_v2(fd, &argument.cast::<snapshot::VolArgsV2>().read_unaligned()),
             wire::SCRUB => scrub::run(fd, &mut *argument.cast::<wire::ScrubArgs>()),
-            BALANCE_CTL => balance_control(fd),
+            BALANCE_CTL => real::flat_ioctl(fd, wire::BALANCE_CONTROL, &mut (argument as u64)),
             wire::START_SYNC | wire::WAIT_SYNC => real::flat_ioctl(fd, command, &mut 0_u64),
             _ => return None,
         }
@@ -109,10 +114,4 @@ unsafe fn another_way(fd: c_int, command: u32, argument: *mut c_void, refused: c
         Err(libc::ENOTTY | libc::ENOSYS) => None,
         done => Some(done),
     }
-}
-
-/// No balance can be paused or cancelled: none runs.
-fn balance_control(fd: c_int) -> Result<c_int> {
-    real::flat_ioctl(fd, wire::GET_SUBVOL_INFO, &mut [0_u8; wire::size_of_command(wire::GET_SUBVOL_INFO)])?;
-    Err(libc::ENOTCONN)
 }

@@ -57,6 +57,28 @@ pub enum Error {
     /// A buffer is too small for the answer, or a value too large for an item.
     #[error("result does not fit")]
     DoesNotFit,
+    /// It cannot be, or not yet; the text says why, and what it takes.
+    #[error("{0}")]
+    Refused(String),
+    /// A profile takes more devices than there are, or would be left.
+    #[error("profile {profile} needs at least {needed} devices, there would be {left}")]
+    TooFewDevices {
+        /// Its name.
+        profile: &'static str,
+        /// How many it takes.
+        needed: usize,
+        /// How many there are, or would be.
+        left: usize,
+    },
+    /// One operation of those that exclude each other is under way, or was interrupted: this one.
+    #[error("another operation is in progress: {0}")]
+    InProgress(&'static str),
+    /// Somebody wanted it to end before it was done.
+    #[error("cancelled")]
+    Cancelled,
+    /// There is no such operation under way.
+    #[error("not running")]
+    NotRunning,
     /// The thing is in use.
     #[error("busy: {0}")]
     Busy(&'static str),
@@ -101,7 +123,10 @@ impl Error {
             Self::IsDirectory => 21,
             Self::NotEmpty => 39,
             Self::ReadOnly | Self::Aborted(_) => 30,
-            Self::Invalid(_) => 22,
+            Self::Invalid(_) | Self::Refused(_) | Self::TooFewDevices { .. } => 22,
+            Self::InProgress(_) => 115,
+            Self::NotRunning => 107,
+            Self::Cancelled => 125,
             Self::NameTooLong => 36,
             Self::TooManyLinks => 31,
             Self::NotPermitted(_) => 1,
@@ -144,6 +169,11 @@ mod tests {
             (Error::IsDirectory, 21, "EISDIR"),
             (Error::Invalid("flags"), 22, "EINVAL"),
             (Error::Volume(Volume::Unsupported("a feature".into())), 22, "EINVAL"),
+            (Error::Refused("too small".into()), 22, "EINVAL"),
+            (Error::TooFewDevices { profile: "raid1", needed: 2, left: 1 }, 22, "EINVAL"),
+            (Error::InProgress("balance"), 115, "EINPROGRESS"),
+            (Error::NotRunning, 107, "ENOTCONN"),
+            (Error::Cancelled, 125, "ECANCELED"),
             (Error::TooLarge, 27, "EFBIG"),
             (Error::NoSpace, 28, "ENOSPC"),
             (Error::ReadOnly, 30, "EROFS"),

@@ -9,6 +9,7 @@
 
 mod access_times;
 mod attributes;
+mod balance;
 #[cfg(test)]
 mod compress_tests;
 mod create;
@@ -16,6 +17,8 @@ mod data;
 mod defrag;
 #[cfg(test)]
 mod defrag_tests;
+mod devices;
+pub mod exclusive;
 mod features;
 #[cfg(test)]
 mod grow_tests;
@@ -75,9 +78,11 @@ use crate::tx::{Need, Transaction};
 
 pub use access_times::{AccessTimeRule, AccessTimes};
 pub use attributes::{Attributes, SetAttributes};
+pub use balance::{BalanceEnd, BalanceProgress, BalanceStatus};
 pub use create::{NewInode, NewKind};
 pub use data::FileOffset;
 pub use defrag::Autodefrag;
+pub use devices::{NewLength, Removal, RemovalEnd, ResizeWish, WhichDevice};
 pub use features::SUPPORTED as SUPPORTED_FEATURES;
 pub use health::{Health, State};
 pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
@@ -109,6 +114,8 @@ pub struct Filesystem {
     throttled: Mutex<()>,
     /// Held by the one who relocates block groups.
     reclaiming: Mutex<()>,
+    exclusive: exclusive::ExclusiveState,
+    balancing: balance::Balancing,
     autodefrag: Autodefrag,
     /// Files that small writes scattered, and since which generation.
     scattered: Mutex<BTreeMap<InodeId, u64>>,

@@ -2,18 +2,11 @@
 
 use std::sync::Arc;
 
-use butterfs_format::items::BlockGroupFlags;
 use butterfs_format::superblock::Incompat;
 use butterfs_volume::BlockDevice;
 
 use crate::error::{Error, Result};
 pub use crate::tx::{MIN_SIZE, MakeOptions, NewDevice};
-
-/// Profiles that old kernels do not know.
-const THREE_OR_FOUR_COPIES: BlockGroupFlags = BlockGroupFlags::RAID1C3.union(BlockGroupFlags::RAID1C4);
-
-/// Profiles that only kernels know which have parity.
-const PARITY: BlockGroupFlags = BlockGroupFlags::RAID5.union(BlockGroupFlags::RAID6);
 
 /// [`make_on`] for one device.
 ///
@@ -32,11 +25,8 @@ pub fn make_on(devices: &[Arc<dyn BlockDevice>], options: &MakeOptions) -> Resul
         return Err(Error::Invalid("as many devices are described as are given"));
     }
     let mut options = options.clone();
-    if [options.metadata_profile, options.data_profile].iter().any(|profile| profile.intersects(THREE_OR_FOUR_COPIES)) {
-        options.incompat.insert(Incompat::RAID1C34);
-    }
-    if [options.metadata_profile, options.data_profile].iter().any(|profile| profile.intersects(PARITY)) {
-        options.incompat.insert(Incompat::RAID56);
+    for profile in [options.metadata_profile, options.data_profile] {
+        options.incompat.insert(crate::tx::feature_of(profile));
     }
     if options.nodesize == options.sectorsize {
         options.incompat.remove(Incompat::BIG_METADATA);

@@ -82,7 +82,13 @@ fn hardly_any_space() {
     cut(&[Style::NearlyFull]);
 }
 
-/// The workload of the last test does run out of space.
+/// Groups change their profile, devices their size.
+#[test]
+fn volumes_change() {
+    cut(&[Style::Volume]);
+}
+
+/// The workload of the last test but one does run out of space.
 #[test]
 fn hardly_any_space_is_not_enough() {
     for campaign in all_campaigns(SuperblockTear::Never).iter().filter(|c| c.script.style == Style::NearlyFull) {

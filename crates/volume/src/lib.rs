@@ -8,11 +8,13 @@
 //!
 //! The mapping of logical to physical addresses is in `map` and `profile`, and nowhere else.
 
-pub mod device;
+pub mod change;
+mod device;
 mod error;
 mod heal;
 mod map;
 mod member;
+mod members;
 mod open;
 mod parity;
 mod profile;

@@ -155,6 +155,11 @@ impl Mapped {
         }
     }
 
+    /// Whether a stripe lies on the device at a place of the volume's list.
+    pub fn uses(&self, member: usize) -> bool {
+        self.members.contains(&member)
+    }
+
     /// Whether the devices that are there have all of it.
     pub fn survives(&self, is_there: impl Fn(usize) -> bool) -> bool {
         let lost = |stripe: &usize| !is_there(self.members[*stripe]);

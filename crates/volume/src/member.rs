@@ -7,6 +7,7 @@
 //! `seen` is held while the device's superblocks are read or written, so that a check never meets a
 //! half-done update; `item` for a look only.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use butterfs_format::items::DevItem;
@@ -50,6 +51,10 @@ pub(crate) struct Member {
     pub counters: Counters,
     /// Set once it is not used any more: the newest generation that its superblock may be of.
     dropped_at: OnceLock<Generation>,
+    /// It came since the last commit: no superblock of its own tells of it yet.
+    pub is_new: AtomicBool,
+    /// It is no part of the filesystem any more.
+    pub removed: AtomicBool,
 }
 
 impl Member {
@@ -63,6 +68,8 @@ impl Member {
             seen: Mutex::new(seen),
             counters: Counters::default(),
             dropped_at: OnceLock::new(),
+            is_new: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
         }
     }
 
@@ -88,9 +95,14 @@ impl Member {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it was removed.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
     /// Whether the filesystem writes to it.
     pub fn is_written(&self) -> bool {
-        matches!(self.role, Role::Current | Role::Behind) && !self.is_dropped()
+        matches!(self.role, Role::Current | Role::Behind) && !self.is_dropped() && !self.is_removed()
     }
 
     /// Whether it failed, and is neither written nor read any more.

@@ -345,6 +345,12 @@ fn require_item(member: &Member, devices: &[DevItem]) -> Result<()> {
     if same_number.is_some_and(|item| item.uuid == uuid) {
         return Ok(());
     }
+    if member.role == Role::Behind && same_number.is_none() {
+        // A power cut came between the commit that removed it and the end of its superblocks.
+        tracing::warn!(device = member.device.name(), "it was removed from the filesystem; leaving it out");
+        member.removed.store(true, Ordering::Release);
+        return Ok(());
+    }
     let problem = match (member.role, same_number) {
         (Role::Seed, _) => return Err(stranger(&member.device.name())),
         (Role::Current | Role::Behind, Some(item)) => {

@@ -52,14 +52,14 @@ struct Lost {
 impl Volume {
     /// The devices that failed since the filesystem was opened, and are not used any more.
     pub fn dropped_devices(&self) -> Vec<DeviceId> {
-        self.members.iter().filter(|member| member.is_dropped()).map(|member| member.id).collect()
+        self.members.present().filter(|member| member.is_dropped()).map(|member| member.id).collect()
     }
 
     /// Whether a device was dropped, and what the others have is not far enough beyond it yet: one that is a single
     /// commit behind counts as whole.
     pub fn owes_commit(&self) -> bool {
         let newest = self.superblock().generation();
-        self.members.iter().filter_map(Member::dropped_at).any(|last| newest < last.next().next())
+        self.members.present().filter_map(Member::dropped_at).any(|last| newest < last.next().next())
     }
 
     /// Writes each device's parts.
@@ -187,7 +187,7 @@ impl Volume {
 impl Member {
     /// Whether it can be asked for what it holds.
     pub(crate) fn is_there(&self) -> bool {
-        self.role != Role::Missing && !self.is_dropped()
+        self.role != Role::Missing && !self.is_dropped() && !self.is_removed()
     }
 }
 

@@ -23,6 +23,7 @@ use crate::device::BlockDevice;
 use crate::error::{DeviceId, Error, Result};
 use crate::map::{ChunkMap, Mapped, unmapped};
 use crate::member::{Member, Role, Seen};
+use crate::members::Members;
 use crate::profile::Grid;
 use crate::rows::BusyRows;
 use crate::stats::DeviceStats;
@@ -79,7 +80,7 @@ const MAX_MEMBERS: usize = 1 << 13;
 
 /// The devices of one filesystem: logical addresses in, bytes out.
 pub struct Volume {
-    pub(crate) members: Vec<Member>,
+    pub(crate) members: Members,
     pub(crate) mode: OpenMode,
     pub(crate) block_checksums: Checksum,
     pub(crate) repairs: AtomicBool,
@@ -152,7 +153,7 @@ impl Volume {
             let _ = geometry.add_seed(member.item().fsid);
         }
         Self {
-            members,
+            members: members.into(),
             mode: options.mode,
             block_checksums: options.block_checksums,
             repairs: AtomicBool::new(false),
@@ -187,7 +188,7 @@ impl Volume {
 
     /// The devices that are missing.
     pub fn missing_devices(&self) -> Vec<DeviceId> {
-        self.members.iter().filter(|member| member.role == Role::Missing).map(|member| member.id).collect()
+        self.members.present().filter(|member| member.role == Role::Missing).map(|member| member.id).collect()
     }
 
     /// The devices that missed commits, with the generation of the last one they have.
@@ -196,7 +197,7 @@ impl Volume {
             Seen::Valid { generation, .. } if member.role == Role::Behind => Some((member.id, Generation(generation))),
             _ => None,
         };
-        self.members.iter().filter_map(behind).collect()
+        self.members.present().filter_map(behind).collect()
     }
 
     /// Whether a device is that of a filesystem that this one grew from.
@@ -210,7 +211,7 @@ impl Volume {
 
     /// What went wrong with each device, as far as is known.
     pub fn device_stats(&self) -> Vec<(DevId, DeviceStats)> {
-        self.members.iter().map(|member| (member.devid(), member.counters.get())).collect()
+        self.members.present().map(|member| (member.devid(), member.counters.get())).collect()
     }
 
     /// Sets a device's counters to zero, for the next commit to write; gives what was counted, `None` if there is no such
@@ -229,7 +230,7 @@ impl Volume {
     /// Whether a counter changed since they were last taken. So that there is a commit, those of a dropped device count
     /// as changed while [`Volume::owes_commit`].
     pub fn device_stats_changed(&self) -> bool {
-        self.owes_commit() || self.members.iter().any(|member| member.counters.has_changed())
+        self.owes_commit() || self.members.present().any(|member| member.counters.has_changed())
     }
 
     /// The counters of the devices whose counters changed since they were last taken.
@@ -240,7 +241,7 @@ impl Volume {
             let stats = stats.or_else(|| (owes && member.is_dropped()).then(|| member.counters.get()));
             Some((member.devid(), stats?))
         };
-        self.members.iter().filter_map(changed).collect()
+        self.members.present().filter_map(changed).collect()
     }
 
     /// The superblock as opened, or as last written.
@@ -265,7 +266,7 @@ impl Volume {
 
     /// The device items, as the chunk tree had them or as last set.
     pub fn dev_items(&self) -> Vec<DevItem> {
-        self.members.iter().map(Member::item).collect()
+        self.members.present().map(Member::item).collect()
     }
 
     /// Whether the filesystem writes to a device: it is there, and no seed.
@@ -291,7 +292,7 @@ impl Volume {
     }
 
     pub(crate) fn member(&self, devid: DevId) -> Option<usize> {
-        self.members.iter().position(|member| member.devid() == devid)
+        self.members.iter().position(|member| member.devid() == devid && !member.is_removed())
     }
 
     pub(crate) fn map(&self) -> RwLockReadGuard<'_, ChunkMap> {
@@ -331,7 +332,7 @@ impl Volume {
         let mut members = Vec::with_capacity(chunk.stripes.len());
         for stripe in &chunk.stripes {
             let id = DeviceId { devid: DevId(stripe.devid.get()), uuid: stripe.dev_uuid };
-            let Some(index) = self.members.iter().position(|member| member.id == id) else {
+            let Some(index) = self.members.iter().position(|member| member.id == id && !member.is_removed()) else {
                 return Err(Error::MissingDevices(vec![id]));
             };
             let device_len = self.members[index].device.len();

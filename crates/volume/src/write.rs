@@ -62,9 +62,10 @@ impl Volume {
 
     /// The writes for each device, sorted; and those to rows with parity.
     fn fan_out<'a>(&self, writes: &[(Logical, &'a [u8])]) -> Result<(Vec<Batch<'a>>, RowWrites<'a>)> {
+        // A chunk's devices come before it: once the map is held, all that it names are there.
+        let map = self.map();
         let mut batches = vec![Vec::new(); self.members.len()];
         let mut rows = RowWrites::default();
-        let map = self.map();
         for (logical, buf) in writes {
             if map.has_parity(*logical, buf.len()) {
                 require_only_parity(&map, *logical, buf.len())?;
@@ -163,7 +164,9 @@ impl Volume {
     /// If the volume is read-only or a device fails.
     pub fn write_log_superblock(&self, sb: &Superblock) -> Result<()> {
         self.require_writable()?;
-        self.on_each_written(|member| write_copies(member, sb))
+        // A device that came since is not told of in that commit.
+        let is_new = |member: &Member| member.is_new.load(Ordering::Acquire);
+        self.on_each_written(|member| if is_new(member) { Ok(()) } else { write_copies(member, sb) })
     }
 
     /// Looks at the primary superblocks again: they must be as they were left.
@@ -199,7 +202,7 @@ fn discard(member: &Member, range: Range<u64>) -> Result<()> {
 }
 
 /// The first is needed; that another cannot be written is counted.
-fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
+pub(crate) fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
     let copy = Superblock { dev_item: member.item(), ..*sb };
     let mut seen = member.seen();
     if member.is_dropped() {

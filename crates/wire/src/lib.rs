@@ -391,6 +391,76 @@ pub struct StatusRecord {
     pub texts: [U16; 4],
 }
 
+/// `BTRFS_IOC_RESIZE`, with [`VolArgs`].
+pub const RESIZE: u32 = 0x5000_9403;
+/// `BTRFS_IOC_ADD_DEV`, with [`VolArgs`].
+pub const ADD_DEV: u32 = 0x5000_940a;
+/// `BTRFS_IOC_RM_DEV`, with [`VolArgs`].
+pub const RM_DEV: u32 = 0x5000_940b;
+/// `BTRFS_IOC_RM_DEV_V2`, with [`VolArgsV2`].
+pub const RM_DEV_V2: u32 = 0x5000_943a;
+/// `BTRFS_IOC_BALANCE_V2`, with [`BalanceIoctl`].
+pub const BALANCE_V2: u32 = 0xc400_9420;
+/// `BTRFS_IOC_BALANCE_PROGRESS`, with [`BalanceIoctl`].
+pub const BALANCE_PROGRESS: u32 = 0x8400_9422;
+/// Butterfs: begins a balance and does not wait, with [`BalanceIoctl`].
+pub const BALANCE_START: u32 = 0xc400_bf32;
+/// Butterfs: what `BTRFS_IOC_BALANCE_CTL` is for; a `u64`.
+pub const BALANCE_CONTROL: u32 = 0x4008_bf33;
+/// Butterfs: which of the operations that exclude each other is under way; a `u64`.
+pub const EXCLUSIVE: u32 = 0x8008_bf34;
+/// Butterfs: how the last work that was begun ended, with [`WorkRecord`].
+pub const WORK_RESULT: u32 = 0x8400_bf35;
+/// Butterfs: begins work on devices, with words that end with NULs in [`RemountArgs`]. Out: what is wrong.
+pub const WORK: u32 = 0xe000_bf36;
+
+/// States of [`WorkRecord`]; 0: it is under way, or there was none.
+pub const WORK_DONE: u64 = 1;
+/// See [`WORK_DONE`].
+pub const WORK_PAUSED: u64 = 2;
+/// See [`WORK_DONE`].
+pub const WORK_CANCELLED: u64 = 3;
+/// See [`WORK_DONE`].
+pub const WORK_FAILED: u64 = 4;
+
+/// `struct btrfs_ioctl_balance_args`.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct BalanceIoctl {
+    /// What to balance.
+    pub flags: U64,
+    /// Out: whether it runs.
+    pub state: U64,
+    /// For data.
+    pub data: [u8; 136],
+    /// For metadata.
+    pub metadata: [u8; 136],
+    /// For the chunk tree.
+    pub system: [u8; 136],
+    /// Out: groups expected, considered, completed.
+    pub progress: [U64; 3],
+    /// Zero.
+    pub unused: [U64; 72],
+}
+const _: () = assert!(size_of::<BalanceIoctl>() == size_of_command(BALANCE_V2));
+
+/// How work ended.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub struct WorkRecord {
+    /// See [`WORK_DONE`].
+    pub state: U64,
+    /// The number of an error.
+    pub errno: U64,
+    /// Of a balance, groups that are done.
+    pub completed: U64,
+    /// Groups that were looked at.
+    pub considered: U64,
+    /// The text of an error, and a NUL.
+    pub text: [u8; 992],
+}
+const _: () = assert!(size_of::<WorkRecord>() == size_of_command(WORK_RESULT));
+
 /// The name in a field that ends with a NUL; `None` without one.
 pub fn name_in(field: &[u8]) -> Option<&[u8]> {
     field.split(|byte| *byte == 0).next().filter(|name| name.len() < field.len())

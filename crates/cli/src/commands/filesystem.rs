@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Format, defragment, space, sync};
+use super::{Format, defragment, resize, space, sync};
 use crate::failure::Result;
 
 /// Work on a filesystem as a whole.
@@ -12,6 +12,8 @@ pub enum Command {
     Sync(sync::Arguments),
     /// Defragment files, or the tree of a subvolume.
     Defragment(defragment::Arguments),
+    /// Make a device of a filesystem larger or smaller; on a mount or in an image.
+    Resize(resize::Arguments),
     /// Show how much there is of data and metadata, and how much of it is used.
     Df(space::DfArguments),
     /// Show in detail how a filesystem uses its devices.
@@ -30,6 +32,7 @@ impl Command {
         match self {
             Self::Sync(_) => "filesystem sync",
             Self::Defragment(_) => "filesystem defragment",
+            Self::Resize(_) => "filesystem resize",
             Self::Df(_) => "filesystem df",
             Self::Usage(_) => "filesystem usage",
             Self::Show(_) => "filesystem show",
@@ -49,6 +52,7 @@ pub fn run(command: &Command, format: Format) -> Result<ExitCode> {
     match command {
         Command::Sync(arguments) => sync::run(arguments),
         Command::Defragment(arguments) => defragment::run(arguments),
+        Command::Resize(arguments) => resize::run(arguments),
         Command::Df(arguments) => space::df(arguments, format),
         Command::Usage(arguments) => space::usage(arguments),
         Command::Show(arguments) => space::show(arguments),

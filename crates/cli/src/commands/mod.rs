@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod balance;
 mod cat;
 mod check;
 mod compat;
@@ -16,6 +17,7 @@ mod mount;
 mod property;
 mod receive;
 mod rescue;
+mod resize;
 mod restore;
 mod scrub;
 mod share;
@@ -27,6 +29,7 @@ mod sync;
 mod tree;
 mod umount;
 mod units;
+mod work_target;
 
 use std::process::ExitCode;
 
@@ -90,10 +93,13 @@ pub enum Command {
     /// Work on a filesystem as a whole.
     #[command(subcommand, visible_alias = "fi")]
     Filesystem(filesystem::Command),
+    /// Write block groups of a filesystem anew, in the same profile or in another one; on a mount or in an image.
+    #[command(subcommand, infer_subcommands = true)]
+    Balance(balance::Command),
     /// Commit a mounted filesystem: everything written so far is on disk afterwards.
     Sync(sync::Arguments),
-    /// Look for devices, and at how often something went wrong with them.
-    #[command(subcommand, infer_subcommands = true)]
+    /// Work on devices: add and remove them, look for them, and at what is on them and went wrong with them.
+    #[command(subcommand, infer_subcommands = true, visible_alias = "dev")]
     Device(device::Command),
     /// Read all that devices hold, compare it with its checksums, and repair it.
     #[command(subcommand, infer_subcommands = true)]
@@ -151,6 +157,7 @@ impl Command {
             Self::Subvolume(command) => command.name(),
             Self::Property(command) => command.name(),
             Self::Filesystem(command) => command.name(),
+            Self::Balance(command) => command.name(),
             Self::Sync(_) => "sync",
             Self::Device(command) => command.name(),
             Self::Scrub(command) => command.name(),
@@ -202,6 +209,7 @@ impl Command {
             Self::Subvolume(command) => return subvolume::run(&command, format),
             Self::Property(command) => property::run(&command),
             Self::Filesystem(command) => return filesystem::run(&command, format),
+            Self::Balance(command) => return balance::run(&command),
             Self::Device(command) => return device::run(&command),
             Self::Scrub(command) => return scrub::run(&command),
             Self::Sync(arguments) => sync::run(&arguments),

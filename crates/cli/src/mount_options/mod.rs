@@ -13,7 +13,7 @@ use butterfs_engine::filesystem::{
 };
 use butterfs_engine::tx::SpaceRules;
 use butterfs_format::{Generation, TreeId};
-use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
+use butterfs_fuse::adapter::{InterruptedBalance, OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
 use butterfs_fuse::session::{PosixAcl, Transport};
 use butterfs_volume::Missing;
@@ -54,6 +54,8 @@ pub struct Options {
     pub space: SpaceRules,
     /// `autodefrag`, `noautodefrag`.
     pub autodefrag: Autodefrag,
+    /// `skip_balance`.
+    pub interrupted_balance: InterruptedBalance,
     /// `user_subvol_rm_allowed`.
     pub subvolume_deletion: SubvolumeDeletion,
     /// `open_files`.
@@ -102,6 +104,7 @@ impl Default for Options {
             new_data: DataRule::Usual,
             space: SpaceRules::default(),
             autodefrag: Autodefrag::Never,
+            interrupted_balance: InterruptedBalance::GoesOn,
             subvolume_deletion: SubvolumeDeletion::Privileged,
             open_files: OpenFiles::Anonymous,
             access_times: AccessTimes::all(AccessTimeRule::Relative),

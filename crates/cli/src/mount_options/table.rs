@@ -8,7 +8,7 @@ use butterfs_engine::filesystem::{AccessTimeRule, Autodefrag, Fsync, LogTree, Re
 use butterfs_engine::tx::DiscardRule;
 use butterfs_format::Generation;
 use butterfs_format::compression::Method;
-use butterfs_fuse::adapter::{OpenFiles, SubvolumeDeletion};
+use butterfs_fuse::adapter::{InterruptedBalance, OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
 use butterfs_fuse::session::PosixAcl;
 use butterfs_volume::Missing;
@@ -166,7 +166,11 @@ const BTRFS: &[Row] = &[
     row("nologreplay", Word(|o| o.log_tree = LogTree::Ignore), "with ro: ignore a log tree that was not replayed"),
     row("norecovery", Word(|o| o.log_tree = LogTree::Ignore), "the same as nologreplay"),
     row("usebackuproot", Word(|o| o.rescue |= Rescue::USE_BACKUP_ROOT), "with ro: the same as rescue=usebackuproot"),
-    row("skip_balance", Nothing, "an interrupted balance is not continued (always)"),
+    row(
+        "skip_balance",
+        Word(|o| o.interrupted_balance = InterruptedBalance::StaysPaused),
+        "a balance that was interrupted stays paused, until butterfs balance resume",
+    ),
     row("space_cache", Word(|_| ()), "the same as space_cache=v2"),
     row(
         "space_cache",

@@ -8,6 +8,8 @@ use butterfs_format::superblock::CompatRo;
 use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
+use super::balance::Balancing;
+use super::exclusive::ExclusiveState;
 use super::scrubs::Scrubs;
 use super::settings::Rules;
 use super::{AccessTimeRule, AccessTimes, Autodefrag, Filesystem, Rescue, features, old_root};
@@ -163,6 +165,8 @@ impl Filesystem {
             budget,
             throttled: Mutex::new(()),
             reclaiming: Mutex::new(()),
+            exclusive: ExclusiveState::default(),
+            balancing: Balancing::default(),
             autodefrag: options.autodefrag,
             scattered: Mutex::default(),
             root,
@@ -171,6 +175,9 @@ impl Filesystem {
             fsyncs: Mutex::default(),
             scrubs: Scrubs::default(),
         };
+        if options.access == Access::ReadWrite {
+            filesystem.find_balance()?;
+        }
         match filesystem.inode(root) {
             Ok(_) => Ok(filesystem),
             Err(Error::NotFound) => {

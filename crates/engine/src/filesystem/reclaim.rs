@@ -117,14 +117,19 @@ impl Filesystem {
     }
 
     fn relocate_one(&self, group: &GroupInfo, room: Room) -> Result<bool> {
+        Ok(self.relocate_until(group, room, &|| false)? == Relocated::Gone)
+    }
+
+    /// Empties a group, unless `stop` says that it is enough. The caller holds `reclaiming`.
+    pub(super) fn relocate_until(&self, group: &GroupInfo, room: Room, stop: &dyn Fn() -> bool) -> Result<Relocated> {
         while self.clean_step(CLEAN_STEP)? {}
         let (start, used, len) = (group.start, group.used, group.len);
         let write_back = || {
             // Whose data is lost hears of it from its own fsync.
             let _ = self.write_back(|_| true);
         };
-        let relocated = relocate::relocate_group(&self.shared, start, room, write_back)?;
+        let relocated = relocate::relocate_group(&self.shared, start, room, stop, write_back)?;
         tracing::info!("relocated the block group at {start}, {used} of {len} bytes used: {relocated:?}");
-        Ok(relocated == Relocated::Gone)
+        Ok(relocated)
     }
 }

@@ -9,15 +9,15 @@ use butterfs_format::checksum::Checksum;
 use super::with_cost;
 use crate::error::{Error, Result};
 use crate::inode::Shared;
-use crate::tx::{Found, Moved, Need};
+use crate::tx::{Found, Moved, Need, Profiles, Room, RowHold, Transaction};
 
 /// So much is copied at a time.
 const PIECE: u64 = 1 << 20;
 
 /// Moves a data extent.
-pub(super) fn move_extent(shared: &Shared, found: &Found) -> Result<Moved> {
+pub(super) fn move_extent(shared: &Shared, found: &Found, room: Room) -> Result<Moved> {
     let gate = &shared.gate;
-    let (Some(to), hold) = gate.take_space(|tx| tx.take_for_move(found.len))? else {
+    let Some((to, hold)) = take(shared, found.len, room)? else {
         return Err(Error::NoSpace);
     };
     let copied = copy(shared, found, to);
@@ -34,6 +34,30 @@ pub(super) fn move_extent(shared: &Shared, found: &Found) -> Result<Moved> {
         return moved.and_then(|moved| given_back.map(|()| moved));
     }
     moved
+}
+
+/// Takes space for so much, as one piece, and holds its rows: with the profile that is wished if there is room for it, or
+/// can be made.
+fn take(shared: &Shared, len: u64, room: Room) -> Result<Option<(Logical, Option<RowHold<'_>>)>> {
+    let gate = &shared.gate;
+    let taken = |only| {
+        let (to, hold) = gate.take_space(|tx| tx.take_for_move(len, only))?;
+        Ok::<_, Error>(to.map(|to| (to, hold)))
+    };
+    if let Some(taken) = taken(Profiles::Wished)? {
+        return Ok(Some(taken));
+    }
+    if room == Room::NewChunks {
+        // No hole is so long, or what there was went to others meanwhile.
+        match gate.change(Need::Promised, Transaction::make_room_for_move) {
+            Ok(()) | Err(Error::NoSpace) => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(taken) = taken(Profiles::Wished)? {
+            return Ok(Some(taken));
+        }
+    }
+    taken(Profiles::Any)
 }
 
 /// Copies an extent's bytes; gives the checksums of its sectors.

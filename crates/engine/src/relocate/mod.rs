@@ -12,6 +12,7 @@
 //! # Locking
 //! None is held between steps, nor while a device is waited for; the caller holds none. One relocation at a time.
 
+pub mod balance;
 mod data;
 mod filter;
 mod tree;
@@ -38,11 +39,19 @@ pub enum Relocated {
     Gone,
     /// There is no room elsewhere for something in it. What was moved is moved.
     NoRoom,
+    /// It was to end before that. What was moved is moved.
+    Stopped,
 }
 
-/// Moves everything out of the group that begins at `start`, and has it removed. `write_back` writes out what counts
-/// on space that it has there.
-pub fn relocate_group(shared: &Shared, start: u64, room: Room, write_back: impl Fn()) -> Result<Relocated> {
+/// Moves everything out of the group that begins at `start`, and has it removed, unless `stop` says that it is enough.
+/// `write_back` writes out what counts on space that it has there.
+pub fn relocate_group(
+    shared: &Shared,
+    start: u64,
+    room: Room,
+    stop: &dyn Fn() -> bool,
+    write_back: impl Fn(),
+) -> Result<Relocated> {
     let gate = &shared.gate;
     if gate.view(crate::tx::Transaction::has_dead_subvolumes)? {
         return Err(Error::Busy("a deleted subvolume is not cleaned up yet"));
@@ -57,7 +66,7 @@ pub fn relocate_group(shared: &Shared, start: u64, room: Room, write_back: impl 
         tx.close_in_place(start);
         Ok(())
     });
-    let result = result.and_then(|()| empty(shared, &range));
+    let result = result.and_then(|()| empty(shared, &range, room, stop));
     // Who began before the last move has seen what was moved.
     gate.in_flight().wait_for_earlier();
     gate.change(Need::Promised, |tx| {
@@ -69,7 +78,7 @@ pub fn relocate_group(shared: &Shared, start: u64, room: Room, write_back: impl 
     Ok(result)
 }
 
-fn empty(shared: &Shared, range: &Range<u64>) -> Result<Relocated> {
+fn empty(shared: &Shared, range: &Range<u64>, room: Room, stop: &dyn Fn() -> bool) -> Result<Relocated> {
     let gate = &shared.gate;
     // The extent tree then knows all that is in the group, and nobody writes in place there any more.
     gate.commit()?;
@@ -79,9 +88,10 @@ fn empty(shared: &Shared, range: &Range<u64>) -> Result<Relocated> {
         let mut found_any = false;
         while let Some(found) = gate.view(|tx| tx.first_extent(&rest))? {
             found_any = true;
-            if move_one(shared, &found)? == Relocated::NoRoom {
+            let moved = if stop() { Relocated::Stopped } else { move_one(shared, &found, room)? };
+            if moved != Relocated::Gone {
                 gate.commit()?;
-                return Ok(Relocated::NoRoom);
+                return Ok(moved);
             }
             rest.start = found.at.0 + found.len;
         }
@@ -94,12 +104,12 @@ fn empty(shared: &Shared, range: &Range<u64>) -> Result<Relocated> {
     Ok(Relocated::NoRoom)
 }
 
-fn move_one(shared: &Shared, found: &Found) -> Result<Relocated> {
+fn move_one(shared: &Shared, found: &Found, room: Room) -> Result<Relocated> {
     let moved = match found.level {
         Some(_) => {
             with_cost(shared, found, |cost| shared.gate.change(Need::Move(cost), |tx| tx.move_tree_block(found, &cost)))
         }
-        None => data::move_extent(shared, found),
+        None => data::move_extent(shared, found, room),
     };
     match moved {
         Ok(Moved::Done | Moved::Gone) => Ok(Relocated::Gone),

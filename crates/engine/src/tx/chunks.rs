@@ -12,8 +12,8 @@ use butterfs_format::block::ITEM_HEADER_SIZE;
 use butterfs_format::ids::objectid;
 use butterfs_format::items::{BlockGroupFlags, Chunk, ChunkHeader, STRIPE_LEN, Stripe};
 use butterfs_format::key::DiskKey;
-use butterfs_format::superblock::{RESERVED_START, SYS_CHUNK_ARRAY_SIZE};
-use butterfs_format::{DevId, ItemType, Key, Logical, TreeBlock, TreeId};
+use butterfs_format::superblock::{Incompat, RESERVED_START, SYS_CHUNK_ARRAY_SIZE};
+use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
 use butterfs_volume::Profile;
 use zerocopy::IntoBytes;
 
@@ -24,7 +24,7 @@ use crate::space::placement::{Limits, Placement, place};
 use crate::space::{BlockGroup, GroupState};
 
 /// Kinds of which empty groups are given back.
-const REMOVABLE: [BlockGroupFlags; 2] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA];
+const REMOVABLE: [BlockGroupFlags; 3] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA, BlockGroupFlags::SYSTEM];
 
 /// Profiles, the safest first, as the kernel ranks them.
 const SAFEST_FIRST: [BlockGroupFlags; 8] = [
@@ -42,12 +42,24 @@ const SAFEST_FIRST: [BlockGroupFlags; 8] = [
 pub(super) const SYSTEM_CHUNK_DEVICES: usize =
     (SYS_CHUNK_ARRAY_SIZE - 2 * size_of::<DiskKey>() - 2 * size_of::<ChunkHeader>()) / size_of::<Stripe>() / 2;
 
+/// There is room for so many more blocks of the chunk tree before it is changed.
+pub(super) const SYSTEM_NODES: u64 = 16;
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// The key of a chunk.
 pub(super) fn chunk_key(start: Logical) -> Key {
     Key::new(objectid::FIRST_CHUNK_TREE, ItemType::CHUNK_ITEM, start.0)
+}
+
+/// What readers must know to find their way in chunks with these flags.
+pub(crate) fn feature_of(flags: BlockGroupFlags) -> Incompat {
+    match () {
+        () if flags.intersects(BlockGroupFlags::RAID1C3 | BlockGroupFlags::RAID1C4) => Incompat::RAID1C34,
+        () if flags.intersects(BlockGroupFlags::RAID5 | BlockGroupFlags::RAID6) => Incompat::RAID56,
+        () => Incompat::empty(),
+    }
 }
 
 /// The profile of chunks with these flags.
@@ -61,8 +73,11 @@ impl Transaction {
     /// better than the one that the kernel makes.
     fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
         let kind = self.space.pool(kind);
+        if let Some(wished) = self.wished(kind) {
+            return wished;
+        }
         let have = self.space.of_kind(kind).fold(BlockGroupFlags::empty(), |all, group| all | group.flags);
-        let devices = self.devices.iter().filter(|d| self.volume.is_written(DevId(d.devid.get()))).count();
+        let devices = self.writable_devices();
         let possible = |flags: &BlockGroupFlags| Profile::of(*flags).is_some_and(|p| p.min_devices <= devices);
         let safest = SAFEST_FIRST.into_iter().filter(|profile| have.contains(*profile)).find(possible);
         let once = (have.profile() - BlockGroupFlags::RAID0).is_empty();
@@ -102,7 +117,7 @@ impl Transaction {
     /// The chunk tree lives in system chunks: there must be room to change it before it is changed.
     fn map_system_chunk(&mut self) -> Result<Option<NewChunk>> {
         let available = self.space.totals(BlockGroupFlags::SYSTEM).available;
-        if available >= 16 * u64::from(self.geometry.nodesize) {
+        if available >= SYSTEM_NODES * u64::from(self.geometry.nodesize) {
             return Ok(None);
         }
         match self.map_new_chunk(BlockGroupFlags::SYSTEM) {
@@ -114,12 +129,18 @@ impl Transaction {
     fn map_new_chunk(&mut self, kind: BlockGroupFlags) -> Result<NewChunk> {
         let flags = self.profile_for(kind);
         let placement = self.place_chunk(flags)?;
+        self.use_feature(feature_of(flags));
         self.map_chunk(flags, &placement)
     }
 
     /// How many metadata groups `metadata_ratio` asks for.
     fn wanted_metadata_groups(&self) -> usize {
         self.space.count(BlockGroupFlags::DATA).checked_div(self.rules.metadata_ratio as usize).unwrap_or(0)
+    }
+
+    /// Whether chunks with these flags can be made at all.
+    pub fn require_writable_profile(&self, flags: BlockGroupFlags) -> Result<()> {
+        known_profile(flags).map(drop)
     }
 
     /// The largest size of a chunk and its stripes: as the kernel, by kind and by the size of the filesystem.
@@ -276,7 +297,7 @@ impl Transaction {
         let kept = if is_metadata { self.wanted_metadata_groups() } else { 0 };
         let most = self.space.count(kind).saturating_sub(kept);
         let mut found = Vec::new();
-        for group in self.space.unused(kind).filter(|g| is_empty(g)) {
+        for group in self.space.unused(kind).filter(|g| is_empty(g) && goes_by_itself(g)) {
             if found.len() < most && group.len < left && group.available() <= spare {
                 (left, spare) = (left - group.len, spare - group.available());
                 found.push(group.start);
@@ -308,6 +329,11 @@ struct NewChunk {
     chunk: Chunk,
     group: BlockGroup,
     placement: Placement,
+}
+
+/// Empty system groups are kept for what comes, unless somebody emptied them.
+fn goes_by_itself(group: &BlockGroup) -> bool {
+    group.flags.kind() != BlockGroupFlags::SYSTEM || group.state == GroupState::Emptied
 }
 
 fn is_empty(group: &BlockGroup) -> bool {

@@ -128,6 +128,7 @@ impl Frozen {
         write_blocks(&self.blocks, Generation(self.superblock.generation.get()), volume)?;
         volume.flush()?;
         self.devices.iter().for_each(|item| volume.set_dev_item(*item));
+        volume.write_first_superblocks(&self.superblock)?;
         volume.write_superblocks(&self.superblock)?;
         volume.flush()?;
         // Only now does nothing durable lead there, and nothing is put there yet.

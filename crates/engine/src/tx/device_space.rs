@@ -42,7 +42,7 @@ impl Transaction {
 
     fn read_device_space(&self, device: &DevItem) -> Result<FreeRanges> {
         let mut free = FreeRanges::default();
-        let end = device.total_bytes.get() / STRIPE_LEN * STRIPE_LEN;
+        let end = device.total_bytes.get().min(self.cap_of(device)) / STRIPE_LEN * STRIPE_LEN;
         free.add(RESERVED_START, end.saturating_sub(RESERVED_START));
         let devid = device.devid.get();
         let mut cursor = self.cursor(TreeId::DEV, &Key::new(devid, ItemType::DEV_EXTENT, 0))?;
@@ -56,6 +56,10 @@ impl Transaction {
             cursor.advance()?;
         }
         Ok(free)
+    }
+
+    fn cap_of(&self, device: &DevItem) -> u64 {
+        self.wishes.caps.get(&DevId(device.devid.get())).copied().unwrap_or(u64::MAX)
     }
 
     /// The room on each device that is written.
@@ -85,8 +89,9 @@ impl Transaction {
                 }
                 DeviceSpace::Return => {
                     self.remove(TreeId::DEV, &key)?;
+                    let end = stripe.offset.get().saturating_add(length).min(self.cap_of(&self.devices[index]));
                     if let Some(space) = &mut self.device_space {
-                        space[index].add(stripe.offset.get(), length);
+                        space[index].add(stripe.offset.get(), end.saturating_sub(stripe.offset.get()));
                     }
                     self.note_unallocated(index, stripe.offset.get(), length);
                     self.change_device_used(index, -(length as i64))?;
@@ -113,7 +118,6 @@ impl Transaction {
         })?;
         device.bytes_used = used.into();
         let item = *device;
-        let key = Key::new(objectid::DEV_ITEMS, ItemType::DEV_ITEM, item.devid.get());
-        self.put(TreeId::CHUNK, &key, item.as_bytes())
+        self.put_device_item(&item)
     }
 }

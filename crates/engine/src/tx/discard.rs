@@ -78,6 +78,15 @@ fn is_unsupported(error: &butterfs_volume::Error) -> bool {
     matches!(error, butterfs_volume::Error::Device { source, .. } if source.kind() == std::io::ErrorKind::Unsupported)
 }
 
+impl Discards {
+    /// A device is gone; those behind it move up.
+    pub(super) fn forget_device(&mut self, index: usize) {
+        if index < self.devices.len() {
+            self.devices.remove(index);
+        }
+    }
+}
+
 impl Transaction {
     /// What of the space freed in this generation its commit discards.
     pub(super) fn freed_to_discard(&self) -> Vec<(Logical, u64)> {

@@ -130,7 +130,7 @@ impl Transaction {
     }
 
     /// Where nothing is written at all, what a log brings back is put anywhere in memory.
-    fn state_of(&self, chunk: &Chunk) -> GroupState {
+    pub(super) fn state_of(&self, chunk: &Chunk) -> GroupState {
         let is_written = |stripe: &Stripe| self.volume.is_written(DevId(stripe.devid.get()));
         match self.volume.is_read_only() || chunk.stripes.iter().all(is_written) {
             true => GroupState::Open,
@@ -152,9 +152,24 @@ impl Transaction {
 
     /// Takes space for one tree block.
     pub(super) fn take_block_space(&mut self, kind: BlockGroupFlags, due: Due) -> Result<Logical> {
+        let wished = self.wished(kind);
+        if let Some(at) = self.take_block_space_in(kind, wished, due)? {
+            return Ok(at);
+        }
+        let anywhere = if wished.is_some() { self.take_block_space_in(kind, None, due)? } else { None };
+        anywhere.ok_or(Error::NoSpace)
+    }
+
+    /// The same in groups with these flags only, if any are given.
+    fn take_block_space_in(
+        &mut self,
+        kind: BlockGroupFlags,
+        only: Option<BlockGroupFlags>,
+        due: Due,
+    ) -> Result<Option<Logical>> {
         let len = u64::from(self.geometry.nodesize);
         let mut from = 0;
-        while let Some(start) = self.space.next_roomy(kind, from) {
+        while let Some(start) = self.next_roomy(kind, only, from) {
             self.load_free_ranges(start)?;
             let taken = self.space.change(start, |group| {
                 let at = group.free.as_mut()?.allocate_near(group.hint, len, due)?;
@@ -162,11 +177,22 @@ impl Transaction {
                 Some(Logical(at))
             });
             if let Some(at) = taken.flatten() {
-                return Ok(at);
+                return Ok(Some(at));
             }
             from = start + 1;
         }
-        Err(Error::NoSpace)
+        Ok(None)
+    }
+
+    /// The first group of a kind from `from` on that has free space, of those with these flags if any are given.
+    fn next_roomy(&self, kind: BlockGroupFlags, only: Option<BlockGroupFlags>, mut from: u64) -> Option<u64> {
+        loop {
+            let start = self.space.next_roomy(kind, from)?;
+            if only.is_none_or(|only| self.space.get(start).is_some_and(|group| group.flags == only)) {
+                return Some(start);
+            }
+            from = start + 1;
+        }
     }
 
     /// Takes contiguous space for data: at most `want` bytes, at least one sector. The space is the
@@ -176,9 +202,28 @@ impl Transaction {
     /// [`Error::NoSpace`] if there is none, which a [`super::DataReservation`] rules out.
     pub fn allocate_data(&mut self, want: u64) -> Result<(Logical, u64)> {
         let want = want.next_multiple_of(self.sectorsize());
+        let wished = self.wished(BlockGroupFlags::DATA);
+        let best = match self.longest_hole(want, wished)? {
+            None if wished.is_some() => self.longest_hole(want, None)?,
+            best => best,
+        };
+        let (start, _) = best.ok_or(Error::NoSpace)?;
+        self.take_in(start, want)
+    }
+
+    /// Takes space for data in one piece; `None` if there is no such hole in groups with these flags, if any are given.
+    pub(super) fn take_whole(&mut self, len: u64, only: Option<BlockGroupFlags>) -> Result<Option<Logical>> {
+        match self.longest_hole(len, only)? {
+            Some((start, longest)) if longest >= len => Ok(Some(self.take_in(start, len)?.0)),
+            _ => Ok(None),
+        }
+    }
+
+    /// A data group with a hole of so many bytes, or else the one with the longest, and how long that is.
+    fn longest_hole(&mut self, want: u64, only: Option<BlockGroupFlags>) -> Result<Option<(u64, u64)>> {
         let mut best: Option<(u64, u64)> = None;
         let mut from = 0;
-        while let Some(start) = self.space.next_roomy(BlockGroupFlags::DATA, from) {
+        while let Some(start) = self.next_roomy(BlockGroupFlags::DATA, only, from) {
             self.load_free_ranges(start)?;
             let longest = self.space.get(start).and_then(|g| g.free.as_ref()).map_or(0, |free| free.longest(Due::Log));
             if best.is_none_or(|(_, len)| longest > len) {
@@ -189,7 +234,10 @@ impl Transaction {
             }
             from = start + 1;
         }
-        let (start, _) = best.filter(|(_, len)| *len > 0).ok_or(Error::NoSpace)?;
+        Ok(best.filter(|(_, len)| *len > 0))
+    }
+
+    fn take_in(&mut self, start: u64, want: u64) -> Result<(Logical, u64)> {
         let taken = self.space.change(start, |group| group.free.as_mut()?.allocate_best(want, Due::Log));
         let (at, len) = taken.flatten().ok_or(Error::NoSpace)?;
         Ok((Logical(at), len))

@@ -7,6 +7,7 @@ use butterfs_format::{Generation, Logical, Superblock, TreeId};
 use butterfs_volume::Volume;
 
 use super::delayed::DelayedRefs;
+use super::device_list::ChunkWishes;
 use super::discard::Discards;
 use super::log::Log;
 use super::lost_refs::LostRefs;
@@ -40,6 +41,7 @@ impl Transaction {
             pinned_bytes: 0,
             devices: volume.dev_items(),
             device_space: None,
+            wishes: ChunkWishes::default(),
             next_tree: None,
             log: Log::default(),
             changes: 0,

@@ -26,6 +26,7 @@ use butterfs_format::items::BlockGroupFlags;
 use butterfs_format::{Logical, TreeId};
 
 use super::Transaction;
+use super::chunks::SYSTEM_NODES;
 use super::gate::Trees;
 use super::moves::MoveCost;
 use crate::error::Result;
@@ -302,6 +303,7 @@ impl Transaction {
     /// What of the space of a kind must stay free for what is promised, whatever is removed.
     pub(super) fn kept(&self, kind: BlockGroupFlags) -> u64 {
         match self.groups() {
+            _ if kind == BlockGroupFlags::SYSTEM => self.node_bytes(SYSTEM_NODES),
             Groups::Mixed => self.promised.data + self.metadata_floor(),
             Groups::Apart if kind == BlockGroupFlags::DATA => self.promised.data,
             Groups::Apart => self.metadata_floor(),

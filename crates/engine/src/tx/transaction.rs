@@ -17,6 +17,7 @@ use butterfs_format::{Generation, Key, Logical, Superblock, TreeId};
 use butterfs_volume::Volume;
 
 use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
+use super::device_list::ChunkWishes;
 use super::discard::Discards;
 use super::free_space_tree::SpaceChange;
 use super::log::Log;
@@ -65,6 +66,7 @@ pub struct Transaction {
     pub(super) devices: Vec<DevItem>,
     /// Space of each device that is in no chunk, once somebody asked.
     pub(super) device_space: Option<Vec<FreeRanges>>,
+    pub(super) wishes: ChunkWishes,
     /// The number of the next subvolume, once one was made.
     pub(super) next_tree: Option<u64>,
     pub(super) log: Log,

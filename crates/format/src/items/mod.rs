@@ -1,5 +1,6 @@
 //! The items found in leaves, one file per family.
 
+mod balance;
 mod block_group;
 mod chunk;
 mod dir;
@@ -9,6 +10,7 @@ mod free_space;
 mod inode;
 mod root;
 
+pub use balance::{BalanceArgs, BalanceFilters, BalanceFlags, BalanceItem, SINGLE};
 pub use block_group::{BlockGroupFlags, BlockGroupItem};
 pub use chunk::{Chunk, ChunkHeader, DevExtent, DevItem, STRIPE_LEN, Stripe};
 pub use dir::{DirEntry, DirEntryHeader, FileType, NAME_MAX, pack_dir_entry};

@@ -24,6 +24,7 @@ mod nodes;
 mod remount;
 mod rights;
 mod share;
+mod volume_work;
 mod xattr;
 
 use crate::abi::FopenFlags;
@@ -43,6 +44,7 @@ use nodes::Nodes;
 use share::Offers;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use volume_work::VolumeWork;
 
 pub use attr::SubvolumeIno;
 pub use background::OnError;
@@ -57,6 +59,16 @@ pub enum SubvolumeDeletion {
     Privileged,
     /// The owners too (mount option `user_subvol_rm_allowed`).
     Owners,
+}
+
+/// What becomes of a balance that was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum InterruptedBalance {
+    /// It goes on with the mount.
+    #[default]
+    GoesOn,
+    /// It waits for somebody who wants it (mount option `skip_balance`).
+    StaysPaused,
 }
 
 /// What the user chose.
@@ -80,6 +92,8 @@ pub struct AdapterOptions {
     pub on_error: OnError,
     /// Whether the kernel tells of opened files.
     pub open_files: OpenFiles,
+    /// What becomes of a balance that was interrupted.
+    pub interrupted_balance: InterruptedBalance,
 }
 
 impl Default for AdapterOptions {
@@ -94,6 +108,7 @@ impl Default for AdapterOptions {
             acl: PosixAcl::Enforced,
             on_error: OnError::default(),
             open_files: OpenFiles::Anonymous,
+            interrupted_balance: InterruptedBalance::GoesOn,
         }
     }
 }
@@ -111,6 +126,7 @@ pub struct EngineFrontEnd {
     changeable: Mutex<Changeable>,
     notifier: Mutex<Notifier>,
     background: Background,
+    work: VolumeWork,
 }
 
 /// Where an operation is, for the log.
@@ -155,6 +171,7 @@ impl EngineFrontEnd {
             options,
             notifier: Mutex::new(Notifier::disconnected()),
             background: Background::default(),
+            work: VolumeWork::default(),
             fs,
         }
     }
@@ -232,6 +249,22 @@ impl EngineFrontEnd {
         Ok(Opened { handle: self.handles.open(id, cursor), ..Opened::stateless() })
     }
 
+    /// Goes on with a balance that was interrupted, unless the user does not want that.
+    fn resume_balance(&self) {
+        if self.fs.balance_status().is_none() {
+            return;
+        }
+        if self.options.interrupted_balance == InterruptedBalance::StaysPaused {
+            tracing::info!("a balance was interrupted; it stays paused (skip_balance)");
+            return;
+        }
+        let begun = self.work.begin_balance(&self.fs, None);
+        match begun.and_then(|begun| self.work.spawn(&self.fs, begun).map_err(|_| Error::Busy("no thread"))) {
+            Ok(_) => tracing::info!("going on with a balance that was interrupted"),
+            Err(error) => tracing::warn!(%error, "a balance was interrupted, and cannot go on"),
+        }
+    }
+
     fn notifier(&self) -> Notifier {
         lock(&self.notifier).clone()
     }
@@ -243,11 +276,13 @@ impl FrontEnd for EngineFrontEnd {
         if self.fs.access() == Access::ReadWrite {
             self.background.set_commit_interval(lock(&self.changeable).commit_interval);
             self.background.start(&self.fs, &self.options.on_error)?;
+            self.resume_balance();
         }
         Ok(())
     }
 
     fn destroy(&self) -> std::result::Result<(), String> {
+        self.work.rest(&self.fs);
         self.background.stop();
         self.fs.cancel_scrubs();
         if self.fs.is_shut_down() {

@@ -14,6 +14,7 @@ mod scrub;
 mod share;
 mod space;
 pub(crate) mod status;
+mod volume;
 
 pub use changed::{ChangedExtent, changed_extents};
 pub use defrag::{DefragCompression, DefragFlush, DefragSharing, DefragWish, defragment};
@@ -30,6 +31,11 @@ pub use share::{Deduped, Offered, SharedRange, dedupe, offer, reflink};
 pub use space::{TrimRange, trim};
 pub use status::{MountFailure, MountState, MountStatus, status};
 pub use wire::ScrubState;
+
+pub use volume::{
+    MountBalance, WorkEnd, add_device, balance_status, begin_balance, cancel_balance, exclusive_operation,
+    pause_balance, remove_devices, resize, wait_for_end,
+};
 
 use butterfs_os::flat_ioctl::flat_ioctl;
 pub(crate) use butterfs_wire as wire;

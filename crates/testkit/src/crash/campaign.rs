@@ -134,6 +134,8 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         in_place(row("in place, nearly full, single, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, single)),
         in_mixed_groups(row("mixed groups, mixed, dup, crc32c, 4k", Style::Mixed, 4096, Crc32c, dup)),
         in_mixed_groups(row("mixed groups, full, single, xxhash, 4k", Style::NearlyFull, 4096, Xxhash64, single)),
+        row("volume, dup, crc32c, 16k", Style::Volume, 16384, Crc32c, dup),
+        on(3, raid1, row("volume, raid1, xxhash, 4k", Style::Volume, 4096, Xxhash64, raid1)),
     ];
     // Each with each, in turn.
     let rules = [DiscardRule::Sync, DiscardRule::Async, DiscardRule::Never];

@@ -4,7 +4,7 @@
 //! * A device that is open for writing is open nowhere else: an exclusive `flock` keeps out our own
 //!   kind, `O_EXCL` (block devices) and a look at the loop devices (image files) keep out the
 //!   kernel's mounts. The claim by `O_EXCL` can be left to a mount of our own.
-//! * The length is the one found when the device was opened.
+//! * The length is the one found when the device was opened, last measured, or last set.
 //!
 //! # Locking
 //! None: positional I/O on one descriptor. The claim's mutex is a leaf.
@@ -15,7 +15,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub struct FileDevice {
     path: PathBuf,
     file: File,
-    len: u64,
+    len: AtomicU64,
     kind: Kind,
     access: Access,
     /// Keeps the kernel from mounting a block device that is open for writing.
@@ -106,7 +106,7 @@ impl FileDevice {
         Ok(Self {
             path: path.to_path_buf(),
             file,
-            len,
+            len: AtomicU64::new(len),
             kind,
             access,
             claim: Mutex::default(),
@@ -193,7 +193,7 @@ impl FileDevice {
 
 impl BlockDevice for FileDevice {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        check_range(offset, buf.len(), self.len)?;
+        check_range(offset, buf.len(), self.len())?;
         self.file.read_exact_at(buf, offset)
     }
 
@@ -208,26 +208,27 @@ impl BlockDevice for FileDevice {
     }
 
     fn stored_from(&self, from: u64) -> Option<Range<u64>> {
-        if from >= self.len {
+        let len = self.len();
+        if from >= len {
             return None;
         }
         let seek = |whence| rustix::fs::seek(&self.file, whence);
         match seek(rustix::fs::SeekFrom::Data(from)) {
-            Ok(start) => Some(start..seek(rustix::fs::SeekFrom::Hole(start)).unwrap_or(self.len).min(self.len)),
+            Ok(start) => Some(start..seek(rustix::fs::SeekFrom::Hole(start)).unwrap_or(len).min(len)),
             Err(Errno::NXIO) => None,
-            Err(_) => Some(from..self.len),
+            Err(_) => Some(from..len),
         }
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         self.check_open()?;
-        check_range(offset, buf.len(), self.len)?;
+        check_range(offset, buf.len(), self.len())?;
         self.file.write_all_at(buf, offset)
     }
 
     fn write_batch(&self, writes: &[(u64, &[u8])]) -> io::Result<()> {
         self.check_open()?;
-        writes.iter().try_for_each(|(offset, buf)| check_range(*offset, buf.len(), self.len))?;
+        writes.iter().try_for_each(|(offset, buf)| check_range(*offset, buf.len(), self.len()))?;
         let mut rest = writes;
         while let Some((offset, _)) = rest.first() {
             let (run, after) = rest.split_at(run_length(rest));
@@ -254,7 +255,23 @@ impl BlockDevice for FileDevice {
     }
 
     fn len(&self) -> u64 {
-        self.len
+        self.len.load(Ordering::Acquire)
+    }
+
+    fn measure(&self) -> io::Result<u64> {
+        let len = (&self.file).seek(SeekFrom::End(0))?;
+        self.len.store(len, Ordering::Release);
+        Ok(len)
+    }
+
+    fn resize(&self, len: u64) -> io::Result<()> {
+        if self.kind == Kind::Block {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.check_open()?;
+        self.file.set_len(len)?;
+        self.len.store(len, Ordering::Release);
+        Ok(())
     }
 
     fn name(&self) -> String {

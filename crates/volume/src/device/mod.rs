@@ -55,6 +55,19 @@ pub trait BlockDevice: Send + Sync {
     /// The size, in bytes.
     fn len(&self) -> u64;
 
+    /// Looks how large it is now, since it may have grown behind us; gives that.
+    fn measure(&self) -> io::Result<u64> {
+        Ok(self.len())
+    }
+
+    /// Makes it larger or smaller. What is beyond the new end must not be in use.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if its size is not ours to choose.
+    fn resize(&self, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Whether there is no byte at all.
     fn is_empty(&self) -> bool {
         self.len() == 0

@@ -380,6 +380,7 @@ fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>, mount: &Mount) -> Arc
         changeable: remount::changeable(&plan.options, plan.shown_options.clone()),
         on_remount: OnRemount::new(remount::Reader::new(plan).into_function()),
         acl: plan.options.acl,
+        interrupted_balance: plan.options.interrupted_balance,
         open_files: match plan.options.access_times.files {
             AccessTimeRule::Always => OpenFiles::Watched,
             _ => plan.options.open_files,

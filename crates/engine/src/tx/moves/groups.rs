@@ -25,6 +25,13 @@ pub struct GroupInfo {
     pub waiting: u64,
 }
 
+impl GroupInfo {
+    fn of(group: &BlockGroup) -> Self {
+        let BlockGroup { start, len, flags, used, .. } = *group;
+        Self { start, len, flags, used, waiting: group.waiting() }
+    }
+}
+
 /// Where what is moved may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
@@ -34,18 +41,32 @@ pub enum Room {
     NewChunks,
 }
 
+/// In which block groups of a kind space is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profiles {
+    /// Those of the profile that is wished for what is moved, if one is.
+    Wished,
+    /// All of them.
+    Any,
+}
+
 impl Transaction {
     /// The block groups that nobody works on.
     pub fn groups_of(&self, kind: BlockGroupFlags) -> Vec<GroupInfo> {
         let open = self.space.of_kind(kind).filter(|group| group.state == GroupState::Open);
-        let info = |g: &BlockGroup| GroupInfo {
-            start: g.start,
-            len: g.len,
-            flags: g.flags,
-            used: g.used,
-            waiting: g.waiting(),
-        };
-        open.map(info).collect()
+        open.map(GroupInfo::of).collect()
+    }
+
+    /// All block groups of a kind, with those on devices that are not written.
+    pub fn all_groups_of(&self, kind: BlockGroupFlags) -> Vec<GroupInfo> {
+        self.space.of_kind(kind).map(GroupInfo::of).collect()
+    }
+
+    /// Whether there is a reason to empty a group: there is something in it, or another profile is wished.
+    pub fn may_be_emptied(&self, group: &GroupInfo) -> bool {
+        let found = self.space.get(group.start).filter(|g| matches!(g.state, GroupState::Open | GroupState::Fixed));
+        let wished = self.wished(group.flags.kind());
+        found.is_some_and(|found| found.used > 0 || wished.is_some_and(|wished| wished != found.flags))
     }
 
     /// Free bytes of a kind that nothing is promised of.
@@ -67,12 +88,17 @@ impl Transaction {
     /// in it and for what is promised.
     pub fn begin_moving(&mut self, start: u64, room: Room) -> Result<Option<Range<u64>>> {
         self.load_free_ranges(start)?;
-        let Some(group) = self.space.get(start).filter(|group| group.state == GroupState::Open) else {
+        let can_be_left = |state| match room {
+            Room::Existing => state == GroupState::Open,
+            Room::NewChunks => matches!(state, GroupState::Open | GroupState::Fixed),
+        };
+        let Some(group) = self.space.get(start).filter(|group| can_be_left(group.state)) else {
             return Ok(None);
         };
         let (kind, range) = (group.flags.kind(), group.start..group.end());
-        let needed = group.available() + group.used;
-        while self.unpromised(kind) < needed {
+        let (used, needed) = (group.used, group.available() + group.used);
+        let is_elsewhere = |tx: &Self| room == Room::Existing || tx.has_room_elsewhere(start, kind, used);
+        while self.unpromised(kind) < needed || !is_elsewhere(self) {
             match room {
                 Room::Existing => return Ok(None),
                 Room::NewChunks => match self.allocate_chunk(kind) {
@@ -92,22 +118,39 @@ impl Transaction {
 
     /// Nobody reads any more what was moved out of a group: it goes if it is empty, else it is used again.
     pub fn end_moving(&mut self, start: u64) {
+        let before = self.volume.chunk_containing(Logical(start)).map(|(_, chunk)| self.state_of(&chunk));
         self.space.change(start, |group| {
-            group.state = if group.used == 0 { GroupState::Emptied } else { GroupState::Open };
+            group.state = if group.used == 0 { GroupState::Emptied } else { before.unwrap_or(GroupState::Open) };
         });
     }
 
+    /// Whether there are groups besides the one at `start` that have room for so much, with the profile that is
+    /// wished, if one is.
+    fn has_room_elsewhere(&self, start: u64, kind: BlockGroupFlags, used: u64) -> bool {
+        let wished = self.wished(kind);
+        let mut others = self.space.of_kind(kind).filter(|group| {
+            let fits = wished.is_none_or(|wished| group.flags == wished);
+            fits && group.start != start && group.state == GroupState::Open
+        });
+        let Some(first) = others.next() else { return false };
+        others.fold(first.available(), |sum, group| sum + group.available()) >= used
+    }
+
     /// Takes contiguous space for data that is moved, and was promised nothing.
-    pub fn take_for_move(&mut self, len: u64) -> Result<Option<Logical>> {
+    pub fn take_for_move(&mut self, len: u64, profiles: Profiles) -> Result<Option<Logical>> {
         if self.unpromised(BlockGroupFlags::DATA) < len {
             return Ok(None);
         }
-        let (at, got) = self.allocate_data(len)?;
-        if got < len {
-            self.give_back(at, got);
-            return Ok(None);
-        }
-        Ok(Some(at))
+        let only = match profiles {
+            Profiles::Wished => self.wished(BlockGroupFlags::DATA),
+            Profiles::Any => None,
+        };
+        self.take_whole(len, only)
+    }
+
+    /// Makes a data chunk of the profile that is wished.
+    pub fn make_room_for_move(&mut self) -> Result<()> {
+        self.allocate_chunk(BlockGroupFlags::DATA)
     }
 
     /// Whether a deleted subvolume still has blocks.

@@ -26,7 +26,7 @@ use super::Transaction;
 use super::delayed::ExtentKind;
 use super::references::References;
 use crate::error::Result;
-pub use groups::{GroupInfo, Room};
+pub use groups::{GroupInfo, Profiles, Room};
 
 /// What lies in a block group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

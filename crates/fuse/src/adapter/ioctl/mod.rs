@@ -20,6 +20,7 @@ mod space;
 mod status;
 mod subvolumes;
 mod trim;
+mod volume;
 
 use super::{EngineFrontEnd, Site};
 use crate::control::wire;
@@ -128,6 +129,17 @@ impl EngineFrontEnd {
             wire::SCRUB_REPORT => self.scrub_report(caller, call.input),
             wire::FIEMAP => self.fiemap(id, call.input),
             wire::SUBVOL_CREATE_V2 => self.ioctl_create_v2(caller, call),
+            wire::BALANCE_V2
+            | wire::BALANCE_PROGRESS
+            | wire::BALANCE_START
+            | wire::BALANCE_CONTROL
+            | wire::EXCLUSIVE
+            | wire::WORK_RESULT
+            | wire::WORK
+            | wire::RESIZE
+            | wire::ADD_DEV
+            | wire::RM_DEV
+            | wire::RM_DEV_V2 => self.volume_ioctl(caller, id, call.command, call.input),
             children::GET_SUBVOL_ROOTREF => self.subvolume_children(id, call.input),
             _ => self.refused(caller, call),
         }

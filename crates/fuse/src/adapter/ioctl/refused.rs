@@ -15,21 +15,11 @@ const NOT_STARTED: u64 = 1;
 const QUOTA_RESCAN_STATUS: u32 = 0x8040_942d;
 const QUOTA_RESCAN_WAIT: u32 = 0x0000_942e;
 
-/// What is not running: balance (control, progress), quotas (groups, rescan).
-const NOT_RUNNING: [u32; 6] = [0x4004_9421, 0x8400_9422, 0x4018_9429, 0x4010_942a, 0x8030_942b, 0x4040_942c];
+/// What is not running: quotas (groups, rescan).
+const NOT_RUNNING: [u32; 4] = [0x4018_9429, 0x4010_942a, 0x8030_942b, 0x4040_942c];
 
-/// What cannot be done: resize, devices (add, remove), balance, waiting for a scrub in the daemon, quotas, features.
-const NOT_DONE: [u32; 9] = [
-    0x5000_9403,
-    0x5000_940a,
-    0x5000_940b,
-    0x5000_943a,
-    0x5000_940c,
-    0xc400_9420,
-    0xc400_941b,
-    0xc010_9428,
-    0x4030_9439,
-];
+/// What cannot be done: balance by its first command, waiting for a scrub in the daemon, quotas, features.
+const NOT_DONE: [u32; 4] = [0x5000_940c, 0xc400_941b, 0xc010_9428, 0x4030_9439];
 
 impl EngineFrontEnd {
     pub(super) fn refused(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {

@@ -42,6 +42,8 @@ pub enum Style {
     NearlyFull,
     /// Only mkfs.
     MakeOnly,
+    /// Groups are balanced, to other profiles too, and devices change their size.
+    Volume,
 }
 
 /// Everything that a run follows from.
@@ -77,13 +79,19 @@ pub struct Script {
 
 /// Enough for both superblock copies and some chunks.
 pub const DEVICE_LEN: u64 = 160 << 20;
+/// Large enough to be shrunk.
+const LARGE_LEN: u64 = 384 << 20;
 /// Small enough to be filled.
 const SMALL_LEN: u64 = mkfs::MIN_SIZE;
 
 impl Script {
     /// The size of each device, in bytes.
     pub fn device_len(&self) -> u64 {
-        if self.style == Style::NearlyFull { SMALL_LEN } else { DEVICE_LEN }
+        match self.style {
+            Style::NearlyFull => SMALL_LEN,
+            Style::Volume => LARGE_LEN,
+            _ => DEVICE_LEN,
+        }
     }
 
     /// How many devices may be lost without losing a byte.
@@ -263,10 +271,16 @@ const OPERATIONS: &[Operation] = &[
     (Run::discard, [2, 2, 2, 2]),
 ];
 
+/// An operation, with how often it comes.
+type Weighted = (fn(&mut Run), u64);
+
+/// What comes on top of mixed operations, and how often.
+const VOLUME_OPERATIONS: [Weighted; 3] = [(Run::balance, 6), (Run::resume_balance, 4), (Run::resize, 4)];
+
 impl Run {
     fn all(&mut self, script: &Script) {
         let column = match script.style {
-            Style::Mixed => 0,
+            Style::Mixed | Style::Volume => 0,
             Style::Fsync => 1,
             Style::Snapshots => 2,
             Style::NearlyFull => 3,
@@ -275,15 +289,20 @@ impl Run {
         if script.style == Style::NearlyFull {
             self.fill();
         }
-        let total: u64 = OPERATIONS.iter().map(|(_, weights)| weights[column]).sum();
+        let mut operations: Vec<_> =
+            OPERATIONS.iter().map(|(operation, weights)| (*operation, weights[column])).collect();
+        if script.style == Style::Volume {
+            operations.extend(VOLUME_OPERATIONS);
+        }
+        let total: u64 = operations.iter().map(|(_, weight)| weight).sum();
         while self.history.steps.len() < script.steps && self.failure.is_none() {
             let mut choice = self.random.below(total);
-            for (operation, weights) in OPERATIONS {
-                if choice < weights[column] {
+            for (operation, weight) in &operations {
+                if choice < *weight {
                     operation(self);
                     break;
                 }
-                choice -= weights[column];
+                choice -= *weight;
             }
         }
     }

@@ -1,11 +1,13 @@
 //! Operations on space that change nothing that anybody sees: block groups are emptied, free space is discarded.
 
 use butterfs_engine::Error;
+use butterfs_engine::filesystem::NewLength;
 use butterfs_engine::relocate::{GroupFilter, Room};
 use butterfs_engine::tx::Trim;
-use butterfs_format::items::BlockGroupFlags;
+use butterfs_format::DevId;
+use butterfs_format::items::{BalanceArgs, BalanceFilters, BalanceFlags, BalanceItem, BlockGroupFlags, SINGLE};
 
-use super::Run;
+use super::{LARGE_LEN, Run};
 use crate::crash::history::Durable;
 
 impl Run {
@@ -19,6 +21,84 @@ impl Run {
                 // A deleted subvolume is in use.
                 Err(Error::Busy(_)) => Ok(0),
                 result => result,
+            },
+            |_, _| {},
+        );
+    }
+
+    /// To another profile that survives as much; now and then it pauses at once.
+    pub(super) fn balance(&mut self) {
+        if self.filesystem.balance_status().is_some() {
+            return;
+        }
+        let targets: &[BlockGroupFlags] = match self.filesystem.shared().gate.volume().dev_items().len() {
+            1 => &[BlockGroupFlags::empty(), BlockGroupFlags::DUP],
+            2 => &[BlockGroupFlags::RAID1, BlockGroupFlags::RAID10],
+            _ => &[BlockGroupFlags::RAID1, BlockGroupFlags::RAID10, BlockGroupFlags::RAID1C3],
+        };
+        let target = targets[self.random.below(targets.len() as u64) as usize];
+        let mut args = BalanceArgs::default();
+        if self.random.percent(70) {
+            args.use_filters(BalanceFilters::CONVERT);
+            args.target = if target.is_empty() { SINGLE } else { target.bits() }.into();
+        }
+        let flags = BalanceFlags::from_bits_truncate(1 + self.random.below(7)) | BalanceFlags::FORCE;
+        let item = BalanceItem {
+            flags: flags.bits().into(),
+            data: args,
+            metadata: args,
+            system: args,
+            ..BalanceItem::default()
+        };
+        let pauses = self.random.percent(30);
+        let how = if pauses { ", and pause" } else { "" };
+        self.step(
+            format!("balance {flags:?} to {}{how}", target.profile_name()),
+            Durable::Nothing,
+            |run| {
+                let turn = run.filesystem.begin_balance(&item)?;
+                if pauses {
+                    run.filesystem.ask_balance_to_pause();
+                }
+                match run.filesystem.run_balance(turn) {
+                    // A deleted subvolume is in use.
+                    Ok(_) | Err(Error::Busy(_)) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            },
+            |_, _| {},
+        );
+    }
+
+    pub(super) fn resume_balance(&mut self) {
+        if self.filesystem.balance_status().is_none() {
+            return;
+        }
+        self.step(
+            "resume the balance".into(),
+            Durable::Nothing,
+            |run| match run.filesystem.resume_balance() {
+                Ok(_) | Err(Error::Busy(_)) => Ok(()),
+                Err(error) => Err(error),
+            },
+            |_, _| {},
+        );
+    }
+
+    pub(super) fn resize(&mut self) {
+        let devices = self.filesystem.shared().gate.volume().dev_items().len() as u64;
+        let devid = DevId(1 + self.random.below(devices));
+        let length = match self.random.below(3) {
+            0 => NewLength::Max,
+            _ => NewLength::Bytes((300 << 20) + self.random.below(LARGE_LEN - (300 << 20))),
+        };
+        self.step(
+            format!("resize device {devid} to {length:?}"),
+            Durable::Nothing,
+            |run| match run.filesystem.resize_device(devid, length) {
+                // A balance is paused, or a deleted subvolume is in use.
+                Ok(_) | Err(Error::InProgress(_) | Error::Busy(_)) => Ok(()),
+                Err(error) => Err(error),
             },
             |_, _| {},
         );

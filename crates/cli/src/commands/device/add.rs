@@ -1,0 +1,89 @@
+//! `butterfs device add`: devices come to a filesystem.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use butterfs_fuse::control;
+use butterfs_volume::{BlockDevice, FileDevice};
+
+use super::split;
+use crate::commands::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours};
+use crate::failure::{self, Failure, Result};
+use crate::{exit, output, signatures, size};
+
+/// A device is told of so many bytes at a time that it may forget.
+const DISCARD: u64 = 1 << 30;
+
+/// What `add` is told.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Do not tell the devices that nothing on them is needed.
+    #[arg(short = 'K', long)]
+    nodiscard: bool,
+    /// Overwrite what is on them.
+    #[arg(short, long)]
+    force: bool,
+    /// Wait if another such operation is under way.
+    #[arg(long)]
+    enqueue: bool,
+    #[command(flatten)]
+    image: ImageDevices,
+    /// Devices or image files, and at the end the mount point, or an image of the filesystem.
+    #[arg(required = true, num_args = 2.., value_name = "DEVICE... PATH")]
+    paths: Vec<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(add: &Arguments) -> Result<ExitCode> {
+    let (path, devices) = split(&add.paths)?;
+    let target = WorkTarget::open(path, &add.image)?;
+    if let WorkTarget::Mount(file) = &target {
+        check_exclusive(ask(file), path, "device add", Busy::of(add.enqueue))?;
+    }
+    for device in devices {
+        let opened = prepare(device, add)?;
+        let io = |error| failure::io(exit::USAGE, device, &error);
+        match &target {
+            WorkTarget::Mount(file) => {
+                let absolute = device.canonicalize().map_err(io)?;
+                // The daemon opens it.
+                drop(opened);
+                let refused = control::add_device(ask(file), &absolute).map_err(|error| not_ours(path, &error))?;
+                if let Some(text) = refused {
+                    return Err(Failure::at(exit::USAGE, device, format!("error adding device: {text}")));
+                }
+            }
+            WorkTarget::Image(fs) => {
+                let opened: Arc<dyn BlockDevice> = Arc::new(opened);
+                fs.add_device(&opened).map_err(|error| failure::engine(exit::USAGE, device, &error))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens a device alone, refuses what holds something, and clears it.
+fn prepare(path: &Path, add: &Arguments) -> Result<FileDevice> {
+    let io = |error| failure::io(exit::USAGE, path, &error);
+    let device = FileDevice::open_read_write(path).map_err(|error| failure::volume(exit::USAGE, path, &error))?;
+    if !add.force
+        && let Some(found) = signatures::find(&device).map_err(io)?
+    {
+        let text = format!("holds {found}; use the -f option to force overwrite of it");
+        return Err(Failure::at(exit::USAGE, path, text));
+    }
+    if !add.nodiscard && discard(&device) {
+        let (name, len) = (path.display(), size::display(device.len()));
+        output::line(format!("Performing full device TRIM {name} ({len}) ..."));
+    }
+    signatures::erase_others(&device).map_err(io)?;
+    Ok(device)
+}
+
+/// Says whether the device could do something with it.
+fn discard(device: &FileDevice) -> bool {
+    let len = device.len();
+    let mut parts = (0..len).step_by(DISCARD as usize).map(|at| device.discard(at, DISCARD.min(len - at)));
+    parts.all(|done| done.is_ok())
+}

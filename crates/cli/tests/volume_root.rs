@@ -1,0 +1,263 @@
+//! Balance, resize, devices added and removed, by our commands on mounts and images and by the kernel's over our mount:
+//! `btrfs check` and the kernel's mount judge, and either side goes on where the other was interrupted.
+
+mod common;
+
+use butterfs_testkit::command::{Finished, run};
+use butterfs_testkit::daemon;
+use butterfs_testkit::devices::{self, KernelMount};
+use butterfs_testkit::mounter::create_sparse;
+use butterfs_testkit::populate::{self, Plan};
+use butterfs_testkit::random::Random;
+use butterfs_testkit::report::scaled;
+use butterfs_testkit::tree_compare::{Times, Tree};
+use butterfs_testkit::unmount::patiently;
+use common::{MIB, setup};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const BUTTERFS: &str = env!("CARGO_BIN_EXE_butterfs");
+
+/// A mount of ours over all images.
+struct Ours(PathBuf);
+
+impl Ours {
+    #[track_caller]
+    fn new(images: &[PathBuf], dir: &Path, options: &str) -> Self {
+        run(Command::new(BUTTERFS).args(["mount", "-o", options]).args(images).arg(dir)).ok();
+        Self(dir.into())
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        let finished = patiently(|| run(Command::new(BUTTERFS).arg("umount").arg(&self.0)));
+        assert!(std::thread::panicking() || finished.status.success(), "{finished}");
+    }
+}
+
+fn butterfs(arguments: &[&str], path: &Path) -> Finished {
+    run(Command::new(BUTTERFS).args(arguments).arg(path))
+}
+
+/// Btrfs-progs over our mount.
+fn compat(arguments: &[&str], path: &Path) -> Finished {
+    run(Command::new(BUTTERFS).args(["compat", "--", "btrfs"]).args(arguments).arg(path))
+}
+
+#[track_caller]
+fn clean(images: &[PathBuf]) {
+    let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
+    let last = loops.last().expect("there are devices");
+    run(Command::new("btrfs").args(["check", "--check-data-csum"]).arg(last.path())).ok();
+}
+
+fn read(dir: &Path) -> Tree {
+    let mut tree = Tree::read(dir);
+    tree.forget_times("");
+    tree
+}
+
+fn populated(dir: &Path, noise: usize) -> Tree {
+    populate::tree(dir, Plan { seed: 3, files: scaled(200), huge: 0, devices: true });
+    for number in 0..noise {
+        std::fs::write(dir.join(format!("noise{number}")), Random::new(number as u64).bytes(8 << 20)).expect("write");
+    }
+    read(dir)
+}
+
+/// Images of these sizes, in MiB, with a populated filesystem on the first so many of them.
+fn made(work: &Path, sizes: &[u64], count: usize, mkfs: &[&str], noise: usize) -> (Vec<PathBuf>, Tree) {
+    let sizes: Vec<u64> = sizes.iter().map(|size| size * MIB).collect();
+    let mut images = devices::mkfs(work, &sizes[..count], mkfs);
+    for (number, size) in sizes.iter().enumerate().skip(count) {
+        images.push(work.join(format!("disk{number}")));
+        create_sparse(&images[number], *size);
+    }
+    let mount = KernelMount::new(&images[..count], &work.join("mnt"), "noatime");
+    let tree = populated(&work.join("mnt"), noise);
+    drop(mount);
+    (images, tree)
+}
+
+#[track_caller]
+fn kernel_has(images: &[PathBuf], mnt: &Path, tree: &Tree, options: &str) {
+    clean(images);
+    let _kernel = KernelMount::new(images, mnt, options);
+    read(mnt).assert_same(tree, Times::Exact, "the kernel's mount | before");
+}
+
+#[test]
+fn on_a_mount() {
+    let Some(work) = setup("volume-mount") else { return };
+    let mnt = work.dir("mnt");
+    let (images, tree) = made(work.path(), &[600, 600, 600], 1, &["-d", "single", "-m", "dup"], 10);
+    let ours = Ours::new(&images[..1], &mnt, "noatime");
+    butterfs(&["device", "add", images[1].to_str().expect("text"), images[2].to_str().expect("text")], &mnt).ok();
+    let refused = butterfs(&["device", "add", images[0].to_str().expect("text")], &mnt);
+    assert!(!refused.status.success(), "{refused}");
+    let refused = butterfs(&["balance", "start", "-dconvert=raid1c4"], &mnt);
+    assert!(!refused.status.success(), "{refused}");
+    let converted = butterfs(&["balance", "start", "-dconvert=raid1", "-mconvert=raid1c3"], &mnt).ok();
+    assert!(converted.stdout.contains("Done, had to relocate "), "{converted}");
+    let status = butterfs(&["balance", "status"], &mnt).ok();
+    assert!(status.stdout.contains("No balance found on"), "{status}");
+    assert_eq!(butterfs(&["balance", "pause"], &mnt).status.code(), Some(2));
+    read(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
+    let refused = butterfs(&["device", "remove", "2"], &mnt);
+    assert!(refused.stderr.contains("raid1c3 needs at least 3"), "{refused}");
+    butterfs(&["balance", "start", "-mconvert=raid1", "-f"], &mnt).ok();
+    butterfs(&["device", "remove", "1"], &mnt).ok();
+    butterfs(&["filesystem", "resize", "2:-100M"], &mnt).ok();
+    read(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
+    drop(ours);
+    kernel_has(&images[1..], &mnt, &tree, "noatime");
+    // The removed one is nobody's any more.
+    assert!(
+        !run(Command::new("btrfs").args(["inspect-internal", "dump-super"]).arg(&images[0])).stdout.contains("[match]")
+    );
+}
+
+#[test]
+fn on_images() {
+    let Some(work) = setup("volume-images") else { return };
+    let mnt = work.dir("mnt");
+    let (images, tree) = made(work.path(), &[600, 500, 500], 1, &["-d", "single", "-m", "dup"], 10);
+    butterfs(&["device", "add", images[1].to_str().expect("text"), images[2].to_str().expect("text")], &images[0]).ok();
+    kernel_has(&images, &mnt, &tree, "noatime");
+    butterfs(&["balance", "start", "-dconvert=raid0", "-mconvert=raid1"], &images[0]).ok();
+    kernel_has(&images, &mnt, &tree, "noatime");
+    butterfs(&["balance", "start", "-dconvert=single", "-musage=80"], &images[0]).ok();
+    butterfs(&["device", "remove", images[0].to_str().expect("text")], &images[1]).ok();
+    kernel_has(&images[1..], &mnt, &tree, "noatime");
+    butterfs(&["filesystem", "resize", "3:450M"], &images[1]).ok();
+    let len = std::fs::metadata(&images[2]).expect("it is there").len();
+    assert_eq!(len, 450 * MIB, "the file shrinks with the device");
+    butterfs(&["filesystem", "resize", "3:+300M"], &images[2]).ok();
+    kernel_has(&images[1..], &mnt, &tree, "noatime");
+    let refused = butterfs(&["device", "remove", "2"], &images[1]);
+    assert!(refused.stderr.contains("raid1 needs at least 2 devices, there would be 1"), "{refused}");
+    let refused = butterfs(&["balance", "start", "-sconvert=single"], &images[1]);
+    assert_eq!((refused.status.code(), refused.stderr.contains("--force")), (Some(1), true), "{refused}");
+}
+
+/// The stock tool, over our mount.
+#[test]
+fn by_btrfs_progs() {
+    let Some(work) = setup("volume-progs") else { return };
+    let mnt = work.dir("mnt");
+    let (images, tree) = made(work.path(), &[600, 600], 1, &["-d", "single", "-m", "dup"], 5);
+    let spare = devices::Loop::over(&images[1]);
+    let ours = Ours::new(&images[..1], &mnt, "noatime");
+    compat(&["device", "add", "-K", spare.path().to_str().expect("text")], &mnt).ok();
+    let done = compat(&["balance", "start", "-dconvert=raid1", "-mconvert=raid1"], &mnt).ok();
+    assert!(done.stdout.contains("Done, had to relocate "), "{done}");
+    let refused = compat(&["device", "remove", "2"], &mnt);
+    assert!(refused.stderr.contains("unable to go below two devices on raid1"), "{refused}");
+    let status = compat(&["balance", "status"], &mnt);
+    assert!(status.stdout.contains("No balance found"), "{status}");
+    assert_eq!(compat(&["balance", "cancel"], &mnt).status.code(), Some(2));
+    compat(&["balance", "start", "-f", "-dconvert=single", "-mconvert=dup"], &mnt).ok();
+    compat(&["filesystem", "resize", "1:-50M"], &mnt).ok();
+    compat(&["device", "remove", "2"], &mnt).ok();
+    read(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
+    drop(ours);
+    drop(spare);
+    kernel_has(&images[..1], &mnt, &tree, "noatime");
+}
+
+/// What one side began, the other ends.
+#[test]
+fn either_side_goes_on() {
+    let Some(work) = setup("volume-resume") else { return };
+    let mnt = work.dir("mnt");
+    let (images, tree) = made(work.path(), &[900, 900], 2, &["-d", "single", "-m", "raid1"], 40);
+    // We begin and pause, the kernel resumes.
+    let ours = Ours::new(&images, &mnt, "noatime");
+    butterfs(&["balance", "start", "--bg", "-dconvert=raid1"], &mnt).ok();
+    let paused = butterfs(&["balance", "pause"], &mnt);
+    let was_running = paused.status.success();
+    drop(ours);
+    clean(&images);
+    let kernel = KernelMount::new(&images, &mnt, "noatime,skip_balance");
+    if was_running {
+        let status = run(Command::new("btrfs").args(["balance", "status"]).arg(&mnt));
+        assert!(status.stdout.contains("is paused"), "{status}");
+        run(Command::new("btrfs").args(["balance", "resume"]).arg(&mnt)).ok();
+    }
+    let profiles = kernel.btrfs(&["filesystem", "df"]).stdout;
+    assert!(profiles.contains("Data, RAID1") && !profiles.contains("Data, single"), "{profiles}");
+    read(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
+    // The kernel begins and pauses, we resume, at the mount.
+    run(Command::new("btrfs").args(["balance", "start", "--bg", "-dconvert=single"]).arg(&mnt)).ok();
+    std::thread::sleep(Duration::from_millis(100));
+    let paused = run(Command::new("btrfs").args(["balance", "pause"]).arg(&mnt));
+    let was_running = paused.status.success();
+    drop(kernel);
+    let ours = Ours::new(&images, &mnt, "noatime,skip_balance");
+    if was_running {
+        let status = butterfs(&["balance", "status"], &mnt);
+        assert!(status.stdout.contains("is paused") && status.status.code() == Some(1), "{status}");
+    }
+    drop(ours);
+    let ours = Ours::new(&images, &mnt, "noatime");
+    while butterfs(&["balance", "status"], &mnt).stdout.contains("is running") {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    read(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
+    drop(ours);
+    clean(&images);
+    let kernel = KernelMount::new(&images, &mnt, "noatime");
+    let profiles = kernel.btrfs(&["filesystem", "df"]).stdout;
+    assert!(profiles.contains("Data, single") && !profiles.contains("Data, RAID1"), "{profiles}");
+    read(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
+}
+
+/// Killed at random moments: nothing is lost, and the operation goes on. `BUTTERFS_TEST_SCALE` makes it more often.
+#[test]
+fn killed_at_any_moment() {
+    let Some(work) = setup("volume-kill") else { return };
+    let mnt = work.dir("mnt");
+    let (images, tree) = made(work.path(), &[700, 700, 700], 3, &["-d", "single", "-m", "raid1"], 20);
+    let mut random = Random::new(11);
+    let commands: [&[&str]; 4] = [
+        &["balance", "start", "-dconvert=raid1", "-mconvert=raid1c3", "-f"],
+        &["balance", "start", "-dconvert=raid0", "-mconvert=raid1", "-f"],
+        &["device", "remove", "3"],
+        &["filesystem", "resize", "1:450M"],
+    ];
+    for round in 0..scaled(8) {
+        let command = commands[round % commands.len()];
+        let log = work.file("log");
+        let mut process = daemon::Foreground::start(Command::new(BUTTERFS).args(command).arg(&images[0]), &log);
+        process.wait(Duration::from_millis(random.between(30, 1500)));
+        daemon::kill(process.pid());
+        drop(process);
+        let printed = std::fs::read_to_string(&log).expect("a log");
+        assert!(!printed.contains("panicked"), "{printed}");
+        // What was interrupted goes on or ends; then all is as before.
+        let present: Vec<PathBuf> = images.iter().filter(|image| has_superblock(image)).cloned().collect();
+        clean(&present);
+        if command[0] == "balance" {
+            butterfs(&["balance", "cancel"], &images[0]);
+        }
+        let ours = Ours::new(&present, &mnt, "noatime,skip_balance");
+        read(&mnt).assert_same(&tree, Times::Exact, &format!("after kill {round} | before"));
+        drop(ours);
+        if present.len() < images.len() {
+            butterfs(&["device", "add", "-f", images[2].to_str().expect("text")], &images[0]).ok();
+        }
+        butterfs(&["filesystem", "resize", "1:max"], &images[0]);
+        butterfs(&["filesystem", "resize", "1:700M"], &images[0]).ok();
+    }
+    kernel_has(&images, &mnt, &tree, "noatime");
+}
+
+fn has_superblock(image: &Path) -> bool {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(image).expect("it is there");
+    let mut magic = [0; 8];
+    file.read_exact_at(&mut magic, 65536 + 64).expect("it reads");
+    &magic == b"_BHRfS_M"
+}

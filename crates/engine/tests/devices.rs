@@ -1,0 +1,398 @@
+//! Balance, and devices that come, go and change their size: content stays, and the check finds nothing.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use butterfs_check::{Finding, Severity};
+use butterfs_engine::Error;
+use butterfs_engine::dir::Place;
+use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::filesystem::{
+    Access, BalanceEnd, BalanceProgress, Filesystem, NewInode, NewKind, NewLength, OpenOptions, RemovalEnd, WhichDevice,
+};
+use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
+use butterfs_format::items::{BalanceArgs, BalanceFilters, BalanceFlags, BalanceItem, BlockGroupFlags, SINGLE};
+use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
+use butterfs_format::{DevId, TreeId};
+use butterfs_testkit::random::Random;
+use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
+
+const MIB: u64 = 1 << 20;
+const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
+const ALL: BalanceFlags = BalanceFlags::DATA.union(BalanceFlags::METADATA).union(BalanceFlags::SYSTEM);
+const KINDS: [BlockGroupFlags; 3] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA, BlockGroupFlags::SYSTEM];
+const SINGLE_PROFILE: BlockGroupFlags = BlockGroupFlags::empty();
+
+struct Devices(Vec<Arc<MemDevice>>);
+
+impl Devices {
+    fn new(sizes: &[u64]) -> Self {
+        Self(sizes.iter().map(|mib| Arc::new(MemDevice::named(format!("disk {mib}"), mib * MIB))).collect())
+    }
+
+    /// A filesystem on the first so many of them.
+    fn make(&self, count: usize, data: BlockGroupFlags, metadata: BlockGroupFlags) {
+        let mut options = MakeOptions::new(0, &SystemEnvironment);
+        options.devices =
+            self.0[..count].iter().map(|device| NewDevice::new(device.len(), &SystemEnvironment)).collect();
+        (options.data_profile, options.metadata_profile) = (data, metadata);
+        mkfs::make_on(&self.some(0..count), &options).unwrap();
+    }
+
+    fn some(&self, which: impl IntoIterator<Item = usize>) -> Vec<Arc<dyn BlockDevice>> {
+        which.into_iter().map(|index| self.0[index].clone() as Arc<dyn BlockDevice>).collect()
+    }
+
+    fn open(&self, which: impl IntoIterator<Item = usize>) -> Filesystem {
+        let how = butterfs_volume::OpenOptions {
+            missing: Missing::Accept,
+            ..butterfs_volume::OpenOptions::new(OpenMode::ReadWrite)
+        };
+        let volume = Volume::open_with(self.some(which), &how).unwrap();
+        Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap()
+    }
+
+    #[track_caller]
+    fn judge(&self, which: impl IntoIterator<Item = usize>) {
+        let devices = self.some(which);
+        let volume = Volume::open(devices.clone(), OpenMode::ReadOnly).unwrap();
+        let options = butterfs_check::Options { data_csums: true, devices, ..Default::default() };
+        let findings: Vec<Finding> = butterfs_check::check(&volume, &options).findings;
+        let bad: Vec<_> = findings.into_iter().filter(|finding| finding.severity != Severity::Note).collect();
+        assert!(bad.is_empty(), "{bad:?}");
+    }
+}
+
+fn content(seed: u64) -> Vec<u8> {
+    Random::new(seed).bytes(3_000_000)
+}
+
+/// Large files of noise, small ones, a snapshot that shares them.
+fn fill(fs: &Filesystem, files: u64) {
+    for number in 0..files {
+        let id = fs.create(Place::new(fs.root(), format!("large{number}").as_bytes()), &FILE).unwrap();
+        fs.write(id, 0, &content(number)).unwrap();
+        for small in 0..50 {
+            let id = fs.create(Place::new(fs.root(), format!("small{number}.{small}").as_bytes()), &FILE).unwrap();
+            fs.write(id, 0, &[small as u8; 1000]).unwrap();
+        }
+    }
+    fs.sync().unwrap();
+    fs.snapshot(TreeId::FS, Place::new(fs.root(), b"snapshot"), Access::ReadOnly).unwrap();
+    let id = fs.lookup(Place::new(fs.root(), b"large0")).unwrap();
+    fs.write(id, 0, &content(0)[..100_000]).unwrap();
+    fs.sync().unwrap();
+}
+
+#[track_caller]
+fn compare(fs: &Filesystem, files: u64) {
+    let snapshot = fs.lookup(Place::new(fs.root(), b"snapshot")).unwrap();
+    for dir in [fs.root(), snapshot] {
+        for number in 0..files {
+            let id = fs.lookup(Place::new(dir, format!("large{number}").as_bytes())).unwrap();
+            let mut bytes = vec![0; 3_000_000];
+            assert_eq!(fs.read(id, 0, &mut bytes).unwrap(), bytes.len());
+            assert!(bytes == content(number), "large{number} differs");
+        }
+    }
+}
+
+fn balance_all() -> BalanceItem {
+    BalanceItem { flags: ALL.bits().into(), ..BalanceItem::default() }
+}
+
+fn convert(target: BlockGroupFlags) -> BalanceItem {
+    let mut args = BalanceArgs::default();
+    args.use_filters(BalanceFilters::CONVERT);
+    args.target = if target.is_empty() { SINGLE } else { target.bits() }.into();
+    let flags = (ALL | BalanceFlags::FORCE).bits().into();
+    BalanceItem { flags, data: args, metadata: args, system: args, ..BalanceItem::default() }
+}
+
+fn profiles(fs: &Filesystem) -> Vec<BlockGroupFlags> {
+    let all = fs.shared().gate.view(|tx| Ok(KINDS.map(|kind| tx.all_groups_of(kind)).concat())).unwrap();
+    let mut found: Vec<_> = all.iter().map(|group| group.flags).collect();
+    found.sort_by_key(|flags| flags.bits());
+    found.dedup();
+    found
+}
+
+fn used(fs: &Filesystem) -> u64 {
+    fs.shared().gate.space().data.used
+}
+
+#[test]
+fn a_full_balance_moves_all_and_changes_nothing() {
+    let devices = Devices::new(&[700]);
+    devices.make(1, SINGLE_PROFILE, BlockGroupFlags::DUP);
+    let fs = devices.open([0]);
+    fill(&fs, 10);
+    let (before, data) = (fs.shared().gate.volume().chunks(), used(&fs));
+    let (end, progress) = fs.balance(&balance_all()).unwrap();
+    assert_eq!(end, BalanceEnd::Done);
+    assert_eq!((progress.expected, progress.completed), (before.len() as u64, before.len() as u64));
+    let after = fs.shared().gate.volume().chunks();
+    assert!(after.iter().all(|(start, _)| before.iter().all(|(old, _)| old != start)), "a group is where it was");
+    assert_eq!(used(&fs), data, "something is not shared any more");
+    assert_eq!(fs.balance_status(), None);
+    compare(&fs, 10);
+    drop(fs);
+    devices.judge([0]);
+    compare(&devices.open([0]), 10);
+}
+
+#[test]
+fn every_profile_becomes_every_other() {
+    let devices = Devices::new(&[1600, 1600, 1620, 1700]);
+    devices.make(4, SINGLE_PROFILE, BlockGroupFlags::DUP);
+    let fs = devices.open(0..4);
+    fill(&fs, 6);
+    let data = used(&fs);
+    for target in [
+        BlockGroupFlags::RAID1,
+        BlockGroupFlags::RAID0,
+        BlockGroupFlags::RAID1C4,
+        BlockGroupFlags::RAID10,
+        SINGLE_PROFILE,
+        BlockGroupFlags::DUP,
+        BlockGroupFlags::RAID1C3,
+    ] {
+        assert_eq!(fs.balance(&convert(target)).unwrap().0, BalanceEnd::Done);
+        let expected = KINDS.map(|kind| kind | target);
+        assert_eq!(profiles(&fs), {
+            let mut all = expected.to_vec();
+            all.sort_by_key(|f| f.bits());
+            all
+        });
+        assert!(fs.mixed_profiles().unwrap().is_empty());
+        assert_eq!(used(&fs), data);
+        // What is written from then on has it too.
+        let name = format!("after {}", target.profile_name());
+        let id = fs.create(Place::new(fs.root(), name.as_bytes()), &FILE).unwrap();
+        fs.write(id, 0, &content(99)).unwrap();
+        fs.sync().unwrap();
+        fs.unlink(Place::new(fs.root(), name.as_bytes())).unwrap();
+        fs.sync().unwrap();
+        compare(&fs, 6);
+        devices.judge(0..4);
+    }
+    // Three of four may go now.
+    drop(fs);
+    compare(&devices.open([1, 3]), 6);
+}
+
+#[test]
+fn an_interrupted_balance_goes_on() {
+    let devices = Devices::new(&[1500, 1500]);
+    devices.make(2, SINGLE_PROFILE, BlockGroupFlags::RAID1);
+    let fs = devices.open(0..2);
+    fill(&fs, 60);
+    let fs = std::sync::Arc::new(fs);
+    let item = convert(BlockGroupFlags::RAID1);
+    let turn = fs.begin_balance(&item).unwrap();
+    assert!(matches!(fs.balance(&item), Err(Error::InProgress("balance"))));
+    assert!(matches!(fs.resize_device(DevId(1), NewLength::Max), Err(Error::InProgress("balance"))));
+    let other = Arc::clone(&fs);
+    let runs = std::thread::spawn(move || other.run_balance(turn).unwrap());
+    fs.pause_balance().unwrap();
+    assert_eq!(runs.join().unwrap().0, BalanceEnd::Paused);
+    let paused = fs.balance_status().unwrap();
+    assert!(!paused.running && paused.item == item);
+    assert!(matches!(fs.resize_device(DevId(1), NewLength::Max), Err(Error::InProgress("balance paused"))));
+    drop(Arc::into_inner(fs).unwrap());
+    devices.judge(0..2);
+    let fs = devices.open(0..2);
+    let found = fs.balance_status().expect("the item is on disk");
+    assert!(found.item.data.filters().contains(BalanceFilters::CONVERT | BalanceFilters::SOFT));
+    assert_eq!(fs.resume_balance().unwrap().0, BalanceEnd::Done);
+    assert!(profiles(&fs).iter().all(|flags| flags.profile() == BlockGroupFlags::RAID1), "{:?}", profiles(&fs));
+    compare(&fs, 60);
+    assert!(matches!(fs.resume_balance(), Err(Error::NotRunning)));
+    // Cancelled while paused: the item goes.
+    let turn = fs.begin_balance(&balance_all()).unwrap();
+    fs.ask_balance_to_pause();
+    assert_eq!(
+        fs.run_balance(turn).unwrap(),
+        (
+            BalanceEnd::Paused,
+            BalanceProgress { expected: fs.balance_status().unwrap().progress.expected, considered: 1, completed: 0 }
+        )
+    );
+    fs.cancel_balance().unwrap();
+    assert_eq!((fs.balance_status(), fs.exclusive().current()), (None, None));
+    assert!(matches!(fs.cancel_balance(), Err(Error::NotRunning)));
+    drop(fs);
+    devices.judge(0..2);
+    assert_eq!(devices.open(0..2).balance_status(), None);
+}
+
+#[test]
+fn a_conversion_without_enough_devices_is_refused() {
+    let devices = Devices::new(&[400, 400]);
+    devices.make(2, SINGLE_PROFILE, BlockGroupFlags::RAID1);
+    let fs = devices.open(0..2);
+    let generation = fs.shared().gate.volume().superblock().generation();
+    let refused = fs.balance(&convert(BlockGroupFlags::RAID1C4));
+    assert!(matches!(refused, Err(Error::TooFewDevices { profile: "raid1c4", needed: 4, left: 2 })), "{refused:?}");
+    let mut less = convert(SINGLE_PROFILE);
+    less.flags = ALL.bits().into();
+    assert!(matches!(fs.balance(&less), Err(Error::Refused(_))));
+    for refused in
+        [fs.begin_removal(&[WhichDevice::Id(DevId(2))]), fs.begin_removal(&[WhichDevice::Name("disk 400".into())])]
+    {
+        assert!(matches!(refused, Err(Error::TooFewDevices { profile: "raid1", needed: 2, left: 1 })), "{refused:?}");
+    }
+    assert!(matches!(fs.begin_removal(&[WhichDevice::Missing]), Err(Error::Refused(_))));
+    assert!(matches!(fs.begin_removal(&[WhichDevice::Id(DevId(7))]), Err(Error::Refused(_))));
+    assert_eq!((fs.shared().gate.volume().superblock().generation(), fs.exclusive().current()), (generation, None));
+}
+
+#[test]
+fn devices_come_and_go() {
+    let devices = Devices::new(&[1000, 1010, 1020, 1030, 1040]);
+    devices.make(2, SINGLE_PROFILE, BlockGroupFlags::RAID1);
+    let fs = devices.open(0..2);
+    fill(&fs, 20);
+    for (index, devid) in [(2, 3), (3, 4)] {
+        assert_eq!(fs.add_device(&devices.some([index])[0]).unwrap(), DevId(devid));
+    }
+    devices.judge(0..4);
+    // Both of the first, in one pass.
+    let removal = fs.begin_removal(&[WhichDevice::Id(DevId(1)), WhichDevice::Name("disk 1010".into())]).unwrap();
+    assert_eq!(fs.run_removal(removal).unwrap(), RemovalEnd::Done);
+    compare(&fs, 20);
+    for index in 0..2 {
+        let mut bytes = [1; 4096];
+        devices.0[index].read_at(SUPERBLOCK_OFFSETS[0], &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 4096], "superblocks of device {index} are erased");
+    }
+    let write = |name: &str| {
+        let id = fs.create(Place::new(fs.root(), name.as_bytes()), &FILE).unwrap();
+        fs.write(id, 0, &content(5)).unwrap();
+        fs.sync().unwrap();
+    };
+    write("written on those that are left");
+    drop(fs);
+    devices.judge([2, 3]);
+    let fs = devices.open([2, 3]);
+    compare(&fs, 20);
+    // The number of one that was removed is given again, if it was the highest.
+    assert_eq!(fs.add_device(&devices.some([4])[0]).unwrap(), DevId(5));
+    let removal = fs.begin_removal(&[WhichDevice::Id(DevId(5))]).unwrap();
+    fs.run_removal(removal).unwrap();
+    assert_eq!(fs.add_device(&devices.some([0])[0]).unwrap(), DevId(5));
+    fs.balance(&convert(BlockGroupFlags::RAID1)).unwrap();
+    drop(fs);
+    devices.judge([2, 3, 0]);
+    // One is lost, and what it had is made anew.
+    let fs = devices.open([2, 0]);
+    let removal = fs.begin_removal(&[WhichDevice::Missing]);
+    let lost = removal.and_then(|removal| fs.run_removal(removal));
+    assert_eq!(lost.unwrap(), RemovalEnd::Done);
+    drop(fs);
+    devices.judge([2, 0]);
+}
+
+#[test]
+fn a_device_shrinks_and_grows() {
+    let devices = Devices::new(&[800]);
+    devices.make(1, SINGLE_PROFILE, BlockGroupFlags::DUP);
+    let fs = devices.open([0]);
+    fill(&fs, 50);
+    for name in 0..40 {
+        fs.unlink(Place::new(fs.root(), format!("large{}", 10 + name).as_bytes())).unwrap();
+    }
+    fs.delete_subvolume(Place::new(fs.root(), b"snapshot")).unwrap();
+    while fs.clean_once(64).unwrap() {}
+    fs.sync().unwrap();
+    let (before, after) = fs.resize_device(DevId(1), NewLength::Less(400 * MIB)).unwrap();
+    assert_eq!((before, after), (800 * MIB, 400 * MIB));
+    devices.judge([0]);
+    for (start, chunk) in fs.shared().gate.volume().chunks() {
+        let length = butterfs_volume::stripe_length(start, &chunk).unwrap();
+        assert!(chunk.stripes.iter().all(|stripe| stripe.offset.get() + length <= 400 * MIB));
+    }
+    assert!(matches!(fs.resize_device(DevId(1), NewLength::Bytes(200 * MIB)), Err(Error::Refused(_))));
+    assert!(matches!(fs.resize_device(DevId(1), NewLength::Bytes(2000 * MIB)), Err(Error::TooLarge)));
+    assert!(matches!(fs.resize_device(DevId(9), NewLength::Max), Err(Error::Refused(_))));
+    // Full: what lies beyond has no room, and the device stays as large as it is.
+    for number in 0.. {
+        let id = fs.create(Place::new(fs.root(), format!("more{number}").as_bytes()), &FILE).unwrap();
+        if fs.write(id, 0, &content(number)).and_then(|_| fs.sync()).is_err() {
+            break;
+        }
+    }
+    let refused = fs.resize_device(DevId(1), NewLength::Bytes(256 * MIB));
+    assert!(matches!(refused, Err(Error::NoSpace)), "{refused:?}");
+    devices.judge([0]);
+    assert_eq!(fs.resize_device(DevId(1), NewLength::Max).unwrap(), (400 * MIB, 800 * MIB));
+    let id = fs.create(Place::new(fs.root(), b"there is room again"), &FILE).unwrap();
+    fs.write(id, 0, &content(1)).unwrap();
+    fs.sync().unwrap();
+    drop(fs);
+    devices.judge([0]);
+}
+
+/// Counts the bytes that are written.
+struct Counting(MemDevice, AtomicU64);
+
+impl BlockDevice for Counting {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> std::io::Result<()> {
+        self.1.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        self.0.write_at(offset, buf)
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.0.discard(offset, len)
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+}
+
+/// Bytes that balancing data writes, with so many snapshots of 40 MB of it.
+fn cost_with_snapshots(snapshots: u32) -> u64 {
+    let device = Arc::new(Counting(MemDevice::new(1000 * MIB), AtomicU64::new(0)));
+    let devices: Vec<Arc<dyn BlockDevice>> = vec![device.clone()];
+    mkfs::make_on(&devices, &MakeOptions::new(1000 * MIB, &SystemEnvironment)).unwrap();
+    let volume = Volume::open(devices, OpenMode::ReadWrite).unwrap();
+    let fs = Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap();
+    for number in 0..400u64 {
+        let id = fs.create(Place::new(fs.root(), format!("file{number}").as_bytes()), &FILE).unwrap();
+        fs.write(id, 0, &Random::new(number).bytes(100_000)).unwrap();
+    }
+    fs.sync().unwrap();
+    for number in 0..snapshots {
+        fs.snapshot(TreeId::FS, Place::new(fs.root(), format!("snapshot{number}").as_bytes()), Access::ReadOnly)
+            .unwrap();
+        fs.create(Place::new(fs.root(), format!("after{number}").as_bytes()), &FILE).unwrap();
+        fs.sync().unwrap();
+    }
+    let before = device.1.load(Ordering::Relaxed);
+    let item = BalanceItem { flags: BalanceFlags::DATA.bits().into(), ..BalanceItem::default() };
+    assert_eq!(fs.balance(&item).unwrap().0, BalanceEnd::Done);
+    device.1.load(Ordering::Relaxed) - before
+}
+
+/// What is written grows with the data moved, not with data times snapshots.
+#[test]
+fn a_hundred_snapshots_cost_little() {
+    let (none, hundred) = (cost_with_snapshots(0), cost_with_snapshots(100));
+    println!("balancing 40 MB of data writes {none} bytes without snapshots, {hundred} with a hundred");
+    assert!(hundred < 2 * none, "{none} without snapshots, {hundred} with a hundred");
+}
