@@ -281,7 +281,7 @@ fn programs_clone_deduplicate_and_map() {
 #[test]
 fn vast_holes_are_cloned_at_once() {
     let Some(work) = setup("compat_holes") else { return };
-    library();
+    compat_library();
     let (image, mnt) = (work.file("image"), work.dir("mnt"));
     subject().mkfs(&image, 512 * MIB, &[]);
     let mounted = subject().mount(&image, &mnt, "noatime");
@@ -299,7 +299,7 @@ fn vast_holes_are_cloned_at_once() {
 #[test]
 fn a_map_shows_what_is_not_written_yet() {
     let Some(work) = setup("compat_delalloc") else { return };
-    library();
+    compat_library();
     let (image, mnt) = (work.file("image"), work.dir("mnt"));
     subject().mkfs(&image, 512 * MIB, &[]);
     let mounted = subject().mount(&image, &mnt, "noatime,commit=600");

@@ -12,7 +12,7 @@ use butterfs_testkit::random::Random;
 use butterfs_testkit::report::scaled;
 use butterfs_testkit::tree_compare::{Times, Tree};
 use butterfs_testkit::unmount::patiently;
-use common::{MIB, setup};
+use common::{MIB, compat_library, setup};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -43,6 +43,7 @@ fn butterfs(arguments: &[&str], path: &Path) -> Finished {
 
 /// Btrfs-progs over our mount.
 fn compat(arguments: &[&str], path: &Path) -> Finished {
+    compat_library();
     run(Command::new(BUTTERFS).args(["compat", "--", "btrfs"]).args(arguments).arg(path))
 }
 

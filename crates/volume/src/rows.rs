@@ -232,7 +232,7 @@ impl Volume {
         let mut bytes = vec![0; (lines.end - lines.start) as usize];
         let brought = joined(row.of_column(column, lines).map(Brought::range).collect());
         let mut from = lines.start;
-        for gap in brought.iter().map(|range| range.start..range.end).chain([lines.end..lines.end]) {
+        for gap in brought.iter().cloned().chain(std::iter::once(lines.end..lines.end)) {
             let unknown = &mut bytes[(from - lines.start) as usize..(gap.start - lines.start) as usize];
             if !unknown.is_empty() {
                 self.read(row.mapped.address(row.row, column, from), unknown)?;

@@ -229,7 +229,7 @@ mod tests {
             dev_uuid: [0; 16],
         };
         let chunk = Chunk { header, stripes: places.iter().map(stripe).collect() };
-        Candidate { group: GroupInfo { start, len: 1000, flags, used }, chunk }
+        Candidate { group: GroupInfo { start, len: 1000, flags, used, waiting: 0 }, chunk }
     }
 
     fn all() -> Vec<Candidate> {

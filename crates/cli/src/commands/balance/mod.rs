@@ -26,7 +26,7 @@ const DELAY: u64 = 10;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Write block groups anew that pass all filters.
-    Start(Start),
+    Start(Box<Start>),
     /// Have a running balance pause.
     Pause(Target),
     /// End a running or paused balance.
