@@ -149,7 +149,8 @@ impl Member {
         self.device.flush().map_err(|source| self.failed(Fault::Flush, while_doing("flush", &source)))
     }
 
-    fn failed(&self, fault: Fault, source: std::io::Error) -> Error {
+    /// Counts a fault.
+    pub fn failed(&self, fault: Fault, source: std::io::Error) -> Error {
         if self.role != Role::Missing {
             self.counters.note(fault);
         }

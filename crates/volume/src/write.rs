@@ -235,7 +235,7 @@ fn check_member(member: &Member) -> Result<()> {
         return Ok(());
     }
     let now = look_at_primary(&*member.device).or_else(|_| look_at_primary(&*member.device));
-    let now = now.map_err(|source| member.error(source))?;
+    let now = now.map_err(|source| member.failed(Fault::Read, source))?;
     if now == *seen {
         return Ok(());
     }

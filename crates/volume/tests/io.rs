@@ -166,7 +166,7 @@ impl Filter for Failing {
 }
 
 #[test]
-fn a_dead_mirror_is_read_around_but_fails_writes() {
+fn a_dead_mirror_is_read_around_and_dropped() {
     let data = chunk(F::DATA | F::RAID1, CHUNK_LEN, &[(1, 80 << 20), (2, 80 << 20)]);
     let devices = Image::with_devices(2, data).build();
     let failing = Arc::new(Filtered::over(devices[0].clone(), Failing(AtomicBool::new(false))));
@@ -182,8 +182,38 @@ fn a_dead_mirror_is_read_around_but_fails_writes() {
     volume.read_verified(Logical(DATA), &mut buf, &|i, b| b == &want[i * 4096..][..4096]).unwrap();
     assert_eq!(buf, want);
     volume.read_block(&root()).unwrap();
+    assert_eq!(volume.discard(Logical(DATA), 4096).unwrap_err().to_string(), "disk1 (device 1): broken");
+    assert!(volume.dropped_devices().is_empty());
+    volume.write(Logical(DATA), &want).unwrap();
+    assert_eq!(volume.dropped_devices().iter().map(|id| id.devid.0).collect::<Vec<_>>(), [1]);
+    failing.0.store(false, Ordering::Relaxed);
+    let left = volume.superblock();
+    let newer = butterfs_format::Superblock { generation: (left.generation.get() + 1).into(), ..left };
+    volume.write_superblocks(&newer).unwrap();
+    volume.flush().unwrap();
+    volume.discard(Logical(DATA), 4096).unwrap();
+    let generation = |device: &Arc<dyn BlockDevice>| {
+        let mut bytes = vec![0; 4096];
+        device.read_at(65536, &mut bytes).unwrap();
+        butterfs_format::Superblock::parse(&bytes, 65536).unwrap().generation.get()
+    };
+    let behind: Arc<dyn BlockDevice> = failing;
+    assert_eq!(
+        (generation(&behind), generation(&(devices[1].clone() as _))),
+        (left.generation.get(), newer.generation.get())
+    );
+}
+
+#[test]
+fn a_device_with_the_only_copy_says_what_failed() {
+    let data = chunk(F::DATA, CHUNK_LEN, &[(1, 80 << 20)]);
+    let devices = Image::with_devices(2, data).build();
+    let failing = Arc::new(Filtered::over(devices[0].clone(), Failing(AtomicBool::new(false))));
+    let both: Vec<Arc<dyn BlockDevice>> = vec![Arc::clone(&failing) as _, Arc::clone(&devices[1]) as _];
+    let volume = Volume::open(both, OpenMode::ReadWrite).unwrap();
+    failing.0.store(true, Ordering::Relaxed);
     let errors = [
-        volume.write(Logical(DATA), &want).unwrap_err(),
+        volume.write(Logical(DATA), &pattern(65536)).unwrap_err(),
         volume.flush().unwrap_err(),
         volume.write_superblocks(&volume.superblock()).unwrap_err(),
     ];
@@ -191,7 +221,6 @@ fn a_dead_mirror_is_read_around_but_fails_writes() {
     for (error, what) in errors.iter().zip(what) {
         assert_eq!(error.to_string(), format!("disk1 (device 1): {what}: broken"));
     }
-    assert_eq!(volume.discard(Logical(DATA), 4096).unwrap_err().to_string(), "disk1 (device 1): broken");
 }
 
 #[test]

@@ -88,7 +88,7 @@ const BTRFS: &[Row] = &[
     row(
         "compress",
         Value("METHOD", |o, v| values::compression(v, CompressRule::All).map(|rule| o.set_compression(rule))),
-        "the same with zlib[:1-9], lzo, zstd[:-15..15]; no: what files ask for themselves (the default)",
+        "the same with zlib[:1-9], lzo, zstd[:-15..15] (a level outside is taken as the nearest, 0 as the default, that of lzo as none, as in Linux 6.18); no: what files ask for themselves (the default)",
     ),
     row(
         "compress-force",
