@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::map::{ChunkMap, touches_superblock, without_superblocks};
 use crate::member::{Member, Seen};
 use crate::rows::RowWrites;
+use crate::stats::Fault;
 use crate::superblock::look_at_primary;
 use crate::tolerance::{Content, Part};
 use crate::volume::Volume;
