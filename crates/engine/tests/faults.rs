@@ -160,7 +160,7 @@ fn writes_fail(fault: Fault) {
         for at in spread(counts(script).writes, 200) {
             let attempt = attempt(script, Some(Rule::once(Request::Write, at, fault)));
             assert_eq!(attempt.struck, 1, "{}", attempt.place);
-            // Where there is another copy, it is enough that the failure is counted.
+            // Of a further superblock copy it is enough that the failure is counted.
             assert!(attempt.outcome.failure.is_some() || attempt.counted(), "{}: nobody was told", attempt.place);
             attempt.reopens(fault != Fault::Error(EIO));
             stopped += usize::from(attempt.stopped());

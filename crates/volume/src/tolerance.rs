@@ -85,8 +85,8 @@ impl Volume {
         }
         let writes: Vec<(u64, &[u8])> = parts.iter().map(|part| (part.physical, part.bytes)).collect();
         let Err(error) = member.write_batch(&writes) else { return Ok(()) };
-        let copies = copies(batches);
-        if parts.iter().any(|part| copies[&part.at] < 2) {
+        let devices = devices_with(batches);
+        if parts.iter().any(|part| devices[&part.at] < 2) {
             return Err(error);
         }
         tracing::warn!(%error, "write failed; trying its parts again");
@@ -115,9 +115,10 @@ impl Volume {
 
     /// Whether the write counts as done though some devices do not have it.
     fn settle_lost(&self, lost: Vec<Lost>, batches: &[Vec<Part<'_>>], content: Content) -> Result<()> {
-        let mut left = copies(batches);
-        for part in &lost {
-            left.entry(part.at).and_modify(|copies| *copies -= 1);
+        let mut left = devices_with(batches);
+        let mut noted = HashSet::new();
+        for part in lost.iter().filter(|part| noted.insert((part.member, part.at))) {
+            left.entry(part.at).and_modify(|devices| *devices -= 1);
         }
         let nowhere = lost.iter().find(|part| left[&part.at] == 0).map(|part| part.at);
         if let Some(at) = nowhere {
@@ -191,13 +192,17 @@ impl Member {
     }
 }
 
-/// How often each part is to be written.
-fn copies(batches: &[Vec<Part<'_>>]) -> HashMap<Logical, usize> {
-    let mut copies = HashMap::new();
-    for part in batches.iter().flatten() {
-        *copies.entry(part.at).or_default() += 1;
+/// On how many devices each part is to be written. Two copies on one device are one: what makes a device lose the first
+/// may soon make it lose the second.
+fn devices_with(batches: &[Vec<Part<'_>>]) -> HashMap<Logical, usize> {
+    let mut devices = HashMap::new();
+    for parts in batches {
+        let distinct: HashSet<Logical> = parts.iter().map(|part| part.at).collect();
+        for at in distinct {
+            *devices.entry(at).or_default() += 1;
+        }
     }
-    copies
+    devices
 }
 
 fn no_device(at: Logical) -> Error {
