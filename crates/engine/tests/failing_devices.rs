@@ -204,3 +204,43 @@ fn a_device_that_holds_the_only_copy_is_not_dropped() {
     assert!(matches!(failed, Error::Volume(_) | Error::Aborted(_)), "{failed}");
     assert!(fs.shared().gate.volume().dropped_devices().is_empty());
 }
+
+/// Writes a file with one device only, in as many commits as are wanted.
+fn write_alone(disks: &Disks, which: usize, commits: u64) {
+    let fs = open(vec![disks.all().swap_remove(which)], Missing::Accept, DataRule::InPlace).unwrap();
+    for commit in 0..commits {
+        let name = format!("half {which}, commit {commit}");
+        let id = fs.create(Place::new(fs.root(), name.as_bytes()), &FILE).unwrap();
+        fs.write(id, 0, &content(which as u64, commit)).unwrap();
+        fs.sync().unwrap();
+    }
+}
+
+/// Each half has what the other lacks: nobody may choose.
+#[test]
+fn halves_that_were_written_apart_are_not_put_together() {
+    for (first, second) in [(1, 1), (2, 1), (1, 2), (3, 1), (3, 3)] {
+        let disks = Disks::make(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+        work(&open(disks.all(), Missing::Refuse, DataRule::Usual).unwrap()).unwrap();
+        write_alone(&disks, 0, first);
+        write_alone(&disks, 1, second);
+        let refused = open(disks.all(), Missing::Refuse, DataRule::Usual).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("written apart") && refused.contains("disk"), "{first} and {second}: {refused}");
+        for half in 0..2 {
+            assert_whole(
+                &open(vec![disks.all().swap_remove(half)], Missing::Accept, DataRule::Usual).unwrap(),
+                "a half",
+            );
+        }
+    }
+}
+
+/// One commit may be missed by a power cut, but not by a device that was away.
+#[test]
+fn a_device_that_was_away_for_one_commit_is_told_from_one_that_was_cut_off() {
+    let disks = Disks::make(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    work(&open(disks.all(), Missing::Refuse, DataRule::InPlace).unwrap()).unwrap();
+    write_alone(&disks, 0, 1);
+    let refused = open(disks.all(), Missing::Refuse, DataRule::InPlace).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("missed commits") && refused.contains("disk2"), "{refused}");
+}

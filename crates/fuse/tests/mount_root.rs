@@ -298,6 +298,8 @@ fn a_mount_that_follows_at_once_is_left_alone() {
     let options = SessionOptions::default();
     let mut m = Mounted::with(fs, MountSource::Named("first".into()), &MountOptions::for_root(), options);
     let number = m.entry().unwrap().id;
+    // An answer shows that the session has begun.
+    fs::metadata(&m.path).unwrap();
     assert_eq!(unmount(&m.path, Busy::Refuse).unwrap(), Unmounted::Gone);
     let mount = || Mount::new(&MountSource::Named("second".into()), &m.path, &MountOptions::for_root()).unwrap();
     let is_same = |_: &Mount| m.entry().unwrap().id == number;

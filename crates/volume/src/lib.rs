@@ -8,6 +8,7 @@
 //!
 //! The mapping of logical to physical addresses is in `map` and `profile`, and nowhere else.
 
+mod apart;
 pub mod change;
 mod device;
 mod error;

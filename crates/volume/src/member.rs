@@ -53,6 +53,8 @@ pub(crate) struct Member {
     dropped_at: OnceLock<Generation>,
     /// It came since the last commit: no superblock of its own tells of it yet.
     pub is_new: AtomicBool,
+    /// It has nothing of the newest commit.
+    pub missed: AtomicBool,
     /// It is no part of the filesystem any more.
     pub removed: AtomicBool,
 }
@@ -69,6 +71,7 @@ impl Member {
             counters: Counters::default(),
             dropped_at: OnceLock::new(),
             is_new: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
             removed: AtomicBool::new(false),
         }
     }

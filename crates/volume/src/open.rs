@@ -19,6 +19,7 @@ use butterfs_format::superblock::{Incompat, SUPER_FLAG_CHANGING_FSID_V2, SUPER_F
 use butterfs_format::validate::Expected;
 use butterfs_format::{Corruption, DevId, Generation, Logical, Superblock, TreeBlock, TreeId};
 
+use crate::apart;
 use crate::device::BlockDevice;
 use crate::error::{DeviceId, Error, Result, uuid_text};
 use crate::member::{Member, Role};
@@ -39,10 +40,12 @@ pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) ->
         return Err(Error::Unsupported("no device was given".into()));
     };
     refuse_features(&newest)?;
+    let superblocks: Vec<Superblock> = found.iter().map(|found| found.superblock).collect();
     let members = assemble_members(found, &newest)?;
     let mut volume = Volume::assemble(members, &newest, options, [0; 16]);
     load(&mut volume, &newest, options.bad_chunks).map_err(|error| blame_missing(&volume, options, error))?;
     settle_missing(&volume, options)?;
+    apart::examine(&volume, &newest, &superblocks)?;
     volume.repairs.store(mode == OpenMode::ReadWrite, Ordering::Relaxed);
     Ok(volume)
 }
@@ -211,10 +214,15 @@ fn check_length(device: &dyn BlockDevice, item: &DevItem) -> Result<()> {
 
 /// The chunks that the superblock itself holds, which lead to the chunk tree.
 fn add_system_chunks(volume: &mut Volume, sb: &Superblock) -> Result<()> {
+    system_chunks(sb)?.into_iter().try_for_each(|(start, chunk)| add_chunk(volume, start, chunk))
+}
+
+/// The chunks that a superblock holds.
+pub(crate) fn system_chunks(sb: &Superblock) -> Result<Vec<(Logical, Chunk)>> {
     let corrupt = |at: usize, problem: String| Corruption::new(format!("sys_chunk_array offset {at}"), problem);
     let array = sb.sys_chunk_array.get(..sb.sys_chunk_array_size.get() as usize);
     let array = array.ok_or_else(|| corrupt(0, format!("size {} is above 2048", sb.sys_chunk_array_size)))?;
-    let mut at = 0;
+    let (mut at, mut chunks) = (0, Vec::new());
     while at < array.len() {
         let (key, rest) = read_front::<DiskKey>(&array[at..]).map_err(|problem| corrupt(at, problem))?;
         let key = Key::from(key);
@@ -223,10 +231,10 @@ fn add_system_chunks(volume: &mut Volume, sb: &Superblock) -> Result<()> {
         if !system {
             return Err(corrupt(at, format!("{key} is not a system chunk")).into());
         }
-        add_chunk(volume, Logical(key.offset), chunk)?;
+        chunks.push((Logical(key.offset), chunk));
         at += size_of::<DiskKey>() + size;
     }
-    Ok(())
+    Ok(chunks)
 }
 
 /// Reads the whole chunk tree into the volume's map; gives the device items.

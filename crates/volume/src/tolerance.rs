@@ -55,11 +55,13 @@ impl Volume {
         self.members.present().filter(|member| member.is_dropped()).map(|member| member.id).collect()
     }
 
-    /// Whether a device was dropped, and what the others have is not far enough beyond it yet: one that is a single
+    /// Whether a device was dropped, or is missing and something was committed without it, and what the others have is not far enough beyond it yet: one that is a single
     /// commit behind counts as whole.
     pub fn owes_commit(&self) -> bool {
         let newest = self.superblock().generation();
-        self.members.present().filter_map(Member::dropped_at).any(|last| newest < last.next().next())
+        let is_near = |last: Generation| newest < last.next().next();
+        let missing = newest > self.opened_at && !self.missing_devices().is_empty();
+        self.members.present().filter_map(Member::dropped_at).any(is_near) || missing && is_near(self.opened_at)
     }
 
     /// Writes each device's parts.

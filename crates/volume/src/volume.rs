@@ -90,6 +90,8 @@ pub struct Volume {
     pub(crate) map: RwLock<ChunkMap>,
     /// Held by who decides whether a device can be spared.
     pub(crate) dropping: Mutex<()>,
+    /// The newest generation that a missing device may be of.
+    pub(crate) opened_at: Generation,
     pub(crate) busy_rows: BusyRows,
     pub(crate) torn_rows: AtomicBool,
 }
@@ -162,6 +164,7 @@ impl Volume {
             superblock: RwLock::new(*sb),
             map: RwLock::default(),
             dropping: Mutex::default(),
+            opened_at: sb.generation(),
             busy_rows: BusyRows::default(),
             torn_rows: AtomicBool::new(false),
         }
@@ -191,11 +194,14 @@ impl Volume {
         self.members.present().filter(|member| member.role == Role::Missing).map(|member| member.id).collect()
     }
 
-    /// The devices that missed commits, with the generation of the last one they have.
+    /// The devices that missed commits, with the generation of the last one they have. A power cut between two superblocks
+    /// leaves one behind that has all of the newest commit but its superblock: that is none of them.
     pub fn devices_behind(&self) -> Vec<(DeviceId, Generation)> {
-        let behind = |member: &Member| match *member.seen() {
-            Seen::Valid { generation, .. } if member.role == Role::Behind => Some((member.id, Generation(generation))),
-            _ => None,
+        let newest = self.superblock().generation();
+        let behind = |member: &Member| {
+            let Seen::Valid { generation, .. } = *member.seen() else { return None };
+            let missed = Generation(generation).next() < newest || member.missed.load(Ordering::Acquire);
+            (member.role == Role::Behind && missed).then_some((member.id, Generation(generation)))
         };
         self.members.present().filter_map(behind).collect()
     }
@@ -238,7 +244,9 @@ impl Volume {
         let owes = self.owes_commit();
         let changed = |member: &Member| {
             let stats = member.counters.take_changed();
-            let stats = stats.or_else(|| (owes && member.is_dropped()).then(|| member.counters.get()));
+            let stats = stats.or_else(|| {
+                (owes && (member.is_dropped() || member.role == Role::Missing)).then(|| member.counters.get())
+            });
             Some((member.devid(), stats?))
         };
         self.members.present().filter_map(changed).collect()

@@ -188,13 +188,10 @@ impl Filesystem {
     }
 }
 
-/// A device that missed more than the last commit holds old bytes that nothing tells from new ones where data has no
-/// checksums. One commit may be missed by a power cut between two superblocks: all of it was flushed to all devices
-/// before.
+/// A device that missed a commit holds old bytes that nothing tells from new ones where data has no checksums.
 fn refuse_old_devices(volume: &Volume) -> Result<()> {
     let newest = volume.superblock().generation();
-    let old = volume.devices_behind().into_iter().find(|(_, generation)| generation.next() < newest);
-    let Some((id, generation)) = old else { return Ok(()) };
+    let Some((id, generation)) = volume.devices_behind().into_iter().next() else { return Ok(()) };
     let name = volume.device_name(id.devid).unwrap_or_default();
     Err(Error::Unsupported(format!(
         "writing with {name} (device {}) that missed commits: it is of generation {generation}, the others are of \

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use butterfs_engine::mkfs::MIN_SIZE;
 use butterfs_fuse::control;
 use butterfs_volume::{BlockDevice, FileDevice};
 
@@ -39,10 +40,17 @@ pub fn run(add: &Arguments) -> Result<ExitCode> {
     let (path, devices) = split(&add.paths)?;
     let target = WorkTarget::open(path, &add.image)?;
     if let WorkTarget::Mount(file) = &target {
+        let flags =
+            rustix::fs::fstatvfs(ask(file)).map_err(|error| failure::io(exit::USAGE, path, &error.into()))?.f_flag;
+        if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            return Err(Failure::at(exit::USAGE, path, "mounted read-only; no device can be added"));
+        }
         check_exclusive(ask(file), path, "device add", Busy::of(add.enqueue))?;
     }
-    for device in devices {
-        let opened = prepare(device, add)?;
+    // What is refused is refused before anything is written to any of them.
+    let found = devices.iter().map(|device| Ok((device, look(device, add)?))).collect::<Result<Vec<_>>>()?;
+    for (device, opened) in found {
+        clear(device, &opened, add)?;
         let io = |error| failure::io(exit::USAGE, device, &error);
         match &target {
             WorkTarget::Mount(file) => {
@@ -63,8 +71,8 @@ pub fn run(add: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens a device alone, refuses what holds something, and clears it.
-fn prepare(path: &Path, add: &Arguments) -> Result<FileDevice> {
+/// Opens a device alone; refuses what holds something, or is too small.
+fn look(path: &Path, add: &Arguments) -> Result<FileDevice> {
     let io = |error| failure::io(exit::USAGE, path, &error);
     let device = FileDevice::open_read_write(path).map_err(|error| failure::volume(exit::USAGE, path, &error))?;
     if !add.force
@@ -73,12 +81,20 @@ fn prepare(path: &Path, add: &Arguments) -> Result<FileDevice> {
         let text = format!("holds {found}; use the -f option to force overwrite of it");
         return Err(Failure::at(exit::USAGE, path, text));
     }
-    if !add.nodiscard && discard(&device) {
+    if device.len() < MIN_SIZE {
+        let text = format!("has {} bytes, a device needs at least {MIN_SIZE}", device.len());
+        return Err(Failure::at(exit::USAGE, path, text));
+    }
+    Ok(device)
+}
+
+/// Has a device forget what it holds.
+fn clear(path: &Path, device: &FileDevice, add: &Arguments) -> Result<()> {
+    if !add.nodiscard && discard(device) {
         let (name, len) = (path.display(), size::display(device.len()));
         output::line(format!("Performing full device TRIM {name} ({len}) ..."));
     }
-    signatures::erase_others(&device).map_err(io)?;
-    Ok(device)
+    signatures::erase_others(device).map_err(|error| failure::io(exit::USAGE, path, &error))
 }
 
 /// Says whether the device could do something with it.
