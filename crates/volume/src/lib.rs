@@ -33,6 +33,7 @@ mod write;
 pub use device::{BlockDevice, FileDevice, MemDevice};
 pub use error::{DeviceId, Error, Result};
 pub use profile::{Profile, stored_places, stripe_length};
+pub use rows::TakenRows;
 pub use scan::{ScannedDevice, find_missing, paths_in, scan, system_devices};
 pub use scrub::{DeviceExtent, Held, Parity, ParityKind, StoredPart};
 pub use shown::{superblock_copy, with_superblock};

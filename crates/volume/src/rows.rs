@@ -14,7 +14,8 @@
 //!   others say. Once another one failed, nobody knows which lines fit their parity: no flush succeeds any more.
 //!
 //! # Locking
-//! A row is busy from the reading of what a write does not bring to the end of the write. All rows of a batch become busy
+//! A row is busy from the reading of what a write does not bring to the end of the write, and while a scrub compares and
+//! repairs its parity. All rows of a batch become busy
 //! at once, so nobody waits for one row with another in hand.
 
 use std::borrow::Cow;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use butterfs_format::Logical;
 use butterfs_format::items::STRIPE_LEN;
 
 use crate::error::{Error, Result};
@@ -59,8 +61,8 @@ impl BusyRows {
     }
 }
 
-/// Rows that nobody else writes.
-struct TakenRows<'a> {
+/// Rows that nobody else writes, until it is dropped.
+pub struct TakenRows<'a> {
     all: &'a BusyRows,
     rows: Vec<u64>,
 }
@@ -152,6 +154,12 @@ impl RowWrite<'_> {
 }
 
 impl Volume {
+    /// Keeps writers from the row with parity that begins at an address: what is read meanwhile fits together. Who has
+    /// it writes with [`Volume::repair_device`] only, and waits for nobody.
+    pub fn hold_row(&self, row: Logical) -> TakenRows<'_> {
+        self.busy_rows.take(vec![row.0])
+    }
+
     /// Writes lines whole, some rows at a time.
     pub(crate) fn write_rows(&self, writes: &RowWrites<'_>) -> Result<()> {
         let rows: Vec<(&u64, &RowWrite<'_>)> = writes.rows.iter().collect();

@@ -313,3 +313,23 @@ fn writers_of_one_row_do_not_lose_each_others_parity() {
         array.assert_reads(&array.open_without(&missing), &format!("without {missing:?}"));
     }
 }
+
+/// Who holds a row keeps writers from it, and from no other.
+#[test]
+fn a_held_row_is_not_written() {
+    let array = Array::new(F::RAID5, 3);
+    let volume = open(&array.devices, OpenMode::ReadWrite).unwrap();
+    let row = Logical(DATA);
+    let before = bytes_at(array.device(0, 0), Array::physical(0), SECTOR);
+    let held = volume.hold_row(row);
+    volume.write(Logical(DATA + 2 * STRIPE as u64), &[1; SECTOR]).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| volume.write(row, &[2; SECTOR]));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!writer.is_finished(), "it is written while it is held");
+        assert_eq!(bytes_at(array.device(0, 0), Array::physical(0), SECTOR), before);
+        drop(held);
+        writer.join().unwrap().unwrap();
+    });
+    assert_eq!(bytes_at(array.device(0, 0), Array::physical(0), SECTOR), [2; SECTOR]);
+}

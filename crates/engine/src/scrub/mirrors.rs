@@ -95,7 +95,7 @@ fn look_again(run: &Run<'_>, piece: &Piece, start: u64, len: u64) -> Result<()> 
 }
 
 /// Whether a file has the byte at an address, and has written there.
-fn is_written(tx: &Transaction, at: Logical, trees: &[TreeId]) -> Result<bool> {
+pub(super) fn is_written(tx: &Transaction, at: Logical, trees: &[TreeId]) -> Result<bool> {
     let Some(extent) = tx.extent_containing(at)? else { return Ok(false) };
     let wanted = ExtentUse::Byte(at.0 - extent.start.0);
     for user in users::users(tx, (extent.start, extent.len), wanted, trees)? {

@@ -102,7 +102,7 @@ pub enum Trouble {
     Checksum,
     /// The checksum of a tree block matches, and it is not the right one.
     Block(String),
-    /// Parity that does not fit the data.
+    /// Parity that does not fit the data. If some of that has no checksum, nobody knows which is right.
     Parity,
     /// Data without checksums that differs from its first copy: nobody knows which is right.
     Mirrors,

@@ -1,25 +1,45 @@
 //! Parity: computed from a row's data, and compared, where the row holds anything.
 //!
 //! # Invariants
-//! * Data that has checksums is verified before parity is computed from it, and taken from another way if it is bad;
-//!   where there is none that is good, parity is not judged.
+//! * Tree blocks and data with checksums are verified before parity is computed from them, and taken from another way if
+//!   they are bad; where there is none that is good, parity is not judged: it may be what they can be rebuilt from.
+//! * Where data without checksums is, or something that no extent item tells of, parity is never written.
 //! * Parity that differs is looked at again before it is said to be wrong.
+//!
+//! # Locking
+//! The trees are held shared, and then the row, while parity is compared for the second time and repaired. What the trees
+//! tell is asked for before the row is held.
 
 use butterfs_format::Logical;
 use butterfs_format::items::STRIPE_LEN;
 use butterfs_volume::{Held, Parity, StoredPart, Volume};
 
 use super::gather::{Piece, What, gather_range};
+use super::mirrors::is_written;
 use super::progress::{Remedy, ScrubFinding, Trouble};
-use super::verify::{count_remedy, is_good, write};
+use super::verify::{block_trouble, count_remedy, is_good, write};
 use super::{Run, ScrubMode};
 use crate::error::Result;
+use crate::subvolume::list;
 use crate::tx::Transaction;
 
-/// What is known of a row.
+/// What is known of a line: the sectors at one offset of a row's stripes. Of several columns the last counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Line {
+    /// It holds nothing, or what may be anything.
+    Unused,
+    /// What is in use was verified.
+    Verified,
+    /// Some of it has no checksum: when parity does not fit, nobody knows which of them is right.
+    Unsummed,
+    /// Some of it is bad, or nothing tells what it is.
+    Unknown,
+}
+
+/// A row as it is to be.
 struct Row {
-    /// By sector of a stripe: whether any column uses it, and the data is known.
-    judged: Vec<bool>,
+    /// By sector of a stripe.
+    lines: Vec<Line>,
     parity: Vec<u8>,
 }
 
@@ -27,20 +47,34 @@ struct Row {
 pub(super) fn verify(run: &Run<'_>, parts: &[StoredPart]) -> Result<()> {
     for part in parts {
         let Held::Parity(parity) = part.held else { continue };
-        if wrong_now(run, part, &parity)?.is_empty() {
-            continue;
+        let wrong = wrong_now(run, part, &parity)?;
+        if !wrong.is_empty() {
+            look_again(run, part, &parity, &wrong)?;
         }
-        // Nobody gets the row's space, nor makes it durable, while the trees are held.
-        run.gate.view(|tx| {
-            let pieces = gather_row(run, &parity, tx)?;
-            let row = compute(run, &parity, &pieces);
-            for sector in wrong_sectors(run, part, &row) {
-                report(run, part, &row, sector);
-            }
-            Ok(())
-        })?;
     }
     Ok(())
+}
+
+/// Looks at lines of which the parity does not seem to fit, while nobody writes to the row.
+fn look_again(run: &Run<'_>, part: &StoredPart, parity: &Parity, wrong: &[usize]) -> Result<()> {
+    // Nobody gets the row's space, nor makes it durable, while the trees are held.
+    run.gate.view(|tx| {
+        let pieces = gather_row(run, parity, tx)?;
+        let mut lines = vec![Line::Unused; sectors(run)];
+        for line in wrong {
+            lines[*line] = told_line(run, parity, tx, &pieces, *line)?;
+        }
+        let _row = run.volume.hold_row(parity.row);
+        let row = compute(run, parity, &pieces, lines);
+        for sector in wrong_sectors(run, part, &row) {
+            report(run, part, &row, sector);
+        }
+        Ok(())
+    })
+}
+
+fn sectors(run: &Run<'_>) -> usize {
+    (STRIPE_LEN / run.sector) as usize
 }
 
 fn gather_row(run: &Run<'_>, parity: &Parity, tx: &Transaction) -> Result<Vec<Piece>> {
@@ -53,8 +87,42 @@ fn wrong_now(run: &Run<'_>, part: &StoredPart, parity: &Parity) -> Result<Vec<us
     if pieces.is_empty() {
         return Ok(Vec::new());
     }
-    let row = compute(run, parity, &pieces);
+    let mut lines = vec![Line::Unused; sectors(run)];
+    for piece in &pieces {
+        for at in (piece.at.0..piece.at.0 + piece.len).step_by(run.sector as usize) {
+            let line = &mut lines[((at - parity.row.0) % STRIPE_LEN / run.sector) as usize];
+            *line = (*line).max(held_line(run, piece, at));
+        }
+    }
+    let row = compute(run, parity, &pieces, lines);
     Ok(wrong_sectors(run, part, &row))
+}
+
+/// What a piece's sector makes of its line, if it is not bad.
+fn held_line(run: &Run<'_>, piece: &Piece, at: u64) -> Line {
+    match &piece.what {
+        What::Data { sums } if sums[((at - piece.at.0) / run.sector) as usize].is_none() => Line::Unsummed,
+        _ => Line::Verified,
+    }
+}
+
+/// What the trees tell of a line.
+fn told_line(run: &Run<'_>, parity: &Parity, tx: &Transaction, pieces: &[Piece], number: usize) -> Result<Line> {
+    let mut line = Line::Unused;
+    for column in 0..parity.columns {
+        let at = parity.row.0 + column * STRIPE_LEN + number as u64 * run.sector;
+        let piece = pieces.iter().find(|piece| (piece.at.0..piece.at.0 + piece.len).contains(&at));
+        let told = match piece.map(|piece| held_line(run, piece, at)) {
+            // Space that was never written may hold anything.
+            Some(Line::Unsummed) if !is_written(tx, Logical(at), &list::trees(tx)?)? => Line::Unused,
+            Some(held) => held,
+            None if tx.is_free(at..at + run.sector) => Line::Unused,
+            // The last commit may lead to it, or a log, or the next commit will.
+            None => Line::Unknown,
+        };
+        line = line.max(told);
+    }
+    Ok(line)
 }
 
 /// Compares a parity stripe with what was computed. What cannot be read is wrong.
@@ -62,64 +130,63 @@ fn wrong_sectors(run: &Run<'_>, part: &StoredPart, row: &Row) -> Vec<usize> {
     let sector = run.sector as usize;
     let mut stored = vec![0; STRIPE_LEN as usize];
     let is_read = run.volume.read_device(run.devid, part.physical, &mut stored).is_ok();
-    let compared = stored.chunks(sector).zip(row.parity.chunks(sector)).zip(&row.judged).enumerate();
-    compared.filter(|(_, ((a, b), judged))| **judged && (!is_read || a != b)).map(|(index, _)| index).collect()
+    let is_judged = |line: &Line| matches!(line, Line::Verified | Line::Unsummed);
+    let compared = stored.chunks(sector).zip(row.parity.chunks(sector)).zip(&row.lines).enumerate();
+    compared.filter(|(_, ((a, b), line))| is_judged(line) && (!is_read || a != b)).map(|(index, _)| index).collect()
 }
 
-fn compute(run: &Run<'_>, parity: &Parity, pieces: &[Piece]) -> Row {
-    let sectors = (STRIPE_LEN / run.sector) as usize;
-    let mut judged = vec![false; sectors];
-    let within = |at: u64| ((at - parity.row.0) % STRIPE_LEN / run.sector) as usize;
-    for piece in pieces {
-        let all = (piece.at.0..piece.at.0 + piece.len).step_by(run.sector as usize);
-        all.for_each(|at| judged[within(at)] = true);
+fn compute(run: &Run<'_>, parity: &Parity, pieces: &[Piece], mut lines: Vec<Line>) -> Row {
+    let mut bytes = vec![0; (parity.columns * STRIPE_LEN) as usize];
+    let mut is_read = true;
+    for (at, column) in (parity.row.0..).step_by(STRIPE_LEN as usize).zip(bytes.chunks_mut(STRIPE_LEN as usize)) {
+        let len = STRIPE_LEN.min(run.volume.contiguous(Logical(at))) as usize;
+        is_read &= len == 0 || run.volume.read_copy(Logical(at), &mut column[..len], 0).is_ok();
     }
-    let column = |column: u64| {
-        let at = Logical(parity.row.0 + column * STRIPE_LEN);
-        let len = STRIPE_LEN.min(run.volume.contiguous(at)) as usize;
-        let mut bytes = vec![0; STRIPE_LEN as usize];
-        let is_read = len == 0 || run.volume.read_copy(at, &mut bytes[..len], 0).is_ok();
-        (is_read, bytes)
-    };
-    let mut columns: Vec<(bool, Vec<u8>)> = (0..parity.columns).map(column).collect();
     for piece in pieces {
-        let number = ((piece.at.0 - parity.row.0) / STRIPE_LEN) as usize;
-        mend(run, parity, piece, &mut columns[number..], &mut judged);
+        mend(run, parity, piece, &mut bytes, &mut lines);
     }
     // Of a column that could not be read, only what was mended is known, and not where it has nothing.
-    if columns.iter().any(|(is_read, _)| !is_read) {
-        judged.fill(false);
+    if !is_read {
+        lines.fill(Line::Unknown);
     }
-    let columns: Vec<Vec<u8>> = columns.into_iter().map(|(_, bytes)| bytes).collect();
-    Row { judged, parity: Volume::parity_of(parity.kind, &columns) }
+    let columns: Vec<Vec<u8>> = bytes.chunks(STRIPE_LEN as usize).map(<[u8]>::to_vec).collect();
+    Row { lines, parity: Volume::parity_of(parity.kind, &columns) }
 }
 
-/// Takes bad sectors of a piece from another way; where none is good, the row's sector is not judged.
-fn mend(run: &Run<'_>, parity: &Parity, piece: &Piece, columns: &mut [(bool, Vec<u8>)], judged: &mut [bool]) {
-    let What::Data { sums } = &piece.what else { return };
-    for (number, sum) in sums.iter().enumerate() {
-        let at = piece.at.0 + number as u64 * run.sector;
-        let offset = at - parity.row.0;
-        let column = ((offset / STRIPE_LEN) - (piece.at.0 - parity.row.0) / STRIPE_LEN) as usize;
-        let from = (offset % STRIPE_LEN) as usize;
-        let bytes = &mut columns[column].1[from..from + run.sector as usize];
-        if is_good(run, sum.as_ref(), bytes) {
-            continue;
-        }
-        let ways = run.volume.copies(Logical(at)).unwrap_or(0);
-        let found = (1..ways)
-            .any(|way| run.volume.read_copy(Logical(at), bytes, way).is_ok() && is_good(run, sum.as_ref(), bytes));
-        if !found {
-            judged[from / run.sector as usize] = false;
+/// Takes what is bad of a piece from another way; where none is good, nothing is known of its lines.
+fn mend(run: &Run<'_>, parity: &Parity, piece: &Piece, bytes: &mut [u8], lines: &mut [Line]) {
+    let from = (piece.at.0 - parity.row.0) as usize;
+    let bytes = &mut bytes[from..from + piece.len as usize];
+    let sector = run.sector as usize;
+    let unit = if let What::Block { .. } = piece.what { bytes.len() } else { sector };
+    for (number, bytes) in bytes.chunks_mut(unit).enumerate() {
+        let good = |bytes: &[u8]| match &piece.what {
+            What::Block { .. } => block_trouble(run, piece, bytes).is_none(),
+            What::Data { sums } => is_good(run, sums[number].as_ref(), bytes),
+        };
+        let skip = number * unit;
+        if !good(bytes) && !take_good(run, Logical(piece.at.0 + skip as u64), bytes, good) {
+            let sectors = (from + skip..from + skip + unit).step_by(sector);
+            sectors.for_each(|at| lines[at % STRIPE_LEN as usize / sector] = Line::Unknown);
         }
     }
+}
+
+/// Tries the other ways; says whether one was good.
+fn take_good(run: &Run<'_>, at: Logical, bytes: &mut [u8], good: impl Fn(&[u8]) -> bool) -> bool {
+    let ways = run.volume.copies(at).unwrap_or(0);
+    (1..ways).any(|way| run.volume.read_copy(at, bytes, way).is_ok() && good(bytes))
 }
 
 fn report(run: &Run<'_>, part: &StoredPart, row: &Row, sector: usize) {
     let from = sector * run.sector as usize;
     let physical = part.physical + from as u64;
-    run.volume.note_corruption(run.devid);
+    let is_sure = row.lines[sector] == Line::Verified;
+    if is_sure {
+        run.volume.note_corruption(run.devid);
+    }
     let remedy = match run.mode {
+        _ if !is_sure => Remedy::None,
         ScrubMode::ReadOnly => Remedy::Possible,
         ScrubMode::Repair => write(run, physical, &row.parity[from..from + run.sector as usize]),
     };

@@ -106,7 +106,7 @@ pub(super) fn is_good(run: &Run<'_>, sum: Option<&Sum>, bytes: &[u8]) -> bool {
 }
 
 /// What is wrong with a tree block.
-fn block_trouble(run: &Run<'_>, piece: &Piece, bytes: &[u8]) -> Option<Trouble> {
+pub(super) fn block_trouble(run: &Run<'_>, piece: &Piece, bytes: &[u8]) -> Option<Trouble> {
     if !run.geometry.csum_type.matches_block(bytes) {
         return Some(Trouble::Checksum);
     }

@@ -3,6 +3,8 @@
 //! # Invariants
 //! * With parity only what [`Rows`] allow is given out; without, everything.
 
+use std::ops::Range;
+
 use super::{Due, FreeRanges, Rows};
 
 /// The free space of one block group.
@@ -22,6 +24,12 @@ impl FreeSpace {
     /// Free bytes.
     pub fn total(&self) -> u64 {
         self.ranges.total()
+    }
+
+    /// Whether all of a range is free.
+    pub fn has_all(&self, range: Range<u64>) -> bool {
+        let len = range.end - range.start;
+        self.ranges.within(range).iter().map(|(_, len)| len).sum::<u64>() == len
     }
 
     /// Bytes that can be given out for sure, in parts as small as may be and with commits between them.

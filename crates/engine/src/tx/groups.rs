@@ -1,5 +1,7 @@
 //! Block groups: space taken and given back, and their items.
 
+use std::ops::Range;
+
 use butterfs_format::items::{BlockGroupFlags, BlockGroupItem, Chunk, Stripe};
 use butterfs_format::{Corruption, DevId, ItemType, Key, Logical, TreeId};
 use butterfs_volume::Profile;
@@ -255,6 +257,13 @@ impl Transaction {
                 free.add(at.0, len);
             }
         });
+    }
+
+    /// Whether a range is free in full, as far as its group's free ranges were looked at: in a group where they were
+    /// not, what has no extent item is free. What is free is neither pinned, nor of a log, nor about to be written.
+    pub fn is_free(&self, range: Range<u64>) -> bool {
+        let free = self.space.containing(range.start).and_then(|group| group.free.as_ref());
+        free.is_none_or(|free| free.has_all(range))
     }
 
     /// Space will be free once this transaction is durable.
