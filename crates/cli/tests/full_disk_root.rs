@@ -56,6 +56,59 @@ fn a_full_filesystem_still_deletes() {
     oracle::assert_clean(&image);
 }
 
+/// The kernel fills mixed block groups up to a reserve that is much smaller than ours; what it left is enough to
+/// delete all of it.
+#[test]
+fn mixed_groups_that_the_kernel_filled_are_emptied() {
+    let Some(work) = setup("mixed_full") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    // mkfs.btrfs finds 64 MiB too small for two copies.
+    let shapes = [(kernel(), 128 * MIB, "single"), (subject(), 64 * MIB, "dup"), (kernel(), 600 * MIB, "single")];
+    for (maker, size, profile) in shapes {
+        println!("{size} bytes, {profile}");
+        maker.mkfs(&image, size, &["-M", "-m", profile, "-d", profile]);
+        let mounted = kernel().mount(&image, &mnt, "");
+        let files = fill_to_the_brim(&mnt);
+        mounted.unmount();
+        oracle::assert_clean(&image);
+        let mounted = subject().mount(&image, &mnt, "");
+        let (first, rest) = files.split_at(3);
+        std::fs::remove_file(&first[0]).expect("rm on a full filesystem");
+        File::options().write(true).open(&first[1]).and_then(|file| file.set_len(0)).expect("truncate");
+        File::create(&first[2]).expect("opening with O_TRUNC");
+        rest.iter().for_each(|path| std::fs::remove_file(path).expect("rm on a full filesystem"));
+        mounted.sync();
+        // There is room for something else.
+        std::fs::write(mounted.join("new"), pattern(9, 8 << 20)).expect("a file in what was given back");
+        mounted.unmount();
+        oracle::assert_clean(&image);
+        let mounted = kernel().mount(&image, &mnt, "");
+        assert_eq!(std::fs::read_dir(&mnt).expect("the root lists").count(), 3);
+        verify(&Contents::from([(mounted.join("new"), (9, 8 << 20))]));
+        mounted.unmount();
+        std::fs::remove_file(&image).expect("remove the image");
+    }
+}
+
+/// Files of ever smaller sizes, until not one sector fits; the names in the order in which they are to go.
+fn fill_to_the_brim(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for length in [8 << 20, 1 << 20, 100_000, 4096] {
+        for number in 0.. {
+            let path = dir.join(format!("f{length}.{number}"));
+            let written = std::fs::write(&path, vec![7; length]).and_then(|()| File::open(&path)?.sync_all());
+            files.extend(path.exists().then_some(path));
+            if let Err(error) = written {
+                assert!(is_no_space(&error), "{error}");
+                break;
+            }
+        }
+    }
+    // Those of one sector first: they give back the least.
+    files.reverse();
+    files
+}
+
 /// At 0 to 2% of free space, with snapshots of everything: threads overwrite, cut, make and delete; only who asks for
 /// space is told that there is none. In the end all names of the live subvolume go, one by one.
 #[test]

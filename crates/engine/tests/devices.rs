@@ -14,7 +14,7 @@ use butterfs_engine::filesystem::{
 };
 use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
 use butterfs_format::items::{BalanceArgs, BalanceFilters, BalanceFlags, BalanceItem, BlockGroupFlags, SINGLE};
-use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
+use butterfs_format::superblock::{Incompat, SUPERBLOCK_OFFSETS};
 use butterfs_format::{DevId, TreeId};
 use butterfs_testkit::random::Random;
 use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
@@ -181,6 +181,37 @@ fn every_profile_becomes_every_other() {
     // Three of four may go now.
     drop(fs);
     compare(&devices.open([1, 3]), 6);
+}
+
+#[test]
+fn mixed_groups_become_another_profile() {
+    let devices = Devices::new(&[400, 400]);
+    let mut options = MakeOptions::new(0, &SystemEnvironment);
+    options.devices = devices.0.iter().map(|device| NewDevice::new(device.len(), &SystemEnvironment)).collect();
+    (options.nodesize, options.incompat) = (options.sectorsize, options.incompat | Incompat::MIXED_GROUPS);
+    (options.data_profile, options.metadata_profile) = (SINGLE_PROFILE, SINGLE_PROFILE);
+    mkfs::make_on(&devices.some(0..2), &options).unwrap();
+    let fs = devices.open(0..2);
+    fill(&fs, 4);
+    let generation = fs.shared().gate.volume().superblock().generation();
+    let mut only_data = convert(BlockGroupFlags::RAID1);
+    only_data.flags = (BalanceFlags::DATA | BalanceFlags::FORCE).bits().into();
+    let mut unequal = convert(BlockGroupFlags::RAID1);
+    unequal.metadata = BalanceArgs::default();
+    for item in [only_data, unequal] {
+        let refused = fs.balance(&item);
+        assert!(matches!(&refused, Err(Error::Refused(why)) if why.contains("mixed block groups")), "{refused:?}");
+    }
+    assert_eq!(fs.shared().gate.volume().superblock().generation(), generation, "something was written");
+    for target in [BlockGroupFlags::RAID1, BlockGroupFlags::DUP, SINGLE_PROFILE] {
+        let (end, progress) = fs.balance(&convert(target)).unwrap();
+        assert_eq!((end, progress.completed), (BalanceEnd::Done, progress.expected));
+        let mixed = BlockGroupFlags::DATA | BlockGroupFlags::METADATA;
+        assert_eq!(profiles(&fs), [BlockGroupFlags::SYSTEM | target, mixed | target]);
+        compare(&fs, 4);
+        fs.sync().unwrap();
+        devices.judge(0..2);
+    }
 }
 
 #[test]

@@ -260,6 +260,8 @@ impl Filesystem {
     fn chosen_for(&self, item: &BalanceItem) -> Result<Vec<GroupInfo>> {
         let mut groups = self.shared.gate.view(|tx| Ok(KINDS.map(|kind| tx.all_groups_of(kind)).concat()))?;
         groups.sort_by_key(|group| std::cmp::Reverse(group.start));
+        // Mixed groups are of two kinds.
+        groups.dedup_by_key(|group| group.start);
         let volume = self.shared.gate.volume();
         let candidate = |group: GroupInfo| {
             let (_, chunk) = volume.chunk_containing(Logical(group.start))?;

@@ -5,6 +5,7 @@
 use butterfs_format::Logical;
 use butterfs_format::items::{BalanceArgs, BalanceFilters, BalanceFlags, BalanceItem, BlockGroupFlags, Chunk, SINGLE};
 use butterfs_volume::{Profile, stripe_length};
+use zerocopy::IntoBytes;
 
 use crate::error::{Error, Result};
 use crate::tx::GroupInfo;
@@ -152,12 +153,28 @@ pub fn check(item: &BalanceItem, groups: &[BlockGroupFlags], devices: usize) -> 
     if (item.balance_flags() & (BalanceFlags::DATA | BalanceFlags::METADATA | BalanceFlags::SYSTEM)).is_empty() {
         return Err(Error::Invalid("a balance works on data, metadata or the chunk tree"));
     }
+    check_mixed(item, groups)?;
     for kind in KINDS {
         let Some(args) = item.of_kind(kind) else { continue };
         check_conditions(args)?;
         let Some(target) = args.target_profile() else { continue };
         check_target(args, target, devices)?;
         check_redundancy(item, kind, target, groups)?;
+    }
+    Ok(())
+}
+
+/// As the kernel: what lies in the same groups is balanced in the same way.
+fn check_mixed(item: &BalanceItem, groups: &[BlockGroupFlags]) -> Result<()> {
+    const BOTH: BlockGroupFlags = BlockGroupFlags::DATA.union(BlockGroupFlags::METADATA);
+    let are_mixed = groups.iter().any(|flags| flags.contains(BOTH));
+    if !are_mixed || item.balance_flags().intersection(BalanceFlags::DATA | BalanceFlags::METADATA).is_empty() {
+        return Ok(());
+    }
+    let [data, metadata] = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA].map(|kind| item.of_kind(kind));
+    if data.map(IntoBytes::as_bytes) != metadata.map(IntoBytes::as_bytes) {
+        let text = "with mixed block groups the balance options of data and of metadata must be the same";
+        return Err(Error::Refused(text.into()));
     }
     Ok(())
 }

@@ -44,17 +44,20 @@ impl Transaction {
         self.device_space = None;
     }
 
-    /// Has new chunks of a kind, and what is moved, get a profile; `None`: that which they have.
+    /// Has new chunks of a kind, and what is moved, get a profile; `None`: that which they have. Where data and metadata
+    /// lie in the same groups, a wish for either is one for those.
     pub fn wish_profile(&mut self, kind: BlockGroupFlags, profile: Option<BlockGroupFlags>) {
+        let pool = self.space.pool(kind).bits();
         match profile {
-            Some(profile) => drop(self.wishes.targets.insert(kind.bits(), profile)),
-            None => drop(self.wishes.targets.remove(&kind.bits())),
+            Some(profile) => drop(self.wishes.targets.insert(pool, profile)),
+            None => drop(self.wishes.targets.remove(&pool)),
         }
     }
 
     /// Type and profile that groups of a kind are to get, if that was wished.
     pub(super) fn wished(&self, kind: BlockGroupFlags) -> Option<BlockGroupFlags> {
-        self.wishes.targets.get(&kind.bits()).map(|profile| kind | *profile)
+        let pool = self.space.pool(kind);
+        self.wishes.targets.get(&pool.bits()).map(|profile| pool | *profile)
     }
 
     /// Whether new chunks may use a device at all.

@@ -332,7 +332,22 @@ impl Transaction {
     /// What commits need, and deletions of what is not shared.
     fn commit_reserve(&self) -> u64 {
         let total = self.space.totals(BlockGroupFlags::METADATA).total;
-        (total / 8).min(64 << 20).max(self.settled_bytes().min(RESERVE_MAX)).max(self.node_bytes(RESERVE_BLOCKS))
+        (total / 8).min(64 << 20).max(self.least_reserve())
+    }
+
+    /// What there is at least once all other space is taken, whoever took it: the kernel keeps no less.
+    fn least_reserve(&self) -> u64 {
+        self.settled_bytes().min(RESERVE_MAX).max(self.node_bytes(RESERVE_BLOCKS))
+    }
+
+    /// What deletions leave of the reserve for dropping subvolumes, a leaf with many references at a time.
+    fn left_by_deletions(&self) -> u64 {
+        let reserve = match self.groups() {
+            Groups::Apart => self.commit_reserve(),
+            // An eighth of groups that data fills, too, is more than another writer may have left.
+            Groups::Mixed => self.least_reserve(),
+        };
+        (reserve / 2).min(self.node_bytes(DROP_BLOCKS))
     }
 
     /// What settling so many pending references may copy.
@@ -386,10 +401,8 @@ impl Transaction {
             }
             // Each item can cost a copied path of tree blocks and a split.
             Need::Items(items) => self.metadata_floor() + self.node_bytes(8 * u64::from(items.min(64))),
-            // Some of the reserve stays for dropping subvolumes, a leaf with many references at a time.
             Need::Deletion => {
-                let left =
-                    self.node_bytes(COMMIT_BLOCKS) + (self.commit_reserve() / 2).min(self.node_bytes(DROP_BLOCKS));
+                let left = self.node_bytes(COMMIT_BLOCKS) + self.left_by_deletions();
                 self.promised.metadata + left.max(change + self.node_bytes(CHANGE_BLOCKS))
             }
             Need::Move(cost) => {
