@@ -17,7 +17,7 @@ use butterfs_format::{Generation, Logical, Superblock, TreeBlock};
 use zerocopy::IntoBytes;
 
 use crate::error::{Error, Result};
-use crate::open::system_chunks;
+use crate::open::each_system_chunk;
 use crate::volume::Volume;
 
 /// What a device has of the newest roots.
@@ -75,8 +75,12 @@ fn has_same_chunks(volume: &Volume, sb: &Superblock) -> bool {
         chunk.stripes.iter().map(|stripe| (stripe.devid.get(), stripe.offset.get())).collect()
     };
     let now = |start| volume.chunk_containing(start).filter(|(found, _)| *found == start);
-    let Ok(chunks) = system_chunks(sb) else { return true };
-    chunks.iter().all(|(start, chunk)| now(*start).is_none_or(|(_, now)| places(&now) == places(chunk)))
+    let mut same = true;
+    let looked = each_system_chunk(sb, |start, chunk| {
+        same &= now(start).is_none_or(|(_, now)| places(&now) == places(&chunk));
+        Ok(())
+    });
+    looked.is_err() || same
 }
 
 /// The roots that the newest commit wrote.

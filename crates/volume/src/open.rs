@@ -214,15 +214,15 @@ fn check_length(device: &dyn BlockDevice, item: &DevItem) -> Result<()> {
 
 /// The chunks that the superblock itself holds, which lead to the chunk tree.
 fn add_system_chunks(volume: &mut Volume, sb: &Superblock) -> Result<()> {
-    system_chunks(sb)?.into_iter().try_for_each(|(start, chunk)| add_chunk(volume, start, chunk))
+    each_system_chunk(sb, |start, chunk| add_chunk(volume, start, chunk))
 }
 
-/// The chunks that a superblock holds.
-pub(crate) fn system_chunks(sb: &Superblock) -> Result<Vec<(Logical, Chunk)>> {
+/// Does something with each chunk that a superblock holds.
+pub(crate) fn each_system_chunk(sb: &Superblock, mut work: impl FnMut(Logical, Chunk) -> Result<()>) -> Result<()> {
     let corrupt = |at: usize, problem: String| Corruption::new(format!("sys_chunk_array offset {at}"), problem);
     let array = sb.sys_chunk_array.get(..sb.sys_chunk_array_size.get() as usize);
     let array = array.ok_or_else(|| corrupt(0, format!("size {} is above 2048", sb.sys_chunk_array_size)))?;
-    let (mut at, mut chunks) = (0, Vec::new());
+    let mut at = 0;
     while at < array.len() {
         let (key, rest) = read_front::<DiskKey>(&array[at..]).map_err(|problem| corrupt(at, problem))?;
         let key = Key::from(key);
@@ -231,10 +231,10 @@ pub(crate) fn system_chunks(sb: &Superblock) -> Result<Vec<(Logical, Chunk)>> {
         if !system {
             return Err(corrupt(at, format!("{key} is not a system chunk")).into());
         }
-        chunks.push((Logical(key.offset), chunk));
+        work(Logical(key.offset), chunk)?;
         at += size_of::<DiskKey>() + size;
     }
-    Ok(chunks)
+    Ok(())
 }
 
 /// Reads the whole chunk tree into the volume's map; gives the device items.
