@@ -12,30 +12,13 @@ use std::process::Command;
 use butterfs_testkit::command::{Finished, run};
 use butterfs_testkit::devices::{self, KernelMount};
 use butterfs_testkit::random::Random;
-use butterfs_testkit::unmount::patiently;
 use butterfs_testkit::workdir::WorkDir;
+use common::ours::Ours;
 use common::{MIB, compat_library, setup};
 use regex::Regex;
 
 const BUTTERFS: &str = env!("CARGO_BIN_EXE_butterfs");
 const SECTOR: usize = 4096;
-
-struct Ours(PathBuf);
-
-impl Ours {
-    #[track_caller]
-    fn new(images: &[PathBuf], dir: &Path) -> Self {
-        run(Command::new(BUTTERFS).args(["mount", "-o", "noatime"]).args(images).arg(dir)).ok();
-        Self(dir.into())
-    }
-}
-
-impl Drop for Ours {
-    fn drop(&mut self) {
-        let finished = patiently(|| run(Command::new(BUTTERFS).arg("umount").arg(&self.0)));
-        assert!(std::thread::panicking() || finished.status.success(), "{finished}");
-    }
-}
 
 fn butterfs(line: &str, paths: &[PathBuf]) -> Finished {
     run(Command::new(BUTTERFS).args(line.split_whitespace()).args(paths))
@@ -79,7 +62,7 @@ fn made(work: &WorkDir, count: usize, data: &str) -> Vec<PathBuf> {
     let options = format!("mkfs -d {data} -m raid1");
     butterfs(&options, &images).ok();
     let mnt = work.file("mnt");
-    let _ours = Ours::new(&images, &mnt);
+    let _ours = Ours::new(&images, &mnt, "noatime");
     fs::write(mnt.join("a file"), content()).expect("write");
     images
 }
@@ -93,7 +76,7 @@ fn a_mount_is_scrubbed_and_repaired() {
     let hit = places(&images, 300);
     assert_eq!(hit.len(), 2, "{hit:?}");
     damage(&images, hit[1]);
-    let ours = Ours::new(&images, &mnt[0]);
+    let ours = Ours::new(&images, &mnt[0], "noatime");
     let first = butterfs("scrub start -B", &mnt).ok();
     for line in ["scrub done for ", "Status:           finished", "Error summary:    csum=1", "  Corrected:      1"] {
         assert!(first.stdout.contains(line), "{first}");
@@ -133,7 +116,7 @@ fn a_scrub_in_the_background_is_cancelled_and_resumed() {
     let Some(work) = setup("scrub_background") else { return };
     let images = made(&work, 2, "single");
     let mnt = [work.file("mnt")];
-    let _ours = Ours::new(&images, &mnt[0]);
+    let _ours = Ours::new(&images, &mnt[0], "noatime");
     // A second device, that the data is not on, would end at once.
     butterfs("scrub start --limit 2M", &mnt).ok();
     let status = butterfs("scrub status", &mnt).ok();

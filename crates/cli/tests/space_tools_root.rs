@@ -11,30 +11,12 @@ use butterfs_testkit::command::{Finished, run};
 use butterfs_testkit::devices::{self, KernelMount};
 use butterfs_testkit::oracle;
 use butterfs_testkit::random::Random;
-use butterfs_testkit::unmount::patiently;
 use butterfs_testkit::workdir::WorkDir;
+use common::ours::Ours;
 use common::{MIB, kernel, setup, subject};
 use regex::Regex;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_butterfs");
-
-/// A mount of ours over all images.
-struct Ours(PathBuf);
-
-impl Ours {
-    #[track_caller]
-    fn new(images: &[PathBuf], dir: &Path, options: &str) -> Self {
-        run(Command::new(BINARY).args(["mount", "-o", options]).args(images).arg(dir)).ok();
-        Self(dir.into())
-    }
-}
-
-impl Drop for Ours {
-    fn drop(&mut self) {
-        let finished = patiently(|| run(Command::new(BINARY).arg("umount").arg(&self.0)));
-        assert!(std::thread::panicking() || finished.status.success(), "{finished}");
-    }
-}
 
 /// Runs `PROGRAM WORDS... ARGUMENTS...` in the work directory.
 fn ask(work: &WorkDir, program: &str, words: &str, arguments: &[&Path]) -> Finished {

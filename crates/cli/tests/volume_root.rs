@@ -11,31 +11,13 @@ use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::random::Random;
 use butterfs_testkit::report::scaled;
 use butterfs_testkit::tree_compare::{Times, Tree};
-use butterfs_testkit::unmount::patiently;
+use common::ours::Ours;
 use common::{MIB, compat_library, setup};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 const BUTTERFS: &str = env!("CARGO_BIN_EXE_butterfs");
-
-/// A mount of ours over all images.
-struct Ours(PathBuf);
-
-impl Ours {
-    #[track_caller]
-    fn new(images: &[PathBuf], dir: &Path, options: &str) -> Self {
-        run(Command::new(BUTTERFS).args(["mount", "-o", options]).args(images).arg(dir)).ok();
-        Self(dir.into())
-    }
-}
-
-impl Drop for Ours {
-    fn drop(&mut self) {
-        let finished = patiently(|| run(Command::new(BUTTERFS).arg("umount").arg(&self.0)));
-        assert!(std::thread::panicking() || finished.status.success(), "{finished}");
-    }
-}
 
 fn butterfs(arguments: &[&str], path: &Path) -> Finished {
     run(Command::new(BUTTERFS).args(arguments).arg(path))

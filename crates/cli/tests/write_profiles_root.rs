@@ -9,7 +9,7 @@ use butterfs_testkit::oracle;
 use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::report::scaled;
 use butterfs_testkit::tree_compare::{Times, Tree};
-use butterfs_testkit::unmount::patiently;
+use common::ours::Ours;
 use common::{MIB, setup};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,24 +38,6 @@ const CASES: [Case; 11] = [
     Case { name: "w-uneven", data: "raid0", metadata: "raid1", sizes: &[SIZE, 300 * MIB, 1024 * MIB] },
 ];
 
-/// A mount of ours over all images.
-struct Ours(PathBuf);
-
-impl Ours {
-    #[track_caller]
-    fn new(images: &[PathBuf], dir: &Path) -> Self {
-        run(Command::new(BUTTERFS).args(["mount", "-o", "noatime"]).args(images).arg(dir)).ok();
-        Self(dir.into())
-    }
-}
-
-impl Drop for Ours {
-    fn drop(&mut self) {
-        let finished = patiently(|| run(Command::new(BUTTERFS).arg("umount").arg(&self.0)));
-        assert!(std::thread::panicking() || finished.status.success(), "{finished}");
-    }
-}
-
 fn clean(images: &[PathBuf]) -> Finished {
     // Once all are attached, the others are found by scanning.
     let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
@@ -79,7 +61,7 @@ fn populated(dir: &Path, name: &str, seed: u64) {
 
 /// We write, the kernel reads and writes, we read and write, the kernel reads.
 fn back_and_forth(images: &[PathBuf], mnt: &Path) {
-    let ours = Ours::new(images, mnt);
+    let ours = Ours::new(images, mnt, "noatime");
     populated(mnt, "first", 1);
     let expected = read(mnt);
     drop(ours);
@@ -90,7 +72,7 @@ fn back_and_forth(images: &[PathBuf], mnt: &Path) {
     populated(mnt, "second", 2);
     let expected = read(mnt);
     drop(kernel);
-    let ours = Ours::new(images, mnt);
+    let ours = Ours::new(images, mnt, "noatime");
     read(mnt).assert_same(&expected, Times::Exact, "our mount | the kernel's before");
     std::fs::remove_dir_all(mnt.join("second")).expect("we delete");
     populated(mnt, "third", 3);
@@ -190,7 +172,7 @@ fn a_sprout_is_written_and_its_seed_is_not() {
     }
     // Whoever mounts the seed's own device gets the seed.
     images.insert(0, grown);
-    let ours = Ours::new(&images, &mnt);
+    let ours = Ours::new(&images, &mnt, "noatime");
     std::fs::remove_dir_all(mnt.join("of the seed")).expect("we delete what lies on the seed");
     populated(&mnt, "of ours", 7);
     let expected = read(&mnt);

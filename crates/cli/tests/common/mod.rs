@@ -2,6 +2,8 @@
 
 #![allow(dead_code, missing_docs)]
 
+pub mod ours;
+
 use butterfs_testkit::mounter::Mounter;
 use butterfs_testkit::workdir::WorkDir;
 
