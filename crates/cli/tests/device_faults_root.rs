@@ -61,7 +61,12 @@ fn write_until_told(mnt: &Path) -> std::io::Error {
 
 /// A commit fails, every further change is refused, and the log has the cause.
 fn read_only_with_cause(mounted: &Mounted, cause: &str) {
-    let commit = || File::open(mounted.path()).and_then(|top| top.sync_all());
+    // On a full disk below, an fsync may still write its log where an older one was; a commit needs new space.
+    let commit = || {
+        let top = File::open(mounted.path())?;
+        top.sync_all()?;
+        std::io::Result::Ok(rustix::fs::syncfs(top)?)
+    };
     commit().expect_err("a commit cannot be written");
     let refused = File::create(mounted.join("too late")).expect_err("nothing is written any more");
     assert!(matches!(refused.raw_os_error(), Some(5 | 30)), "{refused}");
