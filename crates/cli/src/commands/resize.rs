@@ -23,8 +23,12 @@ pub struct Arguments {
     offline: bool,
     #[command(flatten)]
     image: ImageDevices,
-    /// [devid:][+|-]SIZE with K, M, G, T, P or E, [devid:]max for all there is, or cancel.
-    #[arg(allow_hyphen_values = true, value_name = "SIZE")]
+    // As an attribute: its brackets are no links.
+    #[arg(
+        allow_hyphen_values = true,
+        value_name = "SIZE",
+        help = "[devid:][+|-]SIZE with K, M, G, T, P or E, [devid:]max for all there is, or cancel"
+    )]
     size: String,
     /// The mount point, or an image or device.
     path: PathBuf,
