@@ -60,8 +60,9 @@ impl Volume {
     pub fn owes_commit(&self) -> bool {
         let newest = self.superblock().generation();
         let is_near = |last: Generation| newest < last.next().next();
-        let missing = newest > self.opened_at && !self.missing_devices().is_empty();
-        self.members.present().filter_map(Member::dropped_at).any(is_near) || missing && is_near(self.opened_at)
+        let early = newest > self.opened_at && is_near(self.opened_at);
+        let mut present = self.members.present();
+        present.any(|member| member.dropped_at().is_some_and(is_near) || early && member.role == Role::Missing)
     }
 
     /// Writes each device's parts.
