@@ -16,6 +16,7 @@ use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
 use butterfs_format::items::{BalanceArgs, BalanceFilters, BalanceFlags, BalanceItem, BlockGroupFlags, SINGLE};
 use butterfs_format::superblock::{Incompat, SUPERBLOCK_OFFSETS};
 use butterfs_format::{DevId, TreeId};
+use butterfs_testkit::disks;
 use butterfs_testkit::random::Random;
 use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
 
@@ -34,11 +35,7 @@ impl Devices {
 
     /// A filesystem on the first so many of them.
     fn make(&self, count: usize, data: BlockGroupFlags, metadata: BlockGroupFlags) {
-        let mut options = MakeOptions::new(0, &SystemEnvironment);
-        options.devices =
-            self.0[..count].iter().map(|device| NewDevice::new(device.len(), &SystemEnvironment)).collect();
-        (options.data_profile, options.metadata_profile) = (data, metadata);
-        mkfs::make_on(&self.some(0..count), &options).unwrap();
+        disks::make(&self.0[..count], data, metadata);
     }
 
     fn some(&self, which: impl IntoIterator<Item = usize>) -> Vec<Arc<dyn BlockDevice>> {

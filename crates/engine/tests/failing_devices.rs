@@ -10,9 +10,9 @@ use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::DataRule;
 use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind, OpenOptions};
-use butterfs_engine::mkfs::{MakeOptions, NewDevice, make_on};
 use butterfs_engine::{Error, Result};
 use butterfs_format::items::BlockGroupFlags;
+use butterfs_testkit::disks;
 use butterfs_testkit::fault::{Fault, FaultDevice, Lasting, Request, Rule, errno};
 use butterfs_volume::{BlockDevice, DeviceStats, MemDevice, Missing, OpenMode, Volume};
 
@@ -25,15 +25,12 @@ struct Disks(Vec<Arc<MemDevice>>);
 impl Disks {
     fn make(count: u64, data: BlockGroupFlags, metadata: BlockGroupFlags) -> Self {
         let disks = Self((1..=count).map(|number| Arc::new(MemDevice::named(format!("disk{number}"), LEN))).collect());
-        let mut options = MakeOptions::new(0, &SystemEnvironment);
-        options.devices = disks.0.iter().map(|_| NewDevice::new(LEN, &SystemEnvironment)).collect();
-        (options.data_profile, options.metadata_profile) = (data, metadata);
-        make_on(&disks.all(), &options).unwrap();
+        disks::make(&disks.0, data, metadata);
         disks
     }
 
     fn all(&self) -> Vec<Arc<dyn BlockDevice>> {
-        self.0.iter().map(|disk| Arc::clone(disk) as Arc<dyn BlockDevice>).collect()
+        disks::as_devices(&self.0)
     }
 
     /// With the second disk behind a fault.

@@ -11,8 +11,9 @@ use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::SizeMode;
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
-use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
+use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_format::items::BlockGroupFlags;
+use butterfs_testkit::disks;
 use butterfs_testkit::random::Random;
 use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
 
@@ -41,10 +42,7 @@ impl Devices {
     }
 
     fn make(&self, data: BlockGroupFlags, metadata: BlockGroupFlags) {
-        let mut options = MakeOptions::new(0, &SystemEnvironment);
-        options.devices = self.0.iter().map(|device| NewDevice::new(device.len(), &SystemEnvironment)).collect();
-        (options.data_profile, options.metadata_profile) = (data, metadata);
-        mkfs::make_on(&self.all(), &options).unwrap();
+        disks::make(&self.0, data, metadata);
     }
 
     fn open(&self) -> Filesystem {

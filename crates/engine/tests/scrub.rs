@@ -11,12 +11,12 @@ use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::{DataRule, SizeMode};
 use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
-use butterfs_engine::mkfs::{MakeOptions, NewDevice, make_on};
 use butterfs_engine::scrub::{
     Remedy, ScrubEnd, ScrubFinding, ScrubMode, ScrubMonitor, ScrubOptions, ScrubProgress, Trouble,
 };
 use butterfs_format::items::{BlockGroupFlags, STRIPE_LEN};
 use butterfs_format::{DevId, ItemType, Key, Logical, TreeId};
+use butterfs_testkit::disks;
 use butterfs_testkit::random::Random;
 use butterfs_volume::{BlockDevice, Held, MemDevice, OpenMode, StoredPart, Volume};
 
@@ -31,15 +31,12 @@ struct Disks(Vec<Arc<MemDevice>>);
 impl Disks {
     fn make(count: u64, data: BlockGroupFlags, metadata: BlockGroupFlags) -> Self {
         let disks = Self((1..=count).map(|number| Arc::new(MemDevice::named(format!("disk{number}"), LEN))).collect());
-        let mut options = MakeOptions::new(0, &SystemEnvironment);
-        options.devices = disks.0.iter().map(|_| NewDevice::new(LEN, &SystemEnvironment)).collect();
-        (options.data_profile, options.metadata_profile) = (data, metadata);
-        make_on(&disks.all(), &options).unwrap();
+        disks::make(&disks.0, data, metadata);
         disks
     }
 
     fn all(&self) -> Vec<Arc<dyn BlockDevice>> {
-        self.0.iter().map(|disk| Arc::clone(disk) as Arc<dyn BlockDevice>).collect()
+        disks::as_devices(&self.0)
     }
 
     fn open(&self, access: Access, files: DataRule) -> Filesystem {

@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod damage;
 pub mod device_files;
 pub mod devices;
+pub mod disks;
 pub mod everything;
 pub mod fault;
 pub mod filter;
