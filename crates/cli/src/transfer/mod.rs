@@ -1,7 +1,7 @@
 //! Copying between the host and the filesystem of an image.
 //!
 //! * [`out`]: out of an image: one thread walks and makes names, others copy data.
-//! * [`into`]: into an image, in one thread; the engine commits.
+//! * [`into`]: into an image: one thread reads ahead, one makes files, one writes to the devices; the engine commits.
 //! * [`source`]: what is on the host, to read.
 //! * [`report`], [`interrupt`]: what the user hears, and how he stops it.
 //!

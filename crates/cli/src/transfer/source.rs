@@ -71,12 +71,26 @@ impl SourceDir {
 
     /// The extended attributes of something in it.
     pub fn xattrs(&self, name: &CStr, links: Links) -> io::Result<Vec<Xattr>> {
-        read_xattrs(&path_of(self.0.as_fd(), name), links)
+        let path = path_of(self.0.as_fd(), name);
+        match links {
+            Links::Copy => {
+                read_xattrs(|to| rustix::fs::llistxattr(&path, to), |name, to| rustix::fs::lgetxattr(&path, name, to))
+            }
+            Links::Follow => {
+                read_xattrs(|to| rustix::fs::listxattr(&path, to), |name, to| rustix::fs::getxattr(&path, name, to))
+            }
+        }
     }
 
     /// The extended attributes of the directory itself.
     pub fn own_xattrs(&self) -> io::Result<Vec<Xattr>> {
-        read_xattrs(&path_of(self.0.as_fd(), c"."), Links::Copy)
+        Self::xattrs_of(&self.0)
+    }
+
+    /// The extended attributes of an open file.
+    pub fn xattrs_of(file: impl AsFd) -> io::Result<Vec<Xattr>> {
+        let file = file.as_fd();
+        read_xattrs(|to| rustix::fs::flistxattr(file, to), |name, to| rustix::fs::fgetxattr(file, name, to))
     }
 }
 
@@ -86,31 +100,43 @@ fn follow(links: Links) -> OFlags {
     if links == Links::Copy { OFlags::NOFOLLOW } else { OFlags::empty() }
 }
 
+/// What fits into this is read at once.
+const USUAL_XATTR: usize = 1024;
+
 /// Properties of Btrfs are no attributes that could be stored.
-fn read_xattrs(path: &CStr, links: Links) -> io::Result<Vec<Xattr>> {
-    let mut buffer = vec![0; LONGEST_XATTR];
-    let listed = match links {
-        Links::Copy => rustix::fs::llistxattr(path, &mut buffer[..]),
-        Links::Follow => rustix::fs::listxattr(path, &mut buffer[..]),
-    };
-    let len = match listed {
-        Ok(len) => len,
+fn read_xattrs(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+) -> io::Result<Vec<Xattr>> {
+    let listed = match whole(list) {
+        Ok(listed) => listed,
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    let names: Vec<Vec<u8>> = buffer[..len].split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    let names = listed.split(|byte| *byte == 0).filter(|name| !name.is_empty() && !name.starts_with(b"btrfs."));
     let mut found = Vec::new();
-    for name in names.into_iter().filter(|name| !name.is_empty() && !name.starts_with(b"btrfs.")) {
-        let value = match links {
-            Links::Copy => rustix::fs::lgetxattr(path, &*name, &mut buffer[..]),
-            Links::Follow => rustix::fs::getxattr(path, &*name, &mut buffer[..]),
-        };
-        match value {
-            Ok(len) => found.push((name, buffer[..len].to_vec())),
+    for name in names {
+        match whole(|to| get(name, to)) {
+            Ok(value) => found.push((name.to_vec(), value)),
             // It went meanwhile, or is listed by a filesystem that does not give it out.
             Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(found)
+}
+
+/// All that a call has to say, which is seldom much.
+fn whole(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+    let mut usual = [0; USUAL_XATTR];
+    match read(&mut usual) {
+        Ok(len) => Ok(usual[..len].to_vec()),
+        Err(Errno::RANGE) => {
+            let mut large = vec![0; LONGEST_XATTR];
+            let len = read(&mut large)?;
+            large.truncate(len);
+            Ok(large)
+        }
+        Err(error) => Err(error),
+    }
 }

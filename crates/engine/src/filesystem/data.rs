@@ -132,7 +132,20 @@ impl Filesystem {
             return Ok(());
         }
         let _one_at_a_time = lock(&self.throttled);
-        while full() {
+        self.write_back_while(full)
+    }
+
+    /// Has files written back, whosever they are, until no more bytes than these are dirty: for who writes much and has
+    /// a thread for it, so that writers need not wait for devices.
+    ///
+    /// # Errors
+    /// If nothing can be written any more. What single files lose their own `fsync` tells.
+    pub fn write_back_to(&self, most: u64) -> Result<()> {
+        self.write_back_while(|| self.budget.bytes() > most)
+    }
+
+    fn write_back_while(&self, wanted: impl Fn() -> bool) -> Result<()> {
+        while wanted() {
             self.shared.gate.check_writable()?;
             let held = |inode: &InodeRef| inode.data.is_dirty();
             let Some(inode) = lock(&self.dirty).values().find(|inode| held(inode)).map(InodeRef::clone) else { break };

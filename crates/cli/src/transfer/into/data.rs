@@ -11,10 +11,23 @@ use rustix::io::Errno;
 use super::super::report::Report;
 use super::super::{Links, Outcome, Settings};
 use super::Copier;
+use super::walk::{Content, Found};
 
 impl Copier<'_> {
     /// Copies the data of a file; its holes stay holes.
-    pub(super) fn copy_data(&mut self, file: &File, id: InodeId, stat: &Stat) -> Outcome<()> {
+    pub(super) fn copy_data(&mut self, found: &Found, id: InodeId) -> Outcome<()> {
+        match &found.content {
+            Content::Bytes(bytes) => {
+                self.write(id, 0, bytes)?;
+                self.report.advance(bytes.len() as u64);
+                Ok(())
+            }
+            Content::File(file) => self.copy_file(file, id, &found.stat),
+            Content::Symlink(_) | Content::None => Ok(()),
+        }
+    }
+
+    fn copy_file(&mut self, file: &File, id: InodeId, stat: &Stat) -> Outcome<()> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let (mut at, mut written) = (0, 0);
         while at < size {
@@ -30,7 +43,7 @@ impl Copier<'_> {
                     // It became shorter meanwhile.
                     return Ok(());
                 }
-                self.write(id, at, count)?;
+                self.write(id, at, &self.piece[..count])?;
                 at += count as u64;
                 written = at;
                 self.report.advance(count as u64);
@@ -42,10 +55,10 @@ impl Copier<'_> {
         Ok(())
     }
 
-    fn write(&self, id: InodeId, at: u64, count: usize) -> Outcome<()> {
+    fn write(&self, id: InodeId, at: u64, bytes: &[u8]) -> Outcome<()> {
         let mut done = 0;
-        while done < count {
-            done += self.fs.write(id, at + done as u64, &self.piece[done..count])?;
+        while done < bytes.len() {
+            done += self.fs.write(id, at + done as u64, &bytes[done..])?;
         }
         Ok(())
     }

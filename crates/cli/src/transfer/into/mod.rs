@@ -3,15 +3,16 @@
 //! # Invariants
 //! * A file has its name only once it is whole: small ones are written before anything is committed, large
 //!   ones and those that replace another get their name at the end.
+//! * One thread reads ahead of the one that makes files ([`walk`]).
 //! * Whatever ends it, the image holds a commit, as after a power cut.
 
 mod data;
+mod walk;
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, OsStr};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use butterfs_engine::Error;
@@ -23,12 +24,10 @@ use butterfs_format::items::{FileType, InodeFlags, Timespec};
 use butterfs_fuse::DeviceNumber;
 use rustix::fs::Stat;
 
+use self::walk::{AHEAD, Content, Found, Step, Walker, Wanted};
 use super::report::Report;
-use super::source::SourceDir;
-use super::{Borders, IS_DIRECTORY, IS_IMAGE, Links, Outcome, PIECE, Problem, Recursion, Settings, identities};
+use super::{Outcome, PIECE, Problem, Settings, identities};
 use crate::host::{Existing, Preserve, Xattr};
-use crate::image::path;
-use crate::image::walk::MOST_LEVELS;
 
 /// How long what was copied is only in memory, as for a mount.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(30);
@@ -70,29 +69,37 @@ pub fn copy(
         piece: vec![0; PIECE],
         committed: Instant::now(),
     };
-    for (path, destination) in sources {
-        copier.source(path, destination);
-    }
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| write_behind(fs, &ended));
+        for (path, destination) in sources {
+            copier.source(path, destination);
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
     fs.sync()
 }
 
-/// A file of the host.
-struct Found<'a> {
-    dir: &'a SourceDir,
-    name: &'a CStr,
-    stat: Stat,
-    links: Links,
-    /// For messages.
-    path: Vec<u8>,
+/// Writes to the devices while files are made, until that has ended.
+fn write_behind(fs: &Filesystem, ended: &AtomicBool) {
+    const DIRTY: u64 = 32 << 20;
+    const LOOK_AGAIN: Duration = Duration::from_millis(2);
+    while !ended.load(Ordering::Relaxed) {
+        if fs.dirty_bytes() <= DIRTY {
+            std::thread::sleep(LOOK_AGAIN);
+        } else if fs.write_back_to(DIRTY / 2).is_err() {
+            // The commit tells.
+            return;
+        }
+    }
 }
 
 /// A directory whose entries are being copied.
 struct Frame {
-    host: Rc<SourceDir>,
-    names: std::vec::IntoIter<CString>,
-    stat: Stat,
     path: Vec<u8>,
     id: InodeId,
+    /// Whether it was there before.
+    was_there: bool,
     /// What it gets in the end; nothing, if it was there before and keeps its own.
     set: Option<SetAttributes>,
 }
@@ -103,7 +110,8 @@ struct Copier<'a> {
     report: &'a Report,
     /// Device and inode of what the image is in.
     images: Vec<(u64, u64)>,
-    frames: Vec<Frame>,
+    /// The directories around; `None`: it could not be made, and what is in it is passed over.
+    frames: Vec<Option<Frame>>,
     /// Files with several names, by device and inode.
     linked: HashMap<(u64, u64), InodeId>,
     piece: Vec<u8>,
@@ -112,141 +120,121 @@ struct Copier<'a> {
 
 impl Copier<'_> {
     fn source(&mut self, source: &Path, destination: &Destination) {
-        let path = source.as_os_str().as_bytes().to_vec();
-        let begun = match destination {
-            Destination::Named(dir, name) => self.named(source, (*dir, name)),
-            Destination::Into(dir) => self.content(source, *dir),
+        let (settings, images) = (self.settings, self.images.clone());
+        let wanted = match destination {
+            Destination::Named(..) => Wanted::Itself,
+            Destination::Into(_) => Wanted::Inside,
         };
-        if let Err(problem) = begun {
-            self.report.failed(&path, &problem);
+        std::thread::scope(|scope| {
+            let (sink, steps) = sync_channel(AHEAD);
+            scope.spawn(move || Walker { settings, images: &images, sink }.walk(source, wanted));
+            self.follow(steps, destination);
+        });
+    }
+
+    /// Copies what the walk finds, until it or the user ends.
+    fn follow(&mut self, steps: Receiver<Step>, destination: &Destination) {
+        for step in steps {
+            if self.report.is_stopped() {
+                break;
+            }
+            self.step(step, destination);
         }
         while !self.frames.is_empty() {
-            if self.report.is_stopped() { self.leave() } else { self.step() }
+            self.leave();
         }
     }
 
-    fn named(&mut self, source: &Path, (dir, name): (InodeId, &[u8])) -> Outcome<()> {
-        self.report.go_on()?;
-        let bytes = source.as_os_str().as_bytes();
-        let (above, last) = match path::last_name(bytes) {
-            Some(last) => (path::parent(bytes), last),
-            // A directory, found in itself.
-            None => (bytes, b".".as_slice()),
-        };
-        let above = if above.is_empty() { b".".as_slice() } else { above };
-        let host = SourceDir::open(Path::new(OsStr::from_bytes(above)))?;
-        let last = CString::new(last).map_err(std::io::Error::from)?;
-        self.entry(&host, &last, Place::new(dir, name), bytes.to_vec())
-    }
-
-    /// What is in a directory goes into one that is there.
-    fn content(&mut self, source: &Path, id: InodeId) -> Outcome<()> {
-        self.report.go_on()?;
-        if self.settings.recursion == Recursion::Refuse {
-            return Err(IS_DIRECTORY);
-        }
-        let host = SourceDir::open(source)?;
-        let stat = host.own_stat()?;
-        let preserve = !self.settings.policy.preserve.is_empty();
-        if preserve {
-            self.set_xattrs(id, &self.wanted_xattrs(|| host.own_xattrs())?)?;
-        }
-        let set = preserve.then(|| self.attributes(&stat));
-        self.open_frame(host, stat, source.as_os_str().as_bytes().to_vec(), id, set)
-    }
-
-    fn open_frame(
-        &mut self,
-        host: SourceDir,
-        stat: Stat,
-        path: Vec<u8>,
-        id: InodeId,
-        set: Option<SetAttributes>,
-    ) -> Outcome<()> {
-        let same = |frame: &Frame| (frame.stat.st_dev, frame.stat.st_ino) == (stat.st_dev, stat.st_ino);
-        if self.frames.len() > MOST_LEVELS || self.frames.iter().any(same) {
-            return Err(Problem::Text("symbolic links lead in a circle, or it is too deep"));
-        }
-        let outside = self.settings.borders == Borders::Stay
-            && self.frames.last().is_some_and(|frame| frame.stat.st_dev != stat.st_dev);
-        let names = if outside { Vec::new() } else { host.names()? };
-        self.frames.push(Frame { host: Rc::new(host), names: names.into_iter(), stat, path, id, set });
-        Ok(())
-    }
-
-    /// The next entry of the innermost directory, or its end.
-    fn step(&mut self) {
-        let Some(frame) = self.frames.last_mut() else { return };
-        let Some(name) = frame.names.next() else { return self.leave() };
-        let path = path::join(&frame.path, name.to_bytes());
-        let (host, id) = (Rc::clone(&frame.host), frame.id);
-        if let Err(problem) = self.entry(&host, &name, Place::new(id, name.to_bytes()), path.clone()) {
-            self.report.failed(&path, &problem);
+    fn step(&mut self, step: Step, destination: &Destination) {
+        let passed_over = matches!(self.frames.last(), Some(None));
+        match step {
+            Step::Leave => self.leave(),
+            Step::Enter(_) if passed_over => self.frames.push(None),
+            Step::Entry(_) | Step::Failed(..) if passed_over => {}
+            Step::Failed(path, problem) => self.report.failed(&path, &problem),
+            Step::Enter(found) => {
+                let entered = self.directory(&found, destination);
+                if let Err(problem) = &entered {
+                    self.report.failed(&found.path, problem);
+                }
+                self.frames.push(entered.ok());
+            }
+            Step::Entry(found) => {
+                if let Err(problem) = self.entry(&found, destination) {
+                    self.report.failed(&found.path, &problem);
+                }
+            }
         }
     }
 
     fn leave(&mut self) {
-        let Some(frame) = self.frames.pop() else { return };
+        let Some(Some(frame)) = self.frames.pop() else { return };
         let Some(set) = frame.set else { return };
         if let Err(error) = self.fs.set_attributes(frame.id, &set) {
             self.report.failed(&frame.path, &error.into());
         }
     }
 
-    /// Copies one thing; a directory is begun.
-    fn entry(&mut self, dir: &SourceDir, name: &CStr, to: Place<'_>, path: Vec<u8>) -> Outcome<()> {
-        let links = self.settings.links;
-        let found = Found { dir, name, stat: dir.stat(name, links)?, links, path };
-        if self.images.contains(&(found.stat.st_dev, found.stat.st_ino)) {
-            return Err(IS_IMAGE);
+    /// Where something goes. `None`: it is the directory that is there for what is in it.
+    fn place<'p>(&self, found: &'p Found, destination: &'p Destination) -> (InodeId, Option<&'p [u8]>) {
+        match (self.frames.last(), destination) {
+            (Some(Some(frame)), _) => (frame.id, Some(&found.name)),
+            (_, Destination::Named(dir, name)) => (*dir, Some(name)),
+            (_, Destination::Into(dir)) => (*dir, None),
         }
+    }
+
+    /// Copies anything but a directory.
+    fn entry(&mut self, found: &Found, destination: &Destination) -> Outcome<()> {
         self.commit_now_and_then()?;
-        match FileType::from_mode(found.stat.st_mode) {
-            FileType::Directory => return self.directory(&found, to),
-            FileType::Regular => self.file(&found, to)?,
-            FileType::Symlink => {
-                let target = dir.read_link(name)?;
-                self.node(&found, to, NewKind::Symlink(&target))?;
-            }
-            FileType::Unknown | FileType::Xattr => return Err(Problem::Text("is of no known type")),
-            file_type => {
+        let (dir, Some(name)) = self.place(found, destination) else { return Err(Error::NotDirectory.into()) };
+        let to = Place::new(dir, name);
+        match (FileType::from_mode(found.stat.st_mode), &found.content) {
+            (_, Content::Symlink(target)) => self.node(found, to, NewKind::Symlink(target))?,
+            (FileType::Regular, _) => self.file(found, to)?,
+            (file_type, _) => {
                 let raw = found.stat.st_rdev;
                 let device = DeviceNumber { major: rustix::fs::major(raw), minor: rustix::fs::minor(raw) };
                 let is_device = matches!(file_type, FileType::CharDevice | FileType::BlockDevice);
                 let rdev = if is_device { device.to_kernel() } else { 0 };
-                self.node(&found, to, NewKind::Special { file_type, rdev })?;
+                self.node(found, to, NewKind::Special { file_type, rdev })?;
             }
         }
         self.report.copied(&found.path);
         Ok(())
     }
 
-    fn directory(&mut self, found: &Found<'_>, to: Place<'_>) -> Outcome<()> {
-        if self.settings.recursion == Recursion::Refuse {
-            return Err(IS_DIRECTORY);
-        }
-        let host = found.dir.enter(found.name, found.links)?;
-        let there = self.look_up(to)?;
+    /// Makes a directory, or finds it.
+    fn directory(&mut self, found: &Found, destination: &Destination) -> Outcome<Frame> {
+        self.commit_now_and_then()?;
+        let (dir, name) = self.place(found, destination);
         let preserve = !self.settings.policy.preserve.is_empty();
-        let id = match there {
-            Some(id) if self.fs.attributes(id)?.file_type != FileType::Directory => {
+        let there = match name {
+            Some(name) => self.look_up(Place::new(dir, name))?,
+            None => Some(dir),
+        };
+        let id = match (there, name) {
+            (Some(id), _) if self.fs.attributes(id)?.file_type != FileType::Directory => {
                 return Err(Error::NotDirectory.into());
             }
-            Some(id) => {
+            (None, Some(name)) => self.create(found, Place::new(dir, name), NewKind::Directory)?,
+            (there, _) => {
+                let id = there.unwrap_or(dir);
                 if preserve {
-                    self.set_xattrs(id, &self.xattrs(found)?)?;
+                    self.set_xattrs(id, &found.xattrs)?;
                 }
                 id
             }
-            None => self.create(found, to, NewKind::Directory)?,
         };
-        self.report.copied(&found.path);
+        if name.is_some() {
+            self.report.copied(&found.path);
+        }
         let set = preserve.then(|| self.attributes(&found.stat));
-        self.open_frame(host, found.stat, found.path.clone(), id, set)
+        Ok(Frame { path: found.path.clone(), id, was_there: there.is_some(), set })
     }
 
     /// A symbolic link or a special file.
-    fn node(&mut self, found: &Found<'_>, to: Place<'_>, kind: NewKind<'_>) -> Outcome<()> {
+    fn node(&mut self, found: &Found, to: Place<'_>, kind: NewKind<'_>) -> Outcome<()> {
         if let Some(old) = self.replaceable(to, FileType::from_mode(found.stat.st_mode))? {
             if self.link_again(found, to, Some(old))? {
                 return Ok(());
@@ -260,31 +248,25 @@ impl Copier<'_> {
     }
 
     /// A file, with its data.
-    fn file(&mut self, found: &Found<'_>, to: Place<'_>) -> Outcome<()> {
+    fn file(&mut self, found: &Found, to: Place<'_>) -> Outcome<()> {
         let old = self.replaceable(to, FileType::Regular)?;
         if self.link_again(found, to, old)? {
             return Ok(());
         }
-        let file = found.dir.open_file(found.name, found.links)?;
-        // What is open is what counts.
-        let stat = rustix::fs::fstat(&file)?;
-        if FileType::from_mode(stat.st_mode) != FileType::Regular {
-            return Err(Problem::Text("was replaced while it was copied"));
-        }
-        let found = &Found { stat, path: found.path.clone(), ..*found };
+        let stat = &found.stat;
         self.report.begin(&found.path);
         if old.is_none() && stat.st_size <= PIECE as i64 {
             let id = self.create(found, to, NewKind::File)?;
-            let copied = self.copy_data(&file, id, &stat).and_then(|()| self.settle(id, found));
+            let copied = self.copy_data(found, id).and_then(|()| self.settle(id, found));
             if copied.is_err() {
                 self.linked.remove(&(stat.st_dev, stat.st_ino));
                 self.fs.unlink(to)?;
             }
             return copied;
         }
-        let (new, xattrs) = (self.new_inode(found, NewKind::File), self.xattrs(found)?);
-        let id = self.fs.create_unnamed_with(to.dir, &new, &borrowed(&xattrs))?;
-        let copied = self.copy_data(&file, id, &stat).and_then(|()| {
+        let new = self.new_inode(found, NewKind::File);
+        let id = self.fs.create_unnamed_with(to.dir, &new, &borrowed(&found.xattrs))?;
+        let copied = self.copy_data(found, id).and_then(|()| {
             if old.is_some() {
                 self.fs.unlink(to)?;
             }
@@ -312,6 +294,10 @@ impl Copier<'_> {
     }
 
     fn look_up(&self, to: Place<'_>) -> Outcome<Option<InodeId>> {
+        // Nothing is in a directory that was just made but what came from this one; and that has other names.
+        if matches!(self.frames.last(), Some(Some(frame)) if !frame.was_there) {
+            return Ok(None);
+        }
         match self.fs.lookup(to) {
             Ok(id) => Ok(Some(id)),
             Err(Error::NotFound) => Ok(None),
@@ -320,7 +306,7 @@ impl Copier<'_> {
     }
 
     /// A further name of a file that was copied; says whether it is one.
-    fn link_again(&mut self, found: &Found<'_>, to: Place<'_>, old: Option<InodeId>) -> Outcome<bool> {
+    fn link_again(&mut self, found: &Found, to: Place<'_>, old: Option<InodeId>) -> Outcome<bool> {
         if !self.keeps_links(&found.stat) {
             return Ok(false);
         }
@@ -343,13 +329,12 @@ impl Copier<'_> {
         stat.st_nlink > 1 && self.settings.policy.preserve.contains(Preserve::LINKS)
     }
 
-    fn create(&self, found: &Found<'_>, to: Place<'_>, kind: NewKind<'_>) -> Outcome<InodeId> {
-        let xattrs = self.xattrs(found)?;
-        Ok(self.fs.create_with(to, &self.new_inode(found, kind), &borrowed(&xattrs))?)
+    fn create(&self, found: &Found, to: Place<'_>, kind: NewKind<'_>) -> Outcome<InodeId> {
+        Ok(self.fs.create_with(to, &self.new_inode(found, kind), &borrowed(&found.xattrs))?)
     }
 
     /// Owner and permissions are those of the source, or of who copies, by his umask.
-    fn new_inode<'k>(&self, found: &Found<'_>, kind: NewKind<'k>) -> NewInode<'k> {
+    fn new_inode<'k>(&self, found: &Found, kind: NewKind<'k>) -> NewInode<'k> {
         let policy = self.settings.policy;
         let permissions = match policy.preserve.contains(Preserve::MODE) {
             true => found.stat.st_mode & 0o7777,
@@ -363,7 +348,7 @@ impl Copier<'_> {
     }
 
     /// What a new inode could not be made with, and what its data has changed.
-    fn settle(&mut self, id: InodeId, found: &Found<'_>) -> Outcome<()> {
+    fn settle(&mut self, id: InodeId, found: &Found) -> Outcome<()> {
         if !self.settings.policy.preserve.is_empty() {
             self.fs.set_attributes(id, &self.attributes(&found.stat))?;
         }
@@ -387,14 +372,6 @@ impl Copier<'_> {
             set.mtime = Some(Timespec::new(stat.st_mtime, stat.st_mtime_nsec as u32));
         }
         set
-    }
-
-    fn xattrs(&self, found: &Found<'_>) -> Outcome<Vec<Xattr>> {
-        self.wanted_xattrs(|| found.dir.xattrs(found.name, found.links))
-    }
-
-    fn wanted_xattrs(&self, read: impl FnOnce() -> std::io::Result<Vec<Xattr>>) -> Outcome<Vec<Xattr>> {
-        if self.settings.policy.preserve.contains(Preserve::XATTRS) { Ok(read()?) } else { Ok(Vec::new()) }
     }
 
     fn set_xattrs(&self, id: InodeId, xattrs: &[Xattr]) -> Outcome<()> {
