@@ -140,3 +140,26 @@ fn further_devices_are_named_or_found() {
     let mounted = butterfs_testkit::devices::KernelMount::new(&[a, b], &work.dir("mnt"), "ro");
     assert_eq!(std::fs::read_to_string(mounted.join("hostname")).expect("the kernel reads it"), copied);
 }
+
+/// A filesystem that begins with a tree, for the kernel, and beside that which mkfs.btrfs makes of it.
+#[test]
+fn what_mkfs_began_with_the_kernel_takes_over() {
+    let Some(work) = setup("mkfs_rootdir_for_kernel") else { return };
+    let (image, mnt, source) = (work.file("image"), work.file("mnt"), work.dir("source"));
+    populate::tree(&source, PLAN);
+    let expected = comparable(Tree::read(&source));
+    let (dir, path) = (source.display().to_string(), image.display().to_string());
+    let below = std::fs::read_dir(&source).expect("the directory can be read").flatten();
+    let below = below.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name()).min();
+    let subvolume = format!("ro:{}", below.expect("there are directories").display());
+    for options in [&[][..], &["--compress", "lzo", "--shrink"], &["-u", &subvolume], &["-M", "-b", "512M"]] {
+        subject().command(&[&["mkfs", "-f", "-q", "-r", &dir], options, &[&path]].concat()).ok();
+        oracle::assert_clean(&image);
+        let mounted = kernel().mount(&image, &mnt, "noatime");
+        comparable(Tree::read(&mnt)).assert_same(&expected, Times::Exact, &options.join(" "));
+        std::fs::write(mnt.join("written"), "by the kernel").expect("there is room");
+        mounted.unmount();
+        oracle::assert_clean(&image);
+        std::fs::remove_file(&image).expect("remove");
+    }
+}

@@ -49,6 +49,7 @@ mod rescue;
 mod rule_tests;
 mod scrubs;
 mod settings;
+mod shrink;
 mod shut_down;
 mod snapshots;
 mod space_info;

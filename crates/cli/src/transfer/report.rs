@@ -29,6 +29,8 @@ pub enum Verbosity {
 /// The sum of what happened.
 #[derive(Debug)]
 pub struct Report {
+    /// The command that complaints name.
+    command: &'static str,
     bar: Option<ProgressBar>,
     verbosity: Verbosity,
     stop: Arc<AtomicBool>,
@@ -41,10 +43,10 @@ pub struct Report {
 const TICK: Duration = Duration::from_millis(200);
 
 impl Report {
-    /// A new one, which has everything stop once `stop` is true; with a bar if there is a terminal.
-    pub fn new(verbosity: Verbosity, stop: Arc<AtomicBool>) -> Self {
+    /// A new one for a command, which has everything stop once `stop` is true; with a bar if there is a terminal.
+    pub fn new(command: &'static str, verbosity: Verbosity, stop: Arc<AtomicBool>) -> Self {
         let bar = io::stderr().is_terminal().then(new_bar);
-        Self { bar, verbosity, stop, failures: AtomicU64::new(0), privileged: AtomicU64::new(0) }
+        Self { command, bar, verbosity, stop, failures: AtomicU64::new(0), privileged: AtomicU64::new(0) }
     }
 
     /// Whether somebody looks at how far it got.
@@ -92,7 +94,7 @@ impl Report {
 
     fn complain(&self, path: &[u8], problem: impl Display) {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        self.lines(|| output::complain("cp", format_args!("{}: {problem}", Shown(path))));
+        self.lines(|| output::complain(self.command, format_args!("{}: {problem}", Shown(path))));
     }
 
     /// Something was copied but for some of its attributes.
@@ -133,7 +135,7 @@ impl Report {
         let privileged = self.privileged.load(Ordering::Relaxed);
         if privileged > 0 {
             let text = "extended attributes that only root may set were left out; run it as root to have them";
-            output::complain("cp", format_args!("{privileged} {text}"));
+            output::complain(self.command, format_args!("{privileged} {text}"));
         }
         self.failures.load(Ordering::Relaxed) == 0
     }

@@ -75,7 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let settings = arguments.options.settings();
     let interrupt = Interrupt::listen().map_err(|error| Failure::new(exit::NOT_COPIED, error))?;
     let verbosity = if arguments.verbose { Verbosity::Each } else { Verbosity::Quiet };
-    let report = Report::new(verbosity, interrupt.flag());
+    let report = Report::new("cp", verbosity, interrupt.flag());
     let committed = match (split(destination), from_image) {
         (Some(_), 1..) => return Err(usage("both sides are in images; copy out of one first, then into the other")),
         (Some((image, path)), 0) => copy_in(arguments, sources, (image, path), &settings, &report)?,

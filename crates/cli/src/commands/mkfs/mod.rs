@@ -3,7 +3,9 @@
 //! # Invariants
 //! * Nothing is written before all options are understood and what is on the device was looked at.
 //! * A file that was created or extended for a filesystem that could not be made is taken back.
+//! * A filesystem that is to begin with content has all of it, or is none.
 
+mod content;
 mod features;
 mod profiles;
 mod target;
@@ -19,9 +21,10 @@ use butterfs_volume::BlockDevice;
 use rustix::process::{getgid, getuid};
 use uuid::Uuid;
 
+use self::content::Content;
 use self::features::{FEATURES, choose_features, list_features};
 use self::profiles::{ProfileName, shown};
-use self::target::Target;
+use self::target::{Target, Wish};
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output, signatures, size};
 
@@ -64,6 +67,8 @@ pub struct Arguments {
     /// Features, separated by commas; ^NAME turns one off, list-all lists them.
     #[arg(short = 'O', long, value_name = "LIST")]
     features: Vec<String>,
+    #[command(flatten)]
+    content: Content,
     /// Do not discard first: nothing ever is.
     #[arg(short = 'K', long)]
     nodiscard: bool,
@@ -89,8 +94,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut targets = Vec::new();
     let mut devices: Vec<Arc<dyn BlockDevice>> = Vec::new();
     options.devices.clear();
+    arguments.content.check(arguments.images.len())?;
+    let wish = Wish { size: arguments.size, least: arguments.content.needs(&options), force: arguments.force };
     for image in &arguments.images {
-        let (target, device) = Target::prepare(image, arguments)?;
+        let (target, device) = Target::prepare(image, &wish)?;
         let size = arguments.size.unwrap_or(device.len());
         let mut new = NewDevice::new(size, &SystemEnvironment);
         new.total_bytes -= new.total_bytes % u64::from(options.sectorsize);
@@ -102,9 +109,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for (target, device) in targets.iter().zip(&devices) {
         signatures::erase_others(&**device).map_err(|error| failure::io(exit::USAGE, target.path, &error))?;
     }
+    let cut = arguments.content.copy(&devices, &arguments.images)?;
     targets.into_iter().for_each(Target::keep);
     if !arguments.quiet {
-        summary(&arguments.images, &options);
+        let total = options.devices.iter().map(|device| device.total_bytes).sum();
+        summary(arguments, &options, cut.unwrap_or(total));
     }
     Ok(())
 }
@@ -152,15 +161,14 @@ fn options(arguments: &Arguments) -> std::result::Result<MakeOptions, String> {
 }
 
 /// What was made.
-fn summary(images: &[PathBuf], options: &MakeOptions) {
+fn summary(arguments: &Arguments, options: &MakeOptions, total: u64) {
     let features: Vec<_> = FEATURES.iter().filter(|feature| feature.is_in(options)).map(|f| f.name).collect();
-    let total = options.devices.iter().map(|device| device.total_bytes).sum();
     let mut rows = vec![
         ("Label:", String::from_utf8_lossy(&options.label).into_owned()),
         ("UUID:", Uuid::from_bytes(options.fsid).to_string()),
         ("Node size:", options.nodesize.to_string()),
         ("Sector size:", options.sectorsize.to_string()),
-        ("Filesystem size:", size::display(total)),
+        ("Filesystem size:", arguments.content.size(total)),
     ];
     match options.is_mixed() {
         true => rows.push(("Data+Metadata:", shown(options.data_profile))),
@@ -174,7 +182,8 @@ fn summary(images: &[PathBuf], options: &MakeOptions) {
         ("Checksum:", options.csum_type.to_string()),
         ("Features:", features.join(", ")),
     ]);
-    rows.extend(images.iter().map(|image| ("Path:", image.display().to_string())));
+    rows.extend(arguments.content.rows());
+    rows.extend(arguments.images.iter().map(|image| ("Path:", image.display().to_string())));
     for (name, value) in rows {
         output::line(format!("{name:<19}{value}").trim_end());
     }

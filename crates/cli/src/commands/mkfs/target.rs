@@ -5,7 +5,6 @@ use std::path::Path;
 
 use butterfs_volume::{BlockDevice, FileDevice};
 
-use super::Arguments;
 use crate::failure::{self, Failure, Result};
 use crate::{exit, signatures};
 
@@ -21,21 +20,39 @@ enum Undo {
     Truncate(u64),
 }
 
+/// What is wanted of it.
+pub(super) struct Wish {
+    /// The size that was asked for.
+    pub size: Option<u64>,
+    /// Otherwise, of a file: how large it must be at least.
+    pub least: Option<u64>,
+    /// Whether what it holds may be overwritten.
+    pub force: bool,
+}
+
+impl Wish {
+    /// The size to extend it to.
+    fn size_of(&self, path: &Path) -> Option<u64> {
+        self.size.or(self.least.filter(|_| !path.exists() || path.is_file()))
+    }
+}
+
 impl<'a> Target<'a> {
     /// Opens the device, alone, and makes it large enough, unless it holds something.
-    pub(super) fn prepare(path: &'a Path, arguments: &Arguments) -> Result<(Self, FileDevice)> {
+    pub(super) fn prepare(path: &'a Path, wish: &Wish) -> Result<(Self, FileDevice)> {
         let mut target = Self { path, undo: Undo::Nothing };
+        let size = wish.size_of(path);
         if !path.exists() {
-            target.create(arguments.size)?;
+            target.create(size)?;
         }
         let device = target.open()?;
         let error = |error| failure::io(exit::USAGE, path, &error);
-        if !arguments.force
+        if !wish.force
             && let Some(found) = signatures::find(&device).map_err(error)?
         {
             return Err(Failure::at(exit::USAGE, path, format!("holds {found}; use -f to overwrite it")));
         }
-        match arguments.size {
+        match size {
             Some(size) if size > device.len() => {
                 let old = device.len();
                 drop(device);
