@@ -4,7 +4,7 @@
 #   scripts/bench.sh [OPTIONS]
 #
 # --rounds N (5); --scale PERCENT of the full size (100); --only SCENARIO,... of sequential, random, sync, files,
-# directory, rename, tree, zstd, clone, library; --with WHOM,... of btrfs, ceiling, ext4, xfs (btrfs,ceiling);
+# directory, rename, tree, zstd, clone, git, cargo, snapshot, mount, library, mkfs; --with WHOM,... of btrfs, ceiling, ext4, xfs (btrfs,ceiling);
 # --dir DIRECTORY for the images (/dev/shm: in memory; on a disk: another); --transport device or uring (device);
 # --options: mount options of Butterfs.
 #

@@ -26,7 +26,12 @@ fn open(image: &Path) -> Filesystem {
     Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).expect("the filesystem opens")
 }
 
-fn create_all(fs: &Filesystem, count: usize) {
+/// Makes so many empty files on an image.
+pub(super) fn fill(image: &Path, count: usize) {
+    create_all(&open(image), count, &[]);
+}
+
+fn create_all(fs: &Filesystem, count: usize, content: &[u8]) {
     let make = |dir: InodeId, name: &str, kind| {
         let new = NewInode { kind, permissions: 0o755, uid: 0, gid: 0 };
         fs.create(Place::new(dir, name.as_bytes()), &new).expect("an inode can be made")
@@ -34,7 +39,7 @@ fn create_all(fs: &Filesystem, count: usize) {
     let dirs: Vec<_> = (0..files::DIRECTORIES).map(|n| make(fs.root(), &format!("d{n}"), NewKind::Directory)).collect();
     for number in 0..count {
         let id = make(dirs[number % dirs.len()], &format!("file-{number:06}"), NewKind::File);
-        fs.write(id, 0, &[7; 4096]).expect("a write succeeds");
+        fs.write(id, 0, content).expect("a write succeeds");
     }
     fs.sync().expect("the commit succeeds");
 }
@@ -79,7 +84,7 @@ fn run(bench: &mut Bench<'_>) {
     bench.unmount();
     let fs = open(bench.image());
     bench.measure(&READ, mib, |_| read_all(&fs));
-    bench.measure(&CREATE, count as f64, |_| create_all(&fs, count));
+    bench.measure(&CREATE, count as f64, |_| create_all(&fs, count, &[7; 4096]));
     drop(fs);
     let fs = open(bench.image());
     bench.measure(&WALK, count as f64, |_| assert_eq!(walk(&fs, fs.root()), count + 1));

@@ -25,6 +25,17 @@ impl Sample {
     pub fn rate(&self) -> f64 {
         self.units / self.seconds
     }
+
+    /// Both, one after the other.
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            units: self.units + other.units,
+            seconds: self.seconds + other.seconds,
+            client: self.client + other.client,
+            server: self.server + other.server,
+            memory: self.memory.max(other.memory),
+        }
+    }
 }
 
 /// Measures from `start` to `stop`.

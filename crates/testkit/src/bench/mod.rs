@@ -12,7 +12,11 @@ pub mod data;
 pub mod files;
 pub mod library;
 pub mod measure;
+pub mod mounting;
 pub mod null;
+pub mod offline;
+pub mod repository;
+pub mod snapshots;
 pub mod source;
 pub mod subject;
 pub mod sync;
@@ -68,8 +72,17 @@ pub struct Scenario {
 }
 
 /// All scenarios.
-pub const SCENARIOS: &[&[Scenario]] =
-    &[data::SCENARIOS, sync::SCENARIOS, files::SCENARIOS, tree::SCENARIOS, library::SCENARIOS];
+pub const SCENARIOS: &[&[Scenario]] = &[
+    data::SCENARIOS,
+    sync::SCENARIOS,
+    files::SCENARIOS,
+    tree::SCENARIOS,
+    repository::SCENARIOS,
+    snapshots::SCENARIOS,
+    mounting::SCENARIOS,
+    library::SCENARIOS,
+    offline::SCENARIOS,
+];
 
 /// One subject in one round of a scenario.
 pub struct Bench<'a> {
@@ -108,9 +121,17 @@ impl<'a> Bench<'a> {
         matches!(self.subject, Subject::Null { .. })
     }
 
+    /// Our program, if this is Butterfs.
+    pub fn program(&self) -> Option<&'a Path> {
+        match self.subject {
+            Subject::Butterfs { binary, .. } => Some(binary),
+            _ => None,
+        }
+    }
+
     /// Whether this is Butterfs.
     pub fn is_butterfs(&self) -> bool {
-        matches!(self.subject, Subject::Butterfs { .. })
+        self.program().is_some()
     }
 
     /// The image, for those who use it without a mount.
@@ -141,6 +162,20 @@ impl<'a> Bench<'a> {
         work(self.mounted.as_ref().map_or(self.image(), Mounted::dir));
         let sample = watch.stop(units);
         self.note(row, sample);
+    }
+
+    /// Measures so many mounts, each with some work right behind it; unmounts are not measured.
+    pub fn measure_remounts(&mut self, row: &'static Row, mounts: usize, work: impl Fn(&Path)) {
+        let mut sum: Option<Sample> = None;
+        for _ in 0..mounts {
+            self.unmount();
+            let watch = Stopwatch::start(None);
+            let mounted = self.mounted.insert(self.subject.mount(self.options));
+            work(mounted.dir());
+            let sample = watch.stop(1.0);
+            sum = Some(sum.map_or(sample, |sum| sum.and(&sample)));
+        }
+        sum.into_iter().for_each(|sum| self.note(row, sum));
     }
 
     fn note(&mut self, row: &'static Row, sample: Sample) {

@@ -118,7 +118,7 @@ fn run(arguments: &Arguments) {
     let archive = work.0.join("tree.tar");
     let wanted = |scenario: &Scenario| arguments.only.is_empty() || arguments.only.iter().any(|n| n == scenario.name);
     let scenarios: Vec<&Scenario> = SCENARIOS.iter().flat_map(|some| *some).filter(|one| wanted(one)).collect();
-    if scenarios.iter().any(|scenario| ["tree", "zstd"].contains(&scenario.name)) {
+    if scenarios.iter().any(|scenario| ["tree", "zstd", "git", "mkfs"].contains(&scenario.name)) {
         source::write_archive(&archive, scale.tree).expect("the archive can be written");
     }
     let subjects = subjects(arguments, &work.0);
