@@ -356,6 +356,30 @@ fn the_cleaner_goes_on_after_a_kill() {
 }
 
 /// What find and rm see: no directory twice, and the same numbers after another mount.
+/// The kernel forgets its inodes a moment after a deletion; the cleaner must not sleep over that.
+#[test]
+fn what_was_in_use_a_moment_ago_is_removed_soon() {
+    let Some(work) = setup("subvolume_cleaned_soon") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 256 * MIB, &[]);
+    let mounted = subject().mount(&image, &mnt, "");
+    for round in 0..3 {
+        let live = mnt.join("live");
+        subject().create_subvolume(&live);
+        (0..200).for_each(|n| fs::write(live.join(n.to_string()), "in use").expect("write"));
+        let open = fs::File::open(live.join("7")).expect("open");
+        subject().delete_subvolume(&live);
+        drop(open);
+        let begun = std::time::Instant::now();
+        while in_mount(&subject(), &mnt, &["list", "-d", "."]).ok().stdout.contains("DELETED") {
+            assert!(begun.elapsed() < Duration::from_secs(4), "round {round}: it is still there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    mounted.unmount();
+    oracle::assert_clean(&image);
+}
+
 #[test]
 fn inode_numbers_are_unique_and_stay() {
     let Some(work) = setup("subvolume_numbers") else { return };

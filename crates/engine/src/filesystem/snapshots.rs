@@ -8,9 +8,10 @@
 use std::sync::TryLockError;
 
 use butterfs_format::items::{FileType, RootFlags, Timespec};
-use butterfs_format::{Key, TreeId};
+use butterfs_format::{Ino, Key, TreeId};
 
 use super::{Attempt, Filesystem, require_changeable_dir, require_growable_dir};
+use crate::dir::backref;
 use crate::dir::entry::{self, Entry, Target};
 use crate::dir::link::{self, Link};
 use crate::dir::{Parent, Place, subvolumes_in};
@@ -210,6 +211,22 @@ impl Filesystem {
                 return Ok(());
             }
             tx.change_root_item(tree, |item| root::set_access(item, access))
+        })
+    }
+
+    /// Names, with their directories, of inodes that keep the oldest deleted subvolume from being removed, so many at
+    /// most: who has shown them to others can have those forget them.
+    pub fn names_in_the_way(&self, most: usize) -> Result<Vec<(InodeId, Vec<u8>)>> {
+        self.shared.gate.view(|tx| {
+            let Some(tree) = orphan::list(tx, TreeId::ROOT, 0, 1)?.first().map(|tree| TreeId(*tree)) else {
+                return Ok(Vec::new());
+            };
+            let mut found = Vec::new();
+            for id in self.inodes.of_tree(tree, most).into_iter().filter(|id| id.ino != Ino::ROOT_DIR) {
+                let names = backref::names(tx, id).unwrap_or_default();
+                found.extend(names.into_iter().map(|(dir, name)| (InodeId::new(tree, dir), name)));
+            }
+            Ok(found)
         })
     }
 

@@ -104,6 +104,11 @@ impl InodeCache {
         lock(&self.map).slots.remove(&id);
     }
 
+    /// Inodes of a tree that are in memory, so many at most.
+    pub fn of_tree(&self, tree: butterfs_format::TreeId, most: usize) -> Vec<InodeId> {
+        lock(&self.map).slots.keys().filter(|id| id.tree == tree).take(most).copied().collect()
+    }
+
     /// Forgets every inode of a tree that nobody uses; says whether none is left.
     pub fn drop_tree(&self, tree: butterfs_format::TreeId) -> bool {
         let mut map = lock(&self.map);

@@ -6,7 +6,7 @@
 
 use butterfs_engine::Error;
 use butterfs_engine::filesystem::Filesystem;
-use butterfs_engine::inode::lock;
+use butterfs_engine::inode::{InodeId, lock};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -40,8 +40,16 @@ const DISCARDS: usize = 1000;
 const CLEAN_STEP: usize = 64;
 /// The longest pause between two steps of the cleaner.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// How soon the cleaner looks again at subvolumes that are still in use.
+/// Names that the kernel is asked to forget at once.
+const FORGET_STEP: usize = 256;
+/// How soon the cleaner looks again after a deletion at subvolumes that are still in use: the kernel forgets their inodes
+/// a moment later. It waits twice as long each time.
+const CLEAN_SOON: Duration = Duration::from_millis(5);
+/// The longest that it waits.
 const CLEAN_AGAIN: Duration = Duration::from_secs(10);
+
+/// Has the kernel forget a name in a directory.
+pub(super) type Forget = Box<dyn Fn(InodeId, &[u8]) + Send>;
 
 #[derive(Default)]
 struct Told {
@@ -69,7 +77,7 @@ pub(super) struct Background {
 
 impl Background {
     /// Starts the threads.
-    pub fn start(&self, fs: &Arc<Filesystem>, on_error: &OnError) -> std::io::Result<()> {
+    pub fn start(&self, fs: &Arc<Filesystem>, on_error: &OnError, forget: Forget) -> std::io::Result<()> {
         let bell = Arc::clone(&self.bell);
         fs.shared().gate.on_stop(move || {
             lock(&bell.told).failed = true;
@@ -84,7 +92,7 @@ impl Background {
             self.spawn("discard", move || discard_now_and_then(&bell, &with))?;
         }
         let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
-        self.spawn("cleaner", move || clean(&bell, &with))
+        self.spawn("cleaner", move || clean(&bell, &with, &forget))
     }
 
     fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -131,7 +139,7 @@ impl Drop for Background {
 
 impl Bell {
     /// Waits until `limit` has passed or `early` says so; `false`: stop.
-    fn wait(&self, limit: Duration, early: impl Fn(&mut Told) -> bool) -> bool {
+    fn wait(&self, limit: Duration, mut early: impl FnMut(&mut Told) -> bool) -> bool {
         let end = Instant::now() + limit;
         let mut told = lock(&self.told);
         loop {
@@ -234,7 +242,15 @@ fn follow_error(bell: &Bell, on_error: &OnError) {
     }
 }
 
-fn clean(bell: &Bell, fs: &Filesystem) {
+/// What was open in a subvolume while it was deleted stays in the kernel's cache when it is closed.
+fn forget_deleted(fs: &Filesystem, forget: &Forget) {
+    // What cannot be read is no reason to stop; the cleaner tells.
+    let names = fs.names_in_the_way(FORGET_STEP).unwrap_or_default();
+    names.iter().for_each(|(dir, name)| forget(*dir, name));
+}
+
+fn clean(bell: &Bell, fs: &Filesystem, forget: &Forget) {
+    let mut again = CLEAN_AGAIN;
     loop {
         loop {
             let begin = Instant::now();
@@ -256,11 +272,17 @@ fn clean(bell: &Bell, fs: &Filesystem) {
                 }
             }
         }
+        forget_deleted(fs, forget);
+        let mut deleted = false;
         if !autodefrag(bell, fs)
             || !reclaim(bell, fs)
-            || !bell.wait(CLEAN_AGAIN, |told| std::mem::take(&mut told.clean))
+            || !bell.wait(again, |told| {
+                deleted = std::mem::take(&mut told.clean);
+                deleted
+            })
         {
             return;
         }
+        again = if deleted { CLEAN_SOON } else { (again * 2).min(CLEAN_AGAIN) };
     }
 }

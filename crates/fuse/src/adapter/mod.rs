@@ -116,7 +116,7 @@ impl Default for AdapterOptions {
 /// A filesystem behind a mount.
 pub struct EngineFrontEnd {
     fs: Arc<Filesystem>,
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
     handles: Handles,
     offers: Offers,
     /// What callers of syncfs were told.
@@ -162,7 +162,7 @@ impl EngineFrontEnd {
     pub fn new(fs: Arc<Filesystem>, options: AdapterOptions) -> Self {
         let root = fs.root();
         Self {
-            nodes: Nodes::new(root),
+            nodes: Arc::new(Nodes::new(root)),
             handles: Handles::default(),
             offers: Offers::default(),
             synced: Mutex::default(),
@@ -275,7 +275,13 @@ impl FrontEnd for EngineFrontEnd {
         *lock(&self.notifier) = notifier;
         if self.fs.access() == Access::ReadWrite {
             self.background.set_commit_interval(lock(&self.changeable).commit_interval);
-            self.background.start(&self.fs, &self.options.on_error)?;
+            let (nodes, notifier) = (Arc::clone(&self.nodes), self.notifier());
+            let forget = Box::new(move |dir: InodeId, name: &[u8]| {
+                if let Some(node) = nodes.find(dir) {
+                    notifier.inval_entry(node, name);
+                }
+            });
+            self.background.start(&self.fs, &self.options.on_error, forget)?;
             self.resume_balance();
         }
         Ok(())
