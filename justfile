@@ -68,3 +68,7 @@ fstests suite tests="docs/fstests-expected.txt":
 # Other suites and a mix of everything over our mount, and what is left of it judged (as root): just soak 600
 soak seconds="600" parts="":
     scripts/soak.sh {{seconds}} {{parts}}
+
+# Time our scrub beside the kernel's (as root): just bench-scrub 5 1024 raid5
+bench-scrub runs="5" mib="1024" *profiles:
+    scripts/bench-scrub.sh {{runs}} {{mib}} {{profiles}}

@@ -136,6 +136,87 @@ fn raid5_and_raid6() {
 }
 
 #[test]
+fn single_and_raid0_on_odd_sizes() {
+    compared("sp-raid0", &[257 * MIB + 4096, 300 * MIB + 20_480, 511 * MIB + 8192], &["-d", "raid0", "-m", "single"]);
+}
+
+#[test]
+fn raid1c4_and_raid10_of_five() {
+    let sizes = [301 * MIB, 333 * MIB + 4096, 350 * MIB, 400 * MIB + 12_288, 299 * MIB];
+    compared("sp-raid1c4", &sizes, &["-d", "raid10", "-m", "raid1c4"]);
+}
+
+#[test]
+fn raid5_of_uneven_devices() {
+    compared("sp-raid5", &[300 * MIB, 417 * MIB + 8192, 533 * MIB], &["-d", "raid5", "-m", "raid1"]);
+}
+
+#[test]
+fn raid6_of_uneven_devices() {
+    let sizes = [300 * MIB, 417 * MIB + 8192, 533 * MIB, 351 * MIB + 4096, 420 * MIB];
+    compared("sp-raid6", &sizes, &["-d", "raid6", "-m", "raid1c3"]);
+}
+
+#[test]
+fn mixed_groups_on_two_devices() {
+    compared("sp-mixed-raid1", &[300 * MIB + 4096, 340 * MIB], &["-M", "-d", "raid1", "-m", "raid1"]);
+}
+
+/// A conversion that was not finished is told by the commands by which the stock program tells it, in its words.
+#[test]
+fn several_profiles_are_warned_of() {
+    let Some(work) = setup("sp-several") else { return };
+    let mnt = work.dir("mnt");
+    let images = devices::mkfs(work.path(), &[500 * MIB; 2], &["-d", "single", "-m", "raid1"]);
+    let new: Vec<PathBuf> = (0..4).map(|number| work.file(&format!("new{number}"))).collect();
+    new.iter().for_each(|image| butterfs_testkit::mounter::create_sparse(image, 300 * MIB));
+    let mounted = KernelMount::new(&images, &mnt, "noatime");
+    fs::write(mnt.join("noise"), Random::new(3).bytes(200 << 20)).expect("write");
+    mounted.btrfs(&["filesystem", "sync"]);
+    mounted.btrfs(&["balance", "start", "-dconvert=raid0,limit=1"]);
+    let filters = ["filesystem df", "device usage", "balance cancel", "balance pause", "device remove 9"];
+    let warned = |finished: &Finished| -> Vec<String> {
+        finished.stderr.lines().filter(|line| line.starts_with("WARNING")).map(str::to_owned).collect()
+    };
+    let expected: Vec<_> = filters.iter().map(|words| warned(&ask(&work, "btrfs", words, &[&mnt]))).collect();
+    assert!(expected.iter().all(|lines| lines.len() == 2), "{expected:?}");
+    for (words, expected) in filters.iter().zip(&expected).take(2) {
+        assert_eq!(warned(&ask(&work, BINARY, words, &[&mnt])), *expected, "{words} on the kernel's mount");
+    }
+    let none = warned(&ask(&work, BINARY, "filesystem usage", &[&mnt]));
+    assert!(none.is_empty() && warned(&ask(&work, "btrfs", "filesystem usage", &[&mnt])).is_empty());
+    drop(mounted);
+    for (words, expected) in filters.iter().zip(&expected) {
+        assert_eq!(warned(&ask(&work, BINARY, words, &[&images[0]])), *expected, "{words} on the image");
+    }
+    let mounted = Ours::new(&images, &mnt, "noatime");
+    for (words, expected) in filters.iter().zip(&expected) {
+        assert_eq!(warned(&ask(&work, BINARY, words, &[&mnt])), *expected, "{words} on our mount");
+    }
+    assert_eq!(warned(&ask(&work, BINARY, "device add", &[&new[0], &mnt]).ok()), expected[0]);
+    drop(mounted);
+}
+
+/// The filters of a balance are printed as the stock program prints them.
+#[test]
+fn filters_are_printed_as_the_stock_program_does() {
+    let Some(work) = setup("sp-filters") else { return };
+    let mnt = work.dir("mnt");
+    let images = devices::mkfs(work.path(), &[500 * MIB; 2], &["-d", "single", "-m", "raid1"]);
+    let all = "balance start -v -dusage=7,devid=1,drange=0..1000,vrange=5..9999999999,limit=2..3,stripes=..4,\
+               profiles=single|raid1 -musage=3,limit=9,convert=raid1,soft";
+    let dumped = |finished: &Finished| -> Vec<String> {
+        let is_one = |line: &&str| line.starts_with("  ") || line.starts_with("Dumping");
+        finished.stdout.lines().filter(is_one).map(str::to_owned).collect()
+    };
+    let mounted = KernelMount::new(&images, &mnt, "noatime");
+    let expected = dumped(&ask(&work, "btrfs", all, &[&mnt]).ok());
+    drop(mounted);
+    assert_eq!(expected.len(), 4, "{expected:?}");
+    assert_eq!(dumped(&ask(&work, BINARY, all, &[&images[0]]).ok()), expected);
+}
+
+#[test]
 fn labels_and_what_is_shown_without_a_mount() {
     let Some(work) = setup("sp-label") else { return };
     let (image, mnt) = (work.file("disk0"), work.dir("mnt"));

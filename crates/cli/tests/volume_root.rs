@@ -4,7 +4,6 @@
 mod common;
 
 use butterfs_testkit::command::{Finished, run};
-use butterfs_testkit::daemon;
 use butterfs_testkit::devices::{self, KernelMount};
 use butterfs_testkit::mounter::create_sparse;
 use butterfs_testkit::populate::{self, Plan};
@@ -195,52 +194,4 @@ fn either_side_goes_on() {
     let profiles = kernel.btrfs(&["filesystem", "df"]).stdout;
     assert!(profiles.contains("Data, single") && !profiles.contains("Data, RAID1"), "{profiles}");
     read(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
-}
-
-/// Killed at random moments: nothing is lost, and the operation goes on. `BUTTERFS_TEST_SCALE` makes it more often.
-#[test]
-fn killed_at_any_moment() {
-    let Some(work) = setup("volume-kill") else { return };
-    let mnt = work.dir("mnt");
-    let (images, tree) = made(work.path(), &[700, 700, 700], 3, &["-d", "single", "-m", "raid1"], 20);
-    let mut random = Random::new(11);
-    let commands: [&[&str]; 4] = [
-        &["balance", "start", "-dconvert=raid1", "-mconvert=raid1c3", "-f"],
-        &["balance", "start", "-dconvert=raid0", "-mconvert=raid1", "-f"],
-        &["device", "remove", "3"],
-        &["filesystem", "resize", "1:450M"],
-    ];
-    for round in 0..scaled(8) {
-        let command = commands[round % commands.len()];
-        let log = work.file("log");
-        let mut process = daemon::Foreground::start(Command::new(BUTTERFS).args(command).arg(&images[0]), &log);
-        process.wait(Duration::from_millis(random.between(30, 1500)));
-        daemon::kill(process.pid());
-        drop(process);
-        let printed = std::fs::read_to_string(&log).expect("a log");
-        assert!(!printed.contains("panicked"), "{printed}");
-        // What was interrupted goes on or ends; then all is as before.
-        let present: Vec<PathBuf> = images.iter().filter(|image| has_superblock(image)).cloned().collect();
-        clean(&present);
-        if command[0] == "balance" {
-            butterfs(&["balance", "cancel"], &images[0]);
-        }
-        let ours = Ours::new(&present, &mnt, "noatime,skip_balance");
-        read(&mnt).assert_same(&tree, Times::Exact, &format!("after kill {round} | before"));
-        drop(ours);
-        if present.len() < images.len() {
-            butterfs(&["device", "add", "-f", images[2].to_str().expect("text")], &images[0]).ok();
-        }
-        butterfs(&["filesystem", "resize", "1:max"], &images[0]);
-        butterfs(&["filesystem", "resize", "1:700M"], &images[0]).ok();
-    }
-    kernel_has(&images, &mnt, &tree, "noatime");
-}
-
-fn has_superblock(image: &Path) -> bool {
-    use std::os::unix::fs::FileExt;
-    let file = std::fs::File::open(image).expect("it is there");
-    let mut magic = [0; 8];
-    file.read_exact_at(&mut magic, 65536 + 64).expect("it reads");
-    &magic == b"_BHRfS_M"
 }

@@ -77,8 +77,8 @@ fn delete_some(dir: &Path, name: &str) {
     }
 }
 
-fn open(images: &[PathBuf], missing: Option<usize>) -> Volume {
-    let there = images.iter().enumerate().filter(|(index, _)| Some(*index) != missing);
+fn open(images: &[PathBuf], missing: &[usize]) -> Volume {
+    let there = images.iter().enumerate().filter(|(index, _)| !missing.contains(index));
     let device = |path: &PathBuf| Arc::new(FileDevice::open_read_only(path).expect("open")) as Arc<dyn BlockDevice>;
     let how = butterfs_volume::OpenOptions {
         missing: Missing::Accept,
@@ -87,7 +87,7 @@ fn open(images: &[PathBuf], missing: Option<usize>) -> Volume {
     Volume::open_with(there.map(|(_, path)| device(path)).collect(), &how).expect("open")
 }
 
-fn filesystem(images: &[PathBuf], missing: Option<usize>) -> Filesystem {
+fn filesystem(images: &[PathBuf], missing: &[usize]) -> Filesystem {
     let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
     Filesystem::open(open(images, missing), options, Box::new(SystemEnvironment)).expect("open")
 }
@@ -95,7 +95,7 @@ fn filesystem(images: &[PathBuf], missing: Option<usize>) -> Filesystem {
 /// Brings those sectors of data chunks from the images of later that reached the devices; says how many differed.
 fn cut(before: &[PathBuf], later: &[PathBuf], reached: Reached) -> u64 {
     let mut changed = 0;
-    let volume = open(before, None);
+    let volume = open(before, &[]);
     for (_, chunk) in volume.chunks() {
         if !chunk.flags().contains(BlockGroupFlags::DATA) {
             continue;
@@ -134,22 +134,29 @@ fn copies(images: &[PathBuf], name: &str) -> Vec<PathBuf> {
     images.iter().map(copy).collect()
 }
 
-/// Sectors of committed files that are lost, over all devices that can be lost; and sectors that were written.
+/// Each set of so many of `count` devices.
+fn sets(count: usize, lost: u32) -> Vec<Vec<usize>> {
+    let all = (0..1usize << count).filter(|bits| bits.count_ones() == lost);
+    all.map(|bits| (0..count).filter(|index| bits >> index & 1 != 0).collect()).collect()
+}
+
+/// Sectors of committed files that are lost, over all sets of devices that can be lost; and sectors that were written.
 fn lost(writer: Writer, profile: &str, count: usize, reached: Reached) -> (usize, u64) {
+    let (metadata, survives) = if profile == "raid6" { ("raid1c3", 2) } else { ("raid1", 1) };
     let Some(work) = setup(&format!("hole-{writer:?}-{profile}-{count}-{reached:?}")) else { return (0, 0) };
     let mnt = work.dir("mnt");
-    let images = devices::mkfs(work.path(), &vec![SIZE; count], &["-d", profile, "-m", "raid1"]);
+    let images = devices::mkfs(work.path(), &vec![SIZE; count], &["-d", profile, "-m", metadata]);
     mounted(writer, &images, &mnt, |dir| {
         files(dir, "first", 1);
         delete_some(dir, "first");
     });
     let before = copies(&images, "before");
     mounted(writer, &images, &mnt, |dir| files(dir, "second", 2));
-    let whole = filesystem(&before, None);
+    let whole = filesystem(&before, &[]);
     let written = cut(&before, &images, reached);
     let mut sectors = 0;
-    for gone in 0..count {
-        let losses = losses(&whole, &filesystem(&before, Some(gone)));
+    for gone in sets(count, survives) {
+        let losses = losses(&whole, &filesystem(&before, &gone));
         assert!(losses.objects.is_empty(), "metadata is elsewhere");
         sectors += losses.sectors.len();
     }

@@ -10,7 +10,9 @@ use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::DataRule;
 use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind, OpenOptions};
+use butterfs_engine::scrub::{ScrubMode, ScrubMonitor, ScrubOptions};
 use butterfs_engine::{Error, Result};
+use butterfs_format::DevId;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_testkit::disks;
 use butterfs_testkit::fault::{Fault, FaultDevice, Lasting, Request, Rule, errno};
@@ -240,4 +242,110 @@ fn a_device_that_was_away_for_one_commit_is_told_from_one_that_was_cut_off() {
     write_alone(&disks, 0, 1);
     let refused = open(disks.all(), Missing::Refuse, DataRule::InPlace).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("missed commits") && refused.contains("disk2"), "{refused}");
+}
+
+/// Ways in which a device lies or fails in passing.
+const LIES: [(Request, Fault); 9] = [
+    (Request::Read, Fault::Error(errno::EIO)),
+    (Request::Read, Fault::Short(errno::EIO)),
+    (Request::Read, Fault::FlipOnRead),
+    (Request::Read, Fault::Stale),
+    (Request::Write, Fault::Lost),
+    (Request::Write, Fault::Torn),
+    (Request::Write, Fault::Misdirected(8192)),
+    (Request::Write, Fault::FlipOnWrite),
+    (Request::Flush, Fault::Lost),
+];
+
+/// Reads each file; says how many could not be read. What is read is right.
+fn unreadable(fs: &Filesystem, what: &str) -> usize {
+    let is_read = |number: &u64| {
+        let id = fs.lookup(Place::new(fs.root(), name(*number).as_bytes())).unwrap();
+        let mut bytes = vec![0; 200_000];
+        let read = fs.read(id, 0, &mut bytes).is_ok();
+        assert!(!read || bytes == content(*number, 1), "{what}: file {number} has wrong bytes");
+        read
+    };
+    FILES as usize - (0..FILES).filter(is_read).count()
+}
+
+/// All devices; or all but the second, if a superblock that was lost or damaged shows that to be behind.
+fn in_use_again(disks: &Disks, what: &str) -> Filesystem {
+    open(disks.all(), Missing::Refuse, DataRule::Usual).unwrap_or_else(|error| {
+        assert!(error.to_string().contains("missed commits"), "{what}: {error}");
+        open(disks.without_second(), Missing::Accept, DataRule::Usual).unwrap()
+    })
+}
+
+/// One device of several gives or keeps wrong bytes. Copies heal it, at once and by a scrub. With parity a line is made of
+/// what the device says it holds, so a lie may reach parity before the commit: then it is told, and never believed.
+fn one_device_lies(count: u64, profile: BlockGroupFlags) {
+    let has_parity = profile.intersects(BlockGroupFlags::RAID5 | BlockGroupFlags::RAID6);
+    // What is read to open it tells who wrote there; an error then is told, and nothing is written.
+    let (opened, total) = {
+        let (fs, fault) = Disks::make(count, profile, profile).failing(None, DataRule::Usual);
+        let opened = fault.counts();
+        work(&fs).unwrap();
+        assert_whole(&fs, "no fault");
+        (opened, fault.counts())
+    };
+    let (mut struck, mut told, mut stopped) = (0, 0, 0);
+    for (request, fault) in LIES {
+        let (first, end) = match request {
+            Request::Read => (opened.reads, total.reads),
+            Request::Write => (opened.writes, total.writes),
+            _ => (opened.flushes, total.flushes),
+        };
+        for at in spread(end - first, 4).map(|number| first + number) {
+            let what = format!("{profile:?} on {count}, {request:?} {at}: {fault:?}");
+            let disks = Disks::make(count, profile, profile);
+            let (fs, device) = disks.failing(Some(Rule::once(request, at, fault)), DataRule::Usual);
+            let worked = work(&fs);
+            struck += usize::from(device.struck() > 0);
+            if let Err(error) = worked {
+                // A superblock that is not what was written: nothing more is, and what is durable stays so.
+                assert!(error.to_string().contains("another system wrote to it"), "{what}: {error}");
+                drop(fs);
+                assert_clean(disks.without_second(), Missing::Accept, &what);
+                stopped += 1;
+                continue;
+            }
+            let lost = unreadable(&fs, &what);
+            drop(fs);
+            let fs = in_use_again(&disks, &what);
+            for devid in fs.shared().gate.volume().dev_items().iter().map(|item| DevId(item.devid.get())) {
+                // One that is missing is not scrubbed.
+                let _ = fs.scrub(devid, &ScrubOptions::whole(ScrubMode::Repair), &Arc::new(ScrubMonitor::default()));
+            }
+            let lost = lost.max(unreadable(&fs, &what));
+            assert!(lost == 0 || has_parity && request == Request::Write, "{what}: {lost} files are lost");
+            told += lost;
+            drop(fs);
+            if lost == 0 && open(disks.all(), Missing::Refuse, DataRule::Usual).is_ok() {
+                assert_clean(disks.all(), Missing::Refuse, &what);
+            }
+        }
+    }
+    println!("{profile:?} on {count}: {struck} lies, {stopped} stopped it, {told} files told to be lost, none wrong");
+    assert!(struck > 20, "{struck} were struck");
+}
+
+#[test]
+fn a_device_that_lies_is_healed_from_its_mirror() {
+    one_device_lies(2, BlockGroupFlags::RAID1);
+}
+
+#[test]
+fn a_device_that_lies_is_healed_from_mirrors_of_stripes() {
+    one_device_lies(4, BlockGroupFlags::RAID10);
+}
+
+#[test]
+fn a_device_that_lies_is_healed_from_parity_or_told() {
+    one_device_lies(3, BlockGroupFlags::RAID5);
+}
+
+#[test]
+fn a_device_that_lies_is_healed_from_two_parities_or_told() {
+    one_device_lies(4, BlockGroupFlags::RAID6);
 }

@@ -10,7 +10,7 @@ use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::SizeMode;
-use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
+use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions, RemovalEnd, WhichDevice};
 use butterfs_engine::mkfs::{self, MakeOptions};
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_testkit::disks;
@@ -225,6 +225,35 @@ fn raid6_is_written_without_one_of_five() {
 #[test]
 fn raid10_is_written_without_one_of_four() {
     without_one(BlockGroupFlags::RAID10, BlockGroupFlags::RAID1C3, 4);
+}
+
+/// Whichever device is missing, and whatever chunks lie on it: groups become empty, a device comes, the missing one goes.
+#[test]
+fn a_device_comes_where_the_chunk_tree_has_no_room() {
+    for (gone, sizes) in (0..3).flat_map(|gone| [[400u64, 400, 400], [400, 500, 600]].map(|sizes| (gone, sizes))) {
+        let devices = Devices(sizes.map(|mib| Arc::new(MemDevice::new(mib * MIB))).to_vec());
+        devices.make(BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+        let fs = devices.open();
+        fill(&fs, 0, 8);
+        drop(fs);
+        let fs = devices.open_without(&[gone], Access::ReadWrite).unwrap();
+        for number in 1..8 {
+            fs.unlink(Place::new(fs.root(), format!("large{number}").as_bytes())).unwrap();
+        }
+        (0..3).for_each(|_| fs.sync().unwrap());
+        let new: Arc<dyn BlockDevice> = Arc::new(MemDevice::named("new", 600 * MIB));
+        fs.add_device(&new).unwrap_or_else(|error| panic!("without {gone} of {sizes:?}: {error}"));
+        let removal = fs.begin_removal(&[WhichDevice::Missing]).unwrap();
+        assert_eq!(fs.run_removal(removal).unwrap(), RemovalEnd::Done);
+        assert_has(&fs, 1, "the new device is there");
+        drop(fs);
+        let left = devices.without(&[gone]).into_iter().chain([new]).collect();
+        let volume = Volume::open(left, OpenMode::ReadOnly).unwrap();
+        let options = butterfs_check::Options { data_csums: true, ..Default::default() };
+        let mut findings = butterfs_check::check(&volume, &options).findings;
+        findings.retain(|finding| finding.severity != Severity::Note);
+        assert!(findings.is_empty(), "without {gone} of {sizes:?}: {findings:?}");
+    }
 }
 
 #[test]

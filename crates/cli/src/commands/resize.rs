@@ -64,7 +64,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let resized = run_in_process(&interrupt, || fs.resize_device(devid, length), stop, || {});
             let (before, after) = resized.map_err(|error| failed(path, &error.to_string()))?;
             let (before, after) = (size::display(before), size::display(after));
-            output::line(format!("Resize device id {devid} ({}) from {before} to {after}", path.display()));
+            let name = fs.shared().gate.volume().device_name(devid).unwrap_or_default();
+            output::line(format!("Resize device id {devid} ({name}) from {before} to {after}"));
             Ok(())
         }
     }

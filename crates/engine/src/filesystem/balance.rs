@@ -190,8 +190,9 @@ impl Filesystem {
         let worked = self.balance_status().ok_or(Error::NotRunning).and_then(|status| self.convert(&status.item));
         let ended = self.end_balance(&worked);
         drop(turn);
-        let progress = ended?;
-        Ok((worked?, progress))
+        // What went wrong first is what is told.
+        let end = worked?;
+        Ok((end, ended?))
     }
 
     fn convert(&self, item: &BalanceItem) -> Result<BalanceEnd> {

@@ -126,6 +126,7 @@ impl Filesystem {
         let uuid = self.shared.environment.new_uuid();
         let mut devid = DevId(0);
         gate.commit_with(Need::Deletion, |tx| {
+            tx.ensure_system()?;
             let highest = tx.device_items().iter().map(|item| item.devid.get()).max().unwrap_or(0);
             devid = DevId(highest + 1);
             let item = new_item(tx, devid, total, uuid);
@@ -184,6 +185,7 @@ impl Filesystem {
         }
         if wanted != before {
             self.shared.gate.commit_with(Need::Deletion, |tx| {
+                tx.ensure_system()?;
                 tx.resize_device(devid, wanted)?;
                 tx.cap_devices(&[]);
                 Ok(())
@@ -265,6 +267,7 @@ impl Filesystem {
         let gate = &self.shared.gate;
         let mut gone = Vec::new();
         gate.commit_with(Need::Deletion, |tx| {
+            tx.ensure_system()?;
             for devid in &devices {
                 tx.remove_device(*devid)?;
                 let is_there = gate.volume().is_written(*devid);

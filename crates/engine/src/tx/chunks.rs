@@ -44,6 +44,8 @@ pub(super) const SYSTEM_CHUNK_DEVICES: usize =
 
 /// There is room for so many more blocks of the chunk tree before it is changed.
 pub(super) const SYSTEM_NODES: u64 = 16;
+/// The least that will do.
+const SYSTEM_PATH: u64 = 4;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -121,9 +123,20 @@ impl Transaction {
             return Ok(None);
         }
         match self.map_new_chunk(BlockGroupFlags::SYSTEM) {
-            Err(Error::NoSpace) if available >= 4 * u64::from(self.geometry.nodesize) => Ok(None),
+            Err(Error::NoSpace) if self.has_system_room() => Ok(None),
             result => result.map(Some),
         }
+    }
+
+    /// Whether a path of the chunk tree can be copied. It cannot where all system chunks lack a device.
+    fn has_system_room(&self) -> bool {
+        let available = self.space.totals(BlockGroupFlags::SYSTEM).available;
+        available >= SYSTEM_PATH * u64::from(self.geometry.nodesize)
+    }
+
+    /// Makes sure that the chunk tree can be changed by something that makes no chunk of another kind.
+    pub(crate) fn ensure_system(&mut self) -> Result<()> {
+        self.map_system_chunk()?.map_or(Ok(()), |chunk| self.enter_chunk(chunk))
     }
 
     fn map_new_chunk(&mut self, kind: BlockGroupFlags) -> Result<NewChunk> {
@@ -290,6 +303,10 @@ impl Transaction {
 
     /// Groups that are empty, in memory too, and not needed for what is promised.
     fn removable_groups(&self, kind: BlockGroupFlags) -> Vec<u64> {
+        // Within a commit it is too late to make room for that.
+        if !self.has_system_room() {
+            return Vec::new();
+        }
         let totals = self.space.totals(kind);
         let mut spare = totals.available.saturating_sub(self.kept(kind));
         let mut left = totals.total;

@@ -126,6 +126,9 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
         on(5, raid6, row("raid6, fsync, crc32c, 4k", Style::Fsync, 4096, Crc32c, raid6)),
         on(4, raid6, row("raid6, snapshots, crc32c, 16k", Style::Snapshots, 16384, Crc32c, raid6)),
         on(3, raid5, row("raid5, nearly full, crc32c, 4k", Style::NearlyFull, 4096, Crc32c, raid5)),
+        on(2, raid5, row("raid5 on two, mixed, crc32c, 16k", Style::Mixed, 16384, Crc32c, raid5)),
+        on(3, raid6, row("raid6 on three, mixed, xxhash, 16k", Style::Mixed, 16384, Xxhash64, raid6)),
+        on(4, RAID1C4, row("raid1c4, fsync, xxhash, 16k", Style::Fsync, 16384, Xxhash64, RAID1C4)),
         in_place(on(3, raid5, row("raid5, in place, fsync, crc32c, 4k", Style::Fsync, 4096, Crc32c, raid5))),
         compressed(Method::Lzo, row("lzo, fsync, single, crc32c, 4k", Style::Fsync, 4096, Crc32c, single)),
         in_place(row("in place, mixed, dup, crc32c, 16k", Style::Mixed, 16384, Crc32c, dup)),
@@ -146,6 +149,7 @@ pub fn scripts(seed: u64, steps: usize) -> Vec<Script> {
 }
 
 const RAID1C3: BlockGroupFlags = BlockGroupFlags::RAID1C3;
+const RAID1C4: BlockGroupFlags = BlockGroupFlags::RAID1C4;
 /// Operations in each workload.
 const STEPS: usize = 200;
 /// More states than this are taken from several runs, each with a seed of its own.

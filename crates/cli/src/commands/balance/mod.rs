@@ -2,6 +2,7 @@
 //! those of btrfs-progs.
 
 mod filters;
+mod print;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use butterfs_format::items::{BalanceArgs, BalanceFlags, BalanceItem};
 use butterfs_fuse::control::{self, MountBalance, WorkEnd};
 use rustix::io::Errno;
 
+use super::space;
 use super::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours, run_in_process};
 use crate::failure::{self, Failure, Result};
 use crate::transfer::interrupt::Interrupt;
@@ -120,6 +122,9 @@ fn begin(start: &Start) -> Result<ExitCode> {
     let is_full = start.data.is_none() && start.metadata.is_none() && start.system.is_none();
     if is_full && !start.full_balance {
         warn();
+    }
+    if start.verbose {
+        print::filters(&item, 0);
     }
     let interrupt = listen(path)?;
     match WorkTarget::open(path, &start.target.image)? {
@@ -297,11 +302,13 @@ fn not_there(path: &Path, what: &str, why: &str) -> Result<ExitCode> {
 
 fn pause(target: &Target) -> Result<ExitCode> {
     let path = target.path.as_path();
-    let paused = match WorkTarget::open(path, &target.image)? {
-        WorkTarget::Mount(file) => control::pause_balance(ask(&file)),
+    let opened = WorkTarget::open(path, &target.image)?;
+    let paused = match &opened {
+        WorkTarget::Mount(file) => control::pause_balance(ask(file)),
         // Nobody else has it open, so none runs.
         WorkTarget::Image(_) => Err(Errno::NOTCONN.into()),
     };
+    space::warn_of_several_in(&opened);
     match paused {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => not_there(path, "pause", "Not running"),
@@ -311,13 +318,15 @@ fn pause(target: &Target) -> Result<ExitCode> {
 
 fn cancel(target: &Target) -> Result<ExitCode> {
     let path = target.path.as_path();
-    let cancelled = match WorkTarget::open(path, &target.image)? {
-        WorkTarget::Mount(file) => control::cancel_balance(ask(&file)),
+    let opened = WorkTarget::open(path, &target.image)?;
+    let cancelled = match &opened {
+        WorkTarget::Mount(file) => control::cancel_balance(ask(file)),
         WorkTarget::Image(fs) => match fs.cancel_balance() {
             Err(Error::NotRunning) => Err(Errno::NOTCONN.into()),
-            result => return result.map(|()| ExitCode::SUCCESS).map_err(|e| failure::engine(exit::USAGE, path, &e)),
+            result => Ok(result.map_err(|error| failure::engine(exit::USAGE, path, &error))?),
         },
     };
+    space::warn_of_several_in(&opened);
     match cancelled {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => {
@@ -382,14 +391,7 @@ fn show(status: &Status) -> Result<ExitCode> {
         found.considered
     ));
     if status.verbose {
-        let item = found.item;
-        output::line(format!("Dumping filters: flags {:#x}", item.flags));
-        let kinds = [(BalanceFlags::DATA, "DATA", item.data), (BalanceFlags::METADATA, "METADATA", item.metadata)];
-        for (flag, name, args) in kinds.into_iter().chain([(BalanceFlags::SYSTEM, "SYSTEM", item.system)]) {
-            if item.balance_flags().contains(flag) {
-                output::line(format!("  {name} (flags {:#x})", args.flags));
-            }
-        }
+        print::filters(&found.item, print::state_of(&found));
     }
     Ok(ExitCode::from(THERE))
 }

@@ -9,6 +9,7 @@ use butterfs_fuse::control;
 use butterfs_volume::{BlockDevice, FileDevice};
 
 use super::split;
+use crate::commands::space;
 use crate::commands::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours};
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output, signatures, size};
@@ -39,7 +40,13 @@ pub struct Arguments {
 pub fn run(add: &Arguments) -> Result<ExitCode> {
     let (path, devices) = split(&add.paths)?;
     let target = WorkTarget::open(path, &add.image)?;
-    if let WorkTarget::Mount(file) = &target {
+    let added = add_all(add, path, devices, &target);
+    space::warn_of_several_in(&target);
+    added
+}
+
+fn add_all(add: &Arguments, path: &Path, devices: &[PathBuf], target: &WorkTarget) -> Result<ExitCode> {
+    if let WorkTarget::Mount(file) = target {
         let flags =
             rustix::fs::fstatvfs(ask(file)).map_err(|error| failure::io(exit::USAGE, path, &error.into()))?.f_flag;
         if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
@@ -52,7 +59,7 @@ pub fn run(add: &Arguments) -> Result<ExitCode> {
     for (device, opened) in found {
         clear(device, &opened, add)?;
         let io = |error| failure::io(exit::USAGE, device, &error);
-        match &target {
+        match target {
             WorkTarget::Mount(file) => {
                 let absolute = device.canonicalize().map_err(io)?;
                 // The daemon opens it.

@@ -9,6 +9,7 @@ use butterfs_format::DevId;
 use butterfs_fuse::control::{self, WorkEnd};
 
 use super::split;
+use crate::commands::space;
 use crate::commands::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours, run_in_process};
 use crate::exit;
 use crate::failure::{self, Failure, Result};
@@ -32,22 +33,41 @@ pub struct Arguments {
 pub fn run(remove: &Arguments) -> Result<ExitCode> {
     let (path, words) = split(&remove.words)?;
     let interrupt = Interrupt::listen().map_err(|error| failure::io(exit::SYSTEM, path, &error))?;
-    match WorkTarget::open(path, &remove.image)? {
+    let target = WorkTarget::open(path, &remove.image)?;
+    let removed = remove_all(remove, path, words, &target, &interrupt);
+    space::warn_of_several_in(&target);
+    removed
+}
+
+fn remove_all(
+    remove: &Arguments,
+    path: &Path,
+    words: &[PathBuf],
+    target: &WorkTarget,
+    interrupt: &Interrupt,
+) -> Result<ExitCode> {
+    match target {
         WorkTarget::Mount(file) => {
-            let cancels = words.iter().any(|word| word.as_os_str() == "cancel");
+            let cancels = is_cancel(words);
             if !cancels {
-                check_exclusive(ask(&file), path, "device remove", Busy::of(remove.enqueue))?;
+                check_exclusive(ask(file), path, "device remove", Busy::of(remove.enqueue))?;
             }
             let words: Vec<String> = words.iter().map(|word| shown(word)).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let asked = control::remove_devices(ask(&file), &words).map_err(|error| not_ours(path, &error))?;
+            let asked = control::remove_devices(ask(file), &words).map_err(|error| not_ours(path, &error))?;
             if let Some(text) = asked {
                 return Err(failed(&words.join(" "), &text));
             }
-            if cancels { Ok(ExitCode::SUCCESS) } else { follow(&file, path, &words, &interrupt) }
+            if cancels { Ok(ExitCode::SUCCESS) } else { follow(file, path, &words, interrupt) }
         }
-        WorkTarget::Image(fs) => in_process(&fs, words, &interrupt),
+        // Nobody else has it open, so none runs.
+        WorkTarget::Image(_) if is_cancel(words) => Err(failed("cancel", "not running")),
+        WorkTarget::Image(fs) => in_process(fs, words, interrupt),
     }
+}
+
+fn is_cancel(words: &[PathBuf]) -> bool {
+    words.iter().any(|word| word.as_os_str() == "cancel")
 }
 
 fn failed(what: &str, text: &str) -> Failure {

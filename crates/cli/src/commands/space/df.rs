@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::picture::{Further, Picture};
-use super::sums::{profile_name, several_profiles, type_name};
+use super::several::warn_of_several;
+use super::sums::{profile_name, type_name};
 use crate::commands::units::{ShortUnits, Units};
 use crate::commands::{Format, json};
 use crate::failure::{Failure, Result};
@@ -44,17 +45,6 @@ pub fn run(arguments: &Arguments, format: Format) -> Result<()> {
         }),
     })
     .map_err(|error| Failure::new(exit::USAGE, error))?;
-    warn(&picture);
+    warn_of_several(&picture.spaces);
     Ok(())
-}
-
-/// Says that a conversion was not finished.
-fn warn(picture: &Picture) {
-    let several = several_profiles(picture);
-    if several.is_empty() {
-        return;
-    }
-    let shown: Vec<_> = several.iter().map(|(name, profiles)| format!("{name}: {}", profiles.join(", "))).collect();
-    let text = format!("Multiple block group profiles detected: {}; a conversion was not finished", shown.join("; "));
-    output::complain("filesystem df", text);
 }

@@ -6,12 +6,14 @@ mod du;
 mod label;
 mod mounted;
 mod picture;
+mod several;
 mod show;
 mod sums;
 mod table;
 mod usage;
 
 pub use mounted::MountedFilesystem;
+pub use several::warn_of_several_in;
 
 pub use df::Arguments as DfArguments;
 pub use du::Arguments as DuArguments;

@@ -4,8 +4,6 @@ use butterfs_format::items::{BlockGroupFlags as Flags, Chunk};
 use butterfs_fuse::control::SpaceInfo;
 use butterfs_volume::Profile;
 
-use super::picture::Picture;
-
 /// What chunks of one type, profile and number of stripes take of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkSum {
@@ -57,8 +55,8 @@ pub fn chunk_sums(chunks: &[Chunk]) -> Vec<ChunkSum> {
 }
 
 /// Those of block groups, in that order: without what is kept back.
-pub fn groups(picture: &Picture) -> Vec<SpaceInfo> {
-    let mut groups: Vec<_> = picture.spaces.iter().copied().filter(|space| !is_reserve(space)).collect();
+pub fn groups(spaces: &[SpaceInfo]) -> Vec<SpaceInfo> {
+    let mut groups: Vec<_> = spaces.iter().copied().filter(|space| !is_reserve(space)).collect();
     groups.sort_by_key(|space| order(space.flags));
     groups
 }
@@ -88,9 +86,9 @@ pub fn profile_name(flags: u64) -> String {
 }
 
 /// The types of which there are block groups of several profiles, each with these.
-pub fn several_profiles(picture: &Picture) -> Vec<(&'static str, Vec<String>)> {
+pub fn several_profiles(spaces: &[SpaceInfo]) -> Vec<(&'static str, Vec<String>)> {
     let mut types: Vec<(&str, Vec<String>)> = Vec::new();
-    for group in groups(picture) {
+    for group in groups(spaces) {
         let (name, profile) = (type_name(group.flags), profile_name(group.flags).to_lowercase());
         match types.iter_mut().find(|(of, _)| *of == name) {
             Some((_, profiles)) => profiles.push(profile),

@@ -8,6 +8,7 @@ use butterfs_fuse::control::SpaceInfo;
 use butterfs_volume::Profile;
 
 use super::picture::{Device, Further, Picture};
+use super::several::warn_of_several;
 use super::sums::{ChunkSum, chunk_sums, groups, is_reserve, profile_name, several_profiles, type_name};
 use super::table::{self, Cell};
 use crate::commands::units::{ShortUnits, Units};
@@ -79,6 +80,7 @@ pub fn run_devices(arguments: &DeviceArguments) -> Result<()> {
             picture.devices.iter().try_for_each(|device| device_usage(out, device, &sums, units))
         })
         .map_err(failed)?;
+        warn_of_several(&picture.spaces);
     }
     Ok(())
 }
@@ -134,7 +136,7 @@ impl Overall {
     fn of(picture: &Picture, sums: &[ChunkSum]) -> Result<Self> {
         let parity = Flags::RAID5 | Flags::RAID6;
         let has_parity = |flags: u64| Flags::from_bits_retain(flags).intersects(parity);
-        let groups = groups(picture);
+        let groups = groups(&picture.spaces);
         if sums.is_empty() && groups.iter().any(|group| has_parity(group.flags)) {
             return Err(Failure::new(exit::USAGE, "with RAID5 or RAID6 some values need the chunks; run as root"));
         }
@@ -196,7 +198,7 @@ impl Overall {
             data_ratio,
             metadata_ratio,
             reserve,
-            several: several_profiles(picture).into_iter().map(|(name, _)| name).collect(),
+            several: several_profiles(&picture.spaces).into_iter().map(|(name, _)| name).collect(),
         })
     }
 
@@ -245,7 +247,7 @@ fn parity_raw(group: &SpaceInfo, sums: &[ChunkSum], worst: &mut f64) -> Raw {
 }
 
 fn linear(out: &mut dyn Write, picture: &Picture, sums: &[ChunkSum], units: Units) -> io::Result<()> {
-    for group in groups(picture) {
+    for group in groups(&picture.spaces) {
         let (name, profile) = (type_name(group.flags), profile_name(group.flags));
         let percent = f64::from(100.0_f32 * group.used as f32 / (group.total + 1) as f32);
         let (total, used) = (units.show(group.total), units.show(group.used));
@@ -275,7 +277,7 @@ fn unallocated(device: &Device, sums: &[ChunkSum]) -> i64 {
 }
 
 fn tabular(out: &mut dyn Write, picture: &Picture, sums: &[ChunkSum], units: Units) -> io::Result<()> {
-    let groups = groups(picture);
+    let groups = groups(&picture.spaces);
     let left = |text: &str| Cell::Left(text.into());
     let row = |first: [Cell; 2], middle: Vec<Cell>, last: [Cell; 3]| -> Vec<Cell> {
         first.into_iter().chain(middle).chain(last).collect()
