@@ -40,7 +40,7 @@ const DISCARDS: usize = 1000;
 const CLEAN_STEP: usize = 64;
 /// The longest pause between two steps of the cleaner.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// How soon the cleaner looks again at subvolumes that are still in use.
+/// How soon the cleaner looks again at subvolumes that are still in use, and at what else there is to do, at the latest.
 const CLEAN_AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -68,8 +68,11 @@ pub(super) struct Background {
 }
 
 impl Background {
-    /// Starts the threads.
+    /// Starts the threads, if they do not run.
     pub fn start(&self, fs: &Arc<Filesystem>, on_error: &OnError) -> std::io::Result<()> {
+        if !lock(&self.threads).is_empty() {
+            return Ok(());
+        }
         let bell = Arc::clone(&self.bell);
         fs.shared().gate.on_stop(move || {
             lock(&bell.told).failed = true;
@@ -130,6 +133,11 @@ impl Drop for Background {
 }
 
 impl Bell {
+    /// How long the cleaner sleeps: not longer than from one commit to the next.
+    fn clean_interval(&self) -> Duration {
+        CLEAN_AGAIN.min(lock(&self.told).interval)
+    }
+
     /// Waits until `limit` has passed or `early` says so; `false`: stop.
     fn wait(&self, limit: Duration, early: impl Fn(&mut Told) -> bool) -> bool {
         let end = Instant::now() + limit;
@@ -258,7 +266,7 @@ fn clean(bell: &Bell, fs: &Filesystem) {
         }
         if !autodefrag(bell, fs)
             || !reclaim(bell, fs)
-            || !bell.wait(CLEAN_AGAIN, |told| std::mem::take(&mut told.clean))
+            || !bell.wait(bell.clean_interval(), |told| std::mem::take(&mut told.clean))
         {
             return;
         }

@@ -265,6 +265,13 @@ impl EngineFrontEnd {
         }
     }
 
+    /// Starts what goes on by itself where changes are allowed.
+    fn begin_work(&self) -> std::io::Result<()> {
+        self.background.start(&self.fs, &self.options.on_error)?;
+        self.resume_balance();
+        Ok(())
+    }
+
     fn notifier(&self) -> Notifier {
         lock(&self.notifier).clone()
     }
@@ -275,8 +282,7 @@ impl FrontEnd for EngineFrontEnd {
         *lock(&self.notifier) = notifier;
         if self.fs.access() == Access::ReadWrite {
             self.background.set_commit_interval(lock(&self.changeable).commit_interval);
-            self.background.start(&self.fs, &self.options.on_error)?;
-            self.resume_balance();
+            self.begin_work()?;
         }
         Ok(())
     }
@@ -403,8 +409,8 @@ impl FrontEnd for EngineFrontEnd {
         Ok(())
     }
 
-    fn read(&self, _: &Caller, at: FilePos, out: &mut ReadSink<'_>) -> Result<()> {
-        self.do_read(self.id(at.node)?, at.offset, out)
+    fn read(&self, caller: &Caller, at: FilePos, out: &mut ReadSink<'_>) -> Result<()> {
+        self.do_read(caller, self.id(at.node)?, at.offset, out)
     }
 
     fn write(&self, caller: &Caller, at: FilePos, data: &[u8], mode: WriteMode) -> Result<usize> {
