@@ -195,8 +195,6 @@ pub struct SpaceUsage {
     pub metadata_copies: u64,
     /// How many copies of data there are.
     pub data_copies: u64,
-    /// How many stripes of a row of data there are, and how many of them are parity.
-    pub data_row: (u64, u64),
     /// How many bytes of devices make one byte of metadata that is there for sure.
     pub metadata_cost: u64,
     /// Space of `data` that is promised to data in memory.
@@ -216,14 +214,6 @@ pub enum Groups {
     Apart,
     /// They lie in the same (mixed block groups).
     Mixed,
-}
-
-impl SpaceUsage {
-    /// How much data so many bytes of devices hold that are in no chunk.
-    pub fn data_in(&self, unallocated: u64) -> u64 {
-        let (stripes, parity) = self.data_row;
-        unallocated / self.data_copies / stripes * (stripes - parity)
-    }
 }
 
 impl Transaction {
@@ -248,7 +238,6 @@ impl Transaction {
         };
         let (stripes, _) = self.row_of(BlockGroupFlags::METADATA);
         SpaceUsage {
-            data_row: self.row_of(BlockGroupFlags::DATA),
             // With parity each block takes a line at worst: a stripe on each device.
             metadata_cost: copies_of(BlockGroupFlags::METADATA) * stripes,
             total,
