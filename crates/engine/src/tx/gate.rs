@@ -237,7 +237,7 @@ impl Gate {
         let mut tx = self.enter(|tx| tx.ensure_data(&wanted))?;
         tx.promise(&wanted);
         drop(tx);
-        Ok(DataReservation::new(self.trees.clone(), &wanted))
+        Ok(DataReservation::new(self.trees.clone(), self.volume.geometry().sectorsize, &wanted))
     }
 
     /// Replays a log before anybody else looks at the trees: as a commit of its own, or, if nothing may

@@ -116,7 +116,7 @@ mod tests {
     fn room_is_what_the_kernel_reckons() {
         assert_eq!(usable(BlockGroupFlags::empty(), &[10, 30]), 40);
         assert_eq!(usable(BlockGroupFlags::DUP, &[10, 30]), 40);
-        assert_eq!(usable(BlockGroupFlags::RAID1, &[10, 30, 25]), 60);
+        assert_eq!(usable(BlockGroupFlags::RAID1, &[10, 30, 25]), 50);
         assert_eq!(usable(BlockGroupFlags::RAID1, &[30]), 0);
         assert_eq!(usable(BlockGroupFlags::RAID0, &[10, 30, 25]), 65);
         assert_eq!(usable(BlockGroupFlags::RAID1C3, &[10, 30, 25]), 30);
