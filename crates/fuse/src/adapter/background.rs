@@ -103,7 +103,12 @@ impl Background {
 
     /// The time between commits, from the last one on.
     pub fn set_commit_interval(&self, interval: Duration) {
-        lock(&self.bell.told).interval = interval;
+        {
+            let mut told = lock(&self.bell.told);
+            told.interval = interval;
+            // The cleaner's interval depends on it.
+            told.clean = true;
+        }
         self.bell.ring.notify_all();
     }
 
