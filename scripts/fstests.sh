@@ -68,11 +68,11 @@ helpers() {
     cat >"$WORK/bin/btrfs" <<'TOOL'
 #!/bin/sh
 stock=/usr/bin/btrfs
-case "$1" in
-check|rescue|restore|inspect*|version|--version|device|help|--help|"") exec $stock "$@" ;;
-esac
-case "$2" in
---help) exec $stock "$@" ;;
+case "$1 $2" in
+*" --help") exec $stock "$@" ;;
+"inspect"*" "*-resolve|"inspect"*" rootid"|"inspect"*" list-chunks") ;;
+"device scan"|"device ready") exec $stock "$@" ;;
+check*|rescue*|restore*|inspect*|version*|--version*|help*|--help*|" ") exec $stock "$@" ;;
 esac
 exec "$BUTTERFS_TOOL" "$@"
 TOOL

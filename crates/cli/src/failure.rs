@@ -12,7 +12,7 @@ use butterfs_fuse::mount::MountError;
 use clap::CommandFactory;
 
 use crate::commands::Cli;
-use crate::exit;
+use crate::{exit, output};
 
 /// Why a command ends without success.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Failure {
 
     /// Prints the line; gives the exit status.
     pub fn print(&self, command: &str) -> ExitCode {
-        eprintln!("butterfs {command}: {}", self.line());
+        output::complain(command, self.line());
         ExitCode::from(self.code)
     }
 }

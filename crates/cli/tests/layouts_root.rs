@@ -216,3 +216,27 @@ fn mixed_block_groups_are_filled_and_emptied() {
         fs::remove_file(&image).expect("remove");
     }
 }
+
+/// A writer gets nearly as much of mixed block groups as on the kernel's mount.
+#[test]
+fn mixed_block_groups_hold_what_they_hold_for_the_kernel() {
+    let Some(work) = setup("ly-mixed-size") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    let held = |mounter: &Mounter| {
+        kernel().mkfs(&image, 256 * MIB, &["--mixed"]);
+        let mounted = mounter.mount(&image, &mnt, "noatime");
+        let file = fs::File::create(mnt.join("file")).expect("create");
+        let piece = Random::new(3).bytes(1 << 20);
+        let count =
+            (0..512u64).take_while(|n| file.write_all_at(&piece, n << 20).and_then(|()| file.sync_data()).is_ok());
+        let count = count.count();
+        drop(file);
+        fs::remove_file(mnt.join("file")).expect("deleting works on a full filesystem");
+        mounted.unmount();
+        checked(&image);
+        count
+    };
+    let (theirs, ours) = (held(&kernel()), held(&subject()));
+    println!("kernel {theirs} MiB, ours {ours} MiB");
+    assert!(ours * 100 >= theirs * 95, "kernel {theirs} MiB, ours {ours} MiB");
+}

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -259,12 +260,64 @@ fn a_mount_gets_other_options() {
     oracle::assert_clean(&image);
     let extents = oracle::dump_tree(&image, "fs");
     assert_eq!(extents.matches("compression 3 (zstd)").count(), 2, "only what was written after it is compressed");
-    let mounted = subject().mount(&image, &mnt, "ro");
-    let refused = remount(&mnt, "rw");
-    assert!(refused.stderr.contains("mounted for reading"), "{refused}");
-    mounted.unmount();
     let nothing = remount(&mnt, "ro");
     assert!(nothing.stderr.contains("not mounted by butterfs"), "{nothing}");
+}
+
+/// What was mounted to be read can be written after a remount, its log replayed and the work on it taken up.
+#[test]
+fn a_mount_that_only_reads_becomes_one_that_writes() {
+    let Some(work) = setup("options_rw") else { return };
+    if !subject().is_butterfs() {
+        return;
+    }
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    subject().mkfs(&image, 256 * MIB, &[]);
+    let mounted = subject().mount(&image, &mnt, "");
+    fs::write(mnt.join("old"), "old").expect("write");
+    run(Command::new("sync").arg("-f").arg(&mnt)).ok();
+    let logged = fs::File::create(mnt.join("logged")).expect("create");
+    (&logged).write_all(b"logged").expect("write");
+    logged.sync_all().expect("fsync");
+    drop(logged);
+    mounted.kill();
+    let has_log = || {
+        let dump = run_program("btrfs", &["inspect-internal", "dump-super", &image.to_string_lossy()]).ok().stdout;
+        let line = dump.lines().find(|line| line.starts_with("log_root\t")).map(str::to_owned);
+        !line.expect("a line of the dump").ends_with("\t0")
+    };
+    assert!(has_log(), "there is a log to replay");
+    let mounted = subject().mount(&image, &mnt, "ro");
+    assert_eq!(fs::read_to_string(mnt.join("logged")).expect("read"), "logged");
+    assert!(fs::write(mnt.join("no"), "x").is_err());
+    // Who only reads the image keeps writers out.
+    let reader = butterfs_volume::FileDevice::open_read_only(&image);
+    let refused = remount(&mnt, "rw");
+    assert_eq!(refused.status.success(), reader.is_err(), "{refused}");
+    drop(reader);
+    remount(&mnt, "rw,autodefrag,thread_pool=3").ok();
+    assert!(!flags(&mnt).contains(&"ro".into()));
+    shows(&mounted, "autodefrag");
+    assert!(!has_log(), "the log was replayed for good");
+    assert_eq!(fs::read_to_string(mnt.join("logged")).expect("read"), "logged");
+    fs::write(mnt.join("new"), "n".repeat(100_000)).expect("write");
+    fs::remove_file(mnt.join("old")).expect("remove");
+    subject().create_subvolume(&mnt.join("sub"));
+    run(Command::new(OURS).args(["subvolume", "delete"]).arg(mnt.join("sub"))).ok();
+    remount(&mnt, "ro").ok();
+    oracle::assert_clean(&image);
+    remount(&mnt, "rw").ok();
+    fs::write(mnt.join("again"), "x").expect("write");
+    mounted.unmount();
+    oracle::assert_clean(&image);
+    let kernel_sees = kernel().mount(&image, &mnt, "ro");
+    assert_eq!(fs::read(mnt.join("new")).expect("read").len(), 100_000);
+    assert!(mnt.join("again").exists() && mnt.join("logged").exists() && !mnt.join("old").exists());
+    kernel_sees.unmount();
+    let mounted = subject().mount(&image, &mnt, "ro,rescue=ignoredatacsums");
+    let refused = remount(&mnt, "rw");
+    assert!(refused.stderr.contains("rescue"), "{refused}");
+    mounted.unmount();
 }
 
 /// A second mount of an image shows a part of the first; what it cannot show it refuses.

@@ -81,7 +81,7 @@ pub use access_times::{AccessTimeRule, AccessTimes};
 pub use attributes::{Attributes, SetAttributes};
 pub use balance::{BalanceEnd, BalanceProgress, BalanceStatus};
 pub use create::{NewInode, NewKind};
-pub use data::FileOffset;
+pub use data::{FileOffset, Reader};
 pub use defrag::Autodefrag;
 pub use devices::{NewLength, Removal, RemovalEnd, ResizeWish, WhichDevice};
 pub use features::SUPPORTED as SUPPORTED_FEATURES;
@@ -117,12 +117,11 @@ pub struct Filesystem {
     reclaiming: Mutex<()>,
     exclusive: exclusive::ExclusiveState,
     balancing: balance::Balancing,
-    autodefrag: Autodefrag,
     /// Files that small writes scattered, and since which generation.
     scattered: Mutex<BTreeMap<InodeId, u64>>,
     root: InodeId,
-    /// What the devices were opened for.
-    opened_for: Access,
+    /// Why it can only be read.
+    reading: Mutex<settings::Reading>,
     rules: RwLock<Rules>,
     fsyncs: Mutex<Fsyncs>,
     scrubs: Scrubs,

@@ -27,11 +27,13 @@ mod shown;
 mod stats;
 mod superblock;
 mod tolerance;
+mod upgrade;
 mod volume;
 mod write;
 
 pub use device::{BlockDevice, FileDevice, MemDevice};
 pub use error::{DeviceId, Error, Result};
+pub use heal::Reader;
 pub use profile::{Profile, stored_places, stripe_length};
 pub use rows::TakenRows;
 pub use scan::{ScannedDevice, find_missing, paths_in, scan, system_devices};

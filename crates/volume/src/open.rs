@@ -44,7 +44,7 @@ pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) ->
     let members = assemble_members(found, &newest)?;
     let mut volume = Volume::assemble(members, &newest, options, [0; 16]);
     load(&mut volume, &newest, options.bad_chunks).map_err(|error| blame_missing(&volume, options, error))?;
-    settle_missing(&volume, options)?;
+    settle_missing(&volume, options.missing, mode)?;
     apart::examine(&volume, &newest, &superblocks)?;
     volume.repairs.store(mode == OpenMode::ReadWrite, Ordering::Relaxed);
     Ok(volume)
@@ -76,18 +76,18 @@ fn blame_missing(volume: &Volume, options: &OpenOptions, error: Error) -> Error 
     error
 }
 
-fn settle_missing(volume: &Volume, options: &OpenOptions) -> Result<()> {
+pub(crate) fn settle_missing(volume: &Volume, accepted: Missing, mode: OpenMode) -> Result<()> {
     let missing = volume.missing_devices();
     if missing.is_empty() {
         return Ok(());
     }
-    if options.missing == Missing::Refuse {
+    if accepted == Missing::Refuse {
         return Err(Error::MissingDevices(missing));
     }
     let problem = Error::MissingDevices(missing);
     let lost = volume.map().iter().find(|mapped| !mapped.survives(|member| is_there(volume, member))).map(|m| m.start);
     match lost {
-        Some(chunk) if options.mode == OpenMode::ReadWrite => {
+        Some(chunk) if mode == OpenMode::ReadWrite => {
             let text = format!("{problem}; chunk {chunk} is lost without; the filesystem can be opened read-only");
             Err(Error::NotWritable(text))
         }
@@ -343,7 +343,11 @@ fn settle_devices(volume: &mut Volume, sb: &Superblock, devices: &[DevItem]) -> 
     }
     volume.members.iter().try_for_each(|member| require_item(member, devices))?;
     check_stripes_within(volume)?;
-    check_totals(volume, sb, devices)
+    if volume.is_read_only() {
+        // For reading they do not matter.
+        return Ok(());
+    }
+    check_totals(sb, devices)
 }
 
 /// Every device has an item in the chunk tree.
@@ -386,13 +390,13 @@ fn check_stripes_within(volume: &Volume) -> Result<()> {
     Ok(())
 }
 
-/// Sums that the kernel checks too. For reading they do not matter.
-fn check_totals(volume: &Volume, sb: &Superblock, devices: &[DevItem]) -> Result<()> {
+/// Sums that the kernel checks too.
+pub(crate) fn check_totals(sb: &Superblock, devices: &[DevItem]) -> Result<()> {
     if sb.num_devices.get() != devices.len() as u64 {
         tracing::warn!(superblock = sb.num_devices.get(), found = devices.len(), "number of devices differs");
     }
     let total = devices.iter().fold(0u64, |sum, item| sum.saturating_add(item.total_bytes.get()));
-    if sb.total_bytes.get() >= total || volume.is_read_only() {
+    if sb.total_bytes.get() >= total {
         return Ok(());
     }
     let problem = format!("total_bytes is {}, the devices have {total}", sb.total_bytes);

@@ -110,7 +110,7 @@ impl Volume {
         Ok(())
     }
 
-    fn is_up_to_date(&self, read: &Read) -> bool {
+    pub(crate) fn is_up_to_date(&self, read: &Read) -> bool {
         let is_current = |member: &Member| member.role != Role::Behind && !member.is_dropped();
         read.places().all(|place| is_current(&self.members[place.member]))
     }

@@ -81,7 +81,7 @@ const MAX_MEMBERS: usize = 1 << 13;
 /// The devices of one filesystem: logical addresses in, bytes out.
 pub struct Volume {
     pub(crate) members: Members,
-    pub(crate) mode: OpenMode,
+    pub(crate) writable: AtomicBool,
     pub(crate) block_checksums: Checksum,
     pub(crate) repairs: AtomicBool,
     pub(crate) geometry: Geometry,
@@ -156,7 +156,7 @@ impl Volume {
         }
         Self {
             members: members.into(),
-            mode: options.mode,
+            writable: AtomicBool::new(options.mode == OpenMode::ReadWrite),
             block_checksums: options.block_checksums,
             repairs: AtomicBool::new(false),
             geometry,
@@ -269,7 +269,7 @@ impl Volume {
 
     /// Whether writes are refused.
     pub fn is_read_only(&self) -> bool {
-        self.mode == OpenMode::ReadOnly
+        !self.writable.load(Ordering::Acquire)
     }
 
     /// The device items, as the chunk tree had them or as last set.
@@ -385,7 +385,7 @@ impl Volume {
     }
 
     pub(crate) fn require_writable(&self) -> Result<()> {
-        if self.mode == OpenMode::ReadWrite {
+        if !self.is_read_only() {
             return Ok(());
         }
         let names: Vec<_> = self.members.iter().map(|member| member.device.name()).collect();
@@ -396,6 +396,6 @@ impl Volume {
 impl std::fmt::Debug for Volume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.members.iter().map(|member| member.device.name()).collect();
-        f.debug_struct("Volume").field("devices", &names).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("Volume").field("devices", &names).field("writable", &self.writable).finish_non_exhaustive()
     }
 }

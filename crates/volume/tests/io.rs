@@ -11,7 +11,7 @@ use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_format::validate::Expected;
 use butterfs_format::{Logical, Superblock};
 use butterfs_testkit::filter::{Filter, Filtered};
-use butterfs_volume::{BlockDevice, Error, MemDevice, OpenMode, Volume, erase_superblocks};
+use butterfs_volume::{BlockDevice, Error, MemDevice, OpenMode, Reader, Volume, erase_superblocks};
 use common::*;
 
 fn root() -> Expected {
@@ -103,6 +103,45 @@ fn bad_sectors_are_healed_one_by_one() {
     let place = format!("offset {}", (80 << 20) + 5 * 4096);
     let text = error.to_string();
     assert!(text.contains(&place) && text.contains(&format!("logical {}", DATA + 5 * 4096)), "{text}");
+}
+
+/// Each reader begins with a copy of its own, and what is bad of that is mended from the others; in one device, all with
+/// the first.
+#[test]
+fn a_reader_has_its_copy() {
+    let mirrored = chunk(F::DATA | F::RAID1C3, CHUNK_LEN, &[(1, 80 << 20), (2, 80 << 20), (3, 80 << 20)]);
+    let devices = Image::with_devices(3, mirrored).build();
+    let volume = open(&devices, OpenMode::ReadWrite).unwrap();
+    let want = pattern(4 * 4096);
+    volume.write(Logical(DATA), &want).unwrap();
+    let good = |index: usize, bytes: &[u8]| bytes == &want[index * 4096..][..4096];
+    let read = |reader| {
+        let mut buf = vec![0; want.len()];
+        volume.read_verified_for(Reader(reader), Logical(DATA), &mut buf, &good).unwrap();
+        assert_eq!(buf, want);
+    };
+    let is_whole = |device: usize| bytes_at(&devices[device], 80 << 20, want.len()) == want;
+    for device in 0..3 {
+        devices[device].write_at((80 << 20) + 4096, &[0xee; 10]).unwrap();
+        for reader in [0, 1, 2, 4, 5].into_iter().filter(|reader| reader % 3 != device) {
+            read(reader as u32);
+            assert!(!is_whole(device), "reader {reader} looked at device {device}");
+        }
+        read(3 + device as u32);
+        assert!(is_whole(device), "device {device}");
+    }
+    // The copies of two devices are bad: the third mends both that were looked at.
+    devices[1].write_at(80 << 20, &[0xee; 10]).unwrap();
+    devices[0].write_at(80 << 20, &[0xee; 10]).unwrap();
+    read(1);
+    assert!(is_whole(0) && is_whole(1));
+    let on_one = Image::dup().build();
+    let volume = open(&on_one, OpenMode::ReadWrite).unwrap();
+    volume.write(Logical(DATA), &want).unwrap();
+    on_one[0].write_at(96 << 20, &[0xee; 10]).unwrap();
+    let mut buf = vec![0; want.len()];
+    volume.read_verified_for(Reader(1), Logical(DATA), &mut buf, &good).unwrap();
+    assert_ne!(bytes_at(&on_one[0], 96 << 20, want.len()), want, "all begin with the first");
 }
 
 /// Every profile gives back what was written, from each copy, and the copies are where they should be.

@@ -170,7 +170,9 @@ impl<'a> Job<'a> {
         if source_end > lock(&source.inode.state).item.size.get() {
             return Err(Error::Invalid("the range goes past the source's end"));
         }
-        let dest_end = dest.offset.checked_add(len).filter(|end| *end <= MAX_FILE_SIZE).ok_or(Error::TooLarge)?;
+        let dest_end = dest.offset.checked_add(len).filter(|end| *end <= MAX_FILE_SIZE);
+        // As in the kernel, no EFBIG.
+        let dest_end = dest_end.ok_or(Error::Invalid("the range goes past the end of the largest file"))?;
         let sums = |place: Place<'_>| lock(&place.inode.state).item.flags().contains(InodeFlags::NODATASUM);
         if sums(source) != sums(dest) {
             return Err(Error::Invalid("one file has checksums and the other has none"));

@@ -72,13 +72,6 @@ impl Small {
     fn end(&self) -> u64 {
         self.start.saturating_add(self.extent.num_bytes)
     }
-
-    /// Whether the next one goes on where this one ends on the device: then nothing is gained.
-    fn goes_on_in(&self, next: &Self) -> bool {
-        let plain = |small: &Self| small.extent.compression == Compression::None;
-        let end = self.extent.disk_bytenr.wrapping_add(self.extent.offset).wrapping_add(self.extent.num_bytes);
-        plain(self) && plain(next) && end == next.extent.disk_bytenr.wrapping_add(next.extent.offset)
-    }
 }
 
 /// Defragments a part of a file; gives how many bytes were written anew.
@@ -160,13 +153,12 @@ fn is_shared(tx: &Transaction, inode: &Inode, small: &Small) -> Result<bool> {
     Ok(!tx.is_only_of(inode.id.tree, at, len, &own)?)
 }
 
-/// Joins what lies side by side. One extent alone is as good as it can be, and so are those that go on in each other;
-/// where all is to be compressed that does not matter.
+/// Joins what lies side by side, on the device as well: one extent has one item. One alone is as good as it can be; where
+/// all is to be compressed that does not matter.
 fn join(found: &[Small], all: bool) -> Vec<Range<u64>> {
     let mut runs = Vec::new();
     for run in found.chunk_by(|one, next| one.end() == next.start) {
-        let scattered = run.windows(2).any(|pair| !pair[0].goes_on_in(&pair[1]));
-        if let (true, Some(first), Some(last)) = (all || scattered, run.first(), run.last()) {
+        if let (true, Some(first), Some(last)) = (all || run.len() > 1, run.first(), run.last()) {
             runs.push(first.start..last.end());
         }
     }
@@ -183,11 +175,12 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_in_the_file_that_are_none_on_the_device_are_joined() {
+    fn neighbours_in_the_file_are_joined() {
         let found = [small(0, 1 << 20), small(4096, 9 << 20), small(8192, 2 << 20), small(16384, 3 << 20)];
         assert_eq!(join(&found, false), vec![Range { start: 0, end: 12288 }]);
         assert_eq!(join(&found, true), [0..12288, 16384..20480]);
         let contiguous = [small(0, 1 << 20), small(4096, (1 << 20) + 4096)];
-        assert_eq!(join(&contiguous, false), []);
+        assert_eq!(join(&contiguous, false), vec![Range { start: 0, end: 8192 }]);
+        assert_eq!(join(&contiguous[..1], false), []);
     }
 }

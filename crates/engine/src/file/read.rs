@@ -14,6 +14,7 @@ use std::ops::Range;
 use butterfs_format::checksum::Checksum;
 use butterfs_format::items::{Compression, InodeFlags};
 use butterfs_format::{Corruption, Logical};
+use butterfs_volume::Reader;
 
 use super::compressed::{Last, on_disk, unpack, unpack_inline};
 use super::extents::{DataExtent, InlineExtent, MappedExtent, MappedKind, corrupt, map};
@@ -24,14 +25,18 @@ use crate::inode::{BadData, Inode, InodeId, Shared};
 use crate::tx::Transaction;
 
 /// Reads into `buf` from `offset` on; gives how many bytes, fewer only at the file's end.
-pub fn read(shared: &Shared, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize> {
+pub fn read(shared: &Shared, inode: &Inode, reader: Reader, offset: u64, buf: &mut [u8]) -> Result<usize> {
     let _range = lock_shared(&inode.range);
     require_alive(inode)?;
-    read_locked(shared, inode, offset, buf)
+    read_as(shared, inode, reader, offset, buf)
 }
 
 /// [`read`] for who holds `Inode::range`.
 pub(super) fn read_locked(shared: &Shared, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    read_as(shared, inode, Reader::default(), offset, buf)
+}
+
+fn read_as(shared: &Shared, inode: &Inode, reader: Reader, offset: u64, buf: &mut [u8]) -> Result<usize> {
     let (size, flags) = {
         let state = lock(&inode.state);
         (state.item.size.get(), state.item.flags())
@@ -40,7 +45,7 @@ pub(super) fn read_locked(shared: &Shared, inode: &Inode, offset: u64, buf: &mut
     let buf = &mut buf[..count];
     for gap in inode.data.copy_to(offset, buf) {
         let part = &mut buf[(gap.start - offset) as usize..(gap.end - offset) as usize];
-        let below = Below { shared, id: inode.id, flags, sector: sector_size(shared) };
+        let below = Below { shared, id: inode.id, flags, sector: sector_size(shared), reader };
         below.read(&gap, part)?;
     }
     Ok(count)
@@ -50,7 +55,7 @@ pub(super) fn read_locked(shared: &Shared, inode: &Inode, offset: u64, buf: &mut
 pub(super) fn read_stored(shared: &Shared, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<()> {
     let flags = lock(&inode.state).item.flags();
     let range = offset..offset + buf.len() as u64;
-    Below { shared, id: inode.id, flags, sector: sector_size(shared) }.read(&range, buf)
+    Below { shared, id: inode.id, flags, sector: sector_size(shared), reader: Reader::default() }.read(&range, buf)
 }
 
 /// One extent's part of a read, found in the trees and not read yet.
@@ -76,6 +81,7 @@ struct Below<'a> {
     id: InodeId,
     flags: InodeFlags,
     sector: u64,
+    reader: Reader,
 }
 
 impl Below<'_> {
@@ -202,7 +208,7 @@ impl Below<'_> {
                 .get(sector)
                 .is_some_and(|sum| csum_type.compute(bytes)[..csum_type.size()] == sum[..csum_type.size()])
         };
-        match volume.read_verified(at, target, &good) {
+        match volume.read_verified_for(self.reader, at, target, &good) {
             Err(_) if self.shared.options.bad_data == BadData::Give => self.read_as_it_is(at, target, &good),
             result => result,
         }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use butterfs_format::items::FileType;
+pub use butterfs_volume::Reader;
 
 use super::Filesystem;
 use crate::error::{Error, Result};
@@ -30,7 +31,12 @@ impl FileOffset {
 impl Filesystem {
     /// Reads bytes; fewer than asked for at the end of the file only.
     pub fn read(&self, id: InodeId, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        file::read(&self.shared, &*self.file(id)?, offset, buf)
+        self.read_for(Reader::default(), id, offset, buf)
+    }
+
+    /// As [`Filesystem::read`], for this reader.
+    pub fn read_for(&self, reader: Reader, id: InodeId, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        file::read(&self.shared, &*self.file(id)?, reader, offset, buf)
     }
 
     /// Writes bytes into memory; they reach the devices at the latest with [`Filesystem::sync`].

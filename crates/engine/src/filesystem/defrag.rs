@@ -8,7 +8,7 @@ use crate::file::{self, Defrag};
 use crate::inode::{InodeId, lock};
 use crate::relocate;
 
-/// A write that is so small, and not at the file's end, may scatter a file (`autodefrag`).
+/// A write that is so small, and not all of the file, may scatter it (`autodefrag`).
 const SMALL_WRITE: u64 = 64 << 10;
 /// So many files are remembered.
 const REMEMBERED: usize = 1 << 14;
@@ -41,7 +41,7 @@ impl Filesystem {
 
     /// Notes a write for [`Filesystem::autodefrag_once`].
     pub(super) fn note_small_write(&self, id: InodeId, offset: u64, len: u64) -> Result<()> {
-        if self.autodefrag == Autodefrag::Never || len >= SMALL_WRITE {
+        if self.rules().autodefrag == Autodefrag::Never || len >= SMALL_WRITE {
             return Ok(());
         }
         let size = lock(&self.inode(id)?.state).item.size.get();

@@ -11,7 +11,7 @@ use butterfs_volume::Volume;
 use super::balance::Balancing;
 use super::exclusive::ExclusiveState;
 use super::scrubs::Scrubs;
-use super::settings::Rules;
+use super::settings::{Reading, Rules};
 use super::{AccessTimeRule, AccessTimes, Autodefrag, Filesystem, Rescue, features, old_root};
 use crate::dir::{Place, link};
 use crate::environment::Environment;
@@ -167,11 +167,14 @@ impl Filesystem {
             reclaiming: Mutex::new(()),
             exclusive: ExclusiveState::default(),
             balancing: Balancing::default(),
-            autodefrag: options.autodefrag,
             scattered: Mutex::default(),
             root,
-            opened_for: options.access,
-            rules: RwLock::new(Rules { fsync: options.fsync, access_times: options.access_times }),
+            reading: Mutex::new(Reading::of(&options)),
+            rules: RwLock::new(Rules {
+                fsync: options.fsync,
+                access_times: options.access_times,
+                autodefrag: options.autodefrag,
+            }),
             fsyncs: Mutex::default(),
             scrubs: Scrubs::default(),
         };
@@ -189,7 +192,7 @@ impl Filesystem {
 }
 
 /// A device that missed a commit holds old bytes that nothing tells from new ones where data has no checksums.
-fn refuse_old_devices(volume: &Volume) -> Result<()> {
+pub(super) fn refuse_old_devices(volume: &Volume) -> Result<()> {
     let newest = volume.superblock().generation();
     let Some((id, generation)) = volume.devices_behind().into_iter().next() else { return Ok(()) };
     let name = volume.device_name(id.devid).unwrap_or_default();
@@ -201,7 +204,7 @@ fn refuse_old_devices(volume: &Volume) -> Result<()> {
 }
 
 /// The disk lies, and it is the log that does. (A device that fails does not lie.)
-fn in_log(error: Error) -> Error {
+pub(super) fn in_log(error: Error) -> Error {
     match error {
         Error::Corruption(Corruption { place, problem }) => {
             Corruption::new(format!("log tree, {place}"), problem).into()
@@ -234,7 +237,7 @@ fn replay(gate: &Gate, options: &OpenOptions) -> Result<()> {
 }
 
 /// What only the trees say of whether the filesystem can be written.
-fn check_trees(tx: &Transaction) -> Result<()> {
+pub(super) fn check_trees(tx: &Transaction) -> Result<()> {
     if quotas_are_on(tx)? {
         return Err(Error::Unsupported("writing with quotas enabled (disable them first)".into()));
     }
@@ -243,7 +246,7 @@ fn check_trees(tx: &Transaction) -> Result<()> {
 
 /// What a v1 space cache says will not be true any more. It goes in steps, each of which may be the last that becomes
 /// durable.
-fn drop_space_cache(gate: &Gate, compat_ro: CompatRo) -> Result<()> {
+pub(super) fn drop_space_cache(gate: &Gate, compat_ro: CompatRo) -> Result<()> {
     if compat_ro.contains(CompatRo::FREE_SPACE_TREE) || !gate.view(Transaction::has_space_cache)? {
         return Ok(());
     }

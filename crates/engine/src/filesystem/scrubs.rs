@@ -11,7 +11,7 @@ use butterfs_format::{DevId, Logical};
 use super::{Filesystem, OnlyByte};
 use crate::dir::path;
 use crate::error::{Error, Result};
-use crate::inode::{InodeId, lock};
+use crate::inode::{BadData, InodeId, lock};
 use crate::scrub::{ScrubEnd, ScrubFinding, ScrubMode, ScrubMonitor, ScrubOptions, ScrubProgress, scrub};
 
 /// Those that run, and what devices are limited to.
@@ -76,6 +76,9 @@ impl Filesystem {
     pub fn begin_scrub(&self, devid: DevId, mode: ScrubMode, monitor: &Arc<ScrubMonitor>) -> Result<()> {
         if !self.shared.gate.volume().is_readable(devid) {
             return Err(Error::NotFound);
+        }
+        if self.shared.options.bad_data == BadData::Give {
+            return Err(Error::Invalid("checksums are not asked for in this mount (rescue=ignoredatacsums)"));
         }
         if mode == ScrubMode::Repair {
             self.shared.gate.check_writable()?;

@@ -2,10 +2,12 @@
 
 use std::sync::PoisonError;
 
-use super::{Access, AccessTimes, Filesystem, Fsync};
+use super::open::{self, LogTree, OpenOptions};
+use super::{Access, AccessTimes, Autodefrag, Filesystem, Fsync, features};
 use crate::error::{Error, Result};
 use crate::file::{CompressRule, DataRule};
 use crate::inode::{LiveOptions, lock};
+use crate::replay;
 
 /// What can be chosen anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,33 @@ pub struct Settings {
     pub fsync: Fsync,
     /// When reading changes access times.
     pub access_times: AccessTimes,
+    /// Whether files that small writes scatter are defragmented (mount option `autodefrag`).
+    pub autodefrag: Autodefrag,
+}
+
+/// Why a filesystem is for reading only, once it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// By a remount, or not at all.
+    ByChoice,
+    /// It was opened so, and so were its devices.
+    DevicesToo,
+    /// It was opened in a way in which nothing can be written.
+    Always(&'static str),
+}
+
+impl Reading {
+    pub fn of(options: &OpenOptions) -> Self {
+        match options.access {
+            Access::ReadWrite => Self::ByChoice,
+            Access::ReadOnly if !options.rescue.is_empty() => {
+                Self::Always("with rescue options it is for reading only")
+            }
+            Access::ReadOnly if options.generation.is_some() => Self::Always("an older generation is for reading only"),
+            Access::ReadOnly if options.log_tree == LogTree::Ignore => Self::Always("its log was not replayed"),
+            Access::ReadOnly => Self::DevicesToo,
+        }
+    }
 }
 
 /// The part that files do not need.
@@ -27,22 +56,23 @@ pub struct Settings {
 pub(super) struct Rules {
     pub fsync: Fsync,
     pub access_times: AccessTimes,
+    pub autodefrag: Autodefrag,
 }
 
 impl Filesystem {
     /// The settings of this moment.
     pub fn settings(&self) -> Settings {
         let LiveOptions { compress, new_data, max_inline } = self.shared.live();
-        let Rules { fsync, access_times } = self.rules();
-        Settings { compress, new_data, max_inline, fsync, access_times }
+        let Rules { fsync, access_times, autodefrag } = self.rules();
+        Settings { compress, new_data, max_inline, fsync, access_times, autodefrag }
     }
 
     /// Other settings, for what begins from now on.
     pub fn set_settings(&self, settings: Settings) {
-        let Settings { compress, new_data, max_inline, fsync, access_times } = settings;
+        let Settings { compress, new_data, max_inline, fsync, access_times, autodefrag } = settings;
         *self.shared.live.write().unwrap_or_else(PoisonError::into_inner) =
             LiveOptions { max_inline, compress, new_data };
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Rules { fsync, access_times };
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Rules { fsync, access_times, autodefrag };
     }
 
     pub(super) fn rules(&self) -> Rules {
@@ -57,19 +87,38 @@ impl Filesystem {
     /// Makes everything durable and refuses changes from then on, or allows them again.
     ///
     /// # Errors
-    /// If it was opened for reading only: its devices cannot be written, and its log was replayed in memory alone.
+    /// Where it was opened for reading only: what opening it for writing would have failed with, or what somebody else
+    /// did to its devices since; if it was opened with rescue options, or is of an older generation.
     pub fn set_access(&self, access: Access) -> Result<()> {
         match access {
             _ if access == self.access() => Ok(()),
             Access::ReadOnly => self.end_changes(),
-            Access::ReadWrite if self.opened_for == Access::ReadOnly => {
-                Err(Error::Invalid("it was opened for reading only"))
-            }
             Access::ReadWrite => {
-                self.shared.gate.allow_changes();
+                let mut reading = lock(&self.reading);
+                match *reading {
+                    Reading::ByChoice => self.shared.gate.allow_changes(),
+                    Reading::DevicesToo => self.begin_writing()?,
+                    Reading::Always(why) => return Err(Error::Invalid(why)),
+                }
+                *reading = Reading::ByChoice;
                 Ok(())
             }
         }
+    }
+
+    /// What opening for writing does beyond what opening for reading did. Inodes in memory stay: they are as the trees
+    /// are, with a log that was replayed in memory as with one that is replayed now.
+    fn begin_writing(&self) -> Result<()> {
+        let gate = &self.shared.gate;
+        let sb = gate.volume().superblock();
+        features::check(&sb, &OpenOptions::default())?;
+        open::refuse_old_devices(gate.volume())?;
+        gate.view(open::check_trees)?;
+        gate.volume().open_for_writing()?;
+        let replay = (sb.log_root.get() != 0).then_some(replay::replay);
+        gate.begin_writing(replay).map_err(|error| if replay.is_some() { open::in_log(error) } else { error })?;
+        open::drop_space_cache(gate, sb.compat_ro())?;
+        self.find_balance()
     }
 
     fn end_changes(&self) -> Result<()> {

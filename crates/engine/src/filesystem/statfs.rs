@@ -1,11 +1,12 @@
 //! How full the filesystem is, as the kernel's Btrfs counts it.
 
 use butterfs_format::TreeId;
+use butterfs_format::items::BlockGroupFlags;
 use butterfs_format::superblock::CompatRo;
 
 use super::Filesystem;
 use crate::error::{Error, Result};
-use crate::tx::{Groups, Transaction};
+use crate::tx::{Groups, SpaceUsage, Transaction};
 
 /// Sizes of the whole filesystem as statfs gives them, in bytes: what device space can hold of data with its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,28 +35,34 @@ impl Filesystem {
     pub fn usage(&self) -> Usage {
         let gate = &self.shared.gate;
         let space = gate.space();
+        let sectorsize = gate.volume().geometry().sectorsize;
+        let none = Usage { total: 0, free: 0, available: 0, sectorsize };
         // What cannot be read counts for nothing here; who needs the trees is told.
-        let reserve = gate.view(kernel_reserve).unwrap_or(0);
-        let metadata_used = match space.groups {
-            Groups::Apart => (space.metadata.used + space.system.used) * space.metadata_copies,
-            Groups::Mixed => space.system.used * space.metadata_copies,
+        let reckon = |tx: &Transaction| {
+            let reserve = kernel_reserve(tx).unwrap_or(0);
+            let factor = tx.data_factor();
+            let dirty = space.promised * factor;
+            let used = tx.disk_space(BlockGroupFlags::TYPE_MASK).used + dirty;
+            let data = tx.disk_space(BlockGroupFlags::DATA);
+            let data_free = data.free.saturating_sub(data.closed + dirty);
+            let available = data_free / factor + tx.room_for(BlockGroupFlags::DATA) / factor;
+            let total = space.total / factor;
+            let free = total.saturating_sub(used / factor).saturating_sub(reserve);
+            let full = is_full(tx, &space, reserve);
+            Ok(Usage { total, free, available: if full { 0 } else { available }, ..none })
         };
-        let used = (space.data.used + space.promised) * space.data_copies + metadata_used;
-        let data_free = space.data.open.saturating_sub(space.promised);
-        // A chunk is never smaller than a stripe, so the last bytes of a device stay out.
-        let unallocated = space.unallocated.saturating_sub(1 << 20);
-        let free_metadata = space.metadata.total.saturating_sub(space.metadata.used);
-        let kernel_is_full = free_metadata.saturating_sub(METADATA_SLACK) < reserve;
-        // Where data lies in the same groups the kernel does not look.
-        let is_apart = space.groups == Groups::Apart;
-        let full = is_apart && unallocated == 0 && (space.metadata.available <= space.reserve || kernel_is_full);
-        Usage {
-            total: space.total / space.data_copies,
-            free: (space.total.saturating_sub(used) / space.data_copies).saturating_sub(reserve),
-            available: if full { 0 } else { data_free + space.data_in(unallocated) },
-            sectorsize: gate.volume().geometry().sectorsize,
-        }
+        gate.view(reckon).unwrap_or(none)
     }
+}
+
+/// Whether no metadata is left, and so nothing can be written. Where data lies in the same groups the kernel does not
+/// look.
+fn is_full(tx: &Transaction, space: &SpaceUsage, reserve: u64) -> bool {
+    if space.groups == Groups::Mixed || tx.room_for(BlockGroupFlags::METADATA) > 0 {
+        return false;
+    }
+    let free = tx.disk_space(BlockGroupFlags::METADATA).free;
+    space.metadata.available <= space.reserve || free.saturating_sub(METADATA_SLACK) < reserve
 }
 
 /// What the kernel keeps back of metadata space, and counts as used: as much as the trees that every change touches,

@@ -73,7 +73,7 @@ impl Transaction {
     /// The profile new chunks of a kind get: of those that the kind has, the safest that the devices allow. Source:
     /// `btrfs_reduce_alloc_profile`. Where devices are missing and none is possible, two copies on one device are
     /// better than the one that the kernel makes.
-    fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
+    pub(super) fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
         let kind = self.space.pool(kind);
         if let Some(wished) = self.wished(kind) {
             return wished;

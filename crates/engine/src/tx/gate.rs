@@ -237,7 +237,7 @@ impl Gate {
         let mut tx = self.enter(|tx| tx.ensure_data(&wanted))?;
         tx.promise(&wanted);
         drop(tx);
-        Ok(DataReservation::new(self.trees.clone(), &wanted))
+        Ok(DataReservation::new(self.trees.clone(), self.volume.geometry().sectorsize, &wanted))
     }
 
     /// Replays a log before anybody else looks at the trees: as a commit of its own, or, if nothing may
@@ -256,6 +256,20 @@ impl Gate {
         tx.rules = self.space;
         *self.trees.write() = tx;
         Ok(result)
+    }
+
+    /// Takes what the last commit left for the truth, a log of it brought in by `replay` and committed, and allows
+    /// changes from now on. The volume can be written already.
+    pub(crate) fn begin_writing<R>(&self, replay: Option<impl FnOnce(&mut Transaction) -> Result<R>>) -> Result<()> {
+        let settings = GateSettings { read_only: false, cache_bytes: self.cache_bytes, space: self.space };
+        // Nobody else sees it before it is done.
+        let fresh = Self::open(Arc::clone(&self.volume), settings)?;
+        if let Some(replay) = replay {
+            fresh.replay(replay)?;
+        }
+        std::mem::swap(&mut *self.trees.write(), &mut *fresh.trees.write());
+        self.allow_changes();
+        Ok(())
     }
 
     /// Makes everything changed so far durable. Data in memory is the caller's business.

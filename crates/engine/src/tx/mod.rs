@@ -37,6 +37,7 @@ mod open;
 mod promises;
 mod references;
 mod replay;
+mod room;
 mod roots;
 mod row_turns;
 pub mod seal;

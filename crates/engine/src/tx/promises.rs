@@ -89,14 +89,15 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    fn metadata(&self) -> u64 {
-        metadata_for(self.data + self.in_place) + metadata_for_inline(self.inline)
+    fn metadata(&self, sector: u64) -> u64 {
+        metadata_for(self.data + self.in_place, sector) + metadata_for_inline(self.inline)
     }
 }
 
 /// Space promised to data that is still in memory; given back when dropped, or spent.
 pub struct DataReservation {
     gate: Arc<Trees>,
+    sector: u64,
     data: u64,
     metadata: u64,
     inline: u64,
@@ -104,10 +105,10 @@ pub struct DataReservation {
 }
 
 impl DataReservation {
-    pub(super) fn new(gate: Arc<Trees>, wanted: &Wanted) -> Self {
-        let inline = metadata_for_inline(wanted.inline);
-        let metadata = wanted.metadata() - inline;
-        Self { gate, data: wanted.data + wanted.bare, metadata, inline, in_place: wanted.in_place }
+    pub(super) fn new(gate: Arc<Trees>, sector: u32, wanted: &Wanted) -> Self {
+        let (sector, inline) = (u64::from(sector), metadata_for_inline(wanted.inline));
+        let metadata = wanted.metadata(sector) - inline;
+        Self { gate, sector, data: wanted.data + wanted.bare, metadata, inline, in_place: wanted.in_place }
     }
 
     /// Bytes of data still promised.
@@ -134,7 +135,7 @@ impl DataReservation {
     pub fn shrink(&mut self, bytes: u64) {
         let gone = Promised {
             data: self.data.saturating_sub(bytes),
-            metadata: self.metadata.saturating_sub(metadata_for(bytes)),
+            metadata: self.metadata.saturating_sub(metadata_for(bytes, self.sector)),
             in_place: self.in_place.saturating_sub(bytes),
         };
         self.give_up(&gone, if bytes == 0 { self.inline } else { 0 });
@@ -168,8 +169,8 @@ impl Drop for DataReservation {
 
 /// Bytes of metadata that stay taken, at worst, by data of this size: for each sector a file
 /// extent, an extent item, a checksum and a free range, in leaves that are half full.
-fn metadata_for(bytes: u64) -> u64 {
-    bytes / 4096 * 512
+fn metadata_for(bytes: u64, sector: u64) -> u64 {
+    bytes.div_ceil(sector) * 512
 }
 
 /// The same for bytes that go into an item of their own.
@@ -195,8 +196,6 @@ pub struct SpaceUsage {
     pub metadata_copies: u64,
     /// How many copies of data there are.
     pub data_copies: u64,
-    /// How many stripes of a row of data there are, and how many of them are parity.
-    pub data_row: (u64, u64),
     /// How many bytes of devices make one byte of metadata that is there for sure.
     pub metadata_cost: u64,
     /// Space of `data` that is promised to data in memory.
@@ -216,14 +215,6 @@ pub enum Groups {
     Apart,
     /// They lie in the same (mixed block groups).
     Mixed,
-}
-
-impl SpaceUsage {
-    /// How much data so many bytes of devices hold that are in no chunk.
-    pub fn data_in(&self, unallocated: u64) -> u64 {
-        let (stripes, parity) = self.data_row;
-        unallocated / self.data_copies / stripes * (stripes - parity)
-    }
 }
 
 impl Transaction {
@@ -248,7 +239,6 @@ impl Transaction {
         };
         let (stripes, _) = self.row_of(BlockGroupFlags::METADATA);
         SpaceUsage {
-            data_row: self.row_of(BlockGroupFlags::DATA),
             // With parity each block takes a line at worst: a stripe on each device.
             metadata_cost: copies_of(BlockGroupFlags::METADATA) * stripes,
             total,
@@ -267,7 +257,7 @@ impl Transaction {
 
     pub(super) fn promise(&mut self, wanted: &Wanted) {
         self.promised.data += wanted.data + wanted.bare;
-        self.promised.metadata += wanted.metadata();
+        self.promised.metadata += wanted.metadata(self.sectorsize());
         self.promised.in_place += wanted.in_place;
     }
 
@@ -332,7 +322,12 @@ impl Transaction {
     /// What commits need, and deletions of what is not shared.
     fn commit_reserve(&self) -> u64 {
         let total = self.space.totals(BlockGroupFlags::METADATA).total;
-        (total / 8).min(64 << 20).max(self.least_reserve())
+        let part = match self.groups() {
+            Groups::Apart => total / 8,
+            // Most of it is data.
+            Groups::Mixed => total / 64,
+        };
+        part.min(64 << 20).max(self.least_reserve())
     }
 
     /// What there is at least once all other space is taken, whoever took it: the kernel keeps no less.
@@ -344,7 +339,7 @@ impl Transaction {
     fn left_by_deletions(&self) -> u64 {
         let reserve = match self.groups() {
             Groups::Apart => self.commit_reserve(),
-            // An eighth of groups that data fills, too, is more than another writer may have left.
+            // Another writer may have left no more.
             Groups::Mixed => self.least_reserve(),
         };
         (reserve / 2).min(self.node_bytes(DROP_BLOCKS))
@@ -418,7 +413,7 @@ impl Transaction {
     /// Space for data beside all that is promised, its metadata first.
     pub(super) fn ensure_data(&mut self, wanted: &Wanted) -> Result<()> {
         self.load_sharing()?;
-        let floor = self.metadata_floor() + wanted.metadata() + self.node_bytes(16);
+        let floor = self.metadata_floor() + wanted.metadata(self.sectorsize()) + self.node_bytes(16);
         self.ensure(BlockGroupFlags::METADATA, floor)?;
         let data = wanted.data + wanted.bare;
         match self.groups() {
@@ -452,6 +447,14 @@ mod tests {
     use crate::environment::SystemEnvironment;
     use crate::mkfs::{self, MakeOptions};
     use crate::tx::{Gate, GateSettings};
+
+    #[test]
+    fn metadata_is_reckoned_by_sectors() {
+        for sector in [4096, 16384, 65536] {
+            assert_eq!(metadata_for(10 * sector, sector), 10 * 512);
+            assert_eq!(metadata_for(0, sector), 0);
+        }
+    }
 
     /// A run of many sectors may become as many extents: that they were allocated does not put them
     /// into the trees.

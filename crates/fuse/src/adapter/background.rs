@@ -45,7 +45,7 @@ const FORGET_STEP: usize = 256;
 /// How soon the cleaner looks again after a deletion at subvolumes that are still in use: the kernel forgets their inodes
 /// a moment later. It waits twice as long each time.
 const CLEAN_SOON: Duration = Duration::from_millis(5);
-/// The longest that it waits.
+/// How soon the cleaner looks again at them, and at what else there is to do, at the latest.
 const CLEAN_AGAIN: Duration = Duration::from_secs(10);
 
 /// Has the kernel forget a name in a directory.
@@ -76,8 +76,11 @@ pub(super) struct Background {
 }
 
 impl Background {
-    /// Starts the threads.
+    /// Starts the threads, if they do not run.
     pub fn start(&self, fs: &Arc<Filesystem>, on_error: &OnError, forget: Forget) -> std::io::Result<()> {
+        if !lock(&self.threads).is_empty() {
+            return Ok(());
+        }
         let bell = Arc::clone(&self.bell);
         fs.shared().gate.on_stop(move || {
             lock(&bell.told).failed = true;
@@ -108,7 +111,12 @@ impl Background {
 
     /// The time between commits, from the last one on.
     pub fn set_commit_interval(&self, interval: Duration) {
-        lock(&self.bell.told).interval = interval;
+        {
+            let mut told = lock(&self.bell.told);
+            told.interval = interval;
+            // The cleaner's interval depends on it.
+            told.clean = true;
+        }
         self.bell.ring.notify_all();
     }
 
@@ -138,6 +146,11 @@ impl Drop for Background {
 }
 
 impl Bell {
+    /// How long the cleaner sleeps: not longer than from one commit to the next.
+    fn clean_interval(&self) -> Duration {
+        CLEAN_AGAIN.min(lock(&self.told).interval)
+    }
+
     /// Waits until `limit` has passed or `early` says so; `false`: stop.
     fn wait(&self, limit: Duration, mut early: impl FnMut(&mut Told) -> bool) -> bool {
         let end = Instant::now() + limit;
@@ -276,7 +289,7 @@ fn clean(bell: &Bell, fs: &Filesystem, forget: &Forget) {
         let mut deleted = false;
         if !autodefrag(bell, fs)
             || !reclaim(bell, fs)
-            || !bell.wait(again, |told| {
+            || !bell.wait(again.min(bell.clean_interval()), |told| {
                 deleted = std::mem::take(&mut told.clean);
                 deleted
             })

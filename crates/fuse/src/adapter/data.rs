@@ -6,6 +6,7 @@ use super::{EngineFrontEnd, Site};
 use crate::types::{Caller, Fallocate, FileHandle, FilePos, NodeId, Seek, Statfs, WriteMode};
 use crate::{Errno, ReadSink, Result};
 use butterfs_engine::file::{self, SizeMode};
+use butterfs_engine::filesystem::Reader;
 use butterfs_engine::inode::InodeId;
 use butterfs_format::items::InodeFlags;
 
@@ -19,7 +20,7 @@ const PUNCH_HOLE: u32 = 0x02;
 const ZERO_RANGE: u32 = 0x10;
 
 impl EngineFrontEnd {
-    pub(super) fn do_read(&self, id: InodeId, offset: u64, out: &mut ReadSink<'_>) -> Result<()> {
+    pub(super) fn do_read(&self, caller: &Caller, id: InodeId, offset: u64, out: &mut ReadSink<'_>) -> Result<()> {
         let site = Site::new("read", id);
         let size = self.attributes(site)?.item.size.get();
         let len = size.saturating_sub(offset).min(out.room() as u64) as usize;
@@ -27,7 +28,7 @@ impl EngineFrontEnd {
             return Ok(());
         }
         out.fill(len, |buffer| {
-            let got = self.fs.read(id, offset, buffer)?;
+            let got = self.fs.read_for(Reader(caller.pid), id, offset, buffer)?;
             // Cut off meanwhile.
             buffer[got..].fill(0);
             Ok(())

@@ -265,6 +265,19 @@ impl EngineFrontEnd {
         }
     }
 
+    /// Starts what goes on by itself where changes are allowed.
+    fn begin_work(&self) -> std::io::Result<()> {
+        let (nodes, notifier) = (Arc::clone(&self.nodes), self.notifier());
+        let forget = Box::new(move |dir: InodeId, name: &[u8]| {
+            if let Some(node) = nodes.find(dir) {
+                notifier.inval_entry(node, name);
+            }
+        });
+        self.background.start(&self.fs, &self.options.on_error, forget)?;
+        self.resume_balance();
+        Ok(())
+    }
+
     fn notifier(&self) -> Notifier {
         lock(&self.notifier).clone()
     }
@@ -275,14 +288,7 @@ impl FrontEnd for EngineFrontEnd {
         *lock(&self.notifier) = notifier;
         if self.fs.access() == Access::ReadWrite {
             self.background.set_commit_interval(lock(&self.changeable).commit_interval);
-            let (nodes, notifier) = (Arc::clone(&self.nodes), self.notifier());
-            let forget = Box::new(move |dir: InodeId, name: &[u8]| {
-                if let Some(node) = nodes.find(dir) {
-                    notifier.inval_entry(node, name);
-                }
-            });
-            self.background.start(&self.fs, &self.options.on_error, forget)?;
-            self.resume_balance();
+            self.begin_work()?;
         }
         Ok(())
     }
@@ -409,8 +415,8 @@ impl FrontEnd for EngineFrontEnd {
         Ok(())
     }
 
-    fn read(&self, _: &Caller, at: FilePos, out: &mut ReadSink<'_>) -> Result<()> {
-        self.do_read(self.id(at.node)?, at.offset, out)
+    fn read(&self, caller: &Caller, at: FilePos, out: &mut ReadSink<'_>) -> Result<()> {
+        self.do_read(caller, self.id(at.node)?, at.offset, out)
     }
 
     fn write(&self, caller: &Caller, at: FilePos, data: &[u8], mode: WriteMode) -> Result<usize> {

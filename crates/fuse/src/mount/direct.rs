@@ -50,9 +50,13 @@ fn can_do_without_block(error: &MountError) -> bool {
 /// Attaches a loop device to an image.
 fn attach(image: &Path, options: &MountOptions) -> Result<LoopDevice, MountError> {
     let read_only = options.has(MountFlags::READ_ONLY);
-    let access = if read_only { LoopAccess::ReadOnly } else { LoopAccess::ReadWrite };
-    let file = std::fs::OpenOptions::new().read(true).write(!read_only).open(image);
+    let open = |write| std::fs::OpenOptions::new().read(true).write(write).open(image);
     let failed = |source| MountError::Loop { image: image.to_path_buf(), source };
+    // A device that is for reading only could never be remounted to be written.
+    let (file, access) = match open(true) {
+        Err(_) if read_only => (open(false), LoopAccess::ReadOnly),
+        opened => (opened, LoopAccess::ReadWrite),
+    };
     LoopDevice::attach(file.map_err(failed)?, access, SECTOR).map_err(|errno| failed(errno.into()))
 }
 

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
@@ -37,11 +37,15 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub struct FileDevice {
     path: PathBuf,
     file: File,
+    /// Takes the place of `file` once a device that was opened for reading is to be written.
+    writer: OnceLock<File>,
     len: AtomicU64,
     kind: Kind,
     access: Access,
     /// Keeps the kernel from mounting a block device that is open for writing.
     claim: Mutex<Option<File>>,
+    /// A mount of our own has the claim.
+    claim_left: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -65,7 +69,7 @@ impl FileDevice {
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
         let device = Self::open(path.as_ref(), Access::Read)?;
         device.refuse_mounted()?;
-        device.lock(FlockOperation::NonBlockingLockShared)?;
+        device.lock(&device.file, FlockOperation::NonBlockingLockShared)?;
         Ok(device)
     }
 
@@ -77,7 +81,7 @@ impl FileDevice {
         let device = Self::open(path.as_ref(), Access::Write)?;
         device.hold_claim()?;
         device.refuse_mounted_image()?;
-        device.lock(FlockOperation::NonBlockingLockExclusive)?;
+        device.lock(&device.file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(device)
     }
 
@@ -106,17 +110,25 @@ impl FileDevice {
         Ok(Self {
             path: path.to_path_buf(),
             file,
+            writer: OnceLock::new(),
             len: AtomicU64::new(len),
             kind,
             access,
             claim: Mutex::default(),
+            claim_left: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         })
     }
 
+    /// What is read and written.
+    fn file(&self) -> &File {
+        self.writer.get().unwrap_or(&self.file)
+    }
+
     fn hold_claim(&self) -> Result<()> {
         let mut held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.kind == Kind::Block && self.access == Access::Write && held.is_none() {
+        let is_written = self.access == Access::Write || self.writer.get().is_some();
+        if self.kind == Kind::Block && is_written && held.is_none() {
             *held = Some(self.claim(Access::Write)?);
         }
         Ok(())
@@ -154,10 +166,10 @@ impl FileDevice {
         }
     }
 
-    fn lock(&self, operation: FlockOperation) -> Result<()> {
+    fn lock(&self, file: &File, operation: FlockOperation) -> Result<()> {
         let attempts = if self.kind == Kind::Block { LOCK_ATTEMPTS } else { 1 };
         for attempt in 1..=attempts {
-            match rustix::fs::flock(&self.file, operation) {
+            match rustix::fs::flock(file, operation) {
                 Ok(()) => return Ok(()),
                 Err(Errno::WOULDBLOCK) if attempt < attempts => std::thread::sleep(LOCK_PAUSE),
                 Err(Errno::WOULDBLOCK) => break,
@@ -167,6 +179,22 @@ impl FileDevice {
         Err(Error::Busy(format!("{}: is in use by another program; stop it or unmount first", self.path.display())))
     }
 
+    /// Opens it once more, for writing, and takes the lock that writers have. In the moment between the two locks another
+    /// program may come first: who upgrades looks at the superblock again.
+    fn upgrade(&self) -> Result<File> {
+        use std::os::fd::AsRawFd;
+        let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let opened = options(Access::Write, OFlags::empty()).open(same);
+        let writer = opened.map_err(|source| device_error(&self.path, source))?;
+        // A descriptor of our own would stand in the way.
+        rustix::fs::flock(&self.file, FlockOperation::Unlock).map_err(|e| device_error(&self.path, e.into()))?;
+        self.lock(&writer, FlockOperation::NonBlockingLockExclusive).inspect_err(|_| {
+            // As before, if nobody else has it now.
+            let _ = rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockShared);
+        })?;
+        Ok(writer)
+    }
+
     fn check_open(&self) -> io::Result<()> {
         if self.closed.load(Ordering::SeqCst) { Err(io::Error::other("is closed for writing")) } else { Ok(()) }
     }
@@ -174,10 +202,10 @@ impl FileDevice {
     /// Writes the parts one behind the other with one call; what a short write left is written singly.
     fn write_run(&self, offset: u64, run: &[(u64, &[u8])]) -> io::Result<()> {
         if let [(_, buf)] = run {
-            return self.file.write_all_at(buf, offset);
+            return self.file().write_all_at(buf, offset);
         }
         let parts: Vec<_> = run.iter().map(|(_, buf)| IoSlice::new(buf)).collect();
-        let mut done = match rustix::io::pwritev(&self.file, &parts, offset) {
+        let mut done = match rustix::io::pwritev(self.file(), &parts, offset) {
             Ok(done) => done,
             Err(Errno::INTR) => 0,
             Err(errno) => return Err(errno.into()),
@@ -185,7 +213,7 @@ impl FileDevice {
         for (at, buf) in run {
             let skip = done.min(buf.len());
             done -= skip;
-            self.file.write_all_at(&buf[skip..], at + skip as u64)?;
+            self.file().write_all_at(&buf[skip..], at + skip as u64)?;
         }
         Ok(())
     }
@@ -194,7 +222,7 @@ impl FileDevice {
 impl BlockDevice for FileDevice {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         check_range(offset, buf.len(), self.len())?;
-        self.file.read_exact_at(buf, offset)
+        self.file().read_exact_at(buf, offset)
     }
 
     fn prefetch(&self, offset: u64, len: u64) {
@@ -223,7 +251,7 @@ impl BlockDevice for FileDevice {
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         self.check_open()?;
         check_range(offset, buf.len(), self.len())?;
-        self.file.write_all_at(buf, offset)
+        self.file().write_all_at(buf, offset)
     }
 
     fn write_batch(&self, writes: &[(u64, &[u8])]) -> io::Result<()> {
@@ -239,7 +267,7 @@ impl BlockDevice for FileDevice {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file().sync_data()
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -248,8 +276,8 @@ impl BlockDevice for FileDevice {
         }
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let result = match self.kind {
-            Kind::Block => butterfs_os::block::discard(&self.file, offset, len),
-            Kind::Image => rustix::fs::fallocate(&self.file, hole, offset, len),
+            Kind::Block => butterfs_os::block::discard(self.file(), offset, len),
+            Kind::Image => rustix::fs::fallocate(self.file(), hole, offset, len),
         };
         result.map_err(Into::into)
     }
@@ -269,7 +297,7 @@ impl BlockDevice for FileDevice {
             return Err(io::ErrorKind::Unsupported.into());
         }
         self.check_open()?;
-        self.file.set_len(len)?;
+        self.file().set_len(len)?;
         self.len.store(len, Ordering::Release);
         Ok(())
     }
@@ -278,7 +306,18 @@ impl BlockDevice for FileDevice {
         self.path.display().to_string()
     }
 
+    fn open_for_writing(&self) -> io::Result<()> {
+        if self.access == Access::Write || self.writer.get().is_some() {
+            return Ok(());
+        }
+        let writer = self.upgrade().map_err(io::Error::other)?;
+        // Nobody else upgrades at the same time.
+        let _ = self.writer.set(writer);
+        if self.claim_left.load(Ordering::SeqCst) { Ok(()) } else { self.hold_claim().map_err(io::Error::other) }
+    }
+
     fn release_claim(&self) {
+        self.claim_left.store(true, Ordering::SeqCst);
         drop(self.claim.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
@@ -286,10 +325,11 @@ impl BlockDevice for FileDevice {
         self.closed.store(true, Ordering::SeqCst);
         self.release_claim();
         // It goes with the descriptor in any case.
-        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        let _ = rustix::fs::flock(self.file(), FlockOperation::Unlock);
     }
 
     fn take_claim(&self) -> io::Result<()> {
+        self.claim_left.store(false, Ordering::SeqCst);
         self.hold_claim().map_err(io::Error::other)
     }
 }
@@ -375,6 +415,22 @@ mod tests {
         let _reader = FileDevice::open_read_only(&image.0).unwrap();
         assert!(FileDevice::open_read_only(&image.0).is_ok());
         assert!(matches!(FileDevice::open_read_write(&image.0), Err(Error::Busy(_))));
+    }
+
+    #[test]
+    fn a_reader_becomes_the_only_writer() {
+        let image = Temporary::new("upgrade", 1 << 20);
+        let device = FileDevice::open_read_only(&image.0).unwrap();
+        let other = FileDevice::open_read_only(&image.0).unwrap();
+        assert!(device.open_for_writing().is_err(), "somebody else reads it");
+        assert!(device.write_at(0, b"x").is_err());
+        assert!(FileDevice::open_read_write(&image.0).is_err(), "the reader's lock is back");
+        drop(other);
+        device.open_for_writing().unwrap();
+        device.write_at(0, b"x").unwrap();
+        assert!(FileDevice::open_read_only(&image.0).is_err());
+        device.close();
+        assert!(FileDevice::open_read_write(&image.0).is_ok());
     }
 
     #[test]

@@ -76,6 +76,14 @@ pub trait BlockDevice: Send + Sync {
     /// The path, for messages.
     fn name(&self) -> String;
 
+    /// Opens it for writing, if it was opened for reading, and locks it as a writer does.
+    ///
+    /// # Errors
+    /// If it cannot be written, or somebody else has it open.
+    fn open_for_writing(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Gives up what keeps the kernel from mounting a block device, so that a mount of our own can claim it. Other
     /// programs of ours stay locked out.
     fn release_claim(&self) {}

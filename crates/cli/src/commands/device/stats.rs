@@ -11,6 +11,7 @@ use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions};
 use butterfs_fuse::control::{self, DeviceInfo, StatsReset};
 use butterfs_volume::{Missing, OpenMode};
 
+use crate::commands::space::MountedFilesystem;
 use crate::failure::{self, Failure, Result};
 use crate::{devices, exit, output};
 
@@ -46,7 +47,11 @@ struct Counted {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let path = arguments.target[0].as_path();
-    let all = if path.is_dir() { of_mount(path, arguments)? } else { of_image(arguments)? };
+    let all = match MountedFilesystem::of_device(path) {
+        _ if path.is_dir() => of_mount(path, arguments)?,
+        Ok(Some(mounted)) => of_device(path, &mounted, arguments)?,
+        _ => of_image(arguments)?,
+    };
     if arguments.tabular {
         table(&all);
     } else {
@@ -68,6 +73,16 @@ fn of_mount(path: &Path, arguments: &Arguments) -> Result<Vec<Counted>> {
         Ok(Counted { devid, path, values })
     };
     devices.into_iter().map(counted).collect::<std::io::Result<_>>().map_err(failed)
+}
+
+/// Of a mounted filesystem only the device that was named, as the stock tool does.
+fn of_device(device: &Path, mounted: &MountedFilesystem, arguments: &Arguments) -> Result<Vec<Counted>> {
+    let mut all = of_mount(&mounted.target, arguments)?;
+    let is_it = |counted: &Counted| Path::new(&counted.path).canonicalize().ok() == device.canonicalize().ok();
+    if all.iter().any(is_it) {
+        all.retain(is_it);
+    }
+    Ok(all)
 }
 
 fn of_image(arguments: &Arguments) -> Result<Vec<Counted>> {

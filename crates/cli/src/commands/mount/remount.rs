@@ -94,19 +94,21 @@ fn settings(options: &Options) -> Settings {
         max_inline: options.max_inline.unwrap_or(usual.max_inline),
         fsync: options.fsync,
         access_times: options.access_times,
+        autodefrag: options.autodefrag,
     }
 }
 
 /// Reads the options of remounts, each on top of those before.
 pub struct Reader {
     given: String,
-    opened_for: Access,
 }
 
 impl Reader {
     /// For a mount that is being made.
     pub fn new(plan: &Plan<'_>) -> Self {
-        Self { given: plan.shown_options.clone(), opened_for: plan.options.access }
+        let given = &plan.shown_options;
+        // What is mounted read-only though nobody asked for that stays so until somebody asks.
+        Self { given: if plan.is_protected { format!("{given},ro") } else { given.clone() } }
     }
 
     /// The function that a mount calls.
@@ -125,11 +127,6 @@ impl Reader {
         if let Some(name) = after.unchangeable(&before) {
             return Err(format!("{name} cannot be changed by a remount; unmount it, and mount it with other options"));
         }
-        if (self.opened_for, after.access) == (Access::ReadOnly, Access::ReadWrite) {
-            return Err("it was mounted for reading, and its device is open for no more; unmount it, and mount it \
-                        with -o rw"
-                .into());
-        }
         self.given.clone_from(&all);
         Ok(Remounted { access: after.access, settings: settings(&after), changeable: changeable(&after, all) })
     }
@@ -143,7 +140,7 @@ mod tests {
 
     #[test]
     fn options_add_up() {
-        let mut reader = Reader { given: "noatime,subvol=/a".into(), opened_for: Access::ReadWrite };
+        let mut reader = Reader { given: "noatime,subvol=/a".into() };
         let found = reader.read("remount,ro,compress=lzo,subvol=/a").unwrap();
         assert_eq!(found.access, Access::ReadOnly);
         assert!(matches!(found.settings.compress, CompressRule::All(_)));
@@ -157,9 +154,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_opened_for_reading_stays_so() {
-        let mut reader = Reader { given: "ro".into(), opened_for: Access::ReadOnly };
-        assert!(reader.read("remount,rw").unwrap_err().contains("unmount it"));
+    fn what_is_mounted_for_reading_stays_so_until_rw_is_asked_for() {
+        let mut reader = Reader { given: "ro".into() };
         assert_eq!(reader.read("remount,compress=zstd").unwrap().access, Access::ReadOnly);
+        assert_eq!(reader.read("remount,rw").unwrap().access, Access::ReadWrite);
+        let mut reader = Reader { given: "ro,nologreplay".into() };
+        assert!(reader.read("remount,rw").is_err(), "an option that is for reading only");
     }
 }

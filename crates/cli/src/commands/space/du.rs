@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use butterfs_fuse::control::{self, MapFlag};
 
 use super::picture::not_btrfs;
+use super::show::superblock_of;
 use crate::commands::units::Units;
 use crate::failure::{Failure, Result, io_text};
 use crate::names::Shown;
@@ -48,6 +49,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     printed.map_err(|error| Failure::new(exit::USAGE, error))?;
     for (path, error) in &problems {
         let text = match not_btrfs(path, error) {
+            _ if superblock_of(path).is_ok() => {
+                format!(
+                    "{}: holds a filesystem that is not mounted; mount it (ro) and name a path in it",
+                    path.display()
+                )
+            }
             other if other.line().starts_with("not a btrfs") => other.line(),
             _ => format!("cannot check space of '{}': {}", path.display(), io_text(error)),
         };

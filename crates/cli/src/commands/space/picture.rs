@@ -9,7 +9,7 @@ use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions};
 use butterfs_format::DevId;
 use butterfs_format::items::Chunk;
 use butterfs_fuse::control::{self, SpaceInfo};
-use butterfs_volume::Volume;
+use butterfs_volume::{FileDevice, Volume, superblock_copy};
 use rustix::io::Errno;
 
 use super::mounted::MountedFilesystem;
@@ -25,10 +25,19 @@ pub struct Further {
 }
 
 impl Further {
-    /// The image, and what else was named.
+    /// The image, and what else was named; else, where there is more than one device, the directory that it lies in.
     pub fn with(&self, image: &Path) -> Vec<PathBuf> {
-        std::iter::once(image.to_path_buf()).chain(self.devices.iter().cloned()).collect()
+        let named = std::iter::once(image.to_path_buf()).chain(self.devices.iter().cloned());
+        let beside = directory_of_several(image).filter(|_| self.devices.is_empty());
+        named.chain(beside).collect()
     }
+}
+
+/// The directory of an image file, if its filesystem has other devices.
+pub fn directory_of_several(image: &Path) -> Option<PathBuf> {
+    let superblock = superblock_copy(&FileDevice::open_unlocked(image).ok()?, 0).ok()?;
+    let is_one_of_several = image.is_file() && superblock.num_devices.get() > 1;
+    Some(image.canonicalize().ok()?.parent().filter(|_| is_one_of_several)?.to_path_buf())
 }
 
 /// A filesystem.

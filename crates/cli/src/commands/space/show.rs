@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use butterfs_format::Superblock;
 use butterfs_fuse::control;
-use butterfs_volume::{FileDevice, superblock_copy, system_devices};
+use butterfs_volume::{FileDevice, find_missing, paths_in, superblock_copy, system_devices};
 use uuid::Uuid;
 
 use super::mounted::MountedFilesystem;
+use super::picture::directory_of_several;
 use crate::commands::units::Units;
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output};
@@ -149,11 +150,28 @@ fn unmounted(search: Option<&Search>) -> Result<Vec<Shown>> {
         };
         add(&mut found, path, &superblock);
     }
+    for (path, superblock) in image.map(|image| beside(image)).unwrap_or_default() {
+        add(&mut found, path, &superblock);
+    }
     found.iter_mut().for_each(|shown| shown.devices.sort_by_key(|device| device.devid));
     Ok(found)
 }
 
-fn superblock_of(path: &Path) -> butterfs_volume::Result<Superblock> {
+/// The other devices of an image's filesystem that lie in the same directory.
+fn beside(image: &Path) -> Vec<(PathBuf, Superblock)> {
+    let candidates = directory_of_several(image).and_then(|directory| paths_in(&directory).ok()).unwrap_or_default();
+    if candidates.is_empty() {
+        return Vec::new();
+    }
+    let found = find_missing(&[image.to_path_buf()], candidates).unwrap_or_default();
+    found.into_iter().filter_map(|path| superblock_of(&path).ok().map(|superblock| (path, superblock))).collect()
+}
+
+/// The first superblock of a device or image, whoever uses it.
+///
+/// # Errors
+/// If there is none.
+pub fn superblock_of(path: &Path) -> butterfs_volume::Result<Superblock> {
     superblock_copy(&FileDevice::open_unlocked(path)?, 0)
 }
 
