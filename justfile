@@ -49,6 +49,10 @@ model steps="100000" seed="1":
 bench *options:
     scripts/bench.sh {{options}}
 
+# What names and small files cost in the library, without a mount: just library-ops 20000
+library-ops *arguments:
+    cargo run --release -p butterfs-testkit --example library_ops -- {{arguments}}
+
 # Time `butterfs check` beside `btrfs check` (as root, on a disk): just bench-check 5
 bench-check runs="5" files="1000000":
     scripts/bench-check.sh {{runs}} {{files}}

@@ -78,7 +78,7 @@ use crate::subvolume::Subvolumes;
 use crate::tx::{Need, Transaction};
 
 pub use access_times::{AccessTimeRule, AccessTimes};
-pub use attributes::{Attributes, SetAttributes};
+pub use attributes::{Attributes, Footprint, SetAttributes};
 pub use balance::{BalanceEnd, BalanceProgress, BalanceStatus};
 pub use create::{NewInode, NewKind};
 pub use data::{FileOffset, Reader};

@@ -15,7 +15,7 @@ use butterfs_engine::tx::SpaceRules;
 use butterfs_format::{Generation, TreeId};
 use butterfs_fuse::adapter::{InterruptedBalance, OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
-use butterfs_fuse::session::{PosixAcl, Transport};
+use butterfs_fuse::session::{Caching, PosixAcl, Transport};
 use butterfs_volume::Missing;
 
 pub use help::{effective as help, every as long_help};
@@ -74,6 +74,8 @@ pub struct Options {
     pub threads: Option<NonZeroUsize>,
     /// `transport=`.
     pub transport: Transport,
+    /// `writeback_cache`.
+    pub caching: Caching,
     /// `fatal_errors=`.
     pub fatal_errors: FatalErrors,
     /// `enospc_debug`.
@@ -114,6 +116,7 @@ impl Default for Options {
             acl: PosixAcl::Enforced,
             threads: None,
             transport: Transport::Best,
+            caching: Caching::WriteThrough,
             fatal_errors: FatalErrors::ReadOnly,
             enospc: EnospcLog::Quiet,
             uuid_tree: UuidTree::Trust,
@@ -239,6 +242,7 @@ impl Options {
             ("open_files", self.open_files != before.open_files),
             ("acl, noacl", self.acl != before.acl),
             ("transport", self.transport != before.transport),
+            ("writeback_cache", self.caching != before.caching),
             ("fatal_errors", self.fatal_errors != before.fatal_errors),
             ("enospc_debug", self.enospc != before.enospc),
             ("context", self.security != before.security),

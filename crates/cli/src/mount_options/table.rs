@@ -10,7 +10,7 @@ use butterfs_format::Generation;
 use butterfs_format::compression::Method;
 use butterfs_fuse::adapter::{InterruptedBalance, OpenFiles, SubvolumeDeletion};
 use butterfs_fuse::mount::MountFlags;
-use butterfs_fuse::session::PosixAcl;
+use butterfs_fuse::session::{Caching, PosixAcl};
 use butterfs_volume::Missing;
 
 use super::{Access, EnospcLog, FatalErrors, Options, Request, UuidTree, values};
@@ -230,6 +230,11 @@ const BUTTERFS: &[Row] = &[
         "transport",
         Value("HOW", |o, v| values::transport(v).map(|transport| o.transport = transport)),
         "how requests come: uring, through io_uring; device, by /dev/fuse; best, the first if enable_uring of the kernel's module fuse is Y (the default)",
+    ),
+    row(
+        "writeback_cache",
+        Word(|o| o.caching = Caching::Writeback),
+        "the kernel gathers writes and sends them later: faster for writes at random into large files, slower for small files, and a full disk is told late",
     ),
     row("plain_fuse", Word(|o| o.flag(MountFlags::PLAIN_FUSE)), "as root: without a loop device; sync does not wait"),
 ];

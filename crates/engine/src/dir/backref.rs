@@ -85,10 +85,10 @@ const fn extref_size(name_len: usize) -> usize {
 pub fn add(tx: &mut Transaction, ino: Ino, place: &Place<'_>, index: u64) -> Result<()> {
     let tree = place.dir.tree;
     let key = ref_key(ino, place.dir.ino);
-    let mut data = tx.get(tree, &key)?.unwrap_or_default();
-    InodeRef { index, name: place.name }.pack(&mut data);
-    if data.len() <= item::max_item_size(tx) {
-        return tx.put(tree, &key, &data);
+    let mut packed = Vec::new();
+    InodeRef { index, name: place.name }.pack(&mut packed);
+    if tx.extend(tree, &key, &packed, item::max_item_size(tx))? {
+        return Ok(());
     }
     let key = extref_key(ino, place);
     let mut data = tx.get(tree, &key)?.unwrap_or_default();

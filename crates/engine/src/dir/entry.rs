@@ -72,6 +72,18 @@ pub fn find(tx: &Transaction, place: &Place<'_>) -> Result<Option<Entry>> {
         .map(|e| Entry { target: Target::of_location(e.location), file_type: e.file_type }))
 }
 
+/// Fails if there is an entry of this name, or no room for one.
+pub fn check_new(tx: &Transaction, place: &Place<'_>) -> Result<()> {
+    let key = hash_key(place);
+    let Some(data) = tx.get(place.dir.tree, &key)? else { return Ok(()) };
+    let entries = DirEntry::parse_all(&data).map_err(|problem| corrupt(place.dir.tree, &key, problem))?;
+    if entries.iter().any(|e| e.name == place.name) {
+        return Err(Error::Exists);
+    }
+    let size = disk_entry(place, None, 0).packed_size();
+    if data.len() + size > item::max_item_size(tx) { Err(Error::DoesNotFit) } else { Ok(()) }
+}
+
 /// Fails if the entries with this name's hash have no room for one more.
 pub fn check_room(tx: &Transaction, place: &Place<'_>) -> Result<()> {
     let used = tx.get(place.dir.tree, &hash_key(place))?.map_or(0, |data| data.len());
@@ -122,10 +134,8 @@ pub fn insert(tx: &mut Transaction, place: &Place<'_>, index: u64, entry: Entry)
     let mut packed = Vec::new();
     pack_dir_entry(&disk_entry(place, Some(entry), tx.generation().0), &mut packed);
     tx.insert(place.dir.tree, &index_key(place.dir, index), &packed)?;
-    let key = hash_key(place);
-    let mut data = tx.get(place.dir.tree, &key)?.unwrap_or_default();
-    data.extend_from_slice(&packed);
-    tx.put(place.dir.tree, &key, &data)
+    let fits = tx.extend(place.dir.tree, &hash_key(place), &packed, item::max_item_size(tx))?;
+    if fits { Ok(()) } else { Err(Error::DoesNotFit) }
 }
 
 /// Takes both items of an entry out.

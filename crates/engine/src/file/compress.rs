@@ -93,6 +93,12 @@ impl Compressors {
     }
 }
 
+/// Whether bytes of a file that has these flags may become fewer by compression.
+pub fn may_be_compressed(shared: &Shared, inode: &Inode, flags: InodeFlags) -> bool {
+    let is_asked = flags.contains(InodeFlags::COMPRESS) || inode.data.compression().is_some();
+    is_asked || shared.live().compress != CompressRule::Asked
+}
+
 /// How a file's data is to be compressed, if it is.
 pub(super) fn plan(shared: &Shared, inode: &Inode) -> Result<Option<Plan>> {
     let flags = lock(&inode.state).item.flags();

@@ -49,7 +49,7 @@ mod update;
 
 pub use budget::DirtyBudget;
 pub use clone::{CloneLen, Place, clone_range};
-pub use compress::{CompressRule, Compressors, PROPERTY as COMPRESSION_PROPERTY};
+pub use compress::{CompressRule, Compressors, PROPERTY as COMPRESSION_PROPERTY, may_be_compressed};
 pub use data_rule::DataRule;
 pub use dedupe::{Dedupe, dedupe_range};
 pub use defrag::{Defrag, SharedExtents, defragment};

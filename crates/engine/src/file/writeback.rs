@@ -270,21 +270,46 @@ fn enter(
     update_file(shared, inode, Need::Promised, |tx, id, item| {
         let most = fitting(&pieces[..sums.len()], tx.affordable(PIECES_PER_CHANGE * REFS_PER_PIECE));
         let mut progress = Progress::default();
-        let mut entered = 0;
+        let (mut entered, mut gathered) = (0, GatheredSums::default());
         for (piece, sums) in pieces[..most].iter().zip(sums) {
             if !is_still_good(tx, id, item.flags(), piece)? {
                 break;
             }
             enter_piece(tx, id, item, piece)?;
-            if !sums.is_empty() {
-                tx.insert_checksums(piece.at, sums)?;
-            }
+            gathered.add(tx, piece.at, sums)?;
             progress.written = piece.file.end;
             entered += 1;
         }
+        gathered.flush(tx)?;
         progress.waiting = pieces.get(entered).map(|piece| piece.file.start).or(later);
         Ok((progress, entered))
     })
+}
+
+/// Checksums of pieces that lie one behind the other on disk, as most do: they go into the tree together.
+#[derive(Default)]
+struct GatheredSums {
+    at: Logical,
+    sums: Vec<Checksum>,
+}
+
+impl GatheredSums {
+    /// Takes those of a piece, if it has any.
+    fn add(&mut self, tx: &mut Transaction, at: Logical, sums: &[Checksum]) -> Result<()> {
+        let end = self.at.0 + self.sums.len() as u64 * u64::from(tx.geometry().sectorsize);
+        if at.0 != end && !sums.is_empty() {
+            self.flush(tx)?;
+            self.at = at;
+        }
+        self.sums.extend_from_slice(sums);
+        Ok(())
+    }
+
+    /// Puts what was taken into the tree.
+    fn flush(&mut self, tx: &mut Transaction) -> Result<()> {
+        let sums = std::mem::take(&mut self.sums);
+        if sums.is_empty() { Ok(()) } else { tx.insert_checksums(self.at, &sums) }
+    }
 }
 
 /// How many pieces make no more than so many references; at least one.

@@ -4,9 +4,18 @@ use butterfs_format::items::{FileType, InodeFlags, InodeItem, Timespec};
 
 use super::{Filesystem, properties};
 use crate::error::{Error, Result};
-use crate::file::DataRule;
-use crate::inode::{InodeId, item, lock};
+use crate::file::{self, DataRule};
+use crate::inode::{Inode, InodeId, item, lock};
 use crate::tx::Need;
+
+/// Whether writeback can still change how much space an inode takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Footprint {
+    /// It takes what its item says, and its unwritten bytes, in any case.
+    Known,
+    /// Unwritten bytes may replace others, or become fewer by compression.
+    Estimate,
+}
 
 /// What an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +28,13 @@ pub struct Attributes {
     pub item: InodeItem,
     /// Bytes of data that have no extent yet; [`InodeItem::nbytes`] does not count them.
     pub unwritten: u64,
+    /// Whether the space it takes is settled.
+    pub footprint: Footprint,
 }
 
 impl Attributes {
-    fn new(id: InodeId, item: InodeItem, unwritten: u64) -> Self {
-        Self { id, file_type: FileType::from_mode(item.mode.get()), item, unwritten }
+    fn new(id: InodeId, item: InodeItem, unwritten: u64, footprint: Footprint) -> Self {
+        Self { id, file_type: FileType::from_mode(item.mode.get()), item, unwritten, footprint }
     }
 }
 
@@ -68,11 +79,21 @@ impl Filesystem {
     /// What an inode is now.
     pub fn attributes(&self, id: InodeId) -> Result<Attributes> {
         if id.is_placeholder() {
-            return Ok(Attributes::new(id, self.placeholder(), 0));
+            return Ok(Attributes::new(id, self.placeholder(), 0, Footprint::Known));
         }
         let inode = self.inode(id)?;
         let state = lock(&inode.state);
-        if state.gone { Err(Error::NotFound) } else { Ok(Attributes::new(id, state.item, inode.data.held_bytes())) }
+        if state.gone {
+            return Err(Error::NotFound);
+        }
+        let unwritten = inode.data.held_bytes();
+        Ok(Attributes::new(id, state.item, unwritten, self.footprint(&inode, &state.item, unwritten)))
+    }
+
+    /// New bytes of a file that had none take a sector each; nothing else is that simple.
+    fn footprint(&self, inode: &Inode, item: &InodeItem, unwritten: u64) -> Footprint {
+        let is_new = item.nbytes.get() == 0 && !file::may_be_compressed(&self.shared, inode, item.flags());
+        if unwritten == 0 || is_new { Footprint::Known } else { Footprint::Estimate }
     }
 
     /// Changes an inode, and gives its new attributes. A new length comes first: if that fails,

@@ -138,11 +138,7 @@ impl Filesystem {
             require_growable_dir(tx, drafts, place.dir)?;
             new.check(tx)?;
             xattrs.iter().try_for_each(|new| xattr::check_new(tx, new))?;
-            if entry::find(tx, &place)?.is_some() {
-                return Err(Error::Exists);
-            }
-            let room = Room { place, target: None, leaving: None, features: self.shared.features };
-            link::check_room(tx, &room, None)?;
+            entry::check_new(tx, &place)?;
             let dir = drafts.of(place.dir)?;
             let rule = self.rule_of(tx, place.dir.tree)?;
             let rules = self.new_file_rules(&rule, &dir.item);

@@ -38,11 +38,21 @@ pub fn write_inode_item(tx: &mut Transaction, id: InodeId, item: &mut InodeItem)
 /// Writes the item of an inode whose data may still be in memory: size and bytes stay in the tree
 /// as they are, because what lies beyond them is not there yet.
 pub fn write_all_but_size(tx: &mut Transaction, id: InodeId, item: &mut InodeItem) -> Result<()> {
-    let stored = read(tx, id)?;
-    let mut partial = InodeItem { size: stored.size, nbytes: stored.nbytes, ..*item };
-    write_inode_item(tx, id, &mut partial)?;
-    item.transid = partial.transid;
-    Ok(())
+    let key = key(id.ino);
+    item.transid = tx.generation().0.into();
+    let mut problem = None;
+    let found = tx.update(id.tree, &key, |bytes| match read_exact::<InodeItem>(bytes) {
+        Ok(stored) => {
+            let partial = InodeItem { size: stored.size, nbytes: stored.nbytes, ..*item };
+            bytes.copy_from_slice(partial.as_bytes());
+        }
+        Err(text) => problem = Some(text),
+    })?;
+    match problem {
+        Some(problem) => Err(corrupt(id.tree, &key, problem)),
+        None if !found => Err(Error::NotFound),
+        None => touch_root(tx, id.tree, item.ctime),
+    }
 }
 
 /// Writes an item after a change that is not one of data: all of a directory's, all but the size
@@ -53,9 +63,9 @@ pub fn write_changed(tx: &mut Transaction, id: InodeId, item: &mut InodeItem) ->
 
 fn touch_root(tx: &mut Transaction, tree: TreeId, ctime: Timespec) -> Result<()> {
     let generation = tx.generation().0;
-    let root = tx.root_item(tree)?;
-    let later = (ctime.seconds(), ctime.nanoseconds()) > (root.ctime.seconds(), root.ctime.nanoseconds());
-    if root.ctransid.get() == generation && !later {
+    let (old, ctransid) = tx.look_at_root_item(tree, |root| (root.ctime, root.ctransid.get()))?;
+    let later = (ctime.seconds(), ctime.nanoseconds()) > (old.seconds(), old.nanoseconds());
+    if ctransid == generation && !later {
         return Ok(());
     }
     tx.change_root_item(tree, |root| {
@@ -74,15 +84,19 @@ pub fn require_alive(tx: &Transaction, tree: TreeId) -> Result<RootItem> {
 
 /// Fails if a subvolume is read-only, or being deleted.
 pub fn require_writable(tx: &Transaction, tree: TreeId) -> Result<()> {
-    let root = require_alive(tx, tree)?;
-    if root.flags().contains(RootFlags::RDONLY) { Err(Error::ReadOnly) } else { Ok(()) }
+    let (refs, flags) = tx.look_at_root_item(tree, |root| (root.refs.get(), root.flags()))?;
+    match flags.contains(RootFlags::RDONLY) {
+        _ if refs == 0 => Err(Error::NotFound),
+        true => Err(Error::ReadOnly),
+        false => Ok(()),
+    }
 }
 
 /// Fails if a subvolume is read-only. In one that is being deleted the data of a file that is still
 /// open can be changed: it lives as long as its last user.
 pub fn require_changeable(tx: &Transaction, tree: TreeId) -> Result<()> {
-    let root = tx.root_item(tree)?;
-    if root.flags().contains(RootFlags::RDONLY) { Err(Error::ReadOnly) } else { Ok(()) }
+    let flags = tx.look_at_root_item(tree, RootItem::flags)?;
+    if flags.contains(RootFlags::RDONLY) { Err(Error::ReadOnly) } else { Ok(()) }
 }
 
 /// Who owns a new inode, and what others may do with it.

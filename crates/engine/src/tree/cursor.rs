@@ -105,6 +105,16 @@ impl<'a, R: TreeReader + ?Sized> Cursor<'a, R> {
 
 /// The item with the highest key that is not above `key`.
 pub fn last_not_above<R: TreeReader + ?Sized>(reader: &R, tree: TreeId, key: &Key) -> Result<Option<(Key, Vec<u8>)>> {
+    look_at_last_not_above(reader, tree, key, |key, data| (key, data.to_vec()))
+}
+
+/// Looks at the item with the highest key that is not above `key`, if there is one, without copying it.
+pub fn look_at_last_not_above<R: TreeReader + ?Sized, T>(
+    reader: &R,
+    tree: TreeId,
+    key: &Key,
+    look: impl FnOnce(Key, &[u8]) -> T,
+) -> Result<Option<T>> {
     let mut ptr = ChildPtr::from(reader.root(tree)?);
     loop {
         let block = reader.block(tree, &ptr)?;
@@ -115,7 +125,7 @@ pub fn last_not_above<R: TreeReader + ?Sized>(reader: &R, tree: TreeId, key: &Ke
             Err(slot) => slot - 1,
         };
         if block.is_leaf() {
-            return Ok(Some((block.key(slot), block.data(slot).to_vec())));
+            return Ok(Some(look(block.key(slot), block.data(slot))));
         }
         ptr = ChildPtr::of(&block, slot);
     }

@@ -63,6 +63,29 @@ pub fn put<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, key: &Key, data: &[u
     Ok(())
 }
 
+/// Puts bytes behind those of an item, or makes the item of them; `false` if it would be longer than `most`: then the
+/// tree's items are unchanged.
+pub fn extend<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, key: &Key, data: &[u8], most: usize) -> Result<bool> {
+    let path = descend(w, tree, key, Intent::Grow)?;
+    if !path.found {
+        let fits = data.len() <= most;
+        return if fits { insert_at(w, tree, path, key, data).map(|()| true) } else { Ok(false) };
+    }
+    let (at, slot) = path.leaf();
+    let leaf = w.writable(at);
+    let old = leaf.data(slot).len();
+    if old + data.len() > most {
+        return Ok(false);
+    }
+    if leaf.leaf_free() < data.len() {
+        let whole = [leaf.data(slot), data].concat();
+        return put(w, tree, key, &whole).map(|()| true);
+    }
+    leaf.resize_item(slot, old + data.len());
+    leaf.data_mut(slot)[old..].copy_from_slice(data);
+    Ok(true)
+}
+
 /// Changes an item's bytes in place; says whether there was one.
 pub fn update<W: TreeWriter + ?Sized>(
     w: &mut W,
@@ -118,10 +141,15 @@ fn descend<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, key: &Key, intent: I
         at = split_full_root(w, tree, at)?;
     }
     let mut steps = Vec::with_capacity(usize::from(root.level) + 2);
-    while !w.writable(at).is_leaf() {
-        let mut slot = w.writable(at).child_slot(key);
-        let mut child = writable_child(w, tree, at, slot)?;
-        if intent == Intent::Grow && is_full_node(w, child) {
+    loop {
+        let node = w.writable(at);
+        if node.is_leaf() {
+            break;
+        }
+        let mut slot = node.child_slot(key);
+        let ptr = ChildPtr::of(node, slot);
+        let mut child = writable_below(w, tree, (at, slot), &ptr)?;
+        if intent == Intent::Grow && ptr.level > 0 && is_full_node(w, child) {
             split_node(w, tree, (at, slot), child)?;
             slot = w.writable(at).child_slot(key);
             child = Logical(w.writable(at).ptr(slot).blockptr.get());
@@ -140,7 +168,17 @@ fn descend<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, key: &Key, intent: I
 /// Makes the child in a slot of a writable node writable, and points to it.
 fn writable_child<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, parent: Logical, slot: usize) -> Result<Logical> {
     let ptr = ChildPtr::of(w.writable(parent), slot);
-    let at = w.make_writable(tree, &ptr)?;
+    writable_below(w, tree, (parent, slot), &ptr)
+}
+
+/// The same for a caller who knows the pointer.
+fn writable_below<W: TreeWriter + ?Sized>(
+    w: &mut W,
+    tree: TreeId,
+    (parent, slot): (Logical, usize),
+    ptr: &ChildPtr,
+) -> Result<Logical> {
+    let at = w.make_writable(tree, ptr)?;
     let generation = w.generation();
     if at != ptr.bytenr || generation != ptr.generation {
         let node = w.writable(parent);

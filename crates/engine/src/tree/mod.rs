@@ -9,8 +9,8 @@ mod cursor;
 mod edit;
 
 pub use block_map::{AddressMap, BlockMap};
-pub use cursor::{Cursor, last_not_above};
-pub use edit::{insert, put, remove, touch, update};
+pub use cursor::{Cursor, last_not_above, look_at_last_not_above};
+pub use edit::{extend, insert, put, remove, touch, update};
 
 use std::sync::Arc;
 

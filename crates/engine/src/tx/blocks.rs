@@ -171,7 +171,7 @@ impl Transaction {
             return Ok(false);
         }
         let reloc = block.header().flags.get() & FLAG_RELOC != 0;
-        let last_snapshot = Generation(self.root_item(tree)?.last_snapshot.get());
+        let last_snapshot = Generation(self.look_at_root_item(tree, |item| item.last_snapshot.get())?);
         Ok(reloc || block.generation() <= last_snapshot)
     }
 

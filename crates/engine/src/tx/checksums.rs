@@ -9,7 +9,7 @@ use butterfs_format::validate::Geometry;
 
 use super::Transaction;
 use crate::error::Result;
-use crate::tree::{self, Cursor, TreeReader, TreeWriter, last_not_above};
+use crate::tree::{self, Cursor, TreeReader, TreeWriter, look_at_last_not_above};
 
 const TREE: TreeId = TreeId::CSUM;
 
@@ -17,10 +17,10 @@ fn key_at(at: u64) -> Key {
     Key::new(objectid::EXTENT_CSUM, ItemType::EXTENT_CSUM, at)
 }
 
-/// A checksum item: where it begins and its bytes.
+/// A checksum item: where it begins, and how many bytes it has.
 struct Item {
     start: u64,
-    bytes: Vec<u8>,
+    len: usize,
 }
 
 /// The checksum tree over any block store.
@@ -81,12 +81,10 @@ impl<'w, W: TreeReader + ?Sized> ChecksumTree<'w, W> {
 
     /// The item that covers an address, or ends there.
     fn csum_item_touching(&self, at: u64) -> Result<Option<Item>> {
-        let found = last_not_above(self.blocks, TREE, &key_at(at))?;
-        Ok(found
-            .filter(|(key, bytes)| {
-                key.item_type == ItemType::EXTENT_CSUM && key.offset + self.covered(bytes.len()) >= at
-            })
-            .map(|(key, bytes)| Item { start: key.offset, bytes }))
+        let found = look_at_last_not_above(self.blocks, TREE, &key_at(at), |key, bytes| (key, bytes.len()))?;
+        let touches =
+            |(key, len): &(Key, usize)| key.item_type == ItemType::EXTENT_CSUM && key.offset + self.covered(*len) >= at;
+        Ok(found.filter(touches).map(|(key, len)| Item { start: key.offset, len }))
     }
 
     /// The checksums of the sectors of a data range; `None` where there is none.
@@ -103,13 +101,16 @@ impl<'w, W: TreeReader + ?Sized> ChecksumTree<'w, W> {
             if key.item_type != ItemType::EXTENT_CSUM || key.offset >= end {
                 break;
             }
-            for (index, sum) in bytes.chunks_exact(size).enumerate() {
+            // An item has the checksums of thousands of sectors, a read seldom wants so many.
+            let skip = (at.0.saturating_sub(key.offset).div_ceil(sector)) as usize;
+            for (index, sum) in bytes.chunks_exact(size).enumerate().skip(skip) {
                 let sector_at = key.offset + index as u64 * sector;
-                if (at.0..end).contains(&sector_at) {
-                    let mut full = [0; CSUM_FIELD_SIZE];
-                    full[..size].copy_from_slice(sum);
-                    sums[((sector_at - at.0) / sector) as usize] = Some(full);
+                if sector_at >= end {
+                    break;
                 }
+                let mut full = [0; CSUM_FIELD_SIZE];
+                full[..size].copy_from_slice(sum);
+                sums[((sector_at - at.0) / sector) as usize] = Some(full);
             }
             cursor.advance()?;
         }
@@ -138,11 +139,10 @@ impl<'w, W: TreeWriter + ?Sized> ChecksumTreeMut<'w, W> {
         self.delete(at, self.read().covered(packed.len()))?;
         let mut at = at.0;
         let mut rest = packed.as_slice();
-        if let Some(mut before) = self.read().csum_item_touching(at)? {
-            let room = self.read().csum_item_max().saturating_sub(before.bytes.len()).min(rest.len());
+        if let Some(before) = self.read().csum_item_touching(at)? {
+            let room = self.read().csum_item_max().saturating_sub(before.len).min(rest.len());
             if room > 0 {
-                before.bytes.extend_from_slice(&rest[..room]);
-                tree::put(self.blocks, TREE, &key_at(before.start), &before.bytes)?;
+                tree::extend(self.blocks, TREE, &key_at(before.start), &rest[..room], usize::MAX)?;
                 at += self.read().covered(room);
                 rest = &rest[room..];
             }
@@ -163,16 +163,15 @@ impl<'w, W: TreeWriter + ?Sized> ChecksumTreeMut<'w, W> {
         let first = self.read().csum_item_touching(at.0)?.map_or(at.0, |item| item.start);
         let mut from = first;
         loop {
-            let found = {
-                let cursor = Cursor::seek(self.read().blocks, TREE, &key_at(from))?;
-                cursor.item().map(|(key, bytes)| (key, bytes.to_vec()))
-            };
-            let Some((key, bytes)) = found else { return Ok(()) };
+            let cursor = Cursor::seek(self.read().blocks, TREE, &key_at(from))?;
+            let Some((key, bytes)) = cursor.item() else { return Ok(()) };
             if key.item_type != ItemType::EXTENT_CSUM || key.offset >= end {
                 return Ok(());
             }
             from = key.offset + self.read().covered(bytes.len());
             if from > at.0 {
+                let bytes = bytes.to_vec();
+                drop(cursor);
                 self.cut_csum_item(&key, &bytes, at.0, end)?;
             }
         }

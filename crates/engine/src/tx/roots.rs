@@ -53,7 +53,23 @@ fn is_in_superblock(tree: TreeId) -> bool {
 
 impl Transaction {
     pub(super) fn tree_root(&self, tree: TreeId) -> Result<TreeRoot> {
-        Ok(self.load_root(tree)?.root)
+        self.look_at(tree, |root| root.root)
+    }
+
+    /// Looks at a tree in memory, without a copy: each search begins here.
+    fn look_at<R>(&self, tree: TreeId, look: impl FnOnce(&Root) -> R) -> Result<R> {
+        if let Some(root) = self.roots.read().unwrap_or_else(PoisonError::into_inner).get(&tree) {
+            return Ok(look(root));
+        }
+        Ok(look(&self.load_root(tree)?))
+    }
+
+    /// Looks at the root item of a tree, but not at what it says of the root block and its generation, which is old.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such tree.
+    pub fn look_at_root_item<R>(&self, tree: TreeId, look: impl FnOnce(&RootItem) -> R) -> Result<R> {
+        self.look_at(tree, |root| look(&root.item))
     }
 
     /// The root item of a tree as it will be at the next commit.

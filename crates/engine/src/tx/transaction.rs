@@ -180,6 +180,16 @@ impl Transaction {
         tree::put(self, tree, key, data)
     }
 
+    /// Puts bytes behind those of an item, or makes it of them; `false` if it would be longer than `most`.
+    pub fn extend(&mut self, tree: TreeId, key: &Key, data: &[u8], most: usize) -> Result<bool> {
+        tree::extend(self, tree, key, data, most)
+    }
+
+    /// Changes an item's bytes in place; says whether there was one.
+    pub fn update(&mut self, tree: TreeId, key: &Key, change: impl FnOnce(&mut [u8])) -> Result<bool> {
+        tree::update(self, tree, key, change)
+    }
+
     /// Takes an item out; says whether there was one.
     pub fn remove(&mut self, tree: TreeId, key: &Key) -> Result<bool> {
         tree::remove(self, tree, key)

@@ -37,7 +37,7 @@ use background::Background;
 use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::file::ErrorCursor;
-use butterfs_engine::filesystem::{Access, Attributes, Filesystem};
+use butterfs_engine::filesystem::{Access, Attributes, Filesystem, Footprint};
 use butterfs_engine::inode::{InodeId, lock};
 use handles::Handles;
 use nodes::Nodes;
@@ -193,12 +193,15 @@ impl EngineFrontEnd {
     }
 
     fn attr(&self, found: &Attributes) -> Attr {
-        self.numbers.attr(found, self.fs.shared().gate.volume().superblock().sectorsize.get())
+        self.numbers.attr(found, self.fs.shared().gate.volume().geometry().sectorsize)
     }
 
-    /// Writeback changes the space that a file takes, and nobody tells the kernel.
+    /// Writeback may change the space that a file takes, and nobody tells the kernel.
     fn attr_ttl(&self, found: &Attributes) -> Duration {
-        if found.unwritten > 0 { Duration::ZERO } else { self.options.ttl }
+        match found.footprint {
+            Footprint::Known => self.options.ttl,
+            Footprint::Estimate => Duration::ZERO,
+        }
     }
 
     fn attr_reply(&self, found: &Attributes) -> AttrReply {

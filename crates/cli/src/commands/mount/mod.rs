@@ -18,8 +18,10 @@ use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{self, Access, AccessTimeRule, Filesystem, SubvolumeChoice};
 use butterfs_fuse::adapter::{AdapterOptions, EngineFrontEnd, OnError, OnRemount, OpenFiles};
 use butterfs_fuse::daemon::{self, Background, Outcome, Ready};
-use butterfs_fuse::mount::{Mount, MountEntry, MountError, MountKind, MountOptions, MountPoint, MountSource, Presence};
-use butterfs_fuse::session::{Session, SessionOptions};
+use butterfs_fuse::mount::{
+    BdiTuning, Mount, MountEntry, MountError, MountKind, MountOptions, MountPoint, MountSource, Presence,
+};
+use butterfs_fuse::session::{Caching, Session, SessionOptions};
 use butterfs_fuse::stop::SignalStop;
 use butterfs_os::signal::TerminationSignals;
 use butterfs_volume::{BlockDevice, OpenMode, Volume};
@@ -201,6 +203,7 @@ fn serve(plan: &Plan<'_>, signals: TerminationSignals, ready: impl FnOnce()) -> 
     let (filesystem, device) = open(plan)?;
     let filesystem = Arc::new(filesystem);
     let mount = mount(plan, &target, &*device)?;
+    tune(plan, &mount);
     let presence = announce(&mount);
     let front_end = front_end(plan, filesystem, &mount);
     let session = Session::new(mount, front_end, session_options(&plan.options));
@@ -334,6 +337,18 @@ fn mount(plan: &Plan<'_>, target: &Path, device: &dyn BlockDevice) -> Result<Mou
     Ok(mounted)
 }
 
+/// Lets the kernel keep as much to be written as of any filesystem: with the little that it allows a FUSE mount, its
+/// writeback cache would be slower than none.
+fn tune(plan: &Plan<'_>, mount: &Mount) {
+    if plan.options.caching != Caching::Writeback {
+        return;
+    }
+    let tuning = BdiTuning { full_writeback: true, ..BdiTuning::default() };
+    if let Err(error) = mount.point().tune(&tuning) {
+        tracing::warn!(%error, "the kernel's limits for the writeback cache stay low, and it may be slow");
+    }
+}
+
 /// Lets `butterfs umount` find the daemon. Without it a mount works as well, but is not waited for.
 fn announce(mount: &Mount) -> Option<Presence> {
     let device = mount.point().device_number()?;
@@ -371,7 +386,8 @@ fn end() -> bool {
 fn session_options(options: &Options) -> SessionOptions {
     let usual = || std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
     let threads = options.threads.map_or_else(usual, usize::from);
-    SessionOptions { threads, transport: options.transport, acl: options.acl, ..Default::default() }
+    let (transport, caching, acl) = (options.transport, options.caching, options.acl);
+    SessionOptions { threads, transport, caching, acl, ..Default::default() }
 }
 
 /// What answers the kernel.

@@ -156,6 +156,14 @@ fn random_edits_equal_a_map() {
                     put(&mut tree, TREE, &key, &data).unwrap();
                     model.insert(key, data);
                 }
+                8 if growing => {
+                    let most = 2 * nodesize / 3;
+                    let fits = model.get(&key).map_or(0, Vec::len) + data.len() <= most;
+                    assert_eq!(extend(&mut tree, TREE, &key, &data, most).unwrap(), fits);
+                    if fits {
+                        model.entry(key).or_default().extend_from_slice(&data);
+                    }
+                }
                 _ => assert_eq!(remove(&mut tree, TREE, &key).unwrap(), model.remove(&key).is_some()),
             }
             if step % 100 == 99 {
