@@ -47,6 +47,7 @@ mod rename_tests;
 mod rescue;
 #[cfg(test)]
 mod rule_tests;
+mod resyncs;
 mod scrubs;
 mod settings;
 mod shrink;
@@ -86,12 +87,14 @@ pub use defrag::Autodefrag;
 pub use devices::{NewLength, Removal, RemovalEnd, ResizeWish, WhichDevice};
 pub use features::SUPPORTED as SUPPORTED_FEATURES;
 pub use health::{Health, State};
-pub use open::{Access, Fsync, LogTree, OpenOptions, SubvolumeChoice};
+pub use open::{Access, Fsync, LogTree, OpenOptions, Returning, SubvolumeChoice};
 pub use queries::{InMemory, OnlyByte};
 pub use read::Flow;
 pub use received::Received;
 pub use rename::{Leave, RenameOptions, Replace};
 pub use rescue::Rescue;
+use resyncs::Resyncs;
+pub use resyncs::Resynced;
 use scrubs::Scrubs;
 pub use scrubs::{FileAt, ScrubOutcome};
 use settings::Rules;
@@ -125,6 +128,7 @@ pub struct Filesystem {
     rules: RwLock<Rules>,
     fsyncs: Mutex<Fsyncs>,
     scrubs: Scrubs,
+    resyncs: Resyncs,
 }
 
 /// Whether an operation found the names as it expected.

@@ -257,7 +257,7 @@ impl Volume {
 
     fn repair_place(&self, logical: Logical, place: Place, bytes: &[u8]) {
         let member = &self.members[place.member];
-        if !member.is_written() {
+        if !member.is_written() || member.is_catching_up() {
             return;
         }
         let name = self.name_place(place);

@@ -20,6 +20,7 @@ mod open;
 mod parity;
 mod profile;
 mod read;
+mod returning;
 mod rows;
 mod scan;
 mod scrub;

@@ -57,6 +57,8 @@ pub(crate) struct Member {
     pub missed: AtomicBool,
     /// It is no part of the filesystem any more.
     pub removed: AtomicBool,
+    /// It missed commits, and is being brought up to date: see [`crate::returning`].
+    pub catching_up: AtomicBool,
 }
 
 impl Member {
@@ -73,6 +75,7 @@ impl Member {
             is_new: AtomicBool::new(false),
             missed: AtomicBool::new(false),
             removed: AtomicBool::new(false),
+            catching_up: AtomicBool::new(false),
         }
     }
 
@@ -98,6 +101,14 @@ impl Member {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The generation of the superblock that it has.
+    pub fn last_seen(&self) -> Generation {
+        match *self.seen() {
+            Seen::Valid { generation, .. } => Generation(generation),
+            Seen::Unknown | Seen::Invalid => Generation(0),
+        }
+    }
+
     /// Whether it was removed.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
@@ -106,6 +117,11 @@ impl Member {
     /// Whether the filesystem writes to it.
     pub fn is_written(&self) -> bool {
         matches!(self.role, Role::Current | Role::Behind) && !self.is_dropped() && !self.is_removed()
+    }
+
+    /// Whether it is being brought up to date: it is written, but not read, and its superblock stays as it is.
+    pub fn is_catching_up(&self) -> bool {
+        self.catching_up.load(Ordering::Acquire)
     }
 
     /// Whether it failed, and is neither written nor read any more.

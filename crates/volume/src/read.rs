@@ -13,6 +13,7 @@
 use butterfs_format::validate::{Checksum, Expected, check_block};
 use butterfs_format::{Logical, TreeBlock};
 
+use crate::device::catching_up;
 use crate::error::{Error, Result};
 use crate::map::{Place, Read, Source};
 use crate::member::{Member, Role};
@@ -111,7 +112,7 @@ impl Volume {
     }
 
     pub(crate) fn is_up_to_date(&self, read: &Read) -> bool {
-        let is_current = |member: &Member| member.role != Role::Behind && !member.is_dropped();
+        let is_current = |member: &Member| member.role != Role::Behind && member.is_there();
         read.places().all(|place| is_current(&self.members[place.member]))
     }
 
@@ -160,14 +161,18 @@ impl Volume {
     }
 
     fn read_place(&self, place: Place, buf: &mut [u8]) -> Result<()> {
-        self.members[place.member].read_at(place.physical, buf)
+        let member = &self.members[place.member];
+        if member.is_catching_up() {
+            return Err(member.error(catching_up()));
+        }
+        member.read_at(place.physical, buf)
     }
 
     fn rebuild(&self, terms: &[(Place, u8)], buf: &mut [u8]) -> Result<()> {
         // A device that is not there makes the way useless: no other need be asked.
         for (place, _) in terms {
             let member = &self.members[place.member];
-            if member.role == Role::Missing || member.is_dropped() {
+            if !member.is_there() {
                 return self.read_place(*place, buf);
             }
         }

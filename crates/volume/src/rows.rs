@@ -185,7 +185,7 @@ impl Volume {
         for (index, batch) in batches.iter_mut().enumerate() {
             batch.sort_by_key(|(physical, _)| *physical);
             // What a device that is not there should hold is in the others.
-            if batch.is_empty() || !self.members[index].is_there() {
+            if batch.is_empty() || !self.members[index].is_written() {
                 continue;
             }
             self.write_or_drop(index, batch).inspect_err(|_| self.note_torn_rows())?;

@@ -99,7 +99,7 @@ impl Volume {
     pub fn is_readable(&self, devid: DevId) -> bool {
         self.member(devid).is_some_and(|index| {
             let member = &self.members[index];
-            member.role != Role::Missing && !member.is_dropped()
+            member.is_there()
         })
     }
 

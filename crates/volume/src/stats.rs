@@ -74,6 +74,11 @@ impl Counters {
         stats
     }
 
+    /// Has the next commit write them.
+    pub fn touch(&self) {
+        self.changed.store(true, Ordering::Release);
+    }
+
     pub fn has_changed(&self) -> bool {
         self.changed.load(Ordering::Acquire)
     }

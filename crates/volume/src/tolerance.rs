@@ -62,7 +62,11 @@ impl Volume {
         let is_near = |last: Generation| newest < last.next().next();
         let early = newest > self.opened_at && is_near(self.opened_at);
         let mut present = self.members.present();
-        present.any(|member| member.dropped_at().is_some_and(is_near) || early && member.role == Role::Missing)
+        present.any(|member| {
+            member.dropped_at().is_some_and(is_near)
+                || early && member.role == Role::Missing
+                || member.is_catching_up() && is_near(member.last_seen())
+        })
     }
 
     /// Writes each device's parts.
@@ -82,13 +86,18 @@ impl Volume {
         lost: &mut Vec<Lost>,
     ) -> Result<()> {
         let member = &self.members[index];
+        if member.is_catching_up() {
+            // The others have to have it all in any case.
+            let writes: Vec<(u64, &[u8])> = parts.iter().map(|part| (part.physical, part.bytes)).collect();
+            return if member.is_dropped() { Ok(()) } else { self.write_or_drop(index, &writes) };
+        }
         if member.is_dropped() {
             lost.extend(parts.iter().map(|part| Lost { member: index, at: part.at, error: None }));
             return Ok(());
         }
         let writes: Vec<(u64, &[u8])> = parts.iter().map(|part| (part.physical, part.bytes)).collect();
         let Err(error) = member.write_batch(&writes) else { return Ok(()) };
-        let devices = devices_with(batches);
+        let devices = self.devices_with(batches);
         if parts.iter().any(|part| devices[&part.at] < 2) {
             return Err(error);
         }
@@ -118,7 +127,7 @@ impl Volume {
 
     /// Whether the write counts as done though some devices do not have it.
     fn settle_lost(&self, lost: Vec<Lost>, batches: &[Vec<Part<'_>>], content: Content) -> Result<()> {
-        let mut left = devices_with(batches);
+        let mut left = self.devices_with(batches);
         let mut noted = HashSet::new();
         for part in lost.iter().filter(|part| noted.insert((part.member, part.at))) {
             left.entry(part.at).and_modify(|devices| *devices -= 1);
@@ -181,6 +190,20 @@ impl Volume {
         Ok(())
     }
 
+    /// On how many devices each part is to be written. Two copies on one device are one: what makes a device lose the
+    /// first may soon make it lose the second. A device that is being brought up to date counts for nothing yet.
+    fn devices_with(&self, batches: &[Vec<Part<'_>>]) -> HashMap<Logical, usize> {
+        let mut devices = HashMap::new();
+        let counts = batches.iter().zip(self.members.iter()).filter(|(_, member)| !member.is_catching_up());
+        for (parts, _) in counts {
+            let distinct: HashSet<Logical> = parts.iter().map(|part| part.at).collect();
+            for at in distinct {
+                *devices.entry(at).or_default() += 1;
+            }
+        }
+        devices
+    }
+
     fn can_spare(&self, index: usize, map: &ChunkMap) -> bool {
         let is_there = |other: usize| other != index && self.members[other].is_there();
         let others = self.members.iter().enumerate().any(|(other, member)| other != index && member.is_written());
@@ -191,21 +214,8 @@ impl Volume {
 impl Member {
     /// Whether it can be asked for what it holds.
     pub(crate) fn is_there(&self) -> bool {
-        self.role != Role::Missing && !self.is_dropped() && !self.is_removed()
+        self.role != Role::Missing && !self.is_dropped() && !self.is_removed() && !self.is_catching_up()
     }
-}
-
-/// On how many devices each part is to be written. Two copies on one device are one: what makes a device lose the first
-/// may soon make it lose the second.
-fn devices_with(batches: &[Vec<Part<'_>>]) -> HashMap<Logical, usize> {
-    let mut devices = HashMap::new();
-    for parts in batches {
-        let distinct: HashSet<Logical> = parts.iter().map(|part| part.at).collect();
-        for at in distinct {
-            *devices.entry(at).or_default() += 1;
-        }
-    }
-    devices
 }
 
 fn no_device(at: Logical) -> Error {

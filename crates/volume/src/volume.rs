@@ -245,7 +245,7 @@ impl Volume {
         let changed = |member: &Member| {
             let stats = member.counters.take_changed();
             let stats = stats.or_else(|| {
-                (owes && (member.is_dropped() || member.role == Role::Missing)).then(|| member.counters.get())
+                (owes && !member.is_there()).then(|| member.counters.get())
             });
             Some((member.devid(), stats?))
         };

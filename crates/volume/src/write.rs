@@ -206,7 +206,7 @@ fn discard(member: &Member, range: Range<u64>) -> Result<()> {
 pub(crate) fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
     let copy = Superblock { dev_item: member.item(), ..*sb };
     let mut seen = member.seen();
-    if member.is_dropped() {
+    if member.is_dropped() || member.is_catching_up() {
         return Ok(());
     }
     for (number, offset) in places(member).enumerate() {

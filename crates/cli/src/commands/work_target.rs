@@ -46,19 +46,27 @@ impl WorkTarget {
             let file = File::open(path).map_err(|error| failure::io(exit::USAGE, path, &error))?;
             return Ok(Self::Mount(file));
         }
-        let mut named = vec![path.to_path_buf()];
-        match (image.devices.is_empty(), path.canonicalize().ok().as_deref().and_then(Path::parent)) {
-            (true, Some(directory)) if path.is_file() => named.push(directory.to_path_buf()),
-            _ => named.extend(image.devices.iter().cloned()),
-        }
-        let how = butterfs_volume::OpenOptions {
-            missing: Missing::Accept,
-            ..butterfs_volume::OpenOptions::new(OpenMode::ReadWrite)
-        };
-        let volume = devices::open_volume(exit::USAGE, &named, &how)?;
-        let opened = Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment));
-        Ok(Self::Image(Arc::new(opened.map_err(|error| failure::engine(exit::USAGE, path, &error))?)))
+        Ok(Self::Image(Arc::new(open_image(path, image, OpenOptions::default())?)))
     }
+}
+
+/// Opens the filesystem of an image, for nobody else, with the devices that there are.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open_image(path: &Path, image: &ImageDevices, options: OpenOptions) -> Result<Filesystem> {
+    let mut named = vec![path.to_path_buf()];
+    match (image.devices.is_empty(), path.canonicalize().ok().as_deref().and_then(Path::parent)) {
+        (true, Some(directory)) if path.is_file() => named.push(directory.to_path_buf()),
+        _ => named.extend(image.devices.iter().cloned()),
+    }
+    let how = butterfs_volume::OpenOptions {
+        missing: Missing::Accept,
+        ..butterfs_volume::OpenOptions::new(OpenMode::ReadWrite)
+    };
+    let volume = devices::open_volume(exit::USAGE, &named, &how)?;
+    let opened = Filesystem::open(volume, options, Box::new(SystemEnvironment));
+    opened.map_err(|error| failure::engine(exit::USAGE, path, &error))
 }
 
 /// Whether an operation waits for another one that is under way.

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use butterfs_format::items::FileType;
 use butterfs_format::superblock::CompatRo;
-use butterfs_format::{Corruption, Generation, ItemType, Key, TreeId};
+use butterfs_format::{Corruption, DevId, Generation, ItemType, Key, TreeId};
 use butterfs_volume::Volume;
 
 use super::balance::Balancing;
 use super::exclusive::ExclusiveState;
+use super::resyncs::Resyncs;
 use super::scrubs::Scrubs;
 use super::settings::{Reading, Rules};
 use super::{AccessTimeRule, AccessTimes, Autodefrag, Filesystem, Rescue, features, old_root};
@@ -40,6 +41,16 @@ pub enum Fsync {
     Log,
     /// By a commit (`notreelog`).
     Commit,
+}
+
+/// What to do with devices that missed commits, when something is to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Returning {
+    /// The filesystem does not open for writing.
+    #[default]
+    Refuse,
+    /// They are written and not read, until [`Filesystem::resync`] has brought them up to date.
+    CatchUp,
 }
 
 /// Which subvolume is shown.
@@ -86,6 +97,8 @@ pub struct OpenOptions {
     pub space: SpaceRules,
     /// Whether files that small writes scatter are defragmented (`autodefrag`).
     pub autodefrag: Autodefrag,
+    /// What to do with devices that missed commits, when something is to be written.
+    pub returning: Returning,
 }
 
 impl Default for OpenOptions {
@@ -106,6 +119,7 @@ impl Default for OpenOptions {
             dirty_limit: 256 << 20,
             space: SpaceRules::default(),
             autodefrag: Autodefrag::Never,
+            returning: Returning::default(),
         }
     }
 }
@@ -115,7 +129,7 @@ impl Filesystem {
     pub fn open(volume: Volume, options: OpenOptions, environment: Box<dyn Environment>) -> Result<Self> {
         features::check(&volume.superblock(), &options)?;
         if options.access == Access::ReadWrite {
-            refuse_old_devices(&volume)?;
+            settle_old_devices(&volume, options.returning)?;
         }
         let settings = GateSettings {
             read_only: options.access == Access::ReadOnly,
@@ -177,6 +191,7 @@ impl Filesystem {
             }),
             fsyncs: Mutex::default(),
             scrubs: Scrubs::default(),
+            resyncs: Resyncs::default(),
         };
         if options.access == Access::ReadWrite {
             filesystem.find_balance()?;
@@ -192,13 +207,26 @@ impl Filesystem {
 }
 
 /// A device that missed a commit holds old bytes that nothing tells from new ones where data has no checksums.
+fn settle_old_devices(volume: &Volume, returning: Returning) -> Result<()> {
+    let behind: Vec<DevId> = volume.devices_behind().into_iter().map(|(id, _)| id.devid).collect();
+    if behind.is_empty() || returning == Returning::Refuse {
+        return refuse_old_devices(volume);
+    }
+    for devid in &behind {
+        let name = volume.device_name(*devid).unwrap_or_default();
+        tracing::warn!("{name} (device {devid}) missed commits; it is not read until it is brought up to date");
+    }
+    Ok(volume.begin_catching_up(&behind)?)
+}
+
 pub(super) fn refuse_old_devices(volume: &Volume) -> Result<()> {
     let newest = volume.superblock().generation();
     let Some((id, generation)) = volume.devices_behind().into_iter().next() else { return Ok(()) };
     let name = volume.device_name(id.devid).unwrap_or_default();
     Err(Error::Unsupported(format!(
         "writing with {name} (device {}) that missed commits: it is of generation {generation}, the others are of \
-         {newest}; mount read-only, or without it (degraded), or let the kernel mount and scrub it",
+         {newest}; mount it with Butterfs or use `butterfs device resync` to bring it up to date, or mount \
+         without it (degraded), or read-only",
         id.devid
     )))
 }

@@ -14,6 +14,7 @@ mod gather;
 mod load;
 mod mirrors;
 mod progress;
+mod resync;
 mod rows;
 mod throttle;
 mod verify;
@@ -31,6 +32,8 @@ use crate::tx::Gate;
 use gather::{Piece, gather};
 use load::{Loaded, Stretch, stretches};
 pub use progress::{Remedy, ScrubFinding, ScrubMonitor, ScrubProgress, Trouble};
+pub(crate) use resync::resync;
+pub use resync::{ResyncMonitor, ResyncProgress};
 use throttle::Throttle;
 
 /// So much of a device is looked at together: a multiple of a stripe's 64 KiB.

@@ -165,17 +165,23 @@ fn mend(run: &Run<'_>, parity: &Parity, piece: &Piece, bytes: &mut [u8], lines: 
             What::Data { sums } => is_good(run, sums[number].as_ref(), bytes),
         };
         let skip = number * unit;
-        if !good(bytes) && !take_good(run, Logical(piece.at.0 + skip as u64), bytes, good) {
+        if !good(bytes) && !take_good(run, Logical(piece.at.0 + skip as u64), 1, bytes, good) {
             let sectors = (from + skip..from + skip + unit).step_by(sector);
             sectors.for_each(|at| lines[at % STRIPE_LEN as usize / sector] = Line::Unknown);
         }
     }
 }
 
-/// Tries the other ways; says whether one was good.
-fn take_good(run: &Run<'_>, at: Logical, bytes: &mut [u8], good: impl Fn(&[u8]) -> bool) -> bool {
+/// Tries the ways from `first` on; says whether one was good.
+pub(super) fn take_good(
+    run: &Run<'_>,
+    at: Logical,
+    first: usize,
+    bytes: &mut [u8],
+    good: impl Fn(&[u8]) -> bool,
+) -> bool {
     let ways = run.volume.copies(at).unwrap_or(0);
-    (1..ways).any(|way| run.volume.read_copy(at, bytes, way).is_ok() && good(bytes))
+    (first..ways).any(|way| run.volume.read_copy(at, bytes, way).is_ok() && good(bytes))
 }
 
 fn report(run: &Run<'_>, part: &StoredPart, row: &Row, sector: usize) {

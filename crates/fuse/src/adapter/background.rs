@@ -73,6 +73,8 @@ pub(super) struct Background {
     bell: Arc<Bell>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     failure: Arc<OnceLock<String>>,
+    /// The filesystem, while devices of it are brought up to date.
+    resyncs: Mutex<Option<Arc<Filesystem>>>,
 }
 
 impl Background {
@@ -93,6 +95,11 @@ impl Background {
         if fs.discards_later() {
             let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
             self.spawn("discard", move || discard_now_and_then(&bell, &with))?;
+        }
+        if !fs.shared().gate.volume().catching_up().is_empty() {
+            *lock(&self.resyncs) = Some(Arc::clone(fs));
+            let with = Arc::clone(fs);
+            self.spawn("resync", move || bring_up_to_date(&with))?;
         }
         let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
         self.spawn("cleaner", move || clean(&bell, &with, &forget))
@@ -130,6 +137,9 @@ impl Background {
     pub fn stop(&self) {
         lock(&self.bell.told).stop = true;
         self.bell.ring.notify_all();
+        if let Some(fs) = lock(&self.resyncs).take() {
+            fs.cancel_resync();
+        }
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             if thread.join().is_err() {
                 tracing::error!("a background thread panicked");
@@ -142,6 +152,15 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Devices that were away get what they missed. What is not done is done with the next mount.
+fn bring_up_to_date(fs: &Filesystem) {
+    match fs.resync() {
+        Err(Error::Cancelled) => tracing::info!("bringing devices up to date goes on with the next mount"),
+        Err(error) => tracing::error!("a device could not be brought up to date: {error}"),
+        Ok(_) => {}
     }
 }
 

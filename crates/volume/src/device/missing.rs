@@ -31,6 +31,11 @@ pub(crate) fn dropped() -> io::Error {
     io::Error::other("the device failed earlier and is not used any more")
 }
 
+/// The error of requests for what a device holds that is being brought up to date.
+pub(crate) fn catching_up() -> io::Error {
+    io::Error::other("the device missed commits and is being brought up to date")
+}
+
 /// Whether an error is that of a missing device.
 pub(crate) fn is_absence(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Absence>())

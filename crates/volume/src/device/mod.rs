@@ -16,7 +16,7 @@ use std::ops::Range;
 
 pub use file::FileDevice;
 pub use memory::MemDevice;
-pub(crate) use missing::{MissingDevice, dropped, is_absence};
+pub(crate) use missing::{MissingDevice, catching_up, dropped, is_absence};
 
 /// One device of a filesystem.
 pub trait BlockDevice: Send + Sync {

@@ -3,6 +3,7 @@
 
 mod add;
 mod remove;
+mod resync;
 mod scan;
 mod stats;
 
@@ -21,6 +22,10 @@ pub enum Command {
     /// Remove devices from a filesystem: what is on them is moved to the others first, all in one pass.
     #[command(visible_alias = "delete")]
     Remove(remove::Arguments),
+    /// Bring devices up to date that were away while the filesystem was written: only what is newer is copied.
+    ///
+    /// For images; a mount does so by itself, in the background.
+    Resync(resync::Arguments),
     /// Show what the chunks of a filesystem take of each device.
     Usage(space::DeviceUsageArguments),
     /// Show how often something went wrong with each device.
@@ -39,6 +44,7 @@ impl Command {
         match self {
             Self::Add(_) => "device add",
             Self::Remove(_) => "device remove",
+            Self::Resync(_) => "device resync",
             Self::Usage(_) => "device usage",
             Self::Stats(_) => "device stats",
             Self::Scan(_) => "device scan",
@@ -52,6 +58,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Add(arguments) => add::run(arguments),
         Command::Remove(arguments) => remove::run(arguments),
+        Command::Resync(arguments) => resync::run(arguments),
         Command::Usage(arguments) => space::device_usage(arguments).map(|()| ExitCode::SUCCESS),
         Command::Stats(arguments) => stats::run(arguments),
         Command::Scan(arguments) => scan::scan(arguments).map(|()| ExitCode::SUCCESS),

@@ -270,6 +270,7 @@ fn open(plan: &Plan<'_>) -> Result<(Filesystem, Arc<dyn BlockDevice>)> {
         generation: plan.options.generation,
         fsync: plan.options.fsync,
         access_times: plan.options.access_times,
+        returning: filesystem::Returning::CatchUp,
         ..Default::default()
     };
     (options.compress, options.new_data) = (plan.options.compress, plan.options.new_data);

@@ -1,0 +1,112 @@
+//! A device that was away while the kernel, or we, wrote the others: it is brought up to date, the kernel and `btrfs check`
+//! judge, also with another device lost afterwards.
+
+mod common;
+
+use butterfs_testkit::command::{Finished, run};
+use butterfs_testkit::devices::{self, KernelMount};
+use butterfs_testkit::populate::{self, Plan};
+use butterfs_testkit::random::Random;
+use butterfs_testkit::tree_compare::{Times, Tree};
+use common::ours::Ours;
+use common::{MIB, setup};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+fn butterfs(arguments: &[&str], path: &Path) -> Finished {
+    run(Command::new(env!("CARGO_BIN_EXE_butterfs")).args(arguments).arg(path))
+}
+
+#[track_caller]
+fn clean(images: &[PathBuf]) {
+    let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
+    let last = loops.last().expect("there are devices");
+    run(Command::new("btrfs").args(["check", "--check-data-csum"]).arg(last.path())).ok();
+}
+
+fn read(dir: &Path) -> Tree {
+    let mut tree = Tree::read(dir);
+    tree.forget_times("");
+    tree
+}
+
+/// Files, of which one is overwritten in place from now on.
+fn before(dir: &Path) {
+    populate::tree(dir, Plan { seed: 5, files: 100, huge: 0, devices: false });
+    std::fs::write(dir.join("in place"), "").expect("write");
+    run(Command::new("chattr").arg("+C").arg(dir.join("in place"))).ok();
+    std::fs::write(dir.join("in place"), Random::new(1).bytes(2 << 20)).expect("write");
+    run(Command::new("fallocate").args(["-l", "2M"]).arg(dir.join("preallocated"))).ok();
+    std::fs::write(dir.join("removed"), Random::new(2).bytes(4 << 20)).expect("write");
+}
+
+fn meanwhile(dir: &Path) {
+    use std::os::unix::fs::FileExt;
+    let opened = |name: &str| std::fs::OpenOptions::new().write(true).open(dir.join(name)).expect("opens");
+    opened("in place").write_all_at(&Random::new(3).bytes(1 << 20), 4096).expect("write");
+    opened("preallocated").write_all_at(&Random::new(4).bytes(1 << 20), 0).expect("write");
+    std::fs::remove_file(dir.join("removed")).expect("is removed");
+    run(Command::new("sync").arg("-f").arg(dir)).ok();
+    std::fs::write(dir.join("new"), Random::new(5).bytes(6 << 20)).expect("write");
+}
+
+fn after_the_kernel(name: &str, mkfs: &[&str], bring: impl Fn(&[PathBuf], &Path)) {
+    let Some(work) = setup(name) else { return };
+    let mnt = work.dir("mnt");
+    let images = devices::mkfs(work.path(), &[400 * MIB, 400 * MIB, 400 * MIB], mkfs);
+    let kernel = KernelMount::new(&images, &mnt, "noatime");
+    before(&mnt);
+    drop(kernel);
+    let kernel = KernelMount::new(&images[..2], &mnt, "noatime,degraded");
+    meanwhile(&mnt);
+    let tree = read(&mnt);
+    drop(kernel);
+    bring(&images, &mnt);
+    clean(&images);
+    let kernel = KernelMount::new(&images, &mnt, "noatime");
+    read(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
+    drop(kernel);
+    // What came back stands in for another.
+    let _kernel = KernelMount::new(&images[1..], &mnt, "noatime,degraded,ro");
+    read(&mnt).assert_same(&tree, Times::Exact, "without the first | before");
+}
+
+fn by_command(images: &[PathBuf], _: &Path) {
+    let refused = butterfs(&["scrub", "start", "-B"], &images[0]);
+    assert!(refused.stderr.contains("missed commits") && refused.stderr.contains("disk2"), "{refused}");
+    let done = butterfs(&["device", "resync"], &images[0]).ok();
+    assert!(done.stdout.contains("Device 3 was of generation") && done.stdout.contains("is up to date"), "{done}");
+    let again = butterfs(&["device", "resync"], &images[0]).ok();
+    assert_eq!(again.stdout, "All devices are up to date\n");
+}
+
+fn by_a_mount(images: &[PathBuf], mnt: &Path) {
+    let generation = |image: &PathBuf| {
+        let shown = run(Command::new("btrfs").args(["inspect-internal", "dump-super"]).arg(image)).ok().stdout;
+        let line = shown.lines().find(|line| line.starts_with("generation")).expect("it has one").to_owned();
+        line
+    };
+    let ours = Ours::new(images, mnt, "noatime");
+    let begun = Instant::now();
+    while generation(&images[2]) != generation(&images[0]) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not brought up to date");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(ours);
+}
+
+#[test]
+fn raid1_written_by_the_kernel() {
+    after_the_kernel("resync-raid1", &["-d", "raid1", "-m", "raid1"], by_command);
+}
+
+#[test]
+fn raid5_written_by_the_kernel() {
+    after_the_kernel("resync-raid5", &["-d", "raid5", "-m", "raid1"], by_command);
+}
+
+#[test]
+fn a_mount_does_it_by_itself() {
+    after_the_kernel("resync-mount", &["-d", "raid1", "-m", "raid1"], by_a_mount);
+}

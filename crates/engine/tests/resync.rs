@@ -1,0 +1,268 @@
+//! A device that was away gets what it missed, and no more: content is whole without the others, the check finds nothing.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::sync::Arc;
+
+use butterfs_check::{Finding, Severity};
+use butterfs_engine::Error;
+use butterfs_engine::dir::Place;
+use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::file::{DataRule, SizeMode};
+use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions, Resynced, Returning};
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_testkit::disks;
+use butterfs_testkit::random::Random;
+use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
+
+const MIB: u64 = 1 << 20;
+const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
+/// What is there before the device goes.
+const OLD: u64 = 12;
+
+struct Devices(Vec<Arc<MemDevice>>);
+
+impl Devices {
+    fn made(count: u64, data: BlockGroupFlags, metadata: BlockGroupFlags) -> Self {
+        let named = |number| Arc::new(MemDevice::named(format!("disk{number}"), (400 + 32 * number) * MIB));
+        let devices = Self((0..count).map(named).collect());
+        disks::make(&devices.0, data, metadata);
+        devices
+    }
+
+    fn snapshot(&self) -> Self {
+        Self(self.0.iter().map(|device| Arc::new(device.snapshot())).collect())
+    }
+
+    fn all(&self) -> Vec<Arc<dyn BlockDevice>> {
+        disks::as_devices(&self.0)
+    }
+
+    fn open_some(&self, missing: &[usize], options: OpenOptions) -> Result<Filesystem, Error> {
+        let mode = if options.access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+        let how = butterfs_volume::OpenOptions { missing: Missing::Accept, ..butterfs_volume::OpenOptions::new(mode) };
+        let there = self.all().into_iter().enumerate().filter(|(index, _)| !missing.contains(index));
+        let volume = Volume::open_with(there.map(|(_, device)| device).collect(), &how)?;
+        Filesystem::open(volume, options, Box::new(SystemEnvironment))
+    }
+
+    fn open(&self, new_data: DataRule) -> Filesystem {
+        let options = OpenOptions { new_data, returning: Returning::CatchUp, ..OpenOptions::default() };
+        self.open_some(&[], options).unwrap()
+    }
+
+    fn refused(&self) -> String {
+        self.open_some(&[], OpenOptions::default()).map(drop).unwrap_err().to_string()
+    }
+
+    #[track_caller]
+    fn judge(&self) {
+        let volume = Volume::open(self.all(), OpenMode::ReadOnly).unwrap();
+        let options = butterfs_check::Options { data_csums: true, devices: self.all(), ..Default::default() };
+        let findings: Vec<Finding> = butterfs_check::check(&volume, &options).findings;
+        let bad: Vec<_> = findings.into_iter().filter(|finding| finding.severity != Severity::Note).collect();
+        assert!(bad.is_empty(), "{bad:?}");
+    }
+}
+
+fn write(fs: &Filesystem, name: &str, offset: u64, seed: u64) {
+    let place = Place::new(fs.root(), name.as_bytes());
+    let id = fs.lookup(place).or_else(|_| fs.create(place, &FILE)).unwrap();
+    fs.write(id, offset, &Random::new(seed).bytes(MIB as usize)).unwrap();
+}
+
+#[track_caller]
+fn assert_has(fs: &Filesystem, name: &str, offset: u64, seed: u64) {
+    let id = fs.lookup(Place::new(fs.root(), name.as_bytes())).unwrap();
+    let mut bytes = vec![0; MIB as usize];
+    let read = fs.read(id, offset, &mut bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(read == bytes.len() && bytes == Random::new(seed).bytes(MIB as usize), "{name} differs at {offset}");
+}
+
+/// What is there before a device goes: files, one that is overwritten in place, and preallocated space.
+fn before(devices: &Devices) {
+    let fs = devices.open(DataRule::Usual);
+    (0..OLD).for_each(|number| write(&fs, &format!("old{number}"), 0, number));
+    let id = fs.create(Place::new(fs.root(), b"preallocated"), &FILE).unwrap();
+    fs.preallocate(id, 0..2 * MIB, SizeMode::Extend).unwrap();
+    fs.sync().unwrap();
+    drop(fs);
+    let fs = devices.open(DataRule::InPlace);
+    write(&fs, "in place", 0, 100);
+    fs.sync().unwrap();
+}
+
+/// What is done without it, in several commits: each way in which bytes come where old chunks are.
+fn meanwhile(fs: &Filesystem) {
+    write(fs, "in place", 0, 200);
+    write(fs, "preallocated", 0, 201);
+    write(fs, "freed", 0, 202);
+    fs.sync().unwrap();
+    fs.unlink(Place::new(fs.root(), b"freed")).unwrap();
+    fs.unlink(Place::new(fs.root(), b"old0")).unwrap();
+    fs.sync().unwrap();
+    write(fs, "new", 0, 203);
+    write(fs, "old1", 0, 204);
+    fs.sync().unwrap();
+}
+
+#[track_caller]
+fn assert_whole(fs: &Filesystem) {
+    assert_has(fs, "in place", 0, 200);
+    assert_has(fs, "preallocated", 0, 201);
+    assert_has(fs, "new", 0, 203);
+    assert_has(fs, "old1", 0, 204);
+    (2..OLD).for_each(|number| assert_has(fs, &format!("old{number}"), 0, number));
+}
+
+fn resynced(fs: &Filesystem) -> Resynced {
+    let mut done = fs.resync().unwrap();
+    assert_eq!(done.len(), 1, "{done:?}");
+    done.remove(0)
+}
+
+/// The device comes back as it was, and the others were written in all chunks, as the kernel writes degraded.
+fn comes_back(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64) {
+    let devices = Devices::made(count, data, metadata);
+    before(&devices);
+    let mut devices = devices;
+    for gone in [0, count as usize - 1] {
+        let away = Arc::new(devices.0[gone].snapshot());
+        let all = devices.snapshot();
+        meanwhile(&all.open(DataRule::Usual));
+        devices = Devices(all.0);
+        devices.0[gone] = away;
+        assert!(devices.refused().contains("missed commits"));
+        let copy = devices.snapshot();
+        let fs = copy.open(DataRule::Usual);
+        assert_whole(&fs);
+        write(&fs, "written before", 0, 300);
+        // Others go on meanwhile.
+        let done = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for round in 0..4 {
+                    write(&fs, "in place", MIB, 301 + round);
+                    write(&fs, "preallocated", MIB, 310 + round);
+                    write(&fs, "beside", round * MIB, 320 + round);
+                    fs.sync().unwrap();
+                }
+            });
+            let done = resynced(&fs);
+            writer.join().unwrap();
+            done
+        });
+        // Each device has at most one of the copies: 4 MiB are new, 2 may have been overwritten, some is metadata.
+        assert!(done.progress.copied < 14 * MIB, "{done:?}");
+        assert_eq!(done.progress.unreadable, 0);
+        fs.sync().unwrap();
+        drop(fs);
+        copy.judge();
+        assert_eq!(copy.open(DataRule::Usual).resync().unwrap(), []);
+        // Whichever else is lost, what came back stands in for it.
+        for other in (0..count as usize).filter(|other| *other != gone) {
+            let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
+            let fs = copy.open_some(&[other], options).unwrap();
+            assert_whole(&fs);
+            assert_has(&fs, "written before", 0, 300);
+            assert_has(&fs, "in place", MIB, 304);
+            assert_has(&fs, "preallocated", MIB, 313);
+            (0..4).for_each(|round| assert_has(&fs, "beside", round * MIB, 320 + round));
+        }
+        devices.0[gone] = Arc::new(copy.0[gone].snapshot());
+        devices = Devices(copy.0);
+        let fs = devices.open(DataRule::Usual);
+        write(&fs, "old0", 0, 0);
+        fs.unlink(Place::new(fs.root(), b"preallocated")).unwrap();
+        let id = fs.create(Place::new(fs.root(), b"preallocated"), &FILE).unwrap();
+        fs.preallocate(id, 0..2 * MIB, SizeMode::Extend).unwrap();
+        fs.sync().unwrap();
+    }
+}
+
+#[test]
+fn raid1_of_two() {
+    comes_back(BlockGroupFlags::RAID1, BlockGroupFlags::RAID1, 2);
+}
+
+#[test]
+fn raid1c3_and_raid10_of_four() {
+    comes_back(BlockGroupFlags::RAID10, BlockGroupFlags::RAID1C3, 4);
+}
+
+#[test]
+fn raid5_of_three() {
+    comes_back(BlockGroupFlags::RAID5, BlockGroupFlags::RAID5, 3);
+}
+
+#[test]
+fn raid6_of_four() {
+    comes_back(BlockGroupFlags::RAID6, BlockGroupFlags::RAID6, 4);
+}
+
+/// What is cut short leaves the device as old as it was, whatever it holds by then.
+#[test]
+fn a_power_cut_leaves_the_device_old() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    before(&devices);
+    let away = Arc::new(devices.0[1].snapshot());
+    meanwhile(&devices.open(DataRule::Usual));
+    let devices = Devices(vec![devices.0[0].clone(), away]);
+    let fs = devices.open(DataRule::Usual);
+    let mut cuts = vec![devices.snapshot()];
+    std::thread::scope(|scope| {
+        let resync = scope.spawn(|| resynced(&fs));
+        while !resync.is_finished() && cuts.len() < 12 {
+            // The first device last: its commits count on nothing of the other.
+            let second = Arc::new(devices.0[1].snapshot());
+            cuts.push(Devices(vec![Arc::new(devices.0[0].snapshot()), second]));
+        }
+        resync.join().unwrap();
+    });
+    drop(fs);
+    let mut old = 0;
+    for cut in &cuts {
+        let fs = cut.open(DataRule::Usual);
+        old += fs.resync().unwrap().len();
+        assert_whole(&fs);
+        drop(fs);
+        cut.judge();
+        assert_whole(&cut.open_some(&[0], OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() }).unwrap());
+    }
+    assert!(old > 0, "no cut came before the end");
+}
+
+/// A single commit without the device, and its newest roots copied: it must not count as whole then.
+#[test]
+fn one_commit_behind_is_not_whole_half_way() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    before(&devices);
+    let fs = devices.open(DataRule::Usual);
+    let away = Arc::new(devices.0[1].snapshot());
+    write(&fs, "in place", 0, 200);
+    fs.sync().unwrap();
+    drop(fs);
+    let devices = Devices(vec![devices.0[0].clone(), away]);
+    let fs = devices.open(DataRule::Usual);
+    fs.cancel_resync();
+    assert!(fs.resync().is_err());
+    drop(fs);
+    assert!(devices.refused().contains("missed commits"));
+    let fs = devices.open(DataRule::Usual);
+    resynced(&fs);
+    drop(fs);
+    devices.judge();
+    let fs = devices.open_some(&[0], OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() }).unwrap();
+    assert_has(&fs, "in place", 0, 200);
+}
+
+#[test]
+fn what_only_it_has_is_refused() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID0, BlockGroupFlags::RAID1);
+    before(&devices);
+    let away = Arc::new(devices.0[1].snapshot());
+    meanwhile(&devices.open(DataRule::Usual));
+    let devices = Devices(vec![devices.0[0].clone(), away]);
+    let options = OpenOptions { returning: Returning::CatchUp, ..OpenOptions::default() };
+    let refused = devices.open_some(&[], options).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("cannot be read without"), "{refused}");
+}

@@ -1,0 +1,87 @@
+//! Devices that were away and are back: what they hold is old, until they are brought up to date.
+//!
+//! While that goes on, a device gets every write that the others get, so that only what it missed has to be copied. But
+//! it is not read, counts for nothing where copies are counted, and its superblock stays what it was: a power cut at any
+//! point leaves it a device that missed commits, as before. See `docs/decisions/0023-returning-and-replaced-devices.md`.
+//!
+//! # Invariants
+//! * The others have every byte of every chunk.
+//! * A device gets a superblock again only after all that was copied to it is on stable storage.
+//!
+//! # Locking
+//! As [`crate::write`].
+
+use std::sync::atomic::Ordering;
+
+use butterfs_format::DevId;
+
+use crate::error::{Error, Result};
+use crate::map::without_superblocks;
+use crate::volume::Volume;
+
+impl Volume {
+    /// From now on these devices are only written, until each is done with: [`Volume::finish_catching_up`].
+    ///
+    /// # Errors
+    /// If the others do not have every byte; then nothing changes.
+    pub fn begin_catching_up(&self, devices: &[DevId]) -> Result<()> {
+        self.require_writable()?;
+        let places: Vec<usize> = devices.iter().filter_map(|devid| self.member(*devid)).collect();
+        let is_there = |place: usize| self.members[place].is_there() && !places.contains(&place);
+        if let Some(lost) = self.map().iter().find(|mapped| !mapped.survives(is_there)) {
+            let text = format!("chunk {} cannot be read without the devices that missed commits", lost.start);
+            return Err(Error::NotWritable(text));
+        }
+        places.iter().for_each(|place| self.members[*place].catching_up.store(true, Ordering::Release));
+        Ok(())
+    }
+
+    /// The devices that are being brought up to date.
+    pub fn catching_up(&self) -> Vec<DevId> {
+        let these = self.members.present().filter(|member| member.is_catching_up() && !member.is_dropped());
+        these.map(|member| member.devid()).collect()
+    }
+
+    /// Writes what a device missed, at its place there; superblocks are left out. A device that fails is dropped.
+    ///
+    /// # Errors
+    /// If it is not being brought up to date (any more).
+    pub fn write_missed(&self, devid: DevId, physical: u64, bytes: &[u8]) -> Result<()> {
+        self.require_writable()?;
+        let (place, member) = self.catching(devid)?;
+        let end = physical.saturating_add(bytes.len() as u64);
+        for part in without_superblocks(physical..end) {
+            let from = (part.start - physical) as usize;
+            let part_bytes = &bytes[from..from + (part.end - part.start) as usize];
+            self.write_or_drop(place, &[(part.start, part_bytes)])?;
+        }
+        if member.is_dropped() { Err(gone(devid)) } else { Ok(()) }
+    }
+
+    /// The device has all that the others have: what it holds is made durable, it is read again, and the next commit gives
+    /// it a superblock.
+    ///
+    /// # Errors
+    /// If it fails; it is not used any more then.
+    pub fn finish_catching_up(&self, devid: DevId) -> Result<()> {
+        let (place, member) = self.catching(devid)?;
+        if let Err(error) = member.flush() {
+            self.drop_or_fail(place, error)?;
+            return Err(gone(devid));
+        }
+        // A commit must follow, so that there is a change.
+        member.counters.touch();
+        member.catching_up.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    fn catching(&self, devid: DevId) -> Result<(usize, &crate::member::Member)> {
+        let place = self.member(devid).ok_or_else(|| gone(devid))?;
+        let member = &self.members[place];
+        if member.is_catching_up() && !member.is_dropped() { Ok((place, member)) } else { Err(gone(devid)) }
+    }
+}
+
+fn gone(devid: DevId) -> Error {
+    Error::NotWritable(format!("device {devid} failed and is not brought up to date"))
+}
