@@ -84,8 +84,7 @@ fn by_command(images: &[PathBuf], _: &Path) {
 fn by_a_mount(images: &[PathBuf], mnt: &Path) {
     let generation = |image: &PathBuf| {
         let shown = run(Command::new("btrfs").args(["inspect-internal", "dump-super"]).arg(image)).ok().stdout;
-        let line = shown.lines().find(|line| line.starts_with("generation")).expect("it has one").to_owned();
-        line
+        shown.lines().find(|line| line.starts_with("generation")).expect("it has one").to_owned()
     };
     let ours = Ours::new(images, mnt, "noatime");
     let begun = Instant::now();
