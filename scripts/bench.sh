@@ -14,4 +14,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --release -p butterfs -p butterfs-testkit --bin butterfs --bin bench
 # In a mount namespace of its own: programs that make one of theirs meanwhile would keep our mounts from ending.
-exec unshare --mount target/release/bench "$@"
+exec unshare --mount --propagation slave target/release/bench "$@"

@@ -33,7 +33,7 @@ die() { printf 'fstests: %s\n' "$*" >&2; exit 2; }
 [ -x "$1/check" ] && [ -x "$1/src/af_unix" ] || die "$1: not a built fstests checkout"
 if [ "${FSTESTS_INSIDE:-}" != yes ]; then
     mkdir -p "$WORK"
-    exec env FSTESTS_INSIDE=yes unshare --mount --propagation private "$0" "$@"
+    exec env FSTESTS_INSIDE=yes unshare --mount --propagation slave "$0" "$@"
 fi
 
 suite=$(cd "$1" && pwd)

@@ -235,8 +235,12 @@ fn check_member(member: &Member) -> Result<()> {
     if *seen == Seen::Unknown {
         return Ok(());
     }
-    let now = look_at_primary(&*member.device).or_else(|_| look_at_primary(&*member.device));
-    let now = now.map_err(|source| member.failed(Fault::Read, source))?;
+    let look = || look_at_primary(&*member.device);
+    // What fails, or is wrong in passing, is read once more.
+    if look().is_ok_and(|now| now == *seen) {
+        return Ok(());
+    }
+    let now = look().map_err(|source| member.failed(Fault::Read, source))?;
     if now == *seen {
         return Ok(());
     }
