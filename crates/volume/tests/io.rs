@@ -121,8 +121,8 @@ fn a_reader_has_its_copy() {
         assert_eq!(buf, want);
     };
     let is_whole = |device: usize| bytes_at(&devices[device], 80 << 20, want.len()) == want;
-    for device in 0..3 {
-        devices[device].write_at((80 << 20) + 4096, &[0xee; 10]).unwrap();
+    for (device, bytes) in devices.iter().enumerate() {
+        bytes.write_at((80 << 20) + 4096, &[0xee; 10]).unwrap();
         for reader in [0, 1, 2, 4, 5].into_iter().filter(|reader| reader % 3 != device) {
             read(reader as u32);
             assert!(!is_whole(device), "reader {reader} looked at device {device}");
