@@ -18,7 +18,8 @@ const RESERVED: u64 = 1 << 20;
 pub struct DiskSpace {
     /// What extents take, with their copies.
     pub used: u64,
-    /// What the rest is, with copies.
+    /// What the rest is, with copies; without what is free in lines that wait beside parity, which nothing can be put
+    /// into yet.
     pub free: u64,
     /// The part of the rest that nothing is put into any more.
     pub closed: u64,
@@ -90,7 +91,7 @@ impl Transaction {
         let groups = self.space.iter().filter(|group| group.flags.intersects(kind));
         groups.fold(DiskSpace::default(), |sum, group| {
             let copies = Profile::of(group.flags).map_or(1, |profile| profile.copies as u64);
-            let free = group.len.saturating_sub(group.used) * copies;
+            let free = group.len.saturating_sub(group.used + group.waiting()) * copies;
             DiskSpace {
                 used: sum.used + group.used * copies,
                 free: sum.free + free,
