@@ -48,9 +48,12 @@ pub fn run(add: &Arguments) -> Result<ExitCode> {
         check_exclusive(ask(file), path, "device add", Busy::of(add.enqueue))?;
     }
     // What is refused is refused before anything is written to any of them.
-    let found = devices.iter().map(|device| Ok((device, look(device, add)?))).collect::<Result<Vec<_>>>()?;
+    let found = devices
+        .iter()
+        .map(|device| Ok((device, look(device, Overwrite::of(add.force))?)))
+        .collect::<Result<Vec<_>>>()?;
     for (device, opened) in found {
-        clear(device, &opened, add)?;
+        clear(device, &opened, Discard::of(add.nodiscard))?;
         let io = |error| failure::io(exit::USAGE, device, &error);
         match &target {
             WorkTarget::Mount(file) => {
@@ -71,11 +74,39 @@ pub fn run(add: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether what a device holds may be overwritten.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overwrite {
+    Refuse,
+    Accept,
+}
+
+impl Overwrite {
+    /// By the option `-f`.
+    pub fn of(force: bool) -> Self {
+        if force { Self::Accept } else { Self::Refuse }
+    }
+}
+
+/// Whether a device is told that nothing on it is needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Discard {
+    Yes,
+    No,
+}
+
+impl Discard {
+    /// By the option `-K`.
+    pub fn of(nodiscard: bool) -> Self {
+        if nodiscard { Self::No } else { Self::Yes }
+    }
+}
+
 /// Opens a device alone; refuses what holds something, or is too small.
-fn look(path: &Path, add: &Arguments) -> Result<FileDevice> {
+pub(super) fn look(path: &Path, force: Overwrite) -> Result<FileDevice> {
     let io = |error| failure::io(exit::USAGE, path, &error);
     let device = FileDevice::open_read_write(path).map_err(|error| failure::volume(exit::USAGE, path, &error))?;
-    if !add.force
+    if force == Overwrite::Refuse
         && let Some(found) = signatures::find(&device).map_err(io)?
     {
         let text = format!("holds {found}; use the -f option to force overwrite of it");
@@ -89,8 +120,8 @@ fn look(path: &Path, add: &Arguments) -> Result<FileDevice> {
 }
 
 /// Has a device forget what it holds.
-fn clear(path: &Path, device: &FileDevice, add: &Arguments) -> Result<()> {
-    if !add.nodiscard && discard(device) {
+pub(super) fn clear(path: &Path, device: &FileDevice, how: Discard) -> Result<()> {
+    if how == Discard::Yes && discard(device) {
         let (name, len) = (path.display(), size::display(device.len()));
         output::line(format!("Performing full device TRIM {name} ({len}) ..."));
     }
