@@ -9,6 +9,7 @@ use butterfs_fuse::control;
 use butterfs_volume::{BlockDevice, FileDevice};
 
 use super::split;
+use crate::commands::mount::protected::is_protected;
 use crate::commands::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours};
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output, signatures, size};
@@ -106,6 +107,10 @@ impl Discard {
 pub(super) fn look(path: &Path, force: Overwrite) -> Result<FileDevice> {
     let io = |error| failure::io(exit::USAGE, path, &error);
     let device = FileDevice::open_read_write(path).map_err(|error| failure::volume(exit::USAGE, path, &error))?;
+    // Linux opens it for writing all the same.
+    if is_protected(path) {
+        return Err(Failure::at(exit::USAGE, path, "is read-only"));
+    }
     if force == Overwrite::Refuse
         && let Some(found) = signatures::find(&device).map_err(io)?
     {
