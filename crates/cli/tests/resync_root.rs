@@ -73,7 +73,7 @@ fn after_the_kernel(name: &str, mkfs: &[&str], bring: impl Fn(&[PathBuf], &Path)
 }
 
 fn by_command(images: &[PathBuf], _: &Path) {
-    let refused = butterfs(&["scrub", "start", "-B"], &images[0]);
+    let refused = butterfs(&["filesystem", "resize", "1:max"], &images[0]);
     assert!(refused.stderr.contains("missed commits") && refused.stderr.contains("disk2"), "{refused}");
     let done = butterfs(&["device", "resync"], &images[0]).ok();
     assert!(done.stdout.contains("Device 3 was of generation") && done.stdout.contains("is up to date"), "{done}");

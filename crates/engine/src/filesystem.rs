@@ -44,10 +44,11 @@ mod remove;
 mod rename;
 #[cfg(test)]
 mod rename_tests;
+mod replace;
 mod rescue;
+mod resyncs;
 #[cfg(test)]
 mod rule_tests;
-mod resyncs;
 mod scrubs;
 mod settings;
 mod shrink;
@@ -92,9 +93,10 @@ pub use queries::{InMemory, OnlyByte};
 pub use read::Flow;
 pub use received::Received;
 pub use rename::{Leave, RenameOptions, Replace};
+pub use replace::{ReplaceEnd, ReplaceStatus, Replacement};
 pub use rescue::Rescue;
-use resyncs::Resyncs;
 pub use resyncs::Resynced;
+use resyncs::Resyncs;
 use scrubs::Scrubs;
 pub use scrubs::{FileAt, ScrubOutcome};
 use settings::Rules;
@@ -129,6 +131,7 @@ pub struct Filesystem {
     fsyncs: Mutex<Fsyncs>,
     scrubs: Scrubs,
     resyncs: Resyncs,
+    replacing: replace::Replacing,
 }
 
 /// Whether an operation found the names as it expected.

@@ -20,6 +20,7 @@ mod open;
 mod parity;
 mod profile;
 mod read;
+mod replacing;
 mod returning;
 mod rows;
 mod scan;

@@ -234,6 +234,15 @@ impl ChunkMap {
         Ok(())
     }
 
+    /// What lies on the device at one place of the volume's list lies on that at another from now on.
+    pub fn move_member(&mut self, from: usize, to: usize) {
+        for mapped in self.chunks.values_mut().filter(|mapped| mapped.uses(from)) {
+            let mut moved = Mapped::clone(mapped);
+            moved.members.iter_mut().filter(|member| **member == from).for_each(|member| *member = to);
+            *mapped = Arc::new(moved);
+        }
+    }
+
     pub fn remove(&mut self, start: Logical) {
         self.chunks.remove(&start);
     }

@@ -15,6 +15,7 @@ use butterfs_format::{DevId, Generation};
 
 use crate::device::{BlockDevice, MissingDevice, dropped};
 use crate::error::{DeviceId, Error, Result};
+use crate::replacing::Target;
 use crate::stats::{Counters, Fault};
 
 /// What was last seen or written where a member's primary superblock is.
@@ -59,6 +60,8 @@ pub(crate) struct Member {
     pub removed: AtomicBool,
     /// It missed commits, and is being brought up to date: see [`crate::returning`].
     pub catching_up: AtomicBool,
+    /// A device that is about to take its place: see [`crate::replacing`].
+    pub target: RwLock<Option<Arc<Target>>>,
 }
 
 impl Member {
@@ -76,6 +79,7 @@ impl Member {
             missed: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             catching_up: AtomicBool::new(false),
+            target: RwLock::default(),
         }
     }
 
@@ -151,7 +155,14 @@ impl Member {
         if self.is_dropped() {
             return Err(self.error(dropped()));
         }
-        self.device.write_at(offset, buf).map_err(|source| self.failed(Fault::Write, source))
+        self.with_target(|device| device.write_at(offset, buf)).map_err(|source| self.failed(Fault::Write, source))
+    }
+
+    /// Writes to the device, and to the one that is about to take its place.
+    fn with_target(&self, write: impl Fn(&dyn BlockDevice) -> std::io::Result<()>) -> std::io::Result<()> {
+        let target = self.target.read().unwrap_or_else(PoisonError::into_inner);
+        target.iter().for_each(|target| target.attempt(|device| write(device)));
+        write(&*self.device)
     }
 
     pub fn write_superblock(&self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -161,7 +172,7 @@ impl Member {
 
     pub fn write_batch(&self, writes: &[(u64, &[u8])]) -> Result<()> {
         let failed = |source| self.failed(Fault::Write, while_doing(&span(writes), &source));
-        self.device.write_batch(writes).map_err(failed)
+        self.with_target(|device| device.write_batch(writes)).map_err(failed)
     }
 
     pub fn flush(&self) -> Result<()> {

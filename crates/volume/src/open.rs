@@ -40,6 +40,7 @@ pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) ->
         return Err(Error::Unsupported("no device was given".into()));
     };
     refuse_features(&newest)?;
+    let found = leave_out_replaced(found);
     let superblocks: Vec<Superblock> = found.iter().map(|found| found.superblock).collect();
     let members = assemble_members(found, &newest)?;
     let mut volume = Volume::assemble(members, &newest, options, [0; 16]);
@@ -48,6 +49,27 @@ pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) ->
     apart::examine(&volume, &newest, &superblocks)?;
     volume.repairs.store(mode == OpenMode::ReadWrite, Ordering::Relaxed);
     Ok(volume)
+}
+
+/// Of two devices with one UUID the newer one took the other's place, and a power cut came before the end of that one's
+/// superblocks.
+fn leave_out_replaced(found: Vec<Found>) -> Vec<Found> {
+    let told = |found: &Found| {
+        let sb = &found.superblock;
+        (sb.block_fsid(), sb.dev_item.uuid, sb.generation.get(), found.device.name())
+    };
+    let all: Vec<_> = found.iter().map(told).collect();
+    let is_replaced = |found: &Found| {
+        let (fsid, uuid, generation, name) = told(found);
+        let newer = all.iter().find(|other| (other.0, other.1) == (fsid, uuid) && other.2 > generation);
+        if let Some((.., by)) = newer {
+            tracing::warn!(device = name, by, "it was replaced; leaving it out");
+        }
+        newer.is_some()
+    };
+    let mut found = found;
+    found.retain(|found| !is_replaced(found));
+    found
 }
 
 /// The superblock to believe: of seed devices and one that grew from them, the latter's; then the newest;

@@ -244,9 +244,7 @@ impl Volume {
         let owes = self.owes_commit();
         let changed = |member: &Member| {
             let stats = member.counters.take_changed();
-            let stats = stats.or_else(|| {
-                (owes && !member.is_there()).then(|| member.counters.get())
-            });
+            let stats = stats.or_else(|| (owes && !member.is_there()).then(|| member.counters.get()));
             Some((member.devid(), stats?))
         };
         self.members.present().filter_map(changed).collect()

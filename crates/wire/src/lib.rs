@@ -399,6 +399,8 @@ pub const ADD_DEV: u32 = 0x5000_940a;
 pub const RM_DEV: u32 = 0x5000_940b;
 /// `BTRFS_IOC_RM_DEV_V2`, with [`VolArgsV2`].
 pub const RM_DEV_V2: u32 = 0x5000_943a;
+/// `BTRFS_IOC_DEV_REPLACE`: the command is the first number, the result the second.
+pub const DEV_REPLACE: u32 = 0xca28_9435;
 /// `BTRFS_IOC_BALANCE_V2`, with [`BalanceIoctl`].
 pub const BALANCE_V2: u32 = 0xc400_9420;
 /// `BTRFS_IOC_BALANCE_PROGRESS`, with [`BalanceIoctl`].

@@ -212,7 +212,7 @@ impl Filesystem {
         self.exclusive.begin(Exclusive::Resize).map(drop)
     }
 
-    fn device_item(&self, devid: DevId) -> Result<DevItem> {
+    pub(super) fn device_item(&self, devid: DevId) -> Result<DevItem> {
         let items = self.shared.gate.view(|tx| Ok(tx.device_items().to_vec()))?;
         let found = items.into_iter().find(|item| item.devid.get() == devid.0);
         found.ok_or_else(|| Error::Refused(format!("there is no device {devid}")))
@@ -236,7 +236,11 @@ impl Filesystem {
         Ok(Removal { turn, devices })
     }
 
-    fn find_device(&self, which: &WhichDevice, taken: &[DevId]) -> Result<DevId> {
+    /// The number of a device that is named, other than those that are taken already.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn find_device(&self, which: &WhichDevice, taken: &[DevId]) -> Result<DevId> {
         let volume = self.shared.gate.volume();
         match which {
             WhichDevice::Id(devid) => Ok(DevId(self.device_item(*devid)?.devid.get())),

@@ -10,6 +10,7 @@ use butterfs_volume::Volume;
 
 use super::balance::Balancing;
 use super::exclusive::ExclusiveState;
+use super::replace::Replacing;
 use super::resyncs::Resyncs;
 use super::scrubs::Scrubs;
 use super::settings::{Reading, Rules};
@@ -192,6 +193,7 @@ impl Filesystem {
             fsyncs: Mutex::default(),
             scrubs: Scrubs::default(),
             resyncs: Resyncs::default(),
+            replacing: Replacing::default(),
         };
         if options.access == Access::ReadWrite {
             filesystem.find_balance()?;
@@ -268,6 +270,11 @@ fn replay(gate: &Gate, options: &OpenOptions) -> Result<()> {
 pub(super) fn check_trees(tx: &Transaction) -> Result<()> {
     if quotas_are_on(tx)? {
         return Err(Error::Unsupported("writing with quotas enabled (disable them first)".into()));
+    }
+    if super::replace::is_under_way(tx)? {
+        // What is written now would be missing on the device that the kernel goes on to fill.
+        let text = "writing while the kernel replaces a device (let it mount the filesystem, and end or cancel that)";
+        return Err(Error::Unsupported(text.into()));
     }
     Ok(())
 }

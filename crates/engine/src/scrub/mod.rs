@@ -32,8 +32,8 @@ use crate::tx::Gate;
 use gather::{Piece, gather};
 use load::{Loaded, Stretch, stretches};
 pub use progress::{Remedy, ScrubFinding, ScrubMonitor, ScrubProgress, Trouble};
-pub(crate) use resync::resync;
 pub use resync::{ResyncMonitor, ResyncProgress};
+pub(crate) use resync::{fill_target, resync};
 use throttle::Throttle;
 
 /// So much of a device is looked at together: a multiple of a stripe's 64 KiB.

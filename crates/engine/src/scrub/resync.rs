@@ -69,10 +69,21 @@ impl ResyncMonitor {
     }
 }
 
+/// Which device gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Onto {
+    /// The one that missed it.
+    Itself,
+    /// The one that is about to take its place.
+    Target,
+}
+
 /// What the parts of a resync share.
 struct Copying<'a> {
     run: Run<'a>,
     monitor: &'a ResyncMonitor,
+    onto: Onto,
+    stop: &'a dyn Fn() -> bool,
     since: Generation,
     /// Where checksums are newer, by address.
     fresh: Vec<Range<u64>>,
@@ -83,16 +94,43 @@ struct Copying<'a> {
 /// # Errors
 /// If it was stopped; if something without a checksum cannot be read from the others; those of the trees.
 pub(crate) fn resync(shared: &Shared, devid: DevId, since: Generation, monitor: &ResyncMonitor) -> Result<()> {
+    copy_all(shared, devid, (Onto::Itself, since), monitor, &|| monitor.is_cancelled())
+}
+
+/// Copies all that a device has, or should have, to the one that is about to take its place. What cannot be read anywhere is
+/// counted and left out.
+///
+/// # Errors
+/// [`Error::Cancelled`] if `stop` says so; if the target fails; those of the trees.
+pub(crate) fn fill_target(
+    shared: &Shared,
+    devid: DevId,
+    monitor: &ResyncMonitor,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    copy_all(shared, devid, (Onto::Target, Generation(0)), monitor, stop)
+}
+
+fn copy_all(
+    shared: &Shared,
+    devid: DevId,
+    (onto, since): (Onto, Generation),
+    monitor: &ResyncMonitor,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
     let (gate, volume) = (&shared.gate, &**shared.gate.volume());
     let geometry = volume.geometry();
     let sector = u64::from(geometry.sectorsize);
     let no_scrub = ScrubMonitor::default();
     let run = Run { shared, gate, volume, monitor: &no_scrub, devid, mode: ScrubMode::ReadOnly, geometry, sector };
-    let fresh = gate.view(|tx| fresh_checksums(tx, since))?;
-    let copying = Copying { run, monitor, since, fresh };
+    let fresh = match onto {
+        Onto::Itself => gate.view(|tx| fresh_checksums(tx, since))?,
+        Onto::Target => Vec::new(),
+    };
+    let copying = Copying { run, monitor, onto, stop, since, fresh };
     for extent in volume.device_extents(devid) {
         for from in (0..extent.length).step_by(WINDOW as usize) {
-            if monitor.is_cancelled() {
+            if (copying.stop)() {
                 return Err(Error::Cancelled);
             }
             window(&copying, &extent, from..(from + WINDOW).min(extent.length))?;
@@ -188,7 +226,10 @@ impl Copying<'_> {
     }
 
     fn write(&self, physical: u64, bytes: &[u8]) -> Result<()> {
-        self.run.volume.write_missed(self.run.devid, physical, bytes)?;
+        match self.onto {
+            Onto::Itself => self.run.volume.write_missed(self.run.devid, physical, bytes)?,
+            Onto::Target => self.run.volume.write_target(self.run.devid, physical, bytes)?,
+        }
         self.monitor.copied.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -237,7 +278,7 @@ fn copy_data(copying: &Copying<'_>, piece: &Piece, sectors: Range<usize>) -> Res
         let at = Logical(at + skip);
         if take_good(run, at, 0, bytes, |bytes| is_good(run, sums[number].as_ref(), bytes)) {
             copying.write(physical + skip, bytes)?;
-        } else if sums[number].is_some() {
+        } else if sums[number].is_some() || copying.onto == Onto::Target {
             copying.note_unreadable(piece, at.0, run.sector);
         } else {
             // Nobody could tell later that what the device has is old.
@@ -262,13 +303,7 @@ fn compare_data(copying: &Copying<'_>, piece: &Piece, sectors: Range<usize>) -> 
 }
 
 /// Brings the device's part of a row to what the others say.
-fn row(
-    copying: &Copying<'_>,
-    tx: &Transaction,
-    extent: &DeviceExtent,
-    part: &StoredPart,
-    columns: u64,
-) -> Result<()> {
+fn row(copying: &Copying<'_>, tx: &Transaction, extent: &DeviceExtent, part: &StoredPart, columns: u64) -> Result<()> {
     let run = &copying.run;
     let width = columns * STRIPE_LEN;
     let start = match part.held {
@@ -284,6 +319,9 @@ fn row(
         Held::Bytes(at) => column(run, at, part.len, &pieces)?,
         Held::Parity(parity) => parity_of(run, &parity, &pieces)?,
     };
+    if copying.onto == Onto::Target {
+        return copying.write(part.physical, &wanted);
+    }
     let sector = run.sector as usize;
     let own = copying.own(part.physical, wanted.len());
     let differs: Vec<bool> = wanted.chunks(sector).zip(own.chunks(sector)).map(|(a, b)| a != b).collect();
@@ -309,7 +347,8 @@ fn is_good_already(run: &Run<'_>, part: &StoredPart, pieces: &[Piece], own: &[u8
         let Some(piece) = piece else { return false };
         match &piece.what {
             What::Block { .. } => {
-                let block = own.get((piece.at.0.wrapping_sub(at.0)) as usize..).and_then(|own| own.get(..piece.len as usize));
+                let block =
+                    own.get((piece.at.0.wrapping_sub(at.0)) as usize..).and_then(|own| own.get(..piece.len as usize));
                 block.is_some_and(|bytes| block_trouble(run, piece, bytes).is_none())
             }
             What::Data { sums } => {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use butterfs_engine::Result;
 use butterfs_engine::filesystem::exclusive::{Exclusive, ExclusiveTurn};
 use butterfs_engine::filesystem::{
-    BalanceEnd, BalanceProgress, Filesystem, NewLength, Removal, RemovalEnd, WhichDevice,
+    BalanceEnd, BalanceProgress, Filesystem, NewLength, Removal, RemovalEnd, ReplaceEnd, Replacement, WhichDevice,
 };
 use butterfs_engine::inode::lock;
 use butterfs_format::DevId;
@@ -51,6 +51,7 @@ pub(super) enum Begun {
     Balance(ExclusiveTurn),
     Removal(Removal),
     Resize(DevId, NewLength),
+    Replacement(Replacement),
 }
 
 fn balance_ended((end, progress): (BalanceEnd, BalanceProgress)) -> Ended {
@@ -68,6 +69,10 @@ impl Begun {
             Self::Removal(removal) => fs.run_removal(removal).map(|end| match end {
                 RemovalEnd::Done => Ended::Done(BalanceProgress::default()),
                 RemovalEnd::Cancelled => Ended::Cancelled,
+            }),
+            Self::Replacement(replacement) => fs.run_replacement(replacement).map(|end| match end {
+                ReplaceEnd::Done(_) => Ended::Done(BalanceProgress::default()),
+                ReplaceEnd::Cancelled => Ended::Cancelled,
             }),
             Self::Resize(devid, length) => {
                 fs.resize_device(devid, length).map(|_| Ended::Done(BalanceProgress::default()))
@@ -128,7 +133,7 @@ impl VolumeWork {
     /// Has all that runs come to rest, as before the end of a mount: a balance goes on with the next.
     pub fn rest(&self, fs: &Filesystem) {
         fs.ask_balance_to_pause();
-        for operation in [Exclusive::DeviceRemove, Exclusive::Resize] {
+        for operation in [Exclusive::DeviceRemove, Exclusive::DeviceReplace, Exclusive::Resize] {
             // That it does not run is as good.
             let _ = fs.exclusive().cancel(operation);
         }

@@ -33,8 +33,8 @@ pub use status::{MountFailure, MountState, MountStatus, status};
 pub use wire::ScrubState;
 
 pub use volume::{
-    MountBalance, WorkEnd, add_device, balance_status, begin_balance, cancel_balance, exclusive_operation,
-    pause_balance, remove_devices, resize, wait_for_end,
+    MountBalance, WorkEnd, add_device, balance_status, begin_balance, cancel_balance, cancel_replace,
+    exclusive_operation, pause_balance, remove_devices, replace_device, replace_status, resize, wait_for_end,
 };
 
 use butterfs_os::flat_ioctl::flat_ioctl;

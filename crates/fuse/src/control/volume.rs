@@ -167,6 +167,39 @@ pub fn remove_devices(file: BorrowedFd<'_>, devices: &[&str]) -> io::Result<Opti
     work(file, &[&["remove"], devices].concat())
 }
 
+/// Begins to replace a device (a number, or a path) by another, by its path from the root; or what is wrong.
+///
+/// # Errors
+/// If the mount cannot be asked.
+pub fn replace_device(file: BorrowedFd<'_>, source: &str, target: &Path) -> io::Result<Option<String>> {
+    work(file, &["replace", source, target.to_str().ok_or(rustix::io::Errno::INVAL)?])
+}
+
+/// Has the replacement that is under way end; or what is wrong.
+///
+/// # Errors
+/// If the mount cannot be asked.
+pub fn cancel_replace(file: BorrowedFd<'_>) -> io::Result<Option<String>> {
+    work(file, &["replace", "cancel"])
+}
+
+/// How far a replacement is, or how the last one ended: state, thousandths, seconds of the beginning and the end, write
+/// errors, and read errors that nothing made up for; as the kernel tells it.
+///
+/// # Errors
+/// If the mount cannot be asked.
+pub fn replace_status(file: BorrowedFd<'_>) -> io::Result<[u64; 6]> {
+    const STATUS: u64 = 1;
+    let mut args = [0; 2600];
+    args[..8].copy_from_slice(&STATUS.to_ne_bytes());
+    flat_ioctl(file, wire::DEV_REPLACE, &mut args)?;
+    let mut fields = [0; 6];
+    for (field, bytes) in fields.iter_mut().zip(args[16..].chunks_exact(8)) {
+        *field = u64::from_ne_bytes(bytes.try_into().expect("8 bytes"));
+    }
+    Ok(fields)
+}
+
 /// Begins to change the size of a device, by the words of `filesystem resize`; or what is wrong.
 ///
 /// # Errors

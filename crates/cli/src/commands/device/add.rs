@@ -9,6 +9,7 @@ use butterfs_fuse::control;
 use butterfs_volume::{BlockDevice, FileDevice};
 
 use super::split;
+use crate::commands::mount::protected::is_protected;
 use crate::commands::space;
 use crate::commands::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours};
 use crate::failure::{self, Failure, Result};
@@ -55,9 +56,12 @@ fn add_all(add: &Arguments, path: &Path, devices: &[PathBuf], target: &WorkTarge
         check_exclusive(ask(file), path, "device add", Busy::of(add.enqueue))?;
     }
     // What is refused is refused before anything is written to any of them.
-    let found = devices.iter().map(|device| Ok((device, look(device, add)?))).collect::<Result<Vec<_>>>()?;
+    let found = devices
+        .iter()
+        .map(|device| Ok((device, look(device, Overwrite::of(add.force))?)))
+        .collect::<Result<Vec<_>>>()?;
     for (device, opened) in found {
-        clear(device, &opened, add)?;
+        clear(device, &opened, Discard::of(add.nodiscard))?;
         let io = |error| failure::io(exit::USAGE, device, &error);
         match target {
             WorkTarget::Mount(file) => {
@@ -78,11 +82,43 @@ fn add_all(add: &Arguments, path: &Path, devices: &[PathBuf], target: &WorkTarge
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether what a device holds may be overwritten.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overwrite {
+    Refuse,
+    Accept,
+}
+
+impl Overwrite {
+    /// By the option `-f`.
+    pub fn of(force: bool) -> Self {
+        if force { Self::Accept } else { Self::Refuse }
+    }
+}
+
+/// Whether a device is told that nothing on it is needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Discard {
+    Yes,
+    No,
+}
+
+impl Discard {
+    /// By the option `-K`.
+    pub fn of(nodiscard: bool) -> Self {
+        if nodiscard { Self::No } else { Self::Yes }
+    }
+}
+
 /// Opens a device alone; refuses what holds something, or is too small.
-fn look(path: &Path, add: &Arguments) -> Result<FileDevice> {
+pub(super) fn look(path: &Path, force: Overwrite) -> Result<FileDevice> {
     let io = |error| failure::io(exit::USAGE, path, &error);
     let device = FileDevice::open_read_write(path).map_err(|error| failure::volume(exit::USAGE, path, &error))?;
-    if !add.force
+    // Linux opens it for writing all the same.
+    if is_protected(path) {
+        return Err(Failure::at(exit::USAGE, path, "is read-only"));
+    }
+    if force == Overwrite::Refuse
         && let Some(found) = signatures::find(&device).map_err(io)?
     {
         let text = format!("holds {found}; use the -f option to force overwrite of it");
@@ -96,8 +132,8 @@ fn look(path: &Path, add: &Arguments) -> Result<FileDevice> {
 }
 
 /// Has a device forget what it holds.
-fn clear(path: &Path, device: &FileDevice, add: &Arguments) -> Result<()> {
-    if !add.nodiscard && discard(device) {
+pub(super) fn clear(path: &Path, device: &FileDevice, how: Discard) -> Result<()> {
+    if how == Discard::Yes && discard(device) {
         let (name, len) = (path.display(), size::display(device.len()));
         output::line(format!("Performing full device TRIM {name} ({len}) ..."));
     }

@@ -3,6 +3,7 @@
 
 mod add;
 mod remove;
+mod replace;
 mod resync;
 mod scan;
 mod stats;
@@ -22,6 +23,9 @@ pub enum Command {
     /// Remove devices from a filesystem: what is on them is moved to the others first, all in one pass.
     #[command(visible_alias = "delete")]
     Remove(remove::Arguments),
+    /// Replace a device by another.
+    #[command(subcommand)]
+    Replace(replace::Command),
     /// Bring devices up to date that were away while the filesystem was written: only what is newer is copied.
     ///
     /// For images; a mount does so by itself, in the background.
@@ -44,6 +48,7 @@ impl Command {
         match self {
             Self::Add(_) => "device add",
             Self::Remove(_) => "device remove",
+            Self::Replace(command) => command.name(),
             Self::Resync(_) => "device resync",
             Self::Usage(_) => "device usage",
             Self::Stats(_) => "device stats",
@@ -58,6 +63,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Add(arguments) => add::run(arguments),
         Command::Remove(arguments) => remove::run(arguments),
+        Command::Replace(command) => replace::run(command),
         Command::Resync(arguments) => resync::run(arguments),
         Command::Usage(arguments) => space::device_usage(arguments).map(|()| ExitCode::SUCCESS),
         Command::Stats(arguments) => stats::run(arguments),

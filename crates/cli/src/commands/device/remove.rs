@@ -75,7 +75,7 @@ fn failed(what: &str, text: &str) -> Failure {
 }
 
 /// A path as the daemon knows it: whole; numbers and words as they are.
-fn shown(word: &Path) -> String {
+pub(super) fn shown(word: &Path) -> String {
     let text = word.to_string_lossy().into_owned();
     let is_word = text.parse::<u64>().is_ok() || text == "missing" || text == "cancel";
     match word.canonicalize() {
@@ -114,7 +114,7 @@ fn in_process(fs: &Filesystem, words: &[PathBuf], interrupt: &Interrupt) -> Resu
     }
 }
 
-fn which(fs: &Filesystem, name: &str) -> WhichDevice {
+pub(super) fn which(fs: &Filesystem, name: &str) -> WhichDevice {
     if let Ok(devid) = name.parse() {
         return WhichDevice::Id(DevId(devid));
     }

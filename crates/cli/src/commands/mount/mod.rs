@@ -5,7 +5,7 @@
 //! image is opened, and so locked, before anything is mounted.
 
 mod again;
-mod protected;
+pub(super) mod protected;
 mod remount;
 
 use std::fs::{File, OpenOptions};

@@ -23,7 +23,8 @@ pub(super) fn tell(directory: &Path) {
     output::say_as("mount", format!("{}: WARNING: source write-protected, mounted read-only.", directory.display()));
 }
 
-fn is_protected(path: &Path) -> bool {
+/// Whether a device, or the filesystem of a file, can only be read.
+pub(in crate::commands) fn is_protected(path: &Path) -> bool {
     let Ok(found) = rustix::fs::stat(path) else { return false };
     if FileType::from_raw_mode(found.st_mode) != FileType::BlockDevice {
         return rustix::fs::access(path, Access::WRITE_OK) == Err(Errno::ROFS);

@@ -99,7 +99,7 @@ impl EngineFrontEnd {
     }
 
     /// The kernel's commands wait. What they begin goes on if the mount ends before: then it rests.
-    fn wait_for(&self, begun: Begun) -> std::result::Result<Ended, Error> {
+    pub(super) fn wait_for(&self, begun: Begun) -> std::result::Result<Ended, Error> {
         let count = self.work.spawn(&self.fs, begun).map_err(|_| Error::Busy("no thread could be started"))?;
         Ok(self.work.wait(count))
     }
@@ -216,6 +216,10 @@ impl EngineFrontEnd {
                 Begun::Removal(self.fs.begin_removal(&wanted)?)
             }
             ("add", [path]) => return self.fs.add_device_at(Path::new(path)).map(drop),
+            ("replace", ["cancel"]) => return self.fs.exclusive().cancel(Exclusive::DeviceReplace),
+            ("replace", [source, target]) => {
+                Begun::Replacement(self.fs.begin_replacement_at(&named(source), Path::new(target))?)
+            }
             ("resize", [text]) => match text.parse::<ResizeWish>()? {
                 ResizeWish::Cancel => return self.fs.exclusive().cancel(Exclusive::Resize),
                 ResizeWish::To(devid, length) => {

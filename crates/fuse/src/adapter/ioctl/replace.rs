@@ -1,0 +1,107 @@
+//! `BTRFS_IOC_DEV_REPLACE`: a device is replaced, by the kernel's command.
+
+use std::path::Path;
+
+use butterfs_engine::Error;
+use butterfs_engine::filesystem::exclusive::Exclusive;
+use butterfs_engine::filesystem::{ReplaceStatus, WhichDevice};
+use butterfs_engine::inode::InodeId;
+use butterfs_format::DevId;
+
+pub(super) use crate::control::wire::DEV_REPLACE;
+
+use super::{number, reply};
+use crate::adapter::volume_work::{Begun, Ended};
+use crate::adapter::{EngineFrontEnd, Site};
+use crate::control::wire::name_in;
+use crate::types::{Caller, IoctlReply};
+use crate::{Errno, Result};
+
+/// `BTRFS_IOCTL_DEV_REPLACE_CMD_*`.
+const START: u64 = 0;
+const STATUS: u64 = 1;
+const CANCEL: u64 = 2;
+/// `BTRFS_IOCTL_DEV_REPLACE_RESULT_*`.
+const NO_ERROR: u64 = 0;
+const NOT_STARTED: u64 = 1;
+const ALREADY_STARTED: u64 = 2;
+/// `BTRFS_IOCTL_DEV_REPLACE_STATE_*`.
+const STARTED: u64 = 1;
+const FINISHED: u64 = 2;
+const CANCELED: u64 = 3;
+/// Where the arguments are: the number of the source, the names of source and target.
+const SOURCE_AT: usize = 16;
+const SOURCE_NAME_AT: usize = 32;
+const NAME_LEN: usize = 1025;
+const TARGET_NAME_AT: usize = SOURCE_NAME_AT + NAME_LEN;
+
+impl EngineFrontEnd {
+    pub(super) fn dev_replace(&self, caller: &Caller, id: InodeId, input: &[u8]) -> Result<IoctlReply> {
+        self.require_privileged(caller)?;
+        let mut answer = vec![0; input.len()];
+        let result = match number(input, 0)? {
+            START => self.start_replace(input).map_err(|error| Site::new("replace", id).fail(&error))?,
+            STATUS => {
+                let fields = self.replace_fields();
+                let bytes = fields.iter().flat_map(|field| field.to_ne_bytes());
+                answer
+                    .get_mut(SOURCE_AT..)
+                    .ok_or(Errno::EINVAL)?
+                    .iter_mut()
+                    .zip(bytes)
+                    .for_each(|(to, from)| *to = from);
+                NO_ERROR
+            }
+            CANCEL => match self.fs.exclusive().cancel(Exclusive::DeviceReplace) {
+                Ok(()) => NO_ERROR,
+                Err(_) => NOT_STARTED,
+            },
+            _ => return Err(Errno::EINVAL),
+        };
+        answer.get_mut(8..16).ok_or(Errno::EINVAL)?.copy_from_slice(&result.to_ne_bytes());
+        reply(answer)
+    }
+
+    /// Replaces to the end; gives the result, as the kernel numbers it.
+    fn start_replace(&self, input: &[u8]) -> std::result::Result<u64, Error> {
+        let wrong = || Error::Invalid("the argument of a replacement");
+        let name = |at: usize| {
+            let bytes = input.get(at..at + NAME_LEN).and_then(name_in);
+            bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(wrong)
+        };
+        let source = match number(input, SOURCE_AT).map_err(|_| wrong())? {
+            0 => WhichDevice::Name(name(SOURCE_NAME_AT)?.into()),
+            devid => WhichDevice::Id(DevId(devid)),
+        };
+        let begun = match self.fs.begin_replacement_at(&source, Path::new(name(TARGET_NAME_AT)?)) {
+            Err(Error::InProgress(name)) if name == Exclusive::DeviceReplace.name() => return Ok(ALREADY_STARTED),
+            begun => begun?,
+        };
+        match self.wait_for(Begun::Replacement(begun))? {
+            Ended::Done(_) | Ended::Paused => Ok(NO_ERROR),
+            Ended::Cancelled => Err(Error::Cancelled),
+            Ended::Failed(_, text) => Err(Error::Refused(text)),
+        }
+    }
+
+    /// State, thousandths, times, write errors, and read errors that nothing made up for.
+    fn replace_fields(&self) -> [u64; 6] {
+        let (state, devid, progress) = match self.fs.replace_status() {
+            ReplaceStatus::Never => return [0; 6],
+            ReplaceStatus::Running(devid, progress) => (STARTED, devid, progress),
+            ReplaceStatus::Finished(devid, progress) => (FINISHED, devid, progress),
+            ReplaceStatus::Cancelled(devid, progress) => (CANCELED, devid, progress),
+        };
+        let items = self.fs.shared().gate.volume().dev_items();
+        let item = items.iter().find(|item| item.devid.get() == devid.0);
+        // What is in chunks and not in use is not copied, so that the end may come early.
+        let all = item.map_or(0, |item| item.bytes_used.get()).max(1);
+        let thousandths = if state == FINISHED {
+            1000
+        } else {
+            (u128::from(progress.copied) * 1000 / u128::from(all)).min(999) as u64
+        };
+        let (begun, ended) = self.fs.replace_times();
+        [state, thousandths, begun, ended, 0, progress.unreadable / 4096]
+    }
+}
