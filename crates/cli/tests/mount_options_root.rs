@@ -320,6 +320,22 @@ fn a_mount_that_only_reads_becomes_one_that_writes() {
     mounted.unmount();
 }
 
+/// What is mounted for reading can be shown in further places, for reading.
+#[test]
+fn what_is_mounted_for_reading_is_mounted_again() {
+    let Some(work) = setup("mo-ro-again") else { return };
+    let (image, first, second) = (work.file("image"), work.dir("first"), work.dir("second"));
+    kernel().mkfs(&image, 256 * MIB, &[]);
+    let mounted = subject().mount(&image, &first, "ro");
+    let (from, to) = (image.display().to_string(), second.display().to_string());
+    subject().command(&["mount", "-o", "ro", &from, &to]).ok();
+    assert!(std::fs::write(second.join("file"), "no").is_err());
+    run_program("umount", &[second.as_os_str()]).ok();
+    let refused = subject().try_mount(&image, &second, "rw").map(drop).expect_err("it is served for reading");
+    assert!(refused.stderr.contains("for reading only"), "{refused}");
+    mounted.unmount();
+}
+
 /// A second mount of an image shows a part of the first; what it cannot show it refuses.
 #[test]
 fn a_second_mount_shows_the_first() {

@@ -28,7 +28,12 @@ impl Joined {
         let name = device.to_string_lossy().into_owned();
         // The kernel wants a descriptor, and does not connect it.
         let fuse = open_device().map_err(|errno| MountError::Fuse(errno.into()))?;
-        let mounted = mount(&name, &fuse, options).map_err(|_| MountError::DeviceBusy { device: name.clone() })?;
+        let mounted =
+            mount(&name, &fuse, options, Served::ReadWrite).or_else(|error| match options.has(MountFlags::READ_ONLY) {
+                true => mount(&name, &fuse, options, Served::ReadOnly),
+                false => Err(error),
+            });
+        let mounted = mounted.map_err(|_| MountError::DeviceBusy { device: name.clone() })?;
         match clone_device(&fuse) {
             Ok(_) => Err(MountError::DeviceBusy { device: name }),
             Err(_) => Ok(Self { mount: mounted }),
@@ -53,7 +58,14 @@ impl Joined {
     }
 }
 
-fn mount(device: &str, fuse: &OwnedFd, options: &MountOptions) -> rustix::io::Result<OwnedFd> {
+/// How the daemon serves the superblock: the kernel finds it only for who says so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Served {
+    ReadWrite,
+    ReadOnly,
+}
+
+fn mount(device: &str, fuse: &OwnedFd, options: &MountOptions, served: Served) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("fuseblk", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let fd = fuse.as_raw_fd().to_string();
     let words = [
@@ -71,6 +83,9 @@ fn mount(device: &str, fuse: &OwnedFd, options: &MountOptions) -> rustix::io::Re
         if options.has(flag) {
             fsconfig_set_flag(&context, key)?;
         }
+    }
+    if served == Served::ReadOnly {
+        fsconfig_set_flag(&context, "ro")?;
     }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes(options))
