@@ -4,7 +4,8 @@
 //! * Tree blocks and data with checksums are verified before parity is computed from them, and taken from another way if
 //!   they are bad; where there is none that is good, parity is not judged: it may be what they can be rebuilt from.
 //! * Where data without checksums is, or something that no extent item tells of, parity is never written.
-//! * Parity that differs is looked at again before it is said to be wrong.
+//! * Parity that differs is looked at again before it is said to be wrong. Where something beside it was freed a moment
+//!   ago, that is done once more at the end, when a commit has made the space free.
 //!
 //! # Locking
 //! The trees are held shared, and then the row, while parity is compared for the second time and repaired. What the trees
@@ -20,6 +21,7 @@ use super::progress::{Remedy, ScrubFinding, Trouble};
 use super::verify::{block_trouble, count_remedy, is_good, write};
 use super::{Run, ScrubMode};
 use crate::error::Result;
+use crate::inode::lock;
 use crate::subvolume::list;
 use crate::tx::Transaction;
 
@@ -35,6 +37,17 @@ enum Line {
     /// Some of it is bad, or nothing tells what it is.
     Unknown,
 }
+
+/// Lines of a parity stripe that do not seem to fit, beside something that nothing tells of.
+pub(super) struct Unjudged {
+    part: StoredPart,
+    lines: Vec<usize>,
+}
+
+/// How often such lines are looked at again: each commit frees what it replaced.
+const ROUNDS: usize = 4;
+/// So many stripes with such lines are remembered.
+const MOST_LATER: usize = 1 << 14;
 
 /// A row as it is to be.
 struct Row {
@@ -55,6 +68,28 @@ pub(super) fn verify(run: &Run<'_>, parts: &[StoredPart]) -> Result<()> {
     Ok(())
 }
 
+/// Looks at parity that could not be judged.
+pub(super) fn verify_later(run: &Run<'_>) -> Result<()> {
+    for _ in 0..ROUNDS {
+        let later = std::mem::take(&mut *lock(&run.later));
+        if later.is_empty() || run.monitor.is_cancelled() {
+            break;
+        }
+        if run.mode == ScrubMode::Repair {
+            run.gate.commit()?;
+        }
+        for Unjudged { part, lines } in later {
+            let Held::Parity(parity) = part.held else { continue };
+            let wrong: Vec<usize> =
+                wrong_now(run, &part, &parity)?.into_iter().filter(|line| lines.contains(line)).collect();
+            if !wrong.is_empty() {
+                look_again(run, &part, &parity, &wrong)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Looks at lines of which the parity does not seem to fit, while nobody writes to the row.
 fn look_again(run: &Run<'_>, part: &StoredPart, parity: &Parity, wrong: &[usize]) -> Result<()> {
     // Nobody gets the row's space, nor makes it durable, while the trees are held.
@@ -64,10 +99,15 @@ fn look_again(run: &Run<'_>, part: &StoredPart, parity: &Parity, wrong: &[usize]
         for line in wrong {
             lines[*line] = told_line(run, parity, tx, &pieces, *line)?;
         }
+        let unjudged: Vec<usize> = wrong.iter().copied().filter(|line| lines[*line] == Line::Unknown).collect();
         let _row = run.volume.hold_row(parity.row);
         let row = compute(run, parity, &pieces, lines);
         for sector in wrong_sectors(run, part, &row) {
             report(run, part, &row, sector);
+        }
+        let mut later = lock(&run.later);
+        if !unjudged.is_empty() && later.len() < MOST_LATER {
+            later.push(Unjudged { part: *part, lines: unjudged });
         }
         Ok(())
     })

@@ -79,8 +79,6 @@ fn rows_are_repaired_in_any_order(profile: BlockGroupFlags, count: u64) {
                 monitor.take_findings().into_iter().filter(|finding| finding.remedy != Remedy::Repaired).collect();
             assert!(lost.is_empty(), "{order:?}, device {victim} is bad: {lost:?}");
         }
-        // Beside what a scrub's own commit frees, parity is not judged.
-        scrub(&fs, ScrubMode::Repair);
         let (_, findings) = scrub(&fs, ScrubMode::ReadOnly);
         assert!(findings.is_empty(), "{order:?}, device {victim} was bad: {findings:?}");
         for number in 0..file_count() {
