@@ -15,7 +15,6 @@ mod mount_options;
 mod names;
 mod output;
 mod run_dir;
-mod signatures;
 mod size;
 mod target;
 mod transfer;

@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
-use butterfs_check::{Finding, Severity};
 use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::{DataRule, SizeMode};
-use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions, Resynced, Returning};
+use butterfs_engine::filesystem::{
+    Access, Filesystem, NewInode, NewKind, NewLength, OpenOptions, Resynced, Returning, WhichDevice,
+};
+use butterfs_format::DevId;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_testkit::disks;
-use butterfs_testkit::random::Random;
 use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
 
 const MIB: u64 = 1 << 20;
@@ -57,62 +58,44 @@ impl Devices {
 
     #[track_caller]
     fn judge(&self) {
-        let volume = Volume::open(self.all(), OpenMode::ReadOnly).unwrap();
-        let options = butterfs_check::Options { data_csums: true, devices: self.all(), ..Default::default() };
-        let findings: Vec<Finding> = butterfs_check::check(&volume, &options).findings;
-        let bad: Vec<_> = findings.into_iter().filter(|finding| finding.severity != Severity::Note).collect();
-        assert!(bad.is_empty(), "{bad:?}");
+        disks::judge(&self.all());
     }
-}
-
-fn write(fs: &Filesystem, name: &str, offset: u64, seed: u64) {
-    let place = Place::new(fs.root(), name.as_bytes());
-    let id = fs.lookup(place).or_else(|_| fs.create(place, &FILE)).unwrap();
-    fs.write(id, offset, &Random::new(seed).bytes(MIB as usize)).unwrap();
-}
-
-#[track_caller]
-fn assert_has(fs: &Filesystem, name: &str, offset: u64, seed: u64) {
-    let id = fs.lookup(Place::new(fs.root(), name.as_bytes())).unwrap();
-    let mut bytes = vec![0; MIB as usize];
-    let read = fs.read(id, offset, &mut bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert!(read == bytes.len() && bytes == Random::new(seed).bytes(MIB as usize), "{name} differs at {offset}");
 }
 
 /// What is there before a device goes: files, one that is overwritten in place, and preallocated space.
 fn before(devices: &Devices) {
     let fs = devices.open(DataRule::Usual);
-    (0..OLD).for_each(|number| write(&fs, &format!("old{number}"), 0, number));
+    (0..OLD).for_each(|number| disks::write_noise(&fs, &format!("old{number}"), 0, number));
     let id = fs.create(Place::new(fs.root(), b"preallocated"), &FILE).unwrap();
     fs.preallocate(id, 0..2 * MIB, SizeMode::Extend).unwrap();
     fs.sync().unwrap();
     drop(fs);
     let fs = devices.open(DataRule::InPlace);
-    write(&fs, "in place", 0, 100);
+    disks::write_noise(&fs, "in place", 0, 100);
     fs.sync().unwrap();
 }
 
 /// What is done without it, in several commits: each way in which bytes come where old chunks are.
 fn meanwhile(fs: &Filesystem) {
-    write(fs, "in place", 0, 200);
-    write(fs, "preallocated", 0, 201);
-    write(fs, "freed", 0, 202);
+    disks::write_noise(fs, "in place", 0, 200);
+    disks::write_noise(fs, "preallocated", 0, 201);
+    disks::write_noise(fs, "freed", 0, 202);
     fs.sync().unwrap();
     fs.unlink(Place::new(fs.root(), b"freed")).unwrap();
     fs.unlink(Place::new(fs.root(), b"old0")).unwrap();
     fs.sync().unwrap();
-    write(fs, "new", 0, 203);
-    write(fs, "old1", 0, 204);
+    disks::write_noise(fs, "new", 0, 203);
+    disks::write_noise(fs, "old1", 0, 204);
     fs.sync().unwrap();
 }
 
 #[track_caller]
 fn assert_whole(fs: &Filesystem) {
-    assert_has(fs, "in place", 0, 200);
-    assert_has(fs, "preallocated", 0, 201);
-    assert_has(fs, "new", 0, 203);
-    assert_has(fs, "old1", 0, 204);
-    (2..OLD).for_each(|number| assert_has(fs, &format!("old{number}"), 0, number));
+    disks::assert_noise(fs, "in place", 0, 200);
+    disks::assert_noise(fs, "preallocated", 0, 201);
+    disks::assert_noise(fs, "new", 0, 203);
+    disks::assert_noise(fs, "old1", 0, 204);
+    (2..OLD).for_each(|number| disks::assert_noise(fs, &format!("old{number}"), 0, number));
 }
 
 fn resynced(fs: &Filesystem) -> Resynced {
@@ -136,14 +119,14 @@ fn comes_back(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64) {
         let copy = devices.snapshot();
         let fs = copy.open(DataRule::Usual);
         assert_whole(&fs);
-        write(&fs, "written before", 0, 300);
+        disks::write_noise(&fs, "written before", 0, 300);
         // Others go on meanwhile.
         let done = std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 for round in 0..4 {
-                    write(&fs, "in place", MIB, 301 + round);
-                    write(&fs, "preallocated", MIB, 310 + round);
-                    write(&fs, "beside", round * MIB, 320 + round);
+                    disks::write_noise(&fs, "in place", MIB, 301 + round);
+                    disks::write_noise(&fs, "preallocated", MIB, 310 + round);
+                    disks::write_noise(&fs, "beside", round * MIB, 320 + round);
                     fs.sync().unwrap();
                 }
             });
@@ -163,15 +146,15 @@ fn comes_back(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64) {
             let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
             let fs = copy.open_some(&[other], options).unwrap();
             assert_whole(&fs);
-            assert_has(&fs, "written before", 0, 300);
-            assert_has(&fs, "in place", MIB, 304);
-            assert_has(&fs, "preallocated", MIB, 313);
-            (0..4).for_each(|round| assert_has(&fs, "beside", round * MIB, 320 + round));
+            disks::assert_noise(&fs, "written before", 0, 300);
+            disks::assert_noise(&fs, "in place", MIB, 304);
+            disks::assert_noise(&fs, "preallocated", MIB, 313);
+            (0..4).for_each(|round| disks::assert_noise(&fs, "beside", round * MIB, 320 + round));
         }
         devices.0[gone] = Arc::new(copy.0[gone].snapshot());
         devices = Devices(copy.0);
         let fs = devices.open(DataRule::Usual);
-        write(&fs, "old0", 0, 0);
+        disks::write_noise(&fs, "old0", 0, 0);
         fs.unlink(Place::new(fs.root(), b"preallocated")).unwrap();
         let id = fs.create(Place::new(fs.root(), b"preallocated"), &FILE).unwrap();
         fs.preallocate(id, 0..2 * MIB, SizeMode::Extend).unwrap();
@@ -238,7 +221,7 @@ fn one_commit_behind_is_not_whole_half_way() {
     before(&devices);
     let fs = devices.open(DataRule::Usual);
     let away = Arc::new(devices.0[1].snapshot());
-    write(&fs, "in place", 0, 200);
+    disks::write_noise(&fs, "in place", 0, 200);
     fs.sync().unwrap();
     drop(fs);
     let devices = Devices(vec![devices.0[0].clone(), away]);
@@ -252,7 +235,7 @@ fn one_commit_behind_is_not_whole_half_way() {
     drop(fs);
     devices.judge();
     let fs = devices.open_some(&[0], OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() }).unwrap();
-    assert_has(&fs, "in place", 0, 200);
+    disks::assert_noise(&fs, "in place", 0, 200);
 }
 
 #[test]
@@ -265,4 +248,61 @@ fn what_only_it_has_is_refused() {
     let options = OpenOptions { returning: Returning::CatchUp, ..OpenOptions::default() };
     let refused = devices.open_some(&[], options).map(drop).unwrap_err().to_string();
     assert!(refused.contains("cannot be read without"), "{refused}");
+}
+
+/// Files of one MiB that are written while a device is brought up to date.
+const NEW: u64 = 400;
+
+/// While a device is brought up to date, what is new lies on the others, whatever the profile: a power cut takes nothing.
+#[test]
+fn new_chunks_do_not_count_on_it() {
+    for (data, metadata, count) in [
+        (BlockGroupFlags::empty(), BlockGroupFlags::RAID1, 2),
+        (BlockGroupFlags::RAID1, BlockGroupFlags::RAID1, 2),
+        (BlockGroupFlags::RAID1, BlockGroupFlags::RAID1C3, 3),
+        (BlockGroupFlags::RAID5, BlockGroupFlags::RAID1, 3),
+    ] {
+        println!("data {data:?}, metadata {metadata:?}");
+        let last = count as usize - 1;
+        // The first chunk on one device alone lies on the first, the next would lie on the last.
+        let size = |number| if number == 0 { 1500 } else { 1450 };
+        let named = |number| Arc::new(MemDevice::named(format!("disk{number}"), size(number) * MIB));
+        let mut devices = Devices((0..count).map(named).collect());
+        disks::make(&devices.0, data, metadata);
+        let away = {
+            let fs = devices.open(DataRule::Usual);
+            fs.sync().unwrap();
+            drop(fs);
+            Arc::new(devices.0[last].snapshot())
+        };
+        let fs = devices.open_some(&[last], OpenOptions::default()).unwrap();
+        (0..3).for_each(|n| {
+            disks::write_noise(&fs, &format!("old{n}"), 0, n);
+            fs.sync().unwrap();
+        });
+        drop(fs);
+        devices.0[last] = away;
+        let fs = devices.open(DataRule::Usual);
+        for refused in [
+            fs.resize_device(DevId(1), NewLength::Less(MIB)).map(drop),
+            fs.begin_removal(&[WhichDevice::Id(DevId(1))]).map(drop),
+        ] {
+            assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+        }
+        // More than any chunk that there is can take.
+        (0..NEW).for_each(|n| disks::write_noise(&fs, &format!("new{n}"), 0, 1000 + n));
+        fs.sync().unwrap();
+        let cut = devices.snapshot();
+        for copies in [&devices, &cut] {
+            let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
+            let fs = copies.open_some(&[last], options).unwrap();
+            (0..NEW).for_each(|n| disks::assert_noise(&fs, &format!("new{n}"), 0, 1000 + n));
+        }
+        drop(fs);
+        let fs = cut.open(DataRule::Usual);
+        resynced(&fs);
+        (0..NEW).for_each(|n| disks::assert_noise(&fs, &format!("new{n}"), 0, 1000 + n));
+        drop(fs);
+        cut.judge();
+    }
 }

@@ -141,7 +141,8 @@ fn is_block(volume: &Volume, bytes: &[u8], at: Logical, generation: u64) -> bool
     whole && block.bytenr() == at && block.generation() == Generation(generation)
 }
 
-fn apart(volume: &Volume, place: usize) -> Error {
+/// The error for a member that has commits of its own.
+pub(crate) fn apart(volume: &Volume, place: usize) -> Error {
     let name = volume.members[place].device.name();
     let others: Vec<String> = volume
         .members

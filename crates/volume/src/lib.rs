@@ -4,6 +4,7 @@
 //! * [`Volume`]: the devices of one filesystem, its chunk map, its superblocks; reads from any copy, or
 //!   rebuilt from parity, with repair; writes to all copies.
 //! * [`scan()`]: which devices there are, and which of them a filesystem wants.
+//! * [`signatures`]: what else a device holds, by its magic bytes.
 //! * [`Error`]: what can go wrong, and whose fault it is.
 //!
 //! The mapping of logical to physical addresses is in `map` and `profile`, and nowhere else.
@@ -26,6 +27,7 @@ mod rows;
 mod scan;
 mod scrub;
 mod shown;
+pub mod signatures;
 mod stats;
 mod superblock;
 mod tolerance;

@@ -60,6 +60,8 @@ pub(crate) struct Member {
     pub removed: AtomicBool,
     /// It missed commits, and is being brought up to date: see [`crate::returning`].
     pub catching_up: AtomicBool,
+    /// No superblock remembered its generation any more when that began.
+    pub forgotten: AtomicBool,
     /// A device that is about to take its place: see [`crate::replacing`].
     pub target: RwLock<Option<Arc<Target>>>,
 }
@@ -79,6 +81,7 @@ impl Member {
             missed: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             catching_up: AtomicBool::new(false),
+            forgotten: AtomicBool::new(false),
             target: RwLock::default(),
         }
     }

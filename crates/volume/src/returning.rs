@@ -13,8 +13,9 @@
 
 use std::sync::atomic::Ordering;
 
-use butterfs_format::DevId;
+use butterfs_format::{DevId, Generation};
 
+use crate::apart::apart;
 use crate::error::{Error, Result};
 use crate::map::without_superblocks;
 use crate::volume::Volume;
@@ -32,8 +33,37 @@ impl Volume {
             let text = format!("chunk {} cannot be read without the devices that missed commits", lost.start);
             return Err(Error::NotWritable(text));
         }
-        places.iter().for_each(|place| self.members[*place].catching_up.store(true, Ordering::Release));
+        for place in places {
+            let member = &self.members[place];
+            member.forgotten.store(!self.remembers(member.last_seen()), Ordering::Release);
+            member.catching_up.store(true, Ordering::Release);
+        }
         Ok(())
+    }
+
+    /// Whether the newest superblock tells of this generation, so that it was compared when the devices were opened.
+    fn remembers(&self, generation: Generation) -> bool {
+        self.superblock().super_roots.iter().any(|backup| backup.tree_root_gen.get() == generation.0)
+    }
+
+    /// Those that missed so many commits that superblocks do not tell whether they went on by themselves meanwhile.
+    pub fn forgotten_devices(&self) -> Vec<(DevId, Generation)> {
+        let these = self.members.present().filter(|member| member.is_catching_up() && !member.is_dropped());
+        let these = these.filter(|member| member.forgotten.load(Ordering::Acquire));
+        these.map(|member| (member.devid(), member.last_seen())).collect()
+    }
+
+    /// The error for a device that has commits of its own.
+    pub fn written_apart(&self, devid: DevId) -> Error {
+        self.member(devid).map_or_else(|| gone(devid), |place| apart(self, place))
+    }
+
+    /// Whether new chunks may lie on a device: not on one that counts for nothing yet, or they would be lost with a power
+    /// cut.
+    pub fn takes_chunks(&self, devid: DevId) -> bool {
+        self.member(devid)
+            .map(|place| &self.members[place])
+            .is_some_and(|member| member.is_written() && !member.is_catching_up())
     }
 
     /// The devices that are being brought up to date.

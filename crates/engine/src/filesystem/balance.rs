@@ -133,6 +133,7 @@ impl Filesystem {
     /// # Errors
     /// As [`Filesystem::balance`].
     pub fn begin_balance(&self, item: &BalanceItem) -> Result<ExclusiveTurn> {
+        self.require_up_to_date()?;
         self.shared.gate.check_writable()?;
         if let Some(status) = self.balance_status() {
             let name = if status.running { Exclusive::Balance } else { Exclusive::BalancePaused }.name();
@@ -161,6 +162,7 @@ impl Filesystem {
     /// # Errors
     /// [`Error::NotRunning`] if none is; [`Error::InProgress`] if it runs, or another operation does.
     pub fn begin_resumed_balance(&self) -> Result<ExclusiveTurn> {
+        self.require_up_to_date()?;
         self.shared.gate.check_writable()?;
         if self.balance_status().ok_or(Error::NotRunning)?.running {
             return Err(Error::InProgress(Exclusive::Balance.name()));

@@ -156,6 +156,7 @@ impl Filesystem {
     /// as it was then.
     pub fn resize_device(&self, devid: DevId, length: NewLength) -> Result<(u64, u64)> {
         self.shared.gate.check_writable()?;
+        self.require_up_to_date()?;
         let turn = self.exclusive.begin(Exclusive::Resize)?;
         let volume = self.shared.gate.volume();
         let item = self.device_item(devid)?;
@@ -224,6 +225,7 @@ impl Filesystem {
     /// If there is no such device; [`Error::TooFewDevices`] if too few would be left for a profile that is in use.
     pub fn begin_removal(&self, wanted: &[WhichDevice]) -> Result<Removal> {
         self.shared.gate.check_writable()?;
+        self.require_up_to_date()?;
         let turn = self.exclusive.begin(Exclusive::DeviceRemove)?;
         let mut devices: Vec<DevId> = Vec::new();
         for which in wanted {
@@ -369,7 +371,7 @@ fn new_item(tx: &Transaction, devid: DevId, total: u64, uuid: [u8; 16]) -> DevIt
 fn require_enough(tx: &Transaction, removed: &[DevId], fs: &Filesystem) -> Result<()> {
     let volume = fs.shared.gate.volume();
     let items = tx.device_items().iter().map(|item| DevId(item.devid.get()));
-    let left = items.filter(|devid| volume.is_written(*devid) && !removed.contains(devid)).count();
+    let left = items.filter(|devid| volume.takes_chunks(*devid) && !removed.contains(devid)).count();
     if left == 0 {
         return Err(Error::Refused(
             "the last device that is written cannot be removed; at least 1 must be left".into(),
@@ -388,7 +390,7 @@ fn require_enough(tx: &Transaction, removed: &[DevId], fs: &Filesystem) -> Resul
     Ok(())
 }
 
-fn device_error(device: &dyn BlockDevice, source: std::io::Error) -> Error {
+pub(super) fn device_error(device: &dyn BlockDevice, source: std::io::Error) -> Error {
     Error::Volume(butterfs_volume::Error::Device { name: device.name(), devid: None, source })
 }
 

@@ -22,6 +22,7 @@ use crate::file::{CompressRule, Compressors, DataRule, DirtyBudget, FileData, Wr
 use crate::inode::cache::InodeCache;
 use crate::inode::{BadData, InodeId, LiveOptions, Options, Shared};
 use crate::replay;
+use crate::scrub::history;
 pub use crate::subvolume::root::Access;
 use crate::subvolume::{Subvolumes, root};
 use crate::tx::{Gate, GateSettings, Need, SpaceRules, Transaction};
@@ -140,6 +141,7 @@ impl Filesystem {
         let environment: Arc<dyn Environment> = environment.into();
         let (gate, sb) = old_root::open(&Arc::new(volume), &options, settings)?;
         let gate = gate.with_clock(Arc::clone(&environment));
+        history::examine(&gate)?;
         if sb.log_root.get() != 0 {
             replay(&gate, &options)?;
         }

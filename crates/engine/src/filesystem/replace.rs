@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use butterfs_format::{DevId, ItemType, Key, TreeId};
-use butterfs_volume::{BlockDevice, FileDevice, erase_superblocks};
+use butterfs_volume::{BlockDevice, FileDevice, erase_superblocks, signatures};
 
 use super::Filesystem;
-use super::devices::WhichDevice;
+use super::devices::{WhichDevice, device_error};
 use super::exclusive::{Exclusive, ExclusiveTurn};
 use crate::error::{Error, Result};
 use crate::inode::lock;
@@ -76,6 +76,12 @@ pub(super) struct Replacing {
     times: [AtomicU64; 2],
 }
 
+/// Nothing may take the target for what it was.
+fn clear(target: &dyn BlockDevice) -> Result<()> {
+    signatures::erase_others(target).map_err(|source| device_error(target, source))?;
+    Ok(erase_superblocks(target)?)
+}
+
 impl Filesystem {
     /// Begins to replace a device: all that is refused is refused here. [`Filesystem::run_replacement`] does it. What the target
     /// holds is lost: the caller has looked.
@@ -87,11 +93,9 @@ impl Filesystem {
         gate.check_writable()?;
         let turn = self.exclusive.begin(Exclusive::DeviceReplace)?;
         self.check_replacement(devid, &**target)?;
-        if !gate.volume().catching_up().is_empty() {
-            return Err(Error::Busy("a device is being brought up to date"));
-        }
+        self.require_up_to_date()?;
         gate.volume().begin_replacing(devid, Arc::clone(target))?;
-        erase_superblocks(&**target).inspect_err(|_| gate.volume().forget_target(devid))?;
+        clear(&**target).inspect_err(|_| gate.volume().forget_target(devid))?;
         *lock(&self.replacing.monitor) = Some((devid, Arc::new(ResyncMonitor::default())));
         self.replacing.times[0].store(self.now().sec.get(), Ordering::Release);
         self.replacing.ended.store(false, Ordering::Release);

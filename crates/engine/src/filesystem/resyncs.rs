@@ -81,6 +81,19 @@ impl Filesystem {
         Ok(done)
     }
 
+    /// Operations that move what there is wait until all devices can be counted on.
+    ///
+    /// # Errors
+    /// If a device is being brought up to date.
+    pub(super) fn require_up_to_date(&self) -> Result<()> {
+        match self.shared.gate.volume().catching_up().is_empty() {
+            true => Ok(()),
+            false => {
+                Err(Error::Busy("a device is being brought up to date; try again when that has ended (see the log)"))
+            }
+        }
+    }
+
     /// The device that is being brought up to date, and how far that is.
     pub fn resync_status(&self) -> Option<(DevId, ResyncProgress)> {
         lock(&self.resyncs.running).as_ref().map(|(devid, monitor)| (*devid, monitor.progress()))

@@ -118,7 +118,9 @@ impl Filesystem {
         let replay = (sb.log_root.get() != 0).then_some(replay::replay);
         gate.begin_writing(replay).map_err(|error| if replay.is_some() { open::in_log(error) } else { error })?;
         open::drop_space_cache(gate, sb.compat_ro())?;
-        self.find_balance()
+        self.find_balance()?;
+        // What was unlinked while it was open, and what a cut left half removed, goes.
+        self.clean_up_subvolume(self.root.tree)
     }
 
     fn end_changes(&self) -> Result<()> {

@@ -11,6 +11,7 @@
 //! None is held while bytes are read and verified.
 
 mod gather;
+pub(crate) mod history;
 mod load;
 mod mirrors;
 mod progress;
@@ -20,6 +21,7 @@ mod throttle;
 mod verify;
 
 use std::panic::resume_unwind;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use butterfs_format::validate::Geometry;
@@ -85,6 +87,8 @@ struct Run<'a> {
     mode: ScrubMode,
     geometry: Geometry,
     sector: u64,
+    /// Parity to look at again at the end.
+    later: Mutex<Vec<rows::Unjudged>>,
 }
 
 impl Run<'_> {
@@ -119,9 +123,11 @@ pub(crate) fn scrub(shared: &Shared, devid: DevId, options: &ScrubOptions, monit
     }
     let geometry = volume.geometry();
     let sector = u64::from(geometry.sectorsize);
-    let run = Run { shared, gate, volume, monitor, devid, mode: options.mode, geometry, sector };
+    let run =
+        Run { shared, gate, volume, monitor, devid, mode: options.mode, geometry, sector, later: Mutex::default() };
     superblocks(&run)?;
     let end = all_windows(&run, options)?;
+    rows::verify_later(&run)?;
     if options.mode == ScrubMode::Repair && monitor.progress().errors() > 0 {
         // Makes repairs durable, writes the counters, and superblocks anew.
         gate.commit()?;

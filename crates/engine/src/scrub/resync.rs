@@ -5,6 +5,9 @@
 //! data whose checksums are newer (space that was preallocated before and written after). Rows with parity are compared
 //! whole, where anything in them is in use: what was written there and freed again left its trace in parity.
 //!
+//! Of a device that missed so many commits that no superblock tells of its last one, everything else is compared with its
+//! checksums, too: it may have been written by itself in a way that [`super::history`] does not see.
+//!
 //! # Invariants
 //! * What is copied passed its check. Where there is none, it is what the other devices have.
 //! * Nothing is read from the device as a source, but to be compared.
@@ -14,6 +17,7 @@
 //! is copied to. Rows are held from the reading to the end of the write.
 
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use butterfs_format::items::STRIPE_LEN;
@@ -78,6 +82,13 @@ enum Onto {
     Target,
 }
 
+/// What is done about what the device should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Older {
+    Trust,
+    Compare,
+}
+
 /// What the parts of a resync share.
 struct Copying<'a> {
     run: Run<'a>,
@@ -85,6 +96,8 @@ struct Copying<'a> {
     onto: Onto,
     stop: &'a dyn Fn() -> bool,
     since: Generation,
+    /// Whether what is older is compared.
+    older: Older,
     /// Where checksums are newer, by address.
     fresh: Vec<Range<u64>>,
 }
@@ -122,12 +135,24 @@ fn copy_all(
     let geometry = volume.geometry();
     let sector = u64::from(geometry.sectorsize);
     let no_scrub = ScrubMonitor::default();
-    let run = Run { shared, gate, volume, monitor: &no_scrub, devid, mode: ScrubMode::ReadOnly, geometry, sector };
+    let run = Run {
+        shared,
+        gate,
+        volume,
+        monitor: &no_scrub,
+        devid,
+        mode: ScrubMode::ReadOnly,
+        geometry,
+        sector,
+        later: Mutex::default(),
+    };
     let fresh = match onto {
         Onto::Itself => gate.view(|tx| fresh_checksums(tx, since))?,
         Onto::Target => Vec::new(),
     };
-    let copying = Copying { run, monitor, onto, stop, since, fresh };
+    let forgotten = volume.forgotten_devices().iter().any(|(forgotten, _)| *forgotten == devid);
+    let older = if forgotten { Older::Compare } else { Older::Trust };
+    let copying = Copying { run, monitor, onto, stop, since, older, fresh };
     for extent in volume.device_extents(devid) {
         for from in (0..extent.length).step_by(WINDOW as usize) {
             if (copying.stop)() {
@@ -186,12 +211,14 @@ fn copy(copying: &Copying<'_>, piece: &Piece) -> Result<()> {
     let is_newer = piece.generation > copying.since.0;
     match &piece.what {
         What::Block { .. } if is_newer => copy_block(copying, piece),
+        What::Block { .. } if copying.older == Older::Compare => compare_block(copying, piece),
         What::Block { .. } => Ok(()),
         What::Data { sums } => {
             let sector = copying.run.sector;
             let wanted = |number: usize| match sums[number] {
                 _ if is_newer => Wanted::Copy,
                 None => Wanted::Copy,
+                Some(_) if copying.older == Older::Compare => Wanted::Compare,
                 Some(_) if copying.is_fresh(piece.at.0 + number as u64 * sector) => Wanted::Compare,
                 Some(_) => Wanted::Nothing,
             };
@@ -259,6 +286,12 @@ fn copy_block(copying: &Copying<'_>, piece: &Piece) -> Result<()> {
     }
     copying.note_unreadable(piece, piece.at.0, piece.len);
     Ok(())
+}
+
+/// Copies a block unless the device has it.
+fn compare_block(copying: &Copying<'_>, piece: &Piece) -> Result<()> {
+    let own = copying.own(piece.physical, piece.len as usize);
+    if block_trouble(&copying.run, piece, &own).is_some() { copy_block(copying, piece) } else { Ok(()) }
 }
 
 /// Copies sectors of a piece, those that are good.

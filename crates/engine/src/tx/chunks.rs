@@ -158,7 +158,9 @@ impl Transaction {
 
     /// The largest size of a chunk and its stripes: as the kernel, by kind and by the size of the filesystem.
     fn chunk_limits(&self, kind: BlockGroupFlags, profile: &Profile) -> Limits {
-        let total: u64 = self.devices.iter().map(|d| d.total_bytes.get()).sum();
+        // As the kernel's total_rw_bytes: a chunk that is a tenth of what is missing would take all that is left.
+        let there = self.devices.iter().filter(|device| self.takes_chunks(device));
+        let total: u64 = there.map(|device| device.total_bytes.get()).sum();
         let (stripe, chunk, devices) = match kind {
             BlockGroupFlags::SYSTEM => (32 * MIB, 32 * MIB, SYSTEM_CHUNK_DEVICES),
             BlockGroupFlags::METADATA if total <= 50 * GIB => (256 * MIB, 256 * MIB, usize::MAX),

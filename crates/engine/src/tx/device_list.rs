@@ -63,7 +63,7 @@ impl Transaction {
     /// Whether new chunks may use a device at all.
     pub(super) fn takes_chunks(&self, device: &DevItem) -> bool {
         let devid = DevId(device.devid.get());
-        self.volume.is_written(devid) && self.wishes.caps.get(&devid) != Some(&0)
+        self.volume.takes_chunks(devid) && self.wishes.caps.get(&devid) != Some(&0)
     }
 
     /// How many devices new chunks may use.

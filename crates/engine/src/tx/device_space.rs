@@ -62,10 +62,10 @@ impl Transaction {
         self.wishes.caps.get(&DevId(device.devid.get())).copied().unwrap_or(u64::MAX)
     }
 
-    /// The room on each device that is written.
+    /// The room on each device that new chunks may lie on.
     pub(super) fn rooms(&self) -> Vec<Room<'_>> {
         let space = self.device_space.iter().flatten().enumerate();
-        let written = |index: usize| self.volume.is_written(DevId(self.devices[index].devid.get()));
+        let written = |index: usize| self.volume.takes_chunks(DevId(self.devices[index].devid.get()));
         space.filter(|(index, _)| written(*index)).map(|(index, free)| Room { index, free }).collect()
     }
 

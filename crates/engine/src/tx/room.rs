@@ -71,7 +71,7 @@ impl Transaction {
     /// How many bytes of devices new chunks of a kind could take, with their copies, by the kernel's reckoning.
     pub fn room_for(&self, kind: BlockGroupFlags) -> u64 {
         let Some(profile) = Profile::of(self.profile_for(kind)) else { return 0 };
-        let devices = self.devices.iter().filter(|item| self.volume.is_written(DevId(item.devid.get())));
+        let devices = self.devices.iter().filter(|item| self.volume.takes_chunks(DevId(item.devid.get())));
         let free = devices.map(|item| item.total_bytes.get().saturating_sub(item.bytes_used.get()));
         let free: Vec<u64> = free.map(|bytes| bytes / STRIPE_LEN * STRIPE_LEN).collect();
         let lay = Lay::of(&profile, free.len());

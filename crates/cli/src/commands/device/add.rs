@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use butterfs_engine::mkfs::MIN_SIZE;
 use butterfs_fuse::control;
-use butterfs_volume::{BlockDevice, FileDevice};
+use butterfs_volume::{BlockDevice, FileDevice, signatures};
 
 use super::split;
 use crate::commands::mount::protected::is_protected;
 use crate::commands::space;
 use crate::commands::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours};
 use crate::failure::{self, Failure, Result};
-use crate::{exit, output, signatures, size};
+use crate::{exit, output, size};
 
 /// A device is told of so many bytes at a time that it may forget.
 const DISCARD: u64 = 1 << 30;

@@ -3,7 +3,7 @@
 //! # Invariants
 //! * Nothing is written before all options are understood and what is on the device was looked at.
 //! * A file that was created or extended for a filesystem that could not be made is taken back.
-//! * A filesystem that is to begin with content has all of it, or is none.
+//! * A filesystem that is to begin with content and cannot have all of it is none.
 
 mod content;
 mod features;
@@ -17,7 +17,7 @@ use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::mkfs::{MakeOptions, NewDevice, make_on};
 use butterfs_format::ChecksumType;
 use butterfs_format::superblock::Incompat;
-use butterfs_volume::BlockDevice;
+use butterfs_volume::{BlockDevice, signatures};
 use rustix::process::{getgid, getuid};
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ use self::features::{FEATURES, choose_features, list_features};
 use self::profiles::{ProfileName, shown};
 use self::target::{Target, Wish};
 use crate::failure::{self, Failure, Result};
-use crate::{exit, output, signatures, size};
+use crate::{exit, output, size};
 
 /// What `mkfs` is told.
 #[derive(Debug, clap::Args)]

@@ -3,10 +3,10 @@
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 
-use butterfs_volume::{BlockDevice, FileDevice};
+use butterfs_volume::{BlockDevice, FileDevice, signatures};
 
+use crate::exit;
 use crate::failure::{self, Failure, Result};
-use crate::{exit, signatures};
 
 /// The image file or device, with what was done to it so far.
 pub(super) struct Target<'a> {

@@ -2,8 +2,8 @@
 
 use std::io;
 
+use crate::device::BlockDevice;
 use butterfs_format::superblock::{MAGIC, SUPERBLOCK_OFFSETS};
-use butterfs_volume::BlockDevice;
 
 /// Where the magic lies within a Btrfs superblock.
 const BTRFS_MAGIC_AT: u64 = 64;
@@ -86,7 +86,7 @@ pub fn erase_others(device: &dyn BlockDevice) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use butterfs_volume::MemDevice;
+    use crate::MemDevice;
 
     use super::*;
 
