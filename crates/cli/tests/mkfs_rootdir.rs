@@ -99,6 +99,17 @@ fn directories_become_subvolumes() {
         assert!(listed.contains(name), "{name}: {listed}");
     }
     assert_eq!(listed.matches("RDONLY").count(), 1, "{listed}");
+    // Names of one file in one subvolume stay that; `again` and `file3` are in different ones.
+    let linked = work.dir("linked");
+    std::fs::create_dir(linked.join("sub")).unwrap();
+    std::fs::write(linked.join("a"), "twice in each").unwrap();
+    ["z", "sub/b", "sub/c"].iter().for_each(|name| std::fs::hard_link(linked.join("a"), linked.join(name)).unwrap());
+    let second = work.file("second");
+    mkfs(&["-q", "-r", text(&linked), "-u", "sub", text(&second)]).ok();
+    assert_clean(&second);
+    let found = copied_out(&work, &second, "links");
+    let links = |name: &str| found.entries[Path::new(name)].links;
+    assert_eq!(["a", "z", "sub/b", "sub/c"].map(links), [2; 4]);
     // The default is what a copy begins at.
     let inner = copied_out(&work, &image, "default");
     inner.assert_same(&tree(&dir.join("dir2/inner")), Times::Exact, "the default subvolume");

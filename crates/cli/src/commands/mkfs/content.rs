@@ -1,7 +1,8 @@
 //! `mkfs --rootdir`: a new filesystem begins with what is in a directory of the host.
 //!
 //! # Invariants
-//! * Either all of it is there, or there is no filesystem: its superblocks are erased if anything could not be copied.
+//! * If anything could not be copied, there is no filesystem: its superblocks are erased. (Who is killed in the midst of it
+//!   leaves one with a part, as after a power cut.)
 //! * Directories that are to be subvolumes are made before anything is copied, so that the copy finds them.
 
 mod estimate;
@@ -102,7 +103,11 @@ impl Content {
             return Err(Failure::at(exit::INTERRUPTED, image, "interrupted; there is no filesystem"));
         }
         if !complete {
-            return Err(Failure::at(exit::USAGE, image, "not everything could be copied; there is no filesystem"));
+            return Err(Failure::at(
+                exit::USAGE,
+                image,
+                "not everything could be copied; there is no filesystem (where there was no space, make it larger, or leave --size out)",
+            ));
         }
         self.finish(&fs, &trees).map_err(failed)
     }

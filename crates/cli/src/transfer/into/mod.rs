@@ -20,6 +20,7 @@ use butterfs_engine::dir::Place;
 use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind, SetAttributes};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::inode::xattr::{Xattr as NewXattr, XattrMode};
+use butterfs_format::TreeId;
 use butterfs_format::items::{FileType, InodeFlags, Timespec};
 use butterfs_fuse::DeviceNumber;
 use rustix::fs::Stat;
@@ -112,8 +113,9 @@ struct Copier<'a> {
     images: Vec<(u64, u64)>,
     /// The directories around; `None`: it could not be made, and what is in it is passed over.
     frames: Vec<Option<Frame>>,
-    /// Files with several names, by device and inode.
-    linked: HashMap<(u64, u64), InodeId>,
+    /// Files with several names, by device and inode, and the subvolume that they were copied into: links do not go from
+    /// one to another.
+    linked: HashMap<(u64, u64, TreeId), InodeId>,
     piece: Vec<u8>,
     committed: Instant,
 }
@@ -259,7 +261,7 @@ impl Copier<'_> {
             let id = self.create(found, to, NewKind::File)?;
             let copied = self.copy_data(found, id).and_then(|()| self.settle(id, found));
             if copied.is_err() {
-                self.linked.remove(&(stat.st_dev, stat.st_ino));
+                self.linked.remove(&(stat.st_dev, stat.st_ino, to.dir.tree));
                 self.fs.unlink(to)?;
             }
             return copied;
@@ -310,11 +312,9 @@ impl Copier<'_> {
         if !self.keeps_links(&found.stat) {
             return Ok(false);
         }
-        let Some(id) = self.linked.get(&(found.stat.st_dev, found.stat.st_ino)).copied() else { return Ok(false) };
-        // Links do not go from one subvolume to another.
-        if id.tree != to.dir.tree {
+        let Some(id) = self.linked.get(&(found.stat.st_dev, found.stat.st_ino, to.dir.tree)).copied() else {
             return Ok(false);
-        }
+        };
         if old == Some(id) {
             return Ok(true);
         }
@@ -353,7 +353,7 @@ impl Copier<'_> {
             self.fs.set_attributes(id, &self.attributes(&found.stat))?;
         }
         if self.keeps_links(&found.stat) {
-            self.linked.insert((found.stat.st_dev, found.stat.st_ino), id);
+            self.linked.insert((found.stat.st_dev, found.stat.st_ino, id.tree), id);
         }
         Ok(())
     }
