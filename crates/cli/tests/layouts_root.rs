@@ -19,13 +19,6 @@ use common::{MIB, kernel, setup, subject};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_butterfs");
 
-/// The root's own times are the test's doing.
-fn read(dir: &Path) -> Tree {
-    let mut tree = Tree::read(dir);
-    tree.forget_times("");
-    tree
-}
-
 fn populated(dir: &Path, name: &str, seed: u64) {
     let inner = dir.join(name);
     fs::create_dir(&inner).expect("mkdir");
@@ -92,11 +85,11 @@ fn written_and_read(image: &Path, mnt: &Path, seed: u64, judge: fn(&Path)) {
     judge(image);
     let mounted = subject().mount(image, mnt, "noatime,compress-force=zstd");
     populated(mnt, "packed", seed + 20);
-    let expected = read(mnt);
+    let expected = Tree::content_of(mnt);
     mounted.unmount();
     judge(image);
     let mounted = subject().mount(image, mnt, "noatime");
-    read(mnt).assert_same(&expected, Times::Exact, "our second mount | the first");
+    Tree::content_of(mnt).assert_same(&expected, Times::Exact, "our second mount | the first");
     fs::remove_dir_all(mnt.join("first")).expect("remove");
     mounted.unmount();
     judge(image);
@@ -137,14 +130,14 @@ fn a_v1_space_cache_is_dropped() {
     let mounted = subject().mount(&image, &mnt, "noatime");
     fs::remove_dir_all(mnt.join("kernel 1")).expect("remove");
     populated(&mnt, "ours", 2);
-    let expected = read(&mnt);
+    let expected = Tree::content_of(&mnt);
     mounted.unmount();
     let superblock = oracle::superblock(&image);
     assert_eq!(superblock["cache_generation"], u64::MAX.to_string());
     assert!(!oracle::dump_tree(&image, "root").contains("FREE_SPACE UNTYPED"));
     checked(&image);
     let mounted = kernel().mount(&image, &mnt, "noatime,space_cache=v1");
-    read(&mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours");
+    Tree::content_of(&mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours");
     mounted.unmount();
     kernels(3);
     // A mount of ours that changes nothing else drops it, too, and dies before that is durable.
@@ -197,11 +190,11 @@ fn mixed_block_groups_are_filled_and_emptied() {
         mounted.sync();
         let second = filled(&mnt, 2);
         assert!(second * 4 > first, "after {first} files, half of which are gone, only {second} more");
-        let expected = read(&mnt);
+        let expected = Tree::content_of(&mnt);
         mounted.unmount();
         checked(&image);
         let mounted = kernel().mount(&image, &mnt, "noatime");
-        read(&mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours");
+        Tree::content_of(&mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours");
         for number in 0..second {
             fs::remove_file(mnt.join(format!("2-{number}"))).expect("the kernel deletes");
         }

@@ -126,7 +126,7 @@ impl Rig {
 
     fn compare(&self, what: &str) {
         let what = format!("{}: {what} | the reference", self.case.name);
-        read(&self.mnt).assert_same(&read(&self.reference_dir), NEAR, &what);
+        Tree::content_of(&self.mnt).assert_same(&Tree::content_of(&self.reference_dir), NEAR, &what);
     }
 
     /// So many operations on both, and then all is compared.
@@ -230,12 +230,6 @@ impl Rig {
         }
         drop(kernel);
     }
-}
-
-fn read(dir: &Path) -> Tree {
-    let mut tree = Tree::read(dir);
-    tree.forget_times("");
-    tree
 }
 
 /// Data on RAID5 is judged by the kernel's scrub and our check only: there `btrfs check --check-data-csum` of btrfs-progs 6.14

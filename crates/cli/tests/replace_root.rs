@@ -24,19 +24,6 @@ fn replace(options: &[&str], source: &Path, target: &Path, path: &Path) -> Finis
     run(command.args(["device", "replace", "start"]).args(options).args([source, target, path]))
 }
 
-#[track_caller]
-fn clean(images: &[PathBuf]) {
-    let loops: Vec<_> = images.iter().map(|image| Loop::over(image)).collect();
-    let last = loops.last().expect("there are devices");
-    run(Command::new("btrfs").args(["check", "--check-data-csum"]).arg(last.path())).ok();
-}
-
-fn read(dir: &Path) -> Tree {
-    let mut tree = Tree::read(dir);
-    tree.forget_times("");
-    tree
-}
-
 /// Images with a populated filesystem, and one more that is empty.
 fn made(work: &Path, mkfs: &[&str]) -> (Vec<PathBuf>, PathBuf, Tree) {
     let images = devices::mkfs(work, &[400 * MIB, 400 * MIB, 400 * MIB], mkfs);
@@ -48,16 +35,16 @@ fn made(work: &Path, mkfs: &[&str]) -> (Vec<PathBuf>, PathBuf, Tree) {
     (0..6).for_each(|number| {
         std::fs::write(mnt.join(format!("noise{number}")), Random::new(number).bytes(8 << 20)).expect("write");
     });
-    let tree = read(&mnt);
+    let tree = Tree::content_of(&mnt);
     drop(mount);
     (images, target, tree)
 }
 
 #[track_caller]
 fn kernel_has(images: &[PathBuf], mnt: &Path, tree: &Tree) {
-    clean(images);
+    devices::assert_clean(images);
     let kernel = KernelMount::new(images, mnt, "noatime");
-    read(mnt).assert_same(tree, Times::Exact, "the kernel's mount | before");
+    Tree::content_of(mnt).assert_same(tree, Times::Exact, "the kernel's mount | before");
     drop(kernel);
 }
 
@@ -97,7 +84,7 @@ fn on_a_mount() {
     assert_eq!(status(&["cancel"]).status.code(), Some(2));
     replace(&["-B"], &images[1], &target, &mnt).ok();
     assert_eq!(status(&["status", "-1"]).ok().stdout, "Finished, 0 write errs, 0 uncorr. read errs\n");
-    read(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
+    Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
     drop(ours);
     images[1] = target;
     kernel_has(&images, &mnt, &tree);
@@ -144,9 +131,9 @@ fn killed_at_any_moment() {
         if has_superblock(&target) {
             std::mem::swap(&mut images[1], &mut target);
         }
-        clean(&images);
+        devices::assert_clean(&images);
         let ours = Ours::new(&images, &mnt, "noatime");
-        read(&mnt).assert_same(&tree, Times::Exact, &format!("after kill {round} | before"));
+        Tree::content_of(&mnt).assert_same(&tree, Times::Exact, &format!("after kill {round} | before"));
         drop(ours);
         // What was killed at the last moment left the superblock that the next one is refused for.
         std::fs::OpenOptions::new().write(true).open(&target).expect("opens").set_len(0).expect("is emptied");

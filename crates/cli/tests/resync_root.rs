@@ -7,7 +7,7 @@ use butterfs_testkit::command::{Finished, run};
 use butterfs_testkit::devices::{self, KernelMount};
 use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::random::Random;
-use butterfs_testkit::tree_compare::{Times, Tree};
+use butterfs_testkit::tree_compare::{Times, Tree, hash_file};
 use common::ours::Ours;
 use common::{MIB, setup};
 use std::path::{Path, PathBuf};
@@ -16,19 +16,6 @@ use std::time::{Duration, Instant};
 
 fn butterfs(arguments: &[&str], path: &Path) -> Finished {
     run(Command::new(env!("CARGO_BIN_EXE_butterfs")).args(arguments).arg(path))
-}
-
-#[track_caller]
-fn clean(images: &[PathBuf]) {
-    let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
-    let last = loops.last().expect("there are devices");
-    run(Command::new("btrfs").args(["check", "--check-data-csum"]).arg(last.path())).ok();
-}
-
-fn read(dir: &Path) -> Tree {
-    let mut tree = Tree::read(dir);
-    tree.forget_times("");
-    tree
 }
 
 /// Files, of which one is overwritten in place from now on.
@@ -51,7 +38,14 @@ fn meanwhile(dir: &Path) {
     std::fs::write(dir.join("new"), Random::new(5).bytes(6 << 20)).expect("write");
 }
 
-fn after_the_kernel(name: &str, mkfs: &[&str], bring: impl Fn(&[PathBuf], &Path)) {
+fn commits(dir: &Path, count: usize) {
+    for number in 0..count {
+        std::fs::write(dir.join("counted"), number.to_string()).expect("write");
+        run(Command::new("sync").arg("-f").arg(dir)).ok();
+    }
+}
+
+fn after_the_kernel(name: &str, mkfs: &[&str], further: usize, bring: impl Fn(&[PathBuf], &Path)) {
     let Some(work) = setup(name) else { return };
     let mnt = work.dir("mnt");
     let images = devices::mkfs(work.path(), &[400 * MIB, 400 * MIB, 400 * MIB], mkfs);
@@ -60,16 +54,17 @@ fn after_the_kernel(name: &str, mkfs: &[&str], bring: impl Fn(&[PathBuf], &Path)
     drop(kernel);
     let kernel = KernelMount::new(&images[..2], &mnt, "noatime,degraded");
     meanwhile(&mnt);
-    let tree = read(&mnt);
+    commits(&mnt, further);
+    let tree = Tree::content_of(&mnt);
     drop(kernel);
     bring(&images, &mnt);
-    clean(&images);
+    devices::assert_clean(&images);
     let kernel = KernelMount::new(&images, &mnt, "noatime");
-    read(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
+    Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
     drop(kernel);
     // What came back stands in for another.
     let _kernel = KernelMount::new(&images[1..], &mnt, "noatime,degraded,ro");
-    read(&mnt).assert_same(&tree, Times::Exact, "without the first | before");
+    Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "without the first | before");
 }
 
 fn by_command(images: &[PathBuf], _: &Path) {
@@ -97,15 +92,51 @@ fn by_a_mount(images: &[PathBuf], mnt: &Path) {
 
 #[test]
 fn raid1_written_by_the_kernel() {
-    after_the_kernel("resync-raid1", &["-d", "raid1", "-m", "raid1"], by_command);
+    after_the_kernel("resync-raid1", &["-d", "raid1", "-m", "raid1"], 0, by_command);
 }
 
 #[test]
 fn raid5_written_by_the_kernel() {
-    after_the_kernel("resync-raid5", &["-d", "raid5", "-m", "raid1"], by_command);
+    after_the_kernel("resync-raid5", &["-d", "raid5", "-m", "raid1"], 0, by_command);
 }
 
 #[test]
 fn a_mount_does_it_by_itself() {
-    after_the_kernel("resync-mount", &["-d", "raid1", "-m", "raid1"], by_a_mount);
+    after_the_kernel("resync-mount", &["-d", "raid1", "-m", "raid1"], 0, by_a_mount);
+}
+
+/// Superblocks do not tell of the last commit that it has.
+#[test]
+fn raid1_that_missed_many_commits() {
+    after_the_kernel("resync-many", &["-d", "raid1", "-m", "raid1"], 12, by_command);
+}
+
+/// The kernel wrote each half without the other, one of them so often that its superblock does not remember the commits
+/// of the other: that is seen by the tree blocks, and neither is changed.
+#[test]
+fn halves_that_no_superblock_remembers_are_refused() {
+    let Some(work) = setup("resync-apart") else { return };
+    let mnt = work.dir("mnt");
+    let images = devices::mkfs(work.path(), &[400 * MIB, 400 * MIB], &["-d", "raid1", "-m", "raid1"]);
+    let files = |text: &str| {
+        (0..300).for_each(|n| std::fs::write(mnt.join(format!("sub/file{n}")), format!("{text} {n}")).expect("write"));
+        run(Command::new("sync").arg("-f").arg(&mnt)).ok();
+    };
+    let kernel = KernelMount::new(&images, &mnt, "noatime");
+    run(Command::new("btrfs").args(["subvolume", "create"]).arg(mnt.join("sub"))).ok();
+    files("both");
+    drop(kernel);
+    for (half, text, more) in [(1, "second", 1), (0, "first", 12)] {
+        let _kernel = KernelMount::new(&images[half..=half], &mnt, "noatime,degraded");
+        files(text);
+        commits(&mnt, more);
+    }
+    let hashes = || images.iter().map(|image| hash_file(image).expect("read")).collect::<Vec<_>>();
+    let before = hashes();
+    let refused = butterfs(&["device", "resync"], &images[0]);
+    assert!(!refused.status.success() && refused.stderr.contains("written apart"), "{refused}");
+    let mut mount = Command::new(env!("CARGO_BIN_EXE_butterfs"));
+    let refused = run(mount.arg("mount").args(&images).arg(&mnt));
+    assert!(!refused.status.success() && refused.stderr.contains("written apart"), "{refused}");
+    assert!(hashes() == before, "one of them was written");
 }

@@ -18,12 +18,6 @@ use std::process::Command;
 const BUTTERFS: &str = env!("CARGO_BIN_EXE_butterfs");
 const SIZE: u64 = 512 * MIB;
 
-fn read(dir: &Path) -> Tree {
-    let mut tree = Tree::read(dir);
-    tree.forget_times("");
-    tree
-}
-
 fn populated(dir: &Path, name: &str, seed: u64) {
     let inner = dir.join(name);
     std::fs::create_dir(&inner).expect("mkdir");
@@ -74,7 +68,7 @@ fn written(images: &[PathBuf], mnt: &Path, name: &str) -> Tree {
     if of_the_seed.exists() {
         std::fs::remove_file(of_the_seed).expect("unlink");
     }
-    let expected = read(mnt);
+    let expected = Tree::content_of(mnt);
     drop(ours);
     let after: Vec<_> = images[1..].iter().map(|seed| oracle::file_hash(seed)).collect();
     assert_eq!(after, before, "a seed was written");
@@ -85,7 +79,7 @@ fn written(images: &[PathBuf], mnt: &Path, name: &str) -> Tree {
 fn seen_by_the_kernel(images: &[PathBuf], mnt: &Path, expected: &Tree) {
     clean(images);
     let _kernel = KernelMount::new(images, mnt, "noatime");
-    read(mnt).assert_same(expected, Times::Exact, "the kernel's mount | ours before");
+    Tree::content_of(mnt).assert_same(expected, Times::Exact, "the kernel's mount | ours before");
 }
 
 #[test]
@@ -116,7 +110,7 @@ fn a_sprout_is_a_seed_itself() {
     let second = sprouted(&work, &mnt, &first, "second");
     let expected = written(&second, &mnt, "second");
     let ours = Ours::new(&second, &mnt, "ro");
-    read(&mnt).assert_same(&expected, Times::Exact, "our mount of the chain | before");
+    Tree::content_of(&mnt).assert_same(&expected, Times::Exact, "our mount of the chain | before");
     drop(ours);
 }
 
@@ -133,7 +127,7 @@ fn a_seed_is_removed() {
         if on_mount {
             let ours = Ours::new(&images, &mnt, "noatime");
             run(Command::new(BUTTERFS).args(["device", "remove", "1"]).arg(&mnt)).ok();
-            read(&mnt).assert_same(&expected, Times::Exact, "our mount without the seed | before");
+            Tree::content_of(&mnt).assert_same(&expected, Times::Exact, "our mount without the seed | before");
             drop(ours);
         } else {
             let mut command = Command::new(BUTTERFS);

@@ -67,7 +67,7 @@ impl Rig {
             let noise = Random::new(number).bytes(8 << 20);
             std::fs::write(mnt.join(format!("noise{number}")), noise).expect("write");
         }
-        let tree = read(&mnt);
+        let tree = Tree::content_of(&mnt);
         drop(mounted);
         Some(Self { work, mnt, images, tree, on })
     }
@@ -108,10 +108,10 @@ impl Rig {
     /// It goes on with the next mount, or is cancelled; nothing is lost either way.
     fn recovers(&self, round: usize, what: &str) {
         let present = self.present();
-        clean(&present);
+        devices::assert_clean(&present);
         let options = if round.is_multiple_of(3) { "noatime" } else { "noatime,skip_balance" };
         let ours = Ours::new(&present, &self.mnt, options);
-        read(&self.mnt).assert_same(&self.tree, Times::Exact, &format!("{what} | before"));
+        Tree::content_of(&self.mnt).assert_same(&self.tree, Times::Exact, &format!("{what} | before"));
         if round.is_multiple_of(3) {
             while self.butterfs(&["balance", "status"], &self.mnt).stdout.contains("is running") {
                 std::thread::sleep(Duration::from_millis(20));
@@ -127,7 +127,7 @@ impl Rig {
             self.butterfs(&["device", "add", "-f", gone], &self.images[0]).ok();
         }
         self.butterfs(&["filesystem", "resize", "1:700M"], &self.images[0]).ok();
-        clean(&self.images);
+        devices::assert_clean(&self.images);
     }
 
     /// What was moved together is spread again, so that there is something to move the next time.
@@ -139,19 +139,6 @@ impl Rig {
         self.butterfs(&["balance", "start", "-dconvert=raid0", "-mconvert=raid1", "-f"], &self.mnt).ok();
         drop(ours);
     }
-}
-
-fn read(dir: &Path) -> Tree {
-    let mut tree = Tree::read(dir);
-    tree.forget_times("");
-    tree
-}
-
-#[track_caller]
-fn clean(images: &[PathBuf]) {
-    let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
-    let last = loops.last().expect("there are devices");
-    run(Command::new("btrfs").args(["check", "--check-data-csum"]).arg(last.path())).ok();
 }
 
 fn kills(operation: Operation, on: On) {
@@ -169,7 +156,7 @@ fn kills(operation: Operation, on: On) {
     }
     println!("{operation:?}, {on:?}: {} kills within {long:?}, {ended} after its end", scaled(KILLS));
     let _kernel = KernelMount::new(&rig.images, &rig.mnt, "noatime");
-    read(&rig.mnt).assert_same(&rig.tree, Times::Exact, "the kernel's mount | before");
+    Tree::content_of(&rig.mnt).assert_same(&rig.tree, Times::Exact, "the kernel's mount | before");
 }
 
 #[test]

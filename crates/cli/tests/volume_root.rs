@@ -28,25 +28,12 @@ fn compat(arguments: &[&str], path: &Path) -> Finished {
     run(Command::new(BUTTERFS).args(["compat", "--", "btrfs"]).args(arguments).arg(path))
 }
 
-#[track_caller]
-fn clean(images: &[PathBuf]) {
-    let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
-    let last = loops.last().expect("there are devices");
-    run(Command::new("btrfs").args(["check", "--check-data-csum"]).arg(last.path())).ok();
-}
-
-fn read(dir: &Path) -> Tree {
-    let mut tree = Tree::read(dir);
-    tree.forget_times("");
-    tree
-}
-
 fn populated(dir: &Path, noise: usize) -> Tree {
     populate::tree(dir, Plan { seed: 3, files: scaled(200), huge: 0, devices: true });
     for number in 0..noise {
         std::fs::write(dir.join(format!("noise{number}")), Random::new(number as u64).bytes(8 << 20)).expect("write");
     }
-    read(dir)
+    Tree::content_of(dir)
 }
 
 /// Images of these sizes, in MiB, with a populated filesystem on the first so many of them.
@@ -65,9 +52,9 @@ fn made(work: &Path, sizes: &[u64], count: usize, mkfs: &[&str], noise: usize) -
 
 #[track_caller]
 fn kernel_has(images: &[PathBuf], mnt: &Path, tree: &Tree, options: &str) {
-    clean(images);
+    devices::assert_clean(images);
     let _kernel = KernelMount::new(images, mnt, options);
-    read(mnt).assert_same(tree, Times::Exact, "the kernel's mount | before");
+    Tree::content_of(mnt).assert_same(tree, Times::Exact, "the kernel's mount | before");
 }
 
 #[test]
@@ -86,13 +73,13 @@ fn on_a_mount() {
     let status = butterfs(&["balance", "status"], &mnt).ok();
     assert!(status.stdout.contains("No balance found on"), "{status}");
     assert_eq!(butterfs(&["balance", "pause"], &mnt).status.code(), Some(2));
-    read(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
+    Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
     let refused = butterfs(&["device", "remove", "2"], &mnt);
     assert!(refused.stderr.contains("raid1c3 needs at least 3"), "{refused}");
     butterfs(&["balance", "start", "-mconvert=raid1", "-f"], &mnt).ok();
     butterfs(&["device", "remove", "1"], &mnt).ok();
     butterfs(&["filesystem", "resize", "2:-100M"], &mnt).ok();
-    read(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
+    Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
     drop(ours);
     kernel_has(&images[1..], &mnt, &tree, "noatime");
     // The removed one is nobody's any more.
@@ -143,7 +130,7 @@ fn by_btrfs_progs() {
     compat(&["balance", "start", "-f", "-dconvert=single", "-mconvert=dup"], &mnt).ok();
     compat(&["filesystem", "resize", "1:-50M"], &mnt).ok();
     compat(&["device", "remove", "2"], &mnt).ok();
-    read(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
+    Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
     drop(ours);
     drop(spare);
     kernel_has(&images[..1], &mnt, &tree, "noatime");
@@ -161,7 +148,7 @@ fn either_side_goes_on() {
     let paused = butterfs(&["balance", "pause"], &mnt);
     let was_running = paused.status.success();
     drop(ours);
-    clean(&images);
+    devices::assert_clean(&images);
     let kernel = KernelMount::new(&images, &mnt, "noatime,skip_balance");
     if was_running {
         let status = run(Command::new("btrfs").args(["balance", "status"]).arg(&mnt));
@@ -170,7 +157,7 @@ fn either_side_goes_on() {
     }
     let profiles = kernel.btrfs(&["filesystem", "df"]).stdout;
     assert!(profiles.contains("Data, RAID1") && !profiles.contains("Data, single"), "{profiles}");
-    read(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
+    Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
     // The kernel begins and pauses, we resume, at the mount.
     run(Command::new("btrfs").args(["balance", "start", "--bg", "-dconvert=single"]).arg(&mnt)).ok();
     std::thread::sleep(Duration::from_millis(100));
@@ -187,11 +174,11 @@ fn either_side_goes_on() {
     while butterfs(&["balance", "status"], &mnt).stdout.contains("is running") {
         std::thread::sleep(Duration::from_millis(100));
     }
-    read(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
+    Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
     drop(ours);
-    clean(&images);
+    devices::assert_clean(&images);
     let kernel = KernelMount::new(&images, &mnt, "noatime");
     let profiles = kernel.btrfs(&["filesystem", "df"]).stdout;
     assert!(profiles.contains("Data, single") && !profiles.contains("Data, RAID1"), "{profiles}");
-    read(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
+    Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "the kernel's mount | before");
 }

@@ -53,12 +53,6 @@ fn clean(images: &[PathBuf]) -> Finished {
     run(Command::new("btrfs").arg("check").args(data).arg(last.path())).ok()
 }
 
-fn read(dir: &Path) -> Tree {
-    let mut tree = Tree::read(dir);
-    tree.forget_times("");
-    tree
-}
-
 fn populated(dir: &Path, name: &str, seed: u64) {
     let inner = dir.join(name);
     std::fs::create_dir(&inner).expect("mkdir");
@@ -71,24 +65,24 @@ fn populated(dir: &Path, name: &str, seed: u64) {
 fn back_and_forth(images: &[PathBuf], mnt: &Path) {
     let ours = Ours::new(images, mnt, "noatime");
     populated(mnt, "first", 1);
-    let expected = read(mnt);
+    let expected = Tree::content_of(mnt);
     drop(ours);
     clean(images);
     let kernel = KernelMount::new(images, mnt, "noatime");
-    read(mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours before");
+    Tree::content_of(mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours before");
     std::fs::remove_dir_all(mnt.join("first")).expect("the kernel deletes");
     populated(mnt, "second", 2);
-    let expected = read(mnt);
+    let expected = Tree::content_of(mnt);
     drop(kernel);
     let ours = Ours::new(images, mnt, "noatime");
-    read(mnt).assert_same(&expected, Times::Exact, "our mount | the kernel's before");
+    Tree::content_of(mnt).assert_same(&expected, Times::Exact, "our mount | the kernel's before");
     std::fs::remove_dir_all(mnt.join("second")).expect("we delete");
     populated(mnt, "third", 3);
-    let expected = read(mnt);
+    let expected = Tree::content_of(mnt);
     drop(ours);
     clean(images);
     let kernel = KernelMount::new(images, mnt, "noatime");
-    read(mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours before");
+    Tree::content_of(mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours before");
     scrubbed(&kernel);
     drop(kernel);
 }
@@ -102,13 +96,13 @@ fn scrubbed(kernel: &KernelMount) {
 /// The kernel reads what we wrote without any one of the devices.
 fn degraded(images: &[PathBuf], mnt: &Path) {
     let kernel = KernelMount::new(images, mnt, "ro");
-    let expected = read(mnt);
+    let expected = Tree::content_of(mnt);
     drop(kernel);
     for gone in 0..images.len() {
         let mut left = images.to_vec();
         left.remove(gone);
         let kernel = KernelMount::new(&left, mnt, "ro,degraded");
-        read(mnt).assert_same(&expected, Times::Exact, "the kernel without a device | with all");
+        Tree::content_of(mnt).assert_same(&expected, Times::Exact, "the kernel without a device | with all");
         drop(kernel);
     }
 }
@@ -184,12 +178,12 @@ fn a_sprout_is_written_and_its_seed_is_not() {
     let ours = Ours::new(&images, &mnt, "noatime");
     std::fs::remove_dir_all(mnt.join("of the seed")).expect("we delete what lies on the seed");
     populated(&mnt, "of ours", 7);
-    let expected = read(&mnt);
+    let expected = Tree::content_of(&mnt);
     drop(ours);
     assert_eq!(oracle::file_hash(&images[1]), seed, "the seed was written");
     clean(&images);
     let _kernel = KernelMount::new(&images, &mnt, "noatime");
-    read(&mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours before");
+    Tree::content_of(&mnt).assert_same(&expected, Times::Exact, "the kernel's mount | ours before");
 }
 
 #[test]

@@ -5,13 +5,11 @@
 
 use std::sync::Arc;
 
-use butterfs_check::{Finding, Severity};
 use butterfs_engine::Error;
-use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::DataRule;
 use butterfs_engine::filesystem::exclusive::Exclusive;
-use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions, ReplaceEnd, ReplaceStatus};
+use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions, ReplaceEnd, ReplaceStatus};
 use butterfs_engine::tx::Need;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_format::{DevId, ItemType, Key, TreeId};
@@ -20,7 +18,6 @@ use butterfs_testkit::random::Random;
 use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
 
 const MIB: u64 = 1 << 20;
-const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
 const FILES: u64 = 20;
 /// Of each device, in MiB: room for the new chunks that writing without one of them takes.
 const SIZE: u64 = 1200;
@@ -33,12 +30,12 @@ impl Devices {
         let devices = Self((0..count).map(named).collect());
         disks::make(&devices.0, data, metadata);
         let fs = devices.open(&[]).unwrap();
-        (0..FILES).for_each(|number| write(&fs, &format!("old{number}"), 0, number));
+        (0..FILES).for_each(|number| disks::write_noise(&fs, &format!("old{number}"), 0, number));
         fs.sync().unwrap();
         drop(fs);
         let options = OpenOptions { new_data: DataRule::InPlace, ..OpenOptions::default() };
         let fs = devices.open_with(&[], options).unwrap();
-        write(&fs, "in place", 0, 100);
+        disks::write_noise(&fs, "in place", 0, 100);
         fs.sync().unwrap();
         drop(fs);
         devices
@@ -62,32 +59,13 @@ impl Devices {
 
     #[track_caller]
     fn judge(&self) {
-        let devices = disks::as_devices(&self.0);
-        let volume = Volume::open(devices.clone(), OpenMode::ReadOnly).unwrap();
-        let options = butterfs_check::Options { data_csums: true, devices, ..Default::default() };
-        let findings: Vec<Finding> = butterfs_check::check(&volume, &options).findings;
-        let bad: Vec<_> = findings.into_iter().filter(|finding| finding.severity != Severity::Note).collect();
-        assert!(bad.is_empty(), "{bad:?}");
+        disks::judge(&disks::as_devices(&self.0));
     }
-}
-
-fn write(fs: &Filesystem, name: &str, offset: u64, seed: u64) {
-    let place = Place::new(fs.root(), name.as_bytes());
-    let id = fs.lookup(place).or_else(|_| fs.create(place, &FILE)).unwrap();
-    fs.write(id, offset, &Random::new(seed).bytes(MIB as usize)).unwrap();
-}
-
-#[track_caller]
-fn assert_has(fs: &Filesystem, name: &str, offset: u64, seed: u64) {
-    let id = fs.lookup(Place::new(fs.root(), name.as_bytes())).unwrap();
-    let mut bytes = vec![0; MIB as usize];
-    let read = fs.read(id, offset, &mut bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert!(read == bytes.len() && bytes == Random::new(seed).bytes(MIB as usize), "{name} differs at {offset}");
 }
 
 #[track_caller]
 fn assert_whole(fs: &Filesystem) {
-    (0..FILES).for_each(|number| assert_has(fs, &format!("old{number}"), 0, number));
+    (0..FILES).for_each(|number| disks::assert_noise(fs, &format!("old{number}"), 0, number));
 }
 
 fn target(mib: u64) -> Arc<MemDevice> {
@@ -119,9 +97,9 @@ fn replaced(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64, source
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 for round in 0..6 {
-                    write(&fs, "in place", 0, 200 + round);
-                    write(&fs, "beside", round * MIB, 300 + round);
-                    write(&fs, &format!("old{round}"), 0, round);
+                    disks::write_noise(&fs, "in place", 0, 200 + round);
+                    disks::write_noise(&fs, "beside", round * MIB, 300 + round);
+                    disks::write_noise(&fs, &format!("old{round}"), 0, round);
                     fs.sync().unwrap();
                 }
             });
@@ -133,7 +111,7 @@ fn replaced(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64, source
             writer.join().unwrap();
         });
         assert!(matches!(fs.replace_status(), ReplaceStatus::Finished(..)));
-        write(&fs, "after", 0, 400);
+        disks::write_noise(&fs, "after", 0, 400);
         fs.sync().unwrap();
         drop(fs);
         // Nobody takes the old one for a part of the filesystem.
@@ -147,9 +125,9 @@ fn replaced(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64, source
             let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
             let fs = devices.open_with(&lost, options).unwrap();
             assert_whole(&fs);
-            assert_has(&fs, "in place", 0, 205);
-            assert_has(&fs, "after", 0, 400);
-            (0..6).for_each(|round| assert_has(&fs, "beside", round * MIB, 300 + round));
+            disks::assert_noise(&fs, "in place", 0, 205);
+            disks::assert_noise(&fs, "after", 0, 400);
+            (0..6).for_each(|round| disks::assert_noise(&fs, "beside", round * MIB, 300 + round));
         }
     }
 }
@@ -239,7 +217,7 @@ fn cancelled_and_cut() {
         canceller.join().unwrap().unwrap();
     });
     assert!(matches!(fs.replace_status(), ReplaceStatus::Cancelled(..)));
-    write(&fs, "after", 0, 400);
+    disks::write_noise(&fs, "after", 0, 400);
     fs.sync().unwrap();
     let cuts = std::thread::scope(|scope| {
         let running = scope.spawn(|| replace(&fs, 2, &new).unwrap());
@@ -269,7 +247,7 @@ fn cancelled_and_cut() {
         let cut = Devices(there).snapshot();
         let fs = cut.open(&[]).unwrap();
         assert_whole(&fs);
-        assert_has(&fs, "after", 0, 400);
+        disks::assert_noise(&fs, "after", 0, 400);
     }
     let done = Devices(vec![devices.0[0].clone(), new]);
     done.judge();

@@ -11,6 +11,7 @@ use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
 use butterfs_engine::relocate::{GroupFilter, Room};
 use butterfs_format::items::BlockGroupFlags;
+use butterfs_testkit::disks;
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
 
 const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
@@ -30,12 +31,6 @@ fn make(devices: &[Arc<dyn BlockDevice>], metadata: BlockGroupFlags) {
 fn open(devices: &[Arc<dyn BlockDevice>]) -> Filesystem {
     let volume = Volume::open(devices.to_vec(), OpenMode::ReadWrite).unwrap();
     Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap()
-}
-
-fn judge(devices: &[Arc<dyn BlockDevice>]) {
-    let volume = Volume::open(devices.to_vec(), OpenMode::ReadOnly).unwrap();
-    let report = butterfs_check::check(&volume, &butterfs_check::Options { data_csums: true, ..Default::default() });
-    assert!(report.findings.iter().all(|finding| finding.severity == butterfs_check::Severity::Note), "{report}");
 }
 
 fn content(number: u64) -> Vec<u8> {
@@ -71,7 +66,7 @@ fn what_waits_beside_small_files_is_got_back() {
     assert!(packed <= scattered / 2, "{packed} bytes are taken now, {scattered} before");
     assert_has_all(&fs);
     drop(fs);
-    judge(&devices);
+    disks::judge(&devices);
 }
 
 /// A filesystem with parity can be filled, deleted from when it is full, and filled again.
@@ -100,5 +95,5 @@ fn a_filesystem_is_filled_to_the_end() {
         fs.sync().unwrap();
     }
     drop(fs);
-    judge(&devices);
+    disks::judge(&devices);
 }

@@ -46,6 +46,14 @@ impl Drop for Loop {
     }
 }
 
+/// `btrfs check` finds nothing wrong with the filesystem on these images, its data included.
+#[track_caller]
+pub fn assert_clean(images: &[PathBuf]) {
+    let loops: Vec<_> = images.iter().map(|image| Loop::over(image)).collect();
+    let last = loops.last().expect("there are devices");
+    run(Command::new("btrfs").args(["check", "--check-data-csum"]).arg(last.path())).ok();
+}
+
 /// A filesystem on several devices, mounted by the kernel; unmounted when dropped.
 #[derive(Debug)]
 pub struct KernelMount {

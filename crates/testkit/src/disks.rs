@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+use butterfs_check::{Options, Severity};
+use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
+use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind};
 use butterfs_engine::mkfs::{MakeOptions, NewDevice, make_on};
 use butterfs_format::items::BlockGroupFlags;
-use butterfs_volume::{BlockDevice, MemDevice};
+use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
+
+use crate::random::Random;
 
 /// The devices as a volume takes them.
 pub fn as_devices(disks: &[Arc<MemDevice>]) -> Vec<Arc<dyn BlockDevice>> {
@@ -18,4 +23,34 @@ pub fn make(disks: &[Arc<MemDevice>], data: BlockGroupFlags, metadata: BlockGrou
     options.devices = disks.iter().map(|disk| NewDevice::new(disk.len(), &SystemEnvironment)).collect();
     (options.data_profile, options.metadata_profile) = (data, metadata);
     make_on(&as_devices(disks), &options).expect("a filesystem is made");
+}
+
+/// Our check finds nothing wrong with the filesystem on these devices, its data included.
+#[track_caller]
+pub fn judge(devices: &[Arc<dyn BlockDevice>]) {
+    let volume = Volume::open(devices.to_vec(), OpenMode::ReadOnly).expect("the volume opens");
+    let options = Options { data_csums: true, devices: devices.to_vec(), ..Options::default() };
+    let report = butterfs_check::check(&volume, &options);
+    assert!(report.findings.iter().all(|finding| finding.severity == Severity::Note), "{report}");
+}
+
+/// Bytes that [`write_noise`] writes at once.
+const NOISE: usize = 1 << 20;
+
+/// Writes a MiB that belongs to a seed into a file of the top directory, which is made if it is not there.
+#[track_caller]
+pub fn write_noise(fs: &Filesystem, name: &str, offset: u64, seed: u64) {
+    let file = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
+    let place = Place::new(fs.root(), name.as_bytes());
+    let id = fs.lookup(place).or_else(|_| fs.create(place, &file)).expect("the file is there");
+    fs.write(id, offset, &Random::new(seed).bytes(NOISE)).expect("a write succeeds");
+}
+
+/// What [`write_noise`] wrote is there.
+#[track_caller]
+pub fn assert_noise(fs: &Filesystem, name: &str, offset: u64, seed: u64) {
+    let id = fs.lookup(Place::new(fs.root(), name.as_bytes())).expect("the file is there");
+    let mut bytes = vec![0; NOISE];
+    let read = fs.read(id, offset, &mut bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(read == bytes.len() && bytes == Random::new(seed).bytes(NOISE), "{name} differs at {offset}");
 }

@@ -72,6 +72,14 @@ impl Tree {
         Self::read_without(root, &[])
     }
 
+    /// As [`Tree::read`], without the times of the root itself, which who prepares a test changes.
+    #[track_caller]
+    pub fn content_of(root: &Path) -> Self {
+        let mut tree = Self::read(root);
+        tree.forget_times("");
+        tree
+    }
+
     /// As [`Tree::read`], without the objects at `skipped` (relative paths) and what is below them.
     #[track_caller]
     pub fn read_without(root: &Path, skipped: &[&str]) -> Self {
