@@ -99,7 +99,7 @@ pub struct GetattrIn {
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct SetattrIn {
-    /// What to change, see [`FattrFlags`].
+    /// What to change, see [`FattrFlags`](super::FattrFlags).
     pub valid: u32,
     /// Unused.
     pub padding: u32,

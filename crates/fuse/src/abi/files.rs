@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// In [`FsyncIn::fsync_flags`]: data only.
 pub const FSYNC_DATASYNC: u32 = 1;
-/// In `open_flags` of [`OpenIn`] and [`CreateIn`]: drop setuid, setgid and capabilities.
+/// In `open_flags` of [`OpenIn`] and [`CreateIn`](super::CreateIn): drop setuid, setgid and capabilities.
 pub const OPEN_KILL_SUIDGID: u32 = 1;
 
 /// Arguments of OPEN and OPENDIR.
@@ -87,7 +87,7 @@ pub struct WriteIn {
     pub offset: u64,
     /// How many bytes follow.
     pub size: u32,
-    /// See [`WriteFlags`].
+    /// See [`WriteFlags`](super::WriteFlags).
     pub write_flags: u32,
     /// Unused here.
     pub lock_owner: u64,
@@ -125,7 +125,7 @@ pub struct FsyncIn {
 pub struct IoctlIn {
     /// The open file.
     pub fh: u64,
-    /// See [`IoctlFlags`].
+    /// See [`IoctlFlags`](super::IoctlFlags).
     pub flags: u32,
     /// The command.
     pub cmd: u32,

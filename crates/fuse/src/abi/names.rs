@@ -114,7 +114,7 @@ pub struct CreateIn {
     pub mode: u32,
     /// The caller's umask.
     pub umask: u32,
-    /// [`OPEN_KILL_SUIDGID`].
+    /// [`OPEN_KILL_SUIDGID`](super::OPEN_KILL_SUIDGID).
     pub open_flags: u32,
 }
 

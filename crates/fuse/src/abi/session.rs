@@ -19,7 +19,7 @@ pub struct InitIn {
     pub minor: u32,
     /// How far the kernel reads ahead.
     pub max_readahead: u32,
-    /// What the kernel can do, low half of [`InitFlags`].
+    /// What the kernel can do, low half of [`InitFlags`](super::InitFlags).
     pub flags: u32,
     /// What the kernel can do, high half.
     pub flags2: u32,
@@ -37,7 +37,7 @@ pub struct InitOut {
     pub minor: u32,
     /// How far to read ahead.
     pub max_readahead: u32,
-    /// What was agreed, low half of [`InitFlags`].
+    /// What was agreed, low half of [`InitFlags`](super::InitFlags).
     pub flags: u32,
     /// Most background requests.
     pub max_background: u16,
