@@ -186,13 +186,28 @@ impl Rig {
 
     /// Sectors of devices are damaged: what is read is right nevertheless, and a scrub repairs all.
     fn damage(&mut self) {
-        let victims = match self.case.survives {
-            0 => return self.damage_one_copy(),
-            _ => self.victims(),
-        };
-        let hit: usize = victims.iter().map(|index| damaged(&self.images[*index], &mut self.random)).sum();
-        println!("{}: {hit} sectors of {victims:?} are bad", self.case.name);
+        self.trim();
+        if self.case.survives == 0 {
+            return self.damage_one_copy();
+        }
+        // Some devices may hold next to nothing.
+        let mut hit = 0;
+        for _ in 0..20 {
+            let victims = self.victims();
+            hit = victims.iter().map(|index| damaged(&self.images[*index], &mut self.random)).sum();
+            println!("{}: {hit} sectors of {victims:?} are bad", self.case.name);
+            if hit > 0 {
+                break;
+            }
+        }
         self.repaired(hit);
+    }
+
+    /// What was freed leaves the images, so that damage hits what is in use. (Not where there is parity.)
+    fn trim(&self) {
+        let mounted = self.mount(Writer::Ours, &self.images, "noatime");
+        run(Command::new(BUTTERFS).arg("fstrim").arg(&self.mnt)).ok();
+        drop(mounted);
     }
 
     /// DUP has both copies on one device.
