@@ -93,8 +93,9 @@ impl Filesystem {
         self.shared.gate.space_rules().discard == DiscardRule::Async
     }
 
-    /// Discards free space; gives how many bytes.
+    /// Discards free space, also that which only a commit frees; gives how many bytes.
     pub fn trim(&self, trim: &Trim) -> Result<u64> {
+        self.sync()?;
         self.shared.gate.trim(trim)
     }
 
