@@ -12,6 +12,7 @@ use crate::request::{Malformed, Operation, Request};
 use crate::stop::StopHandle;
 use crate::transport::Connection;
 use crate::transport::dev::{Channel, End, Incoming};
+use crate::transport::leftovers::Leftovers;
 use crate::transport::uring::Rings;
 use crate::{Errno, Negotiated, abi};
 use std::io;
@@ -107,6 +108,12 @@ pub enum SessionError {
     Panic,
 }
 
+/// The ways by which requests come.
+enum Ways {
+    Device(Channel),
+    Rings(Rings, Arc<Leftovers>),
+}
+
 /// A mount with the front end that serves it.
 pub struct Session {
     mount: Mount,
@@ -138,13 +145,13 @@ impl Session {
         let device = self.mount.device();
         let mut channel = Channel::new(Arc::clone(&device));
         let (notifier, notices) = Notifier::new(&device);
-        let mut rings = self.rings(&device)?;
+        let rings = self.rings(&device)?;
         let agreed = self.handshake(&mut channel, &notifier, &rings)?;
-        rings = self.start(rings, agreed)?;
+        let ways = self.start(rings, channel, agreed)?;
         let sender = Arc::clone(&device);
         spawn("fuse-notify", move || notices.run(sender))?;
         ready();
-        let result = self.serve(channel, &device, rings);
+        let result = self.serve(ways, &device);
         self.connection.destroy();
         notifier.close();
         match self.connection.loss() {
@@ -168,22 +175,26 @@ impl Session {
         }
     }
 
-    /// Starts rings if the kernel has agreed to use them, and says what it came to.
-    fn start(&self, rings: Option<Rings>, agreed: Negotiated) -> Result<Option<Rings>, SessionError> {
-        if !agreed.flags.contains(InitFlags::OVER_IO_URING) {
-            if self.options.transport == Transport::Uring {
-                let text = "the kernel does not offer it (Linux 6.14 or later does)";
-                return Err(SessionError::Uring(io::Error::new(io::ErrorKind::Unsupported, text)));
+    /// Starts rings, if the kernel has agreed to use them, and says what it came to.
+    fn start(&self, rings: Option<Rings>, channel: Channel, agreed: Negotiated) -> Result<Ways, SessionError> {
+        match rings.filter(|_| agreed.flags.contains(InitFlags::OVER_IO_URING)) {
+            Some(mut rings) => {
+                let device = self.mount.device();
+                let leftovers = Leftovers::new(device, channel).map_err(|error| SessionError::Device(error.into()))?;
+                let leftovers = Arc::new(leftovers);
+                rings.start(&self.connection, &leftovers);
+                tracing::info!(threads = rings.len(), "served through io_uring");
+                Ok(Ways::Rings(rings, leftovers))
             }
-            tracing::info!(threads = self.options.threads, "served through /dev/fuse");
-            return Ok(None);
+            None if self.options.transport == Transport::Uring => {
+                let text = "the kernel does not offer it (Linux 6.14 or later does)";
+                Err(SessionError::Uring(io::Error::new(io::ErrorKind::Unsupported, text)))
+            }
+            None => {
+                tracing::info!(threads = self.options.threads, "served through /dev/fuse");
+                Ok(Ways::Device(channel))
+            }
         }
-        let mut rings = rings;
-        if let Some(rings) = &mut rings {
-            rings.start(&self.connection);
-            tracing::info!(threads = rings.len(), "served through io_uring");
-        }
-        Ok(rings)
     }
 
     /// Answers INIT.
@@ -230,27 +241,34 @@ impl Session {
         Ok(negotiated)
     }
 
-    /// Runs the workers, this thread being one of them, to their end. With rings, this one alone reads the device: little
-    /// comes there.
-    fn serve(&self, mut own: Channel, device: &Arc<OwnedFd>, rings: Option<Rings>) -> Result<(), SessionError> {
-        let workers = if rings.is_some() { 1 } else { self.options.threads };
-        let others: Vec<_> = (1..workers).map(|_| self.worker(device)).collect();
-        let end = own.serve(&self.connection);
+    /// Runs the workers, this thread being one of them, to their end.
+    fn serve(&self, ways: Ways, device: &Arc<OwnedFd>) -> Result<(), SessionError> {
+        match ways {
+            Ways::Device(mut own) => {
+                let others: Vec<_> = (1..self.options.threads).map(|_| self.worker(device)).collect();
+                let mut result = self.own_end(own.serve(&self.connection));
+                for other in others {
+                    let end = match other {
+                        Ok(thread) => thread.join().unwrap_or(Err(SessionError::Panic)),
+                        Err(error) => Err(error),
+                    };
+                    result = result.and(end);
+                }
+                result
+            }
+            Ways::Rings(rings, leftovers) => {
+                let result = self.own_end(leftovers.serve(&self.connection));
+                rings.join().fold(result, |result, end| result.and(end.map_or(Err(SessionError::Panic), ended)))
+            }
+        }
+    }
+
+    /// How the end of this thread's work counts; an unmount is noted.
+    fn own_end(&self, end: rustix::io::Result<End>) -> Result<(), SessionError> {
         if matches!(end, Ok(End::Unmounted)) {
             self.mount.point().note_gone();
         }
-        let mut result = ended(end);
-        for other in others {
-            let end = match other {
-                Ok(thread) => thread.join().unwrap_or(Err(SessionError::Panic)),
-                Err(error) => Err(error),
-            };
-            result = result.and(end);
-        }
-        for end in rings.into_iter().flat_map(Rings::join) {
-            result = result.and(end.map_or(Err(SessionError::Panic), ended));
-        }
-        result
+        ended(end)
     }
 
     /// Starts a worker.

@@ -68,12 +68,22 @@ impl Channel {
     /// Waits for the next request.
     pub(crate) fn receive(&mut self) -> sys::Result<Incoming> {
         loop {
+            if let Some(incoming) = self.read()? {
+                return Ok(incoming);
+            }
+        }
+    }
+
+    /// The next request, if there is one; waits for it unless the descriptor is not to wait.
+    pub(super) fn read(&mut self) -> sys::Result<Option<Incoming>> {
+        loop {
             match sys::read(&*self.device, self.buffer.bytes_mut()) {
-                Ok(len) => return Ok(Incoming::Bytes(len)),
+                Ok(len) => return Ok(Some(Incoming::Bytes(len))),
+                Err(sys::Errno::AGAIN) => return Ok(None),
                 // ENOENT: the request was taken back while it was read.
-                Err(sys::Errno::INTR | sys::Errno::AGAIN | sys::Errno::NOENT) => {}
-                Err(sys::Errno::NODEV) => return Ok(Incoming::End(End::Unmounted)),
-                Err(sys::Errno::CONNABORTED) => return Ok(Incoming::End(End::Aborted)),
+                Err(sys::Errno::INTR | sys::Errno::NOENT) => {}
+                Err(sys::Errno::NODEV) => return Ok(Some(Incoming::End(End::Unmounted))),
+                Err(sys::Errno::CONNABORTED) => return Ok(Some(Incoming::End(End::Aborted))),
                 Err(error) => return Err(error),
             }
         }
@@ -95,7 +105,7 @@ impl Channel {
     }
 
     /// Does the request in the buffer and sends its reply.
-    fn answer(&mut self, len: usize, connection: &Connection) {
+    pub(super) fn answer(&mut self, len: usize, connection: &Connection) {
         self.reply.clear();
         let unique = match Request::parse(&self.buffer.bytes()[..len]) {
             Ok(request) => {

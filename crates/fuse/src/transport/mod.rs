@@ -9,6 +9,7 @@
 //! lock of the front end.
 
 pub(crate) mod dev;
+pub(crate) mod leftovers;
 pub(crate) mod uring;
 
 use crate::Errno;

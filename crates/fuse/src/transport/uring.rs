@@ -9,11 +9,12 @@
 //! * A request is answered on the entry it came to, also when the front end panics.
 
 use super::dev::End;
+use super::leftovers::Leftovers;
 use super::{Connection, refuse_malformed};
 use crate::Errno;
 use crate::abi::{self, opcode};
 use crate::reply::Reply;
-use crate::request::Request;
+use crate::request::{Operation, Request};
 use butterfs_os::fuse_ring::{FuseRing, Wait, possible_cpus};
 use butterfs_os::page_buffer::PageBuffer;
 use rustix::io as sys;
@@ -37,7 +38,14 @@ const THREADS_PER_QUEUE: std::ops::RangeInclusive<usize> = 2..=4;
 /// Threads with their rings, made and not started.
 pub(crate) struct Rings {
     threads: Vec<JoinHandle<sys::Result<End>>>,
-    start: Vec<Sender<Arc<Connection>>>,
+    start: Vec<Sender<Served>>,
+}
+
+/// What threads serve.
+#[derive(Clone)]
+struct Served {
+    connection: Arc<Connection>,
+    leftovers: Arc<Leftovers>,
 }
 
 impl Rings {
@@ -81,10 +89,11 @@ impl Rings {
     }
 
     /// Starts to serve. To be called once INIT is answered.
-    pub(crate) fn start(&mut self, connection: &Arc<Connection>) {
+    pub(crate) fn start(&mut self, connection: &Arc<Connection>, leftovers: &Arc<Leftovers>) {
+        let served = Served { connection: Arc::clone(connection), leftovers: Arc::clone(leftovers) };
         for start in self.start.drain(..) {
             // A thread that is gone says so when it is joined.
-            let _ = start.send(Arc::clone(connection));
+            let _ = start.send(served.clone());
         }
     }
 
@@ -112,12 +121,12 @@ impl Entry {
     }
 
     /// Waits for the start, and serves to the end.
-    fn live(mut self, started: &Receiver<Arc<Connection>>) -> sys::Result<End> {
-        let Ok(connection) = started.recv() else { return Ok(End::Unmounted) };
+    fn live(mut self, started: &Receiver<Served>) -> sys::Result<End> {
+        let Ok(served) = started.recv() else { return Ok(End::Unmounted) };
         self.stay_on_cpu();
         loop {
             match self.ring.next_request() {
-                Ok(Wait::Request) => self.answer(&connection),
+                Ok(Wait::Request) => self.answer(&served),
                 Ok(Wait::End) => break,
                 Err(error) => {
                     let errno = error.raw_os_error().map_or(sys::Errno::IO, sys::Errno::from_raw_os_error);
@@ -139,7 +148,7 @@ impl Entry {
     }
 
     /// Does the request of the entry, and leaves the answer in it.
-    fn answer(&mut self, connection: &Connection) {
+    fn answer(&mut self, served: &Served) {
         self.reply.clear();
         let (header, _, payload) = self.ring.request();
         let code = opcode_of(header);
@@ -148,7 +157,7 @@ impl Entry {
         if in_place {
             self.ring.swap_payload(&mut self.reply.scratch);
         }
-        let unique = self.handle(connection);
+        let unique = self.handle(served);
         let payload_len = self.fill(in_place);
         let (header, payload_len) = match payload_len {
             Some(len) => (self.reply.header(unique), len),
@@ -161,14 +170,20 @@ impl Entry {
     }
 
     /// Does the request; gives its number. A panic of the front end is kept for the end: the entry must be served.
-    fn handle(&mut self, connection: &Connection) -> u64 {
+    fn handle(&mut self, served: &Served) -> u64 {
         let (header, fixed, payload) = self.ring.request();
         let request = match Request::parse_parts(header, fixed, payload) {
             Ok(request) => request,
             Err(malformed) => return refuse_malformed(malformed, &mut self.reply).unwrap_or_default(),
         };
         // What a panic leaves of the reply is cleared.
-        let work = AssertUnwindSafe(|| connection.handle(&request, &mut self.reply));
+        let work = AssertUnwindSafe(|| {
+            if matches!(request.operation, Operation::Syncfs) {
+                // The end is seen by who serves them.
+                let _ = served.leftovers.take(&served.connection);
+            }
+            served.connection.handle(&request, &mut self.reply)
+        });
         if let Err(panic) = catch_unwind(work) {
             self.reply.set_error(Errno::EIO);
             self.panic = Some(panic);
