@@ -12,6 +12,7 @@ mod find_root;
 mod fstrim;
 mod inspect;
 mod ls;
+mod manual;
 mod mkfs;
 mod mount;
 mod property;
@@ -145,6 +146,10 @@ pub enum Command {
     Restore(restore::Arguments),
     /// Find root blocks of trees, of the last commit and of older ones, for restore -t and -f.
     FindRoot(find_root::Arguments),
+    /// Write the manual, a page for each command, to a directory.
+    Man(manual::ManArguments),
+    /// Print completions for a shell.
+    Completions(manual::CompletionsArguments),
 }
 
 impl Command {
@@ -177,6 +182,8 @@ impl Command {
             Self::Rescue(command) => command.name(),
             Self::Restore(_) => "restore",
             Self::FindRoot(_) => "find-root",
+            Self::Man(_) => "man",
+            Self::Completions(_) => "completions",
         }
     }
 
@@ -229,6 +236,8 @@ impl Command {
             Self::Rescue(command) => return rescue::run(&command, format),
             Self::Restore(arguments) => return restore::run(&arguments, format),
             Self::FindRoot(arguments) => return find_root::run(&arguments, format),
+            Self::Man(arguments) => manual::man(&arguments),
+            Self::Completions(arguments) => manual::completions(&arguments),
         }
         .map(|()| ExitCode::SUCCESS)
     }

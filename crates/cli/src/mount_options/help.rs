@@ -17,6 +17,29 @@ pub fn every() -> String {
     groups(|_| true)
 }
 
+/// A line of the list of all options.
+pub enum Listed {
+    /// What the options that follow are.
+    Title(&'static str),
+    /// An option.
+    Option {
+        /// Its name, and what is to be put behind it.
+        name: String,
+        /// What it means.
+        text: String,
+    },
+}
+
+/// All options, for other kinds of text.
+pub fn listed() -> impl Iterator<Item = Listed> {
+    GROUPS.iter().flat_map(|group| {
+        let options = group.rows.iter();
+        let options =
+            options.map(|row| Listed::Option { name: row.title(), text: format!("{}{}", fate(row), row.text) });
+        std::iter::once(Listed::Title(group.title)).chain(options)
+    })
+}
+
 fn groups(wanted: impl Fn(&Row) -> bool) -> String {
     let mut out = String::new();
     for Group { title, rows } in &GROUPS {

@@ -18,7 +18,7 @@ use butterfs_fuse::mount::MountFlags;
 use butterfs_fuse::session::{Caching, PosixAcl, Transport};
 use butterfs_volume::Missing;
 
-pub use help::{effective as help, every as long_help};
+pub use help::{Listed, effective as help, every as long_help, listed};
 use table::{Row, Take};
 
 /// What `-o` asks for.
