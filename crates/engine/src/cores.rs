@@ -3,13 +3,15 @@
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use butterfs_os::cpus;
+
 /// Does jobs by number, on as many threads as there are cores; gives the results in order.
 pub(crate) fn on_all_cores<R: Send>(jobs: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
     // How many cores there are is a question to files of the system: not to be asked for little.
     if jobs <= 1 {
         return (0..jobs).map(work).collect();
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs);
+    let threads = cpus::cores().min(jobs);
     let next = AtomicUsize::new(0);
     let run = || {
         let mut done = Vec::new();
@@ -22,7 +24,15 @@ pub(crate) fn on_all_cores<R: Send>(jobs: usize, work: impl Fn(usize) -> R + Syn
         }
     };
     let mut results = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let others: Vec<_> = (1..threads)
+            .map(|_| {
+                scope.spawn(|| {
+                    // The caller may be bound to a CPU.
+                    cpus::release();
+                    run()
+                })
+            })
+            .collect();
         let mut all = run();
         for other in others {
             all.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));

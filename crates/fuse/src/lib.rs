@@ -27,6 +27,7 @@ pub mod request;
 pub mod session;
 mod sinks;
 pub mod stop;
+mod thread;
 mod transport;
 mod types;
 

@@ -10,6 +10,7 @@ use crate::negotiate::negotiate;
 use crate::notify::Notifier;
 use crate::request::{Malformed, Operation, Request};
 use crate::stop::StopHandle;
+use crate::thread;
 use crate::transport::Connection;
 use crate::transport::dev::{Channel, End, Incoming};
 use crate::transport::leftovers::Leftovers;
@@ -296,7 +297,7 @@ fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, SessionError> {
-    std::thread::Builder::new().name(name.into()).spawn(work).map_err(SessionError::Thread)
+    thread::spawn(name, work).map_err(SessionError::Thread)
 }
 
 /// The first request, which must be INIT.

@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod caller_memory;
+pub mod cpus;
 pub mod flat_ioctl;
 pub mod fuse_device;
 pub mod fuse_ring;

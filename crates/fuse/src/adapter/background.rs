@@ -4,6 +4,7 @@
 //! # Locking
 //! Work runs without the mutex; that guards only what the threads are told.
 
+use crate::thread;
 use butterfs_engine::Error;
 use butterfs_engine::filesystem::Filesystem;
 use butterfs_engine::inode::{InodeId, lock};
@@ -106,7 +107,7 @@ impl Background {
     }
 
     fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let thread = std::thread::Builder::new().name(name.into()).spawn(work)?;
+        let thread = thread::spawn(name, work)?;
         lock(&self.threads).push(thread);
         Ok(())
     }

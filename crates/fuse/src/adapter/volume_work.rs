@@ -18,6 +18,8 @@ use butterfs_engine::inode::lock;
 use butterfs_format::DevId;
 use butterfs_format::items::BalanceItem;
 
+use crate::thread;
+
 /// How work ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -103,7 +105,7 @@ impl VolumeWork {
             state.begun
         };
         let (own, fs) = (self.clone(), Arc::clone(fs));
-        std::thread::Builder::new().name("volume".into()).spawn(move || {
+        thread::spawn("volume", move || {
             let ended = begun.run(&fs);
             // Before anybody hears of the end: who waits for it may close the filesystem.
             drop(fs);

@@ -15,10 +15,10 @@ use crate::Errno;
 use crate::abi::{self, opcode};
 use crate::reply::Reply;
 use crate::request::{Operation, Request};
+use butterfs_os::cpus;
 use butterfs_os::fuse_ring::{FuseRing, Wait, possible_cpus};
 use butterfs_os::page_buffer::PageBuffer;
 use rustix::io as sys;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use std::any::Any;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -140,9 +140,7 @@ impl Entry {
 
     /// The callers of a queue run on its CPU: there the answer is made, too. That is not possible everywhere.
     fn stay_on_cpu(&self) {
-        let mut cpus = CpuSet::new();
-        cpus.set(usize::from(self.queue));
-        if let Err(error) = sched_setaffinity(None, &cpus) {
+        if let Err(error) = cpus::bind(usize::from(self.queue)) {
             tracing::debug!(queue = self.queue, %error, "the thread is not bound to the CPU");
         }
     }

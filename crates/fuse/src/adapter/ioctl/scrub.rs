@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use super::reply;
 use crate::adapter::EngineFrontEnd;
 use crate::control::wire::{self, ScrubArgs, ScrubLimit, ScrubReport, ScrubState};
+use crate::thread;
 use crate::types::{Caller, IoctlReply};
 use crate::{Errno, Result};
 
@@ -51,7 +52,7 @@ impl EngineFrontEnd {
             }
         };
         // Without a thread it is done here: begun it is.
-        if let Err(error) = std::thread::Builder::new().name("scrub".into()).spawn(run.clone()) {
+        if let Err(error) = thread::spawn("scrub", run.clone()) {
             tracing::warn!("no thread for a scrub: {error}");
             run();
         }
