@@ -11,6 +11,7 @@ use crate::notify::Notifier;
 use crate::request::{Malformed, Operation, Request};
 use crate::stop::StopHandle;
 use crate::transport::Connection;
+use crate::transport::crew::Crew;
 use crate::transport::dev::{Channel, End, Incoming};
 use crate::transport::uring::Rings;
 use crate::{Errno, Negotiated, abi};
@@ -234,8 +235,16 @@ impl Session {
     /// comes there.
     fn serve(&self, mut own: Channel, device: &Arc<OwnedFd>, rings: Option<Rings>) -> Result<(), SessionError> {
         let workers = if rings.is_some() { 1 } else { self.options.threads };
-        let others: Vec<_> = (1..workers).map(|_| self.worker(device)).collect();
-        let end = own.serve(&self.connection);
+        let crew = Arc::new(Crew::default());
+        let mut others: Vec<_> = (1..workers).map(|_| self.worker(device, &crew)).collect();
+        if workers > 1 {
+            let (crew, device) = (Arc::clone(&crew), Arc::clone(device));
+            others.push(spawn("fuse-overseer", move || {
+                crew.oversee(&device);
+                Ok(())
+            }));
+        }
+        let end = own.serve(&self.connection, &crew);
         if matches!(end, Ok(End::Unmounted)) {
             self.mount.point().note_gone();
         }
@@ -254,10 +263,14 @@ impl Session {
     }
 
     /// Starts a worker.
-    fn worker(&self, device: &Arc<OwnedFd>) -> Result<JoinHandle<Result<(), SessionError>>, SessionError> {
+    fn worker(
+        &self,
+        device: &Arc<OwnedFd>,
+        crew: &Arc<Crew>,
+    ) -> Result<JoinHandle<Result<(), SessionError>>, SessionError> {
         let connection = Arc::clone(&self.connection);
-        let device = Arc::clone(device);
-        spawn("fuse-worker", move || ended(Channel::cloned(&device).serve(&connection)))
+        let (device, crew) = (Arc::clone(device), Arc::clone(crew));
+        spawn("fuse-worker", move || ended(Channel::cloned(&device).serve(&connection, &crew)))
     }
 }
 
