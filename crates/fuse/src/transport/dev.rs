@@ -17,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io as sys;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 use zerocopy::IntoBytes;
 
 /// Where FUSE lives.
@@ -100,7 +101,11 @@ impl Channel {
             let incoming = self.receive();
             crew.took();
             match incoming {
-                Ok(Incoming::Bytes(len)) => self.answer(len, connection, crew, &mut place),
+                Ok(Incoming::Bytes(len)) => {
+                    let begin = Instant::now();
+                    self.answer(len, connection, crew, &mut place);
+                    place.took(begin.elapsed());
+                }
                 Ok(Incoming::End(end)) => {
                     crew.dissolve(end);
                     return Ok(end);
@@ -121,6 +126,9 @@ impl Channel {
                 let unique = request.header.unique;
                 place.asked_by(request.header.pid, crew.is_alone());
                 if takes_long(&request.operation) {
+                    place.spread();
+                    crew.call_if_needed(&self.device);
+                } else if moves_much(&request.operation) {
                     crew.call_if_needed(&self.device);
                 }
                 let promise = Promise { device: &self.device, unique };
@@ -161,19 +169,23 @@ impl Channel {
     }
 }
 
-/// Whether an operation waits for devices, or moves so many bytes that others should not wait for it.
+/// Whether an operation waits for devices, or is the work of several threads.
 fn takes_long(operation: &Operation<'_>) -> bool {
-    match operation {
-        Operation::Read(args) => args.size >= MANY_BYTES,
+    matches!(
+        operation,
         Operation::Fsync(_)
-        | Operation::Fsyncdir(_)
-        | Operation::Syncfs
-        | Operation::Fallocate(_)
-        | Operation::CopyFileRange { .. }
-        | Operation::Ioctl { .. }
-        | Operation::Destroy => true,
-        _ => false,
-    }
+            | Operation::Fsyncdir(_)
+            | Operation::Syncfs
+            | Operation::Fallocate(_)
+            | Operation::CopyFileRange { .. }
+            | Operation::Ioctl { .. }
+            | Operation::Destroy
+    )
+}
+
+/// Whether an operation moves so many bytes that others should not wait for it.
+fn moves_much(operation: &Operation<'_>) -> bool {
+    matches!(operation, Operation::Read(args) if args.size >= MANY_BYTES)
 }
 
 /// A request under way: if the front end panics, its caller gets EIO and does not hang.

@@ -1,14 +1,21 @@
-//! Where a worker runs: on the CPU of its callers, as long as it answers alone.
+//! Where a worker runs: on the CPU of its callers, as long as it answers alone and quickly.
 //!
 //! A caller waits for its answer, so its CPU is free meanwhile, and has its bytes in its caches; another CPU has to be
 //! interrupted for each request and for each answer, which on virtual machines costs several times what they cost
 //! themselves. The kernel wakes a worker where it ran before, or anywhere else. So a worker looks now and then where
 //! its caller is, and goes there. With several workers at work they run where the kernel thinks best.
+//!
+//! # Invariants
+//! * What starts threads does so unbound, or they would all have that one CPU: before operations that take long, and
+//!   after one that took long, a worker spreads.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use std::time::Duration;
 
 /// After so many requests it looks again.
 const LOOK_EVERY: u32 = 32;
+/// What takes that long may be the work of many cores.
+const LONG: Duration = Duration::from_millis(3);
 
 /// Where one worker runs.
 pub(crate) struct Place {
@@ -16,20 +23,25 @@ pub(crate) struct Place {
     allowed: Option<CpuSet>,
     since: u32,
     bound: Option<usize>,
+    /// Where it was bound until it spread for one operation.
+    home: Option<usize>,
 }
 
 impl Place {
     /// For the thread that calls.
     pub fn new() -> Self {
         let allowed = sched_getaffinity(None).ok().filter(|set| set.count() > 1);
-        Self { allowed, since: 0, bound: None }
+        Self { allowed, since: 0, bound: None, home: None }
     }
 
     /// A request of a thread of some number came, to be answered by one worker alone or not.
     pub fn asked_by(&mut self, thread: u32, alone: bool) {
         if !alone {
-            self.unbind();
+            self.leave();
             return;
+        }
+        if let Some(home) = self.home.take() {
+            self.bind(home);
         }
         self.since += 1;
         if self.since >= LOOK_EVERY && thread != 0 {
@@ -38,27 +50,43 @@ impl Place {
         }
     }
 
+    /// The answer took so long.
+    pub fn took(&mut self, time: Duration) {
+        if time >= LONG {
+            self.leave();
+        }
+    }
+
+    /// For one operation it runs anywhere, and so do the threads that it starts.
+    pub fn spread(&mut self) {
+        let (Some(cpu), Some(allowed)) = (self.bound.take(), &self.allowed) else { return };
+        self.home = Some(cpu);
+        if sched_setaffinity(None, allowed).is_err() {
+            self.allowed = None;
+        }
+    }
+
+    /// It runs anywhere, until it has looked again.
+    fn leave(&mut self) {
+        self.spread();
+        (self.home, self.since) = (None, 0);
+    }
+
     fn follow(&mut self, thread: u32) {
         let Some(allowed) = &self.allowed else { return };
         let Some(cpu) = cpu_of(thread).filter(|cpu| *cpu < CpuSet::MAX_CPU && allowed.is_set(*cpu)) else { return };
-        if self.bound == Some(cpu) || (self.bound.is_none() && sched_getcpu() == cpu) {
-            return;
+        if self.bound != Some(cpu) && (self.bound.is_some() || sched_getcpu() != cpu) {
+            self.bind(cpu);
         }
+    }
+
+    fn bind(&mut self, cpu: usize) {
         let mut there = CpuSet::new();
         there.set(cpu);
         match sched_setaffinity(None, &there) {
             Ok(()) => self.bound = Some(cpu),
             // What it may do was changed from outside.
             Err(_) => self.allowed = None,
-        }
-    }
-
-    fn unbind(&mut self) {
-        self.since = 0;
-        if let (Some(_), Some(allowed)) = (self.bound.take(), &self.allowed)
-            && sched_setaffinity(None, allowed).is_err()
-        {
-            self.allowed = None;
         }
     }
 }
@@ -88,15 +116,28 @@ mod tests {
     #[test]
     fn a_worker_goes_where_its_caller_is_and_may_leave() {
         let mut place = Place::new();
-        let before = sched_getaffinity(None).expect("this thread has CPUs");
+        let everywhere = sched_getaffinity(None).expect("this thread has CPUs");
+        let here = || sched_getaffinity(None).expect("this thread has CPUs");
         let own = rustix::thread::gettid().as_raw_pid() as u32;
-        (0..LOOK_EVERY).for_each(|_| place.asked_by(own, true));
         assert!(cpu_of(own).is_some());
-        place.bound = Some(sched_getcpu());
-        place.asked_by(own, false);
-        assert_eq!(sched_getaffinity(None).expect("this thread has CPUs"), before);
         // Nobody has this number.
         (0..LOOK_EVERY).for_each(|_| place.asked_by(u32::MAX, true));
         assert_eq!(place.bound, None);
+        let cpu = sched_getcpu();
+        place.bind(cpu);
+        assert_eq!((place.bound, here().count()), (Some(cpu), 1));
+        // For one operation.
+        place.spread();
+        assert_eq!((place.bound, here()), (None, everywhere));
+        place.asked_by(own, true);
+        assert_eq!((place.bound, here().count()), (Some(cpu), 1));
+        // For some, after one that took long, or while others answer too.
+        place.took(LONG);
+        place.asked_by(own, true);
+        assert_eq!((place.bound, here()), (None, everywhere));
+        place.bind(cpu);
+        place.asked_by(own, false);
+        place.asked_by(own, true);
+        assert_eq!((place.bound, here()), (None, everywhere));
     }
 }
