@@ -49,13 +49,17 @@ model steps="100000" seed="1":
 bench *options:
     scripts/bench.sh {{options}}
 
+# How costs grow with files and snapshots (as root); draws docs/growth.svg
+bench-growth *options:
+    scripts/bench.sh growth --plot docs/growth.svg {{options}}
+
 # What names and small files cost in the library, without a mount: just library-ops 20000
 library-ops *arguments:
     cargo run --release -p butterfs-testkit --example library_ops -- {{arguments}}
 
 # Time `butterfs check` beside `btrfs check` (as root, on a disk): just bench-check 5
-bench-check runs="5" files="1000000":
-    scripts/bench-check.sh {{runs}} {{files}}
+bench-check runs="5" files="1000000" shared="50000":
+    scripts/bench-check.sh {{runs}} {{files}} {{shared}}
 
 # Time `butterfs restore` beside `btrfs restore` (as root): just bench-restore 5
 bench-restore runs="5" files="20000":

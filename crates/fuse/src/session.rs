@@ -12,6 +12,7 @@ use crate::request::{Malformed, Operation, Request};
 use crate::stop::StopHandle;
 use crate::thread;
 use crate::transport::Connection;
+use crate::transport::crew::Crew;
 use crate::transport::dev::{Channel, End, Incoming};
 use crate::transport::leftovers::Leftovers;
 use crate::transport::uring::Rings;
@@ -245,23 +246,33 @@ impl Session {
     /// Runs the workers, this thread being one of them, to their end.
     fn serve(&self, ways: Ways, device: &Arc<OwnedFd>) -> Result<(), SessionError> {
         match ways {
-            Ways::Device(mut own) => {
-                let others: Vec<_> = (1..self.options.threads).map(|_| self.worker(device)).collect();
-                let mut result = self.own_end(own.serve(&self.connection));
-                for other in others {
-                    let end = match other {
-                        Ok(thread) => thread.join().unwrap_or(Err(SessionError::Panic)),
-                        Err(error) => Err(error),
-                    };
-                    result = result.and(end);
-                }
-                result
-            }
+            Ways::Device(own) => self.serve_device(own, device),
             Ways::Rings(rings, leftovers) => {
                 let result = self.own_end(leftovers.serve(&self.connection));
                 rings.join().fold(result, |result, end| result.and(end.map_or(Err(SessionError::Panic), ended)))
             }
         }
+    }
+
+    fn serve_device(&self, mut own: Channel, device: &Arc<OwnedFd>) -> Result<(), SessionError> {
+        let crew = Arc::new(Crew::default());
+        let mut others: Vec<_> = (1..self.options.threads).map(|_| self.worker(device, &crew)).collect();
+        if !others.is_empty() {
+            let (crew, device) = (Arc::clone(&crew), Arc::clone(device));
+            others.push(spawn("fuse-overseer", move || {
+                crew.oversee(&device);
+                Ok(())
+            }));
+        }
+        let mut result = self.own_end(own.serve(&self.connection, &crew));
+        for other in others {
+            let end = match other {
+                Ok(thread) => thread.join().unwrap_or(Err(SessionError::Panic)),
+                Err(error) => Err(error),
+            };
+            result = result.and(end);
+        }
+        result
     }
 
     /// How the end of this thread's work counts; an unmount is noted.
@@ -273,10 +284,14 @@ impl Session {
     }
 
     /// Starts a worker.
-    fn worker(&self, device: &Arc<OwnedFd>) -> Result<JoinHandle<Result<(), SessionError>>, SessionError> {
+    fn worker(
+        &self,
+        device: &Arc<OwnedFd>,
+        crew: &Arc<Crew>,
+    ) -> Result<JoinHandle<Result<(), SessionError>>, SessionError> {
         let connection = Arc::clone(&self.connection);
-        let device = Arc::clone(device);
-        spawn("fuse-worker", move || ended(Channel::cloned(&device).serve(&connection)))
+        let (device, crew) = (Arc::clone(device), Arc::clone(crew));
+        spawn("fuse-worker", move || ended(Channel::cloned(&device).serve(&connection, &crew)))
     }
 }
 

@@ -219,6 +219,9 @@ impl InlineRef {
     }
 }
 
+/// A reference of a tree block takes so many bytes, others take more.
+const SMALLEST_REF: usize = 9;
+
 /// An EXTENT_ITEM or METADATA_ITEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtentItem {
@@ -253,7 +256,8 @@ impl ExtentItem {
             let (root, after) = read_front::<U64>(&rest[1..])?;
             (owner, rest) = (Some(TreeId(root.get())), after);
         }
-        let mut inline = Vec::new();
+        // Snapshots make a hundred of one block.
+        let mut inline = Vec::with_capacity(rest.len() / SMALLEST_REF);
         while !rest.is_empty() {
             let (one, after) = InlineRef::parse(rest)?;
             inline.push(one);

@@ -4,12 +4,14 @@
 //! * A request is answered on the channel it was read from.
 //! * Every request that wants an answer gets one, also when the front end panics.
 
+use super::crew::Crew;
+use super::follow::Place;
 use super::{Connection, refuse_malformed};
 use crate::Errno;
 use crate::abi;
 use crate::dispatch::Answer;
 use crate::reply::Reply;
-use crate::request::{Malformed, Request};
+use crate::request::{Malformed, Operation, Request};
 use butterfs_os::page_buffer::PageBuffer;
 use rustix::fs::{Mode, OFlags};
 use rustix::io as sys;
@@ -21,6 +23,9 @@ use zerocopy::IntoBytes;
 pub(crate) const DEVICE: &str = "/dev/fuse";
 /// Where the bytes of a WRITE begin in its request.
 const WRITE_DATA: usize = size_of::<abi::InHeader>() + size_of::<abi::WriteIn>();
+
+/// From so many bytes on, others read while one reads.
+const MANY_BYTES: u32 = 32 << 10;
 
 /// Why there are no more requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,22 +99,44 @@ impl Channel {
         Request::parse(&self.buffer.bytes()[..len])
     }
 
-    /// Serves requests until the end.
-    pub(crate) fn serve(&mut self, connection: &Connection) -> sys::Result<End> {
+    /// Serves requests until the end, as one of a crew.
+    pub(crate) fn serve(&mut self, connection: &Connection, crew: &Crew) -> sys::Result<End> {
+        crew.join();
+        let mut place = Place::default();
+        let device = Arc::clone(&self.device);
         loop {
-            match self.receive()? {
-                Incoming::Bytes(len) => self.answer(len, connection),
-                Incoming::End(end) => return Ok(end),
+            if let Err(end) = crew.wait_turn() {
+                return Ok(end);
+            }
+            let incoming = self.receive();
+            crew.took();
+            match incoming {
+                Ok(Incoming::Bytes(len)) => self.answer(len, connection, |request| {
+                    place.asked_by(request.header.pid, crew.is_alone());
+                    if takes_long(&request.operation) {
+                        crew.call_if_needed(&device);
+                    }
+                }),
+                Ok(Incoming::End(end)) => {
+                    crew.dissolve(end);
+                    return Ok(end);
+                }
+                Err(error) => {
+                    crew.dissolve(End::Aborted);
+                    return Err(error);
+                }
             }
         }
     }
 
     /// Does the request in the buffer and sends its reply.
-    pub(super) fn answer(&mut self, len: usize, connection: &Connection) {
+    /// Does the request in the buffer and sends its reply; `begins` is told of it first.
+    pub(super) fn answer(&mut self, len: usize, connection: &Connection, begins: impl FnOnce(&Request<'_>)) {
         self.reply.clear();
         let unique = match Request::parse(&self.buffer.bytes()[..len]) {
             Ok(request) => {
                 let unique = request.header.unique;
+                begins(&request);
                 let promise = Promise { device: &self.device, unique };
                 let answer = connection.handle(&request, &mut self.reply);
                 std::mem::forget(promise);
@@ -145,6 +172,21 @@ impl Channel {
     /// Sends an error as the reply.
     pub(crate) fn send_error(&self, unique: u64, errno: Errno) {
         send_error(&self.device, unique, errno);
+    }
+}
+
+/// Whether an operation waits for devices, or moves so many bytes that others should not wait for it.
+fn takes_long(operation: &Operation<'_>) -> bool {
+    match operation {
+        Operation::Read(args) => args.size >= MANY_BYTES,
+        Operation::Fsync(_)
+        | Operation::Fsyncdir(_)
+        | Operation::Syncfs
+        | Operation::Fallocate(_)
+        | Operation::CopyFileRange { .. }
+        | Operation::Ioctl { .. }
+        | Operation::Destroy => true,
+        _ => false,
     }
 }
 

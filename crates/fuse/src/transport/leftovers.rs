@@ -46,7 +46,7 @@ impl Leftovers {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match channel.read()? {
-                Some(Incoming::Bytes(len)) => channel.answer(len, connection),
+                Some(Incoming::Bytes(len)) => channel.answer(len, connection, |_| ()),
                 Some(Incoming::End(end)) => return Ok(Some(end)),
                 None => return Ok(None),
             }

@@ -8,7 +8,9 @@
 //! `gate` is held shared during an operation, exclusively by DESTROY. It is taken before every
 //! lock of the front end.
 
+pub(crate) mod crew;
 pub(crate) mod dev;
+mod follow;
 pub(crate) mod leftovers;
 pub(crate) mod uring;
 

@@ -1,18 +1,21 @@
 //! Benchmarks beside the kernel's btrfs, as root: `scripts/bench.sh`.
 //!
-//! Prints a table in Markdown. `null` serves the ceiling: the command starts itself so.
+//! Prints a table in Markdown. `growth` measures how costs grow with files and snapshots, and writes a plot. `null` serves the ceiling: the command starts itself so.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use butterfs_fuse::session::{SessionOptions, Transport};
+use butterfs_testkit::bench::growth::{self, Sizes};
 use butterfs_testkit::bench::subject::{NullServer, Place, Subject};
 use butterfs_testkit::bench::table::Results;
 use butterfs_testkit::bench::{Bench, SCENARIOS, Scale, Scenario, null, source};
 
 const USAGE: &str = "usage: bench [--rounds N] [--scale PERCENT] [--only SCENARIO,...] [--with btrfs,ceiling,ext4,xfs] \
-                     [--dir DIRECTORY] [--transport device|uring] [--options MOUNT_OPTIONS] [--binary BUTTERFS]";
+                     [--dir DIRECTORY] [--transport device|uring] [--options MOUNT_OPTIONS] [--binary BUTTERFS]\n       \
+                     bench growth [--plot FILE.svg] [--files N,...] [--snapshots N,...] [--snapshot-files N] \
+                     [--dir DIRECTORY] [--options MOUNT_OPTIONS] [--binary BUTTERFS]";
 
 struct Arguments {
     rounds: usize,
@@ -23,6 +26,8 @@ struct Arguments {
     transport: String,
     options: String,
     binary: PathBuf,
+    sizes: Sizes,
+    plot: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -34,7 +39,9 @@ fn main() -> ExitCode {
         null::serve(Path::new(dir), &SessionOptions { transport, ..SessionOptions::default() });
         return ExitCode::SUCCESS;
     }
-    match parse(words.into_iter()) {
+    let grow = words.first().is_some_and(|word| word == "growth");
+    match parse(words.into_iter().skip(usize::from(grow))) {
+        Ok(arguments) if grow => growth(&arguments),
         Ok(arguments) => run(&arguments),
         Err(problem) => {
             eprintln!("{problem}\n{USAGE}");
@@ -58,6 +65,12 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         transport: "device".into(),
         options: String::new(),
         binary: PathBuf::from("target/release/butterfs"),
+        sizes: Sizes {
+            files: vec![10_000, 100_000, 1_000_000],
+            snapshots: vec![10, 100, 1000],
+            snapshot_files: 20_000,
+        },
+        plot: None,
     };
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
@@ -71,10 +84,18 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--transport" => arguments.transport = value,
             "--options" => arguments.options = value,
             "--binary" => arguments.binary = value.into(),
+            "--plot" => arguments.plot = Some(value.into()),
+            "--files" => arguments.sizes.files = numbers(&value)?,
+            "--snapshots" => arguments.sizes.snapshots = numbers(&value)?,
+            "--snapshot-files" => arguments.sizes.snapshot_files = number()? as usize,
             _ => return Err(format!("{word}: no such option")),
         }
     }
     Ok(arguments)
+}
+
+fn numbers(text: &str) -> Result<Vec<usize>, String> {
+    list(text).iter().map(|word| word.parse().map_err(|_| format!("{word}: not a number"))).collect()
 }
 
 /// A directory that is gone at the end.
@@ -86,14 +107,32 @@ impl Drop for Work {
     }
 }
 
-fn subjects(arguments: &Arguments, base: &Path) -> Vec<Subject> {
-    let butterfs = Subject::Butterfs {
+fn butterfs(arguments: &Arguments, base: &Path) -> Subject {
+    Subject::Butterfs {
         binary: arguments.binary.clone(),
         options: format!("transport={},{}", arguments.transport, arguments.options),
         name: "butterfs",
         place: Place::below(base, "butterfs"),
-    };
-    let mut all = vec![butterfs];
+    }
+}
+
+fn work_directory(arguments: &Arguments) -> Work {
+    let base = arguments.dir.join(format!("butterfs-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&base).expect("a directory can be made");
+    Work(base)
+}
+
+fn growth(arguments: &Arguments) {
+    let work = work_directory(arguments);
+    let (text, plot) = growth::run(&butterfs(arguments, &work.0), &arguments.sizes);
+    println!("{text}");
+    if let Some(path) = &arguments.plot {
+        std::fs::write(path, plot).expect("the plot can be written");
+    }
+}
+
+fn subjects(arguments: &Arguments, base: &Path) -> Vec<Subject> {
+    let mut all = vec![butterfs(arguments, base)];
     for name in &arguments.with {
         let place = Place::below(base, name);
         all.push(match name.as_str() {
@@ -111,9 +150,7 @@ fn subjects(arguments: &Arguments, base: &Path) -> Vec<Subject> {
 }
 
 fn run(arguments: &Arguments) {
-    let base = arguments.dir.join(format!("butterfs-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&base).expect("a directory can be made");
-    let work = Work(base);
+    let work = work_directory(arguments);
     let scale = Scale::percent(arguments.scale);
     let archive = work.0.join("tree.tar");
     let wanted = |scenario: &Scenario| arguments.only.is_empty() || arguments.only.iter().any(|n| n == scenario.name);

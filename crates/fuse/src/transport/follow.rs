@@ -1,0 +1,93 @@
+//! Where a worker runs: on the CPU of its callers, as long as it answers alone.
+//!
+//! A caller waits for its answer, so its CPU is free meanwhile, and has its bytes in its caches; another CPU has to be
+//! interrupted for each request and for each answer, which on virtual machines costs several times what they cost
+//! themselves. The kernel wakes a worker where it ran before, or anywhere else. So a worker looks now and then where
+//! its caller is, and goes there. With several workers at work they run where the kernel thinks best.
+
+use butterfs_os::cpus;
+use rustix::thread::sched_getcpu;
+
+/// After so many requests it looks again.
+const LOOK_EVERY: u32 = 32;
+
+/// Where one worker runs.
+#[derive(Default)]
+pub(crate) struct Place {
+    since: u32,
+    bound: Option<usize>,
+}
+
+impl Place {
+    /// A request of a thread of some number came, to be answered by one worker alone or not.
+    pub fn asked_by(&mut self, thread: u32, alone: bool) {
+        if !alone {
+            self.leave();
+            return;
+        }
+        self.since += 1;
+        if self.since >= LOOK_EVERY && thread != 0 {
+            self.since = 0;
+            self.follow(thread);
+        }
+    }
+
+    /// It runs anywhere, until it has looked again.
+    fn leave(&mut self) {
+        self.since = 0;
+        if self.bound.take().is_some() {
+            cpus::release();
+        }
+    }
+
+    fn follow(&mut self, thread: u32) {
+        let Some(cpu) = cpu_of(thread) else { return };
+        let is_there = self.bound.map_or_else(|| sched_getcpu() == cpu, |bound| bound == cpu);
+        // What a caller may use may not be for this process.
+        if !is_there && cpus::bind(cpu).is_ok() {
+            self.bound = Some(cpu);
+        }
+    }
+}
+
+/// The CPU that a thread ran on last.
+fn cpu_of(thread: u32) -> Option<usize> {
+    cpu_in(&std::fs::read_to_string(format!("/proc/{thread}/stat")).ok()?)
+}
+
+/// Field 39 of a line of `/proc/*/stat`; the second one may have spaces in it.
+fn cpu_in(line: &str) -> Option<usize> {
+    line.rsplit_once(") ")?.1.split_ascii_whitespace().nth(36)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_is_found_behind_any_name() {
+        let rest: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
+        assert_eq!(cpu_in(&format!("77 (a ) 5 b) {}", rest.join(" "))), Some(39));
+        assert_eq!(cpu_in("77 (short) S 1"), None);
+        assert_eq!(cpu_in(""), None);
+    }
+
+    #[test]
+    fn a_worker_goes_where_its_caller_is_and_may_leave() {
+        let here = || rustix::thread::sched_getaffinity(None).expect("this thread has CPUs");
+        let (mut place, everywhere) = (Place::default(), here());
+        let own = rustix::thread::gettid().as_raw_pid() as u32;
+        assert!(cpu_of(own).is_some());
+        // Nobody has this number.
+        (0..LOOK_EVERY).for_each(|_| place.asked_by(u32::MAX, true));
+        assert_eq!(place.bound, None);
+        // As if its caller had gone to another CPU since.
+        place.bound = Some(usize::MAX);
+        (0..LOOK_EVERY).for_each(|_| place.asked_by(own, true));
+        assert_eq!(here().count(), 1);
+        assert!(place.bound.is_some_and(|cpu| here().is_set(cpu)));
+        // While others answer too.
+        place.asked_by(own, false);
+        assert_eq!((place.bound, here()), (None, everywhere));
+    }
+}
