@@ -101,6 +101,8 @@ types() { # the suite knows our mounts as btrfs
     sed -i -e '/^_fs_type()/,/^}/ s/-e .s\/fuse.ceph-fuse\/ceph-fuse\/./& -e "s,fuse[blk]*.butterfs,btrfs,"/' \
         -e '/^_is_dev_mounted()/,/^}/ s/-t $fstype/-t $fstype,fuseblk.butterfs,fuse.butterfs/' \
         -e '/^_is_dir_mountpoint()/,/^}/ s/-t $fstype/-t $fstype,fuseblk.butterfs,fuse.butterfs/' "$suite/common/rc"
+    # Who waits for the end of remounts must not wait for the end of a daemon that is called mount.
+    sed -i 's/pgrep -f "mount[.][*]${btrfs_mnt}"/pgrep -f "mount.*remount,compress"/' "$suite/common/btrfs"
 }
 
 devices=()

@@ -24,7 +24,8 @@ pub fn read(arguments: Vec<OsString>) -> Invocation {
         "btrfs-find-root" => run("find-root", rest()),
         "mount.btrfs" | "mount.butterfs" | "mount.fuse.butterfs" | "mount.fuseblk.butterfs" => mount_helper(rest()),
         "umount.butterfs" | "umount.fuse.butterfs" | "umount.fuseblk.butterfs" => umount_helper(rest()),
-        // `btrfs` too: its groups of commands are ours.
+        // `btrfs` too: its groups of commands are ours, but for one.
+        "btrfs" if rest().next().is_some_and(|word| word == "replace") => run("device", rest()),
         _ => Invocation::Run(with_long_filters(with_long_compress(arguments))),
     }
 }
@@ -169,5 +170,6 @@ mod tests {
         expect("/usr/bin/btrfs inspect-internal dump-super a", "/usr/bin/btrfs inspect-internal dump-super a");
         expect("btrfs bal start -dusage=5 -m -f /mnt", "btrfs bal start --data=usage=5 --metadata -f /mnt");
         expect("/bin/butterfs mount -f a b", "/bin/butterfs mount -f a b");
+        expect("btrfs replace status -1 /mnt", "butterfs device replace status -1 /mnt");
     }
 }

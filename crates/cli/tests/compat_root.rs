@@ -10,10 +10,12 @@ use std::path::Path;
 use std::process::Command;
 
 use butterfs_testkit::command::{Finished, run};
+use butterfs_testkit::devices::{self, KernelMount};
 use butterfs_testkit::mounter::Mounted;
 use butterfs_testkit::oracle;
 use butterfs_testkit::random::Random;
 use butterfs_testkit::workdir::WorkDir;
+use common::ours::Ours;
 use common::{MIB, compat_library, kernel, setup, subject};
 use regex::Regex;
 
@@ -168,6 +170,58 @@ fn the_stock_btrfs_says_the_same_on_both_mounts() {
     mounted.unmount();
     for ((question, expected), (_, found)) in expected.iter().zip(&found) {
         assert_eq!(found, expected, "{question}");
+    }
+}
+
+/// What is asked of devices.
+const DEVICE_QUESTIONS: [&str; 7] = [
+    "btrfs filesystem usage -b mnt",
+    "btrfs filesystem usage -T -b mnt",
+    "btrfs filesystem usage mnt",
+    "btrfs device usage mnt",
+    "btrfs device usage -b mnt",
+    "btrfs device stats mnt",
+    SHOW,
+];
+
+/// Answers to all of them, without the names of devices.
+fn device_answers(work: &WorkDir, library: &[&str]) -> Vec<String> {
+    let images = format!("{}/disk[0-9]+", regex::escape(&work.path().display().to_string()));
+    let device = Regex::new(&images).expect("it is right");
+    let asked = |question: &&str| {
+        let words = [library, &["unshare", "-m", "sh", "-c", question]].concat();
+        let finished = run(Command::new(words[0]).args(&words[1..]).current_dir(work.path()));
+        assert!(finished.status.success(), "{question}: {finished}");
+        let text = Finished { stdout: device.replace_all(&finished.stdout, "/dev/loop0").into_owned(), ..finished };
+        said(&text)
+    };
+    DEVICE_QUESTIONS.iter().map(asked).collect()
+}
+
+/// Of a filesystem on several images, too: how large they are, what is on each, and what went wrong with each.
+#[test]
+fn the_stock_btrfs_says_the_same_of_several_images() {
+    for (name, sizes, mkfs) in [
+        ("compat_raid1", [600 * MIB, 500 * MIB, 700 * MIB].as_slice(), ["-d", "raid1", "-m", "raid1"]),
+        ("compat_single", &[300 * MIB, 400 * MIB], ["-d", "single", "-m", "dup"]),
+        ("compat_raid5", &[300 * MIB, 300 * MIB, 300 * MIB], ["-d", "raid5", "-m", "raid1"]),
+    ] {
+        let Some(work) = setup(name) else { return };
+        compat_library();
+        let mnt = work.dir("mnt");
+        let images = devices::mkfs(work.path(), sizes, &mkfs);
+        let mounted = KernelMount::new(&images, &mnt, "noatime");
+        fs::write(mnt.join("file"), bytes(1, 30_000_000)).expect("write");
+        drop(mounted);
+        let mounted = KernelMount::new(&images, &mnt, "ro,noatime");
+        let expected = device_answers(&work, &[]);
+        drop(mounted);
+        let mounted = Ours::new(&images, &mnt, "noatime");
+        let found = device_answers(&work, &[BINARY, "compat", "--"]);
+        drop(mounted);
+        for ((question, expected), found) in DEVICE_QUESTIONS.iter().zip(&expected).zip(&found) {
+            assert_eq!(found, expected, "{name}: {question}");
+        }
     }
 }
 

@@ -12,7 +12,7 @@ const WITH_HELPERS: &str = r#"
 set -eux
 dir=$1 butterfs=$2
 mkdir "$dir/helpers"
-for name in mount.butterfs umount.fuseblk.butterfs fsck.butterfs; do
+for name in mount.butterfs mount.fuseblk.butterfs umount.fuseblk.butterfs fsck.butterfs; do
     ln -s "$butterfs" "$dir/helpers/$name"
 done
 mount -t overlay none -o "lowerdir=$dir/helpers:/usr/sbin" /usr/sbin
@@ -28,6 +28,16 @@ fsck -T -a -t butterfs "$dir/image"
 mount -T "$dir/fstab" -a
 test "$(cat "$dir/mnt/file")" = "by mount"
 if echo no >"$dir/mnt/other"; then exit 4; fi
+
+# -i: without the helper. Then only the kernel's flag changes, and the daemon stands by what it was told.
+mount -i -o remount,rw "$dir/mnt"
+if echo no >"$dir/mnt/other"; then exit 5; fi
+mount -o remount,rw,noatime "$dir/mnt"
+echo yes >"$dir/mnt/other"
+findmnt -no OPTIONS "$dir/mnt" | grep -q noatime
+mount -o remount,ro "$dir/mnt"
+if echo no >"$dir/mnt/more"; then exit 6; fi
+test "$(cat "$dir/mnt/other")" = yes
 umount "$dir/mnt"
 "#;
 

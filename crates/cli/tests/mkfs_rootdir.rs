@@ -161,3 +161,38 @@ fn a_filesystem_with_a_part_of_it_is_none() {
         assert!(!opened.status.success(), "it must not be taken for a filesystem");
     }
 }
+
+/// Killed at any moment, it leaves no filesystem, or all of it.
+#[test]
+fn who_is_killed_leaves_no_part_of_it() {
+    let work = WorkDir::new("mkfs_rootdir_killed");
+    let (dir, image) = (source(&work), work.file("image"));
+    std::fs::write(dir.join("large"), Random::new(3).bytes(60 << 20)).unwrap();
+    let expected = tree(&dir);
+    let (mut none, mut whole) = (0, 0);
+    for round in 0..12_u64 {
+        // What is there before must not be found either.
+        mkfs(&["-q", "-f", "-b", "256M", text(&image)]).ok();
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_butterfs"))
+            .args(["mkfs", "-q", "-f", "-L", "new", "-r", text(&dir), "-b", "256M", text(&image)])
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20 + 25 * round));
+        // An error says that it has ended.
+        let _ = child.kill();
+        child.wait().unwrap();
+        let label = butterfs(&["filesystem", "label", text(&image)]);
+        match label.stdout.trim() {
+            "new" => {
+                whole += 1;
+                assert_clean(&image);
+                copied_out(&work, &image, &format!("out{round}")).assert_same(&expected, Times::Exact, "all of it");
+            }
+            // It had not begun to write.
+            "" if label.status.success() => assert_clean(&image),
+            _ => none += 1,
+        }
+    }
+    println!("{none} times there was none, {whole} times all of it");
+    assert!(none > 0, "never killed in the midst of it");
+}

@@ -3,7 +3,7 @@
 use libc::{c_int, c_ulong, c_void};
 
 use crate::errno::{self, Result};
-use crate::{clone, dedupe, fiemap, mounts, real, scrub, snapshot, wire};
+use crate::{clone, dedupe, fiemap, images, mounts, real, scrub, snapshot, wire};
 
 /// `FICLONE`: the descriptor is the argument.
 const FICLONE: u32 = 0x4004_9409;
@@ -57,10 +57,25 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_voi
     let result = unsafe { real::ioctl(fd, request, argument) };
     let Ok(command) = u32::try_from(request) else { return result };
     if result != -1 {
+        if command == wire::DEV_INFO && mounts::is_fuse(fd) {
+            let errno = errno::get();
+            // SAFETY: the command has filled its struct.
+            unsafe { images::remember(argument) };
+            errno::set(errno);
+        }
         snapshot::wait_for_change(fd, command, argument);
         return result;
     }
     let refused = errno::get();
+    if command == images::BLKGETSIZE64
+        && refused == libc::ENOTTY
+        && !argument.is_null()
+        && let Some(size) = images::size(fd)
+    {
+        // SAFETY: the argument of this command is a number.
+        unsafe { argument.cast::<u64>().write_unaligned(size) };
+        return 0;
+    }
     // SAFETY: as the caller promises: the argument is what the command wants.
     match unsafe { another_way(fd, command, argument, refused) } {
         Some(Ok(result)) => result,

@@ -2,6 +2,7 @@
 //! shows and FUSE cannot, for mounts of Butterfs.
 //!
 //! * `ioctl`: FICLONE, FICLONERANGE, FIDEDUPERANGE, FIEMAP and snapshots, by commands that FUSE does pass on;
+//!   the size of an image that is a device of a mount;
 //! * `statfs`, `getmntent`: the type is that of Btrfs;
 //! * `stat`: each subvolume has a device number of its own, as in the kernel.
 //!
@@ -18,6 +19,7 @@ mod clone;
 mod dedupe;
 mod errno;
 mod fiemap;
+mod images;
 mod ioctl;
 mod mntent;
 mod mounts;

@@ -238,7 +238,6 @@ impl Options {
             ("degraded", self.missing != before.missing),
             ("rescue", self.rescue != before.rescue),
             ("generation", self.generation != before.generation),
-            ("discard, metadata_ratio", self.space != before.space),
             ("open_files", self.open_files != before.open_files),
             ("acl, noacl", self.acl != before.acl),
             ("transport", self.transport != before.transport),

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, missing_docs)]
 
+pub mod both;
 pub mod ours;
 
 use butterfs_testkit::mounter::Mounter;

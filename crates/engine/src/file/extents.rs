@@ -329,7 +329,8 @@ pub fn drop_some(tx: &mut Transaction, id: InodeId, range: Range<u64>, max_items
     Ok(Dropped { bytes, unfinished: Some(end) })
 }
 
-/// Takes `range` out of one item; gives the bytes that no longer count.
+/// Takes `range` out of one item; gives the bytes that no longer count. What is left is as old as it was: who looks
+/// for what is new (autodefrag, `find-new`) must not take it for that.
 fn cut(tx: &mut Transaction, id: InodeId, item: Item, range: &Range<u64>) -> Result<u64> {
     let end = item.end(sector_of(tx));
     let (start, extent) = match item.stored {
@@ -341,12 +342,12 @@ fn cut(tx: &mut Transaction, id: InodeId, item: Item, range: &Range<u64>) -> Res
     let (head, tail) = (gone.start - start, end - gone.end);
     let back_ref = extent.back_ref(id, start);
     if head > 0 {
-        put(tx, id, start, &extent.part(0, head))?;
+        tx.put(id.tree, &key(id, start), &extent.part(0, head).pack(extent.generation))?;
     } else {
         tx.remove(id.tree, &key(id, start))?;
     }
     if tail > 0 {
-        insert(tx, id, gone.end, &extent.part(gone.end - start, tail))?;
+        tx.insert(id.tree, &key(id, gone.end), &extent.part(gone.end - start, tail).pack(extent.generation))?;
     }
     let whole = (Logical(extent.disk_bytenr), extent.disk_num_bytes);
     match (head > 0, tail > 0) {

@@ -118,6 +118,29 @@ fn small_writes_are_noted_and_their_files_defragmented() {
     judge(&device, fs);
 }
 
+/// What a small write leaves of an older extent is no newer than before, so it stays where it is; and the write alone is
+/// in one piece already.
+#[test]
+fn what_a_small_write_cut_in_two_stays() {
+    let device = device();
+    let volume = butterfs_volume::Volume::open(vec![device.clone()], butterfs_volume::OpenMode::ReadWrite).unwrap();
+    let options = OpenOptions { autodefrag: Autodefrag::SmallWrites, ..OpenOptions::default() };
+    let fs = Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap();
+    let id = fs.create(top(b"file"), &FILE).unwrap();
+    fs.write(id, 0, &[1; 65536]).unwrap();
+    fs.sync().unwrap();
+    let old = extents(&fs, id)[0].generation;
+    fs.write(id, 16384, &[2; 4096]).unwrap();
+    fs.sync().unwrap();
+    let before = extents(&fs, id);
+    assert!(fs.autodefrag_once().unwrap());
+    fs.sync().unwrap();
+    assert_eq!(extents(&fs, id), before);
+    let generations: Vec<u64> = before.iter().map(|extent| extent.generation).collect();
+    assert!(generations[0] == old && generations[1] > old && generations[2] == old, "{generations:?}");
+    judge(&device, fs);
+}
+
 #[test]
 fn leaves_come_one_behind_the_other_and_stay_shared() {
     let device = device();

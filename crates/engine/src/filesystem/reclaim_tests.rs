@@ -10,7 +10,7 @@ use butterfs_volume::MemDevice;
 
 use super::space_tests::{made, open_with};
 use super::tests::{FILE, judge, top};
-use super::{FileOffset, Filesystem, OpenOptions};
+use super::{FileOffset, Filesystem, OpenOptions, Settings};
 use crate::environment::SystemEnvironment;
 use crate::error::Error;
 use crate::file::{CloneLen, CompressRule, SizeMode};
@@ -249,6 +249,28 @@ fn freed_space_is_discarded_when_the_user_wants() {
         assert_eq!(content(&fs, kept), vec![9; 1 << 20]);
         judge(&device, fs);
     }
+}
+
+/// The rule can be chosen anew: what is freed from then on follows it.
+#[test]
+fn discards_begin_and_end_while_the_filesystem_is_open() {
+    const LEN: usize = 24 << 20;
+    let device = made(256 << 20);
+    let fs = open_with(&device, SpaceRules::default());
+    let settings = |discard| Settings { space: SpaceRules { discard, ..SpaceRules::default() }, ..fs.settings() };
+    for (discard, goes) in [(DiscardRule::Sync, true), (DiscardRule::Never, false), (DiscardRule::Async, false)] {
+        fs.set_settings(settings(discard));
+        assert_eq!(fs.settings(), settings(discard));
+        file(&fs, "file", &vec![7; LEN]);
+        fs.sync().unwrap();
+        fs.unlink(top(b"file")).unwrap();
+        fs.sync().unwrap();
+        assert_eq!(held(&device) < LEN, goes, "{discard:?}");
+    }
+    // What waits is forgotten with the rule that it waited by.
+    fs.set_settings(settings(DiscardRule::Never));
+    assert_eq!(fs.shared.gate.discard_some(usize::MAX).unwrap(), 0);
+    judge(&device, fs);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::file::{CompressRule, DataRule};
 use crate::inode::{LiveOptions, lock};
 use crate::replay;
+use crate::tx::SpaceRules;
 
 /// What can be chosen anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Settings {
     pub access_times: AccessTimes,
     /// Whether files that small writes scatter are defragmented (mount option `autodefrag`).
     pub autodefrag: Autodefrag,
+    /// How space is given out and back (mount options `discard`, `metadata_ratio`).
+    pub space: SpaceRules,
 }
 
 /// Why a filesystem is for reading only, once it is.
@@ -64,12 +67,14 @@ impl Filesystem {
     pub fn settings(&self) -> Settings {
         let LiveOptions { compress, new_data, max_inline } = self.shared.live();
         let Rules { fsync, access_times, autodefrag } = self.rules();
-        Settings { compress, new_data, max_inline, fsync, access_times, autodefrag }
+        let space = self.shared.gate.space_rules();
+        Settings { compress, new_data, max_inline, fsync, access_times, autodefrag, space }
     }
 
     /// Other settings, for what begins from now on.
     pub fn set_settings(&self, settings: Settings) {
-        let Settings { compress, new_data, max_inline, fsync, access_times, autodefrag } = settings;
+        let Settings { compress, new_data, max_inline, fsync, access_times, autodefrag, space } = settings;
+        self.shared.gate.set_space_rules(space);
         *self.shared.live.write().unwrap_or_else(PoisonError::into_inner) =
             LiveOptions { max_inline, compress, new_data };
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Rules { fsync, access_times, autodefrag };

@@ -18,7 +18,7 @@ use butterfs_volume::Volume;
 
 use super::{Gate, Transaction};
 use crate::error::{Error, Result};
-use crate::space::{DiscardRule, FreeRanges, GroupState};
+use crate::space::{DiscardRule, FreeRanges, GroupState, SpaceRules};
 
 /// A device is told of so many bytes at a time at most.
 const PIECE: u64 = 64 << 20;
@@ -88,6 +88,14 @@ impl Discards {
 }
 
 impl Transaction {
+    /// Other rules. What was noted to be discarded later is forgotten where nothing is any more.
+    pub(super) fn set_rules(&mut self, rules: SpaceRules) {
+        self.rules = rules;
+        if rules.discard == DiscardRule::Never {
+            self.discards = Discards::default();
+        }
+    }
+
     /// What of the space freed in this generation its commit discards.
     pub(super) fn freed_to_discard(&self) -> Vec<(Logical, u64)> {
         if self.rules.discard != DiscardRule::Sync {

@@ -68,7 +68,7 @@ pub struct Gate {
     row_turns: RowTurns,
     read_only: AtomicBool,
     cache_bytes: usize,
-    space: SpaceRules,
+    space: RwLock<SpaceRules>,
     /// Changed tree blocks in memory beyond which a change commits.
     dirty_bytes: u64,
     stopped: OnceLock<Stopped>,
@@ -110,7 +110,7 @@ impl Gate {
             row_turns: RowTurns::default(),
             read_only: AtomicBool::new(read_only),
             cache_bytes,
-            space,
+            space: RwLock::new(space),
             dirty_bytes,
             stopped: OnceLock::new(),
             listeners: Listeners::default(),
@@ -136,7 +136,14 @@ impl Gate {
 
     /// What the user chose about space.
     pub fn space_rules(&self) -> SpaceRules {
-        self.space
+        *self.space.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Other rules, from the next change on.
+    pub fn set_space_rules(&self, rules: SpaceRules) {
+        let mut tx = self.trees.write();
+        tx.set_rules(rules);
+        *self.space.write().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
     /// Whoever reads or writes data where trees say that it lies is counted here meanwhile.
@@ -253,7 +260,7 @@ impl Gate {
         // What was set aside is free again.
         let (volume, superblock) = (self.volume.clone(), self.volume.superblock());
         let mut tx = Transaction::open(volume, self.cache_bytes, &superblock, BadGroups::Refuse)?;
-        tx.rules = self.space;
+        tx.rules = self.space_rules();
         *self.trees.write() = tx;
         Ok(result)
     }
@@ -261,7 +268,7 @@ impl Gate {
     /// Takes what the last commit left for the truth, a log of it brought in by `replay` and committed, and allows
     /// changes from now on. The volume can be written already.
     pub(crate) fn begin_writing<R>(&self, replay: Option<impl FnOnce(&mut Transaction) -> Result<R>>) -> Result<()> {
-        let settings = GateSettings { read_only: false, cache_bytes: self.cache_bytes, space: self.space };
+        let settings = GateSettings { read_only: false, cache_bytes: self.cache_bytes, space: self.space_rules() };
         // Nobody else sees it before it is done.
         let fresh = Self::open(Arc::clone(&self.volume), settings)?;
         if let Some(replay) = replay {
@@ -375,7 +382,7 @@ impl Gate {
         drop((tx, rows));
         frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("commit failed: {error}")))?;
         self.trees.write().finish(frozen);
-        if self.space.discard == DiscardRule::Sync {
+        if self.space_rules().discard == DiscardRule::Sync {
             // What removed chunks had.
             self.discard_some(usize::MAX)?;
         }

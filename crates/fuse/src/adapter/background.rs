@@ -36,6 +36,8 @@ impl std::fmt::Debug for OnError {
 
 /// How often freed space is discarded, and so many ranges at most each time.
 const DISCARD_AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether a remount wants freed space discarded later.
+const DISCARD_PERHAPS: Duration = Duration::from_secs(30);
 const DISCARDS: usize = 1000;
 /// Tree blocks that the cleaner takes in one step.
 const CLEAN_STEP: usize = 64;
@@ -93,10 +95,8 @@ impl Background {
         self.spawn("on-error", move || follow_error(&bell, &on_error))?;
         let (bell, with, failure) = (Arc::clone(&self.bell), Arc::clone(fs), Arc::clone(&self.failure));
         self.spawn("commit", move || commit_now_and_then(&bell, &with, &failure))?;
-        if fs.discards_later() {
-            let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
-            self.spawn("discard", move || discard_now_and_then(&bell, &with))?;
-        }
+        let (bell, with) = (Arc::clone(&self.bell), Arc::clone(fs));
+        self.spawn("discard", move || discard_now_and_then(&bell, &with))?;
         if !fs.shared().gate.volume().catching_up().is_empty() {
             *lock(&self.resyncs) = Some(Arc::clone(fs));
             let with = Arc::clone(fs);
@@ -168,7 +168,11 @@ fn bring_up_to_date(fs: &Filesystem) {
 impl Bell {
     /// How long the cleaner sleeps: not longer than from one commit to the next.
     fn clean_interval(&self) -> Duration {
-        CLEAN_AGAIN.min(lock(&self.told).interval)
+        CLEAN_AGAIN.min(self.commit_interval())
+    }
+
+    fn commit_interval(&self) -> Duration {
+        lock(&self.told).interval
     }
 
     /// Waits until `limit` has passed or `early` says so; `false`: stop.
@@ -224,9 +228,12 @@ fn commit_now_and_then(bell: &Bell, fs: &Filesystem, failure: &OnceLock<String>)
     }
 }
 
-/// Discards what was freed. What is left at the end is for a trim.
+/// Discards what was freed, where it is to be done later. What is left at the end is for a trim.
 fn discard_now_and_then(bell: &Bell, fs: &Filesystem) {
-    while bell.wait(DISCARD_AGAIN, |_| false) {
+    while bell.wait(if fs.discards_later() { DISCARD_AGAIN } else { DISCARD_PERHAPS }, |_| false) {
+        if !fs.discards_later() {
+            continue;
+        }
         if let Err(error) = fs.shared().gate.discard_some(DISCARDS) {
             tracing::error!(%error, "discarding freed space failed");
             return;
@@ -234,8 +241,13 @@ fn discard_now_and_then(bell: &Bell, fs: &Filesystem) {
     }
 }
 
-/// Defragments what small writes scattered; `false`: stop.
-fn autodefrag(bell: &Bell, fs: &Filesystem) -> bool {
+/// Defragments what small writes scattered, as often as there are commits, as in the kernel: who goes on writing is left
+/// alone until then. `false`: stop.
+fn autodefrag(bell: &Bell, fs: &Filesystem, last: &mut Instant) -> bool {
+    if last.elapsed() < bell.commit_interval() {
+        return true;
+    }
+    *last = Instant::now();
     while !bell.is_stopped() {
         match fs.autodefrag_once() {
             Ok(true) => {}
@@ -283,7 +295,7 @@ fn forget_deleted(fs: &Filesystem, forget: &Forget) {
 }
 
 fn clean(bell: &Bell, fs: &Filesystem, forget: &Forget) {
-    let mut again = CLEAN_AGAIN;
+    let (mut again, mut defragmented) = (CLEAN_AGAIN, Instant::now());
     loop {
         loop {
             let begin = Instant::now();
@@ -307,7 +319,7 @@ fn clean(bell: &Bell, fs: &Filesystem, forget: &Forget) {
         }
         forget_deleted(fs, forget);
         let mut deleted = false;
-        if !autodefrag(bell, fs)
+        if !autodefrag(bell, fs, &mut defragmented)
             || !reclaim(bell, fs)
             || !bell.wait(again.min(bell.clean_interval()), |told| {
                 deleted = std::mem::take(&mut told.clean);

@@ -23,7 +23,7 @@ pub struct Arguments {
     enqueue: bool,
     #[command(flatten)]
     image: ImageDevices,
-    /// Devices, by path or number, `missing` for one that is not there, or `cancel`; at the end the mount point, or an
+    /// Devices, by path or number (devid), `missing` for one that is not there, or `cancel`; at the end the mount point, or an
     /// image of the filesystem.
     #[arg(required = true, num_args = 2.., value_name = "DEVICE... PATH")]
     words: Vec<PathBuf>,

@@ -1,8 +1,8 @@
 //! `mkfs --rootdir`: a new filesystem begins with what is in a directory of the host.
 //!
 //! # Invariants
-//! * If anything could not be copied, there is no filesystem: its superblocks are erased. (Who is killed in the midst of it
-//!   leaves one with a part, as after a power cut.)
+//! * If anything could not be copied, or the program is killed before the end, there is no filesystem: superblocks are
+//!   written last.
 //! * Directories that are to be subvolumes are made before anything is copied, so that the copy finds them.
 
 mod estimate;
@@ -21,7 +21,7 @@ use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::MakeOptions;
 use butterfs_format::TreeId;
 use butterfs_format::compression::Choice;
-use butterfs_volume::{BlockDevice, OpenMode, Volume, erase_superblocks};
+use butterfs_volume::{BlockDevice, HeldBack, OpenMode, Volume};
 
 use self::subvolume::NamedSubvolume;
 use super::exit;
@@ -71,15 +71,25 @@ impl Content {
         self.rootdir.as_deref().map(|dir| estimate::image_size(dir, options))
     }
 
-    /// Copies it. Gives the size of the filesystem if that changed.
-    pub(super) fn copy(&self, devices: &[Arc<dyn BlockDevice>], images: &[PathBuf]) -> Result<Option<u64>> {
-        let Some(dir) = &self.rootdir else { return Ok(None) };
-        let copied = self.fill(dir, devices, images);
-        if copied.is_err() {
-            // It must not be taken for all of it. If that fails, too, the first error is what counts.
-            let _ = devices.iter().try_for_each(|device| erase_superblocks(&**device));
+    /// The devices as they are to be written until all is copied.
+    pub(super) fn stage(&self, devices: Vec<Arc<dyn BlockDevice>>, image: &Path) -> Result<Stage> {
+        if self.rootdir.is_none() {
+            return Ok(Stage { devices, held: Vec::new() });
         }
-        copied
+        let held = |device| HeldBack::new(device).map(Arc::new);
+        let held = devices.into_iter().map(held).collect::<std::result::Result<Vec<_>, _>>();
+        let held = held.map_err(|error| failure::io(exit::USAGE, image, &error))?;
+        Ok(Stage { devices: held.iter().map(|device| Arc::clone(device) as Arc<dyn BlockDevice>).collect(), held })
+    }
+
+    /// Copies it. Gives the size of the filesystem if that changed.
+    pub(super) fn copy(&self, stage: &Stage, images: &[PathBuf]) -> Result<Option<u64>> {
+        let Some(dir) = &self.rootdir else { return Ok(None) };
+        let size = self.fill(dir, &stage.devices, images)?;
+        for (device, image) in stage.held.iter().zip(images) {
+            device.publish().map_err(|error| failure::io(exit::USAGE, image, &error))?;
+        }
+        Ok(size)
     }
 
     fn fill(&self, dir: &Path, devices: &[Arc<dyn BlockDevice>], images: &[PathBuf]) -> Result<Option<u64>> {
@@ -154,6 +164,13 @@ impl Content {
     pub(super) fn size(&self, total: u64) -> String {
         if self.shrink { format!("{} (shrunk)", size::display(total)) } else { size::display(total) }
     }
+}
+
+/// Devices that are being filled; until all is copied they have no superblocks.
+pub(super) struct Stage {
+    /// What is read and written.
+    pub(super) devices: Vec<Arc<dyn BlockDevice>>,
+    held: Vec<Arc<HeldBack>>,
 }
 
 /// As it is, with all attributes.

@@ -105,11 +105,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         targets.push(target);
         devices.push(Arc::new(device));
     }
-    make_on(&devices, &options).map_err(|error| failure::engine(exit::USAGE, first, &make_error(error)))?;
-    for (target, device) in targets.iter().zip(&devices) {
+    let stage = arguments.content.stage(devices, first)?;
+    make_on(&stage.devices, &options).map_err(|error| failure::engine(exit::USAGE, first, &make_error(error)))?;
+    for (target, device) in targets.iter().zip(&stage.devices) {
         signatures::erase_others(&**device).map_err(|error| failure::io(exit::USAGE, target.path, &error))?;
     }
-    let cut = arguments.content.copy(&devices, &arguments.images)?;
+    let cut = arguments.content.copy(&stage, &arguments.images)?;
     targets.into_iter().for_each(Target::keep);
     if !arguments.quiet {
         let total = options.devices.iter().map(|device| device.total_bytes).sum();

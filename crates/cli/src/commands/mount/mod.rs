@@ -126,7 +126,9 @@ fn plan(arguments: &Arguments) -> Result<Plan<'_>> {
     let Some((directory, images)) = arguments.rest.split_last() else {
         return Err(Failure::new(exit::USAGE, "name a directory to mount on"));
     };
-    let named = std::iter::once(&arguments.image).chain(images).chain(&options.devices).cloned().collect();
+    // Others are told of them, who may be elsewhere.
+    let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let named = std::iter::once(&arguments.image).chain(images).chain(&options.devices).map(whole).collect();
     let shown_options = arguments.options.join(",");
     Ok(Plan { image, named, directory, options, shown_options, verbose: arguments.verbose, log, is_protected })
 }

@@ -95,6 +95,7 @@ fn settings(options: &Options) -> Settings {
         fsync: options.fsync,
         access_times: options.access_times,
         autodefrag: options.autodefrag,
+        space: options.space,
     }
 }
 

@@ -65,6 +65,10 @@ impl EngineFrontEnd {
 
     fn answer(&self, caller: &Caller, call: &IoctlCall<'_>, id: InodeId) -> Result<IoctlReply> {
         match call.command {
+            // What stands for a subvolume that is not here has no flags, as in the kernel.
+            flags::GETFLAGS | flags::SETFLAGS | flags::FSGETXATTR | flags::FSSETXATTR if id.is_placeholder() => {
+                Err(Errno::ENOTTY)
+            }
             flags::GETFLAGS => reply(self.flags(id)?.to_ne_bytes()),
             flags::SETFLAGS => self.set_flags(caller, id, call.input),
             flags::FSGETXATTR => reply(self.xflags(id)?),
