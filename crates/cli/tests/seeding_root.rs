@@ -141,3 +141,123 @@ fn a_seed_is_removed() {
     assert!(mnt.join("of the seed/noise").exists(), "the seed is what it was");
     drop(kernel);
 }
+
+/// We have a filesystem grow out of seeds, on a mount or on an image; gives all, the new one first.
+fn sprouted_by_us(work: &WorkDir, mnt: &Path, seeds: &[PathBuf], name: &str, how: On) -> Vec<PathBuf> {
+    let grown = work.file(name);
+    create_sparse(&grown, SIZE);
+    let before: Vec<_> = seeds.iter().map(|seed| oracle::file_hash(seed)).collect();
+    let mut add = Command::new(BUTTERFS);
+    add.args(["device", "add"]);
+    match how {
+        On::Image => {
+            seeds[1..].iter().for_each(|seed| drop(add.arg("--device").arg(seed)));
+            // Without another device they are looked for beside the image, where earlier sprouts are.
+            if seeds.len() == 1 {
+                add.arg("--device").arg(&seeds[0]);
+            }
+            run(add.arg(&grown).arg(&seeds[0])).ok();
+        }
+        On::Mount => {
+            let ours = Ours::new(seeds, mnt, "noatime");
+            assert!(std::fs::write(mnt.join("file"), b"").is_err(), "a seed is for reading");
+            let held = std::fs::File::open(mnt.join("of the seed")).expect("open");
+            run(add.arg(&grown).arg(mnt)).ok();
+            run(Command::new("mount").args(["-o", "remount,rw"]).arg(mnt)).ok();
+            std::fs::write(mnt.join("written after the device came"), name).expect("write");
+            assert!(held.metadata().expect("stat").is_dir());
+            drop((held, ours));
+        }
+    }
+    let after: Vec<_> = seeds.iter().map(|seed| oracle::file_hash(seed)).collect();
+    assert_eq!(after, before, "a seed was written");
+    let images = [vec![grown], seeds.to_vec()].concat();
+    clean(&images);
+    images
+}
+
+#[derive(Clone, Copy)]
+enum On {
+    Image,
+    Mount,
+}
+
+#[test]
+fn we_have_several_grow_from_one_seed() {
+    let Some(work) = setup("seed-ours") else { return };
+    let mnt = work.dir("mnt");
+    let seed = seed(&work, &mnt);
+    let seeds = std::slice::from_ref(&seed);
+    let first = sprouted_by_us(&work, &mnt, seeds, "first", On::Mount);
+    let second = sprouted_by_us(&work, &mnt, seeds, "second", On::Image);
+    let of_first = written(&first, &mnt, "first");
+    written(&second, &mnt, "second");
+    seen_by_the_kernel(&first, &mnt, &of_first);
+    // The kernel writes, too, and takes the seed out.
+    let kernel = KernelMount::new(&first, &mnt, "noatime");
+    populated(&mnt, "of the kernel", 9);
+    run(Command::new("btrfs").args(["device", "remove", "1"]).arg(&mnt)).ok();
+    let expected = Tree::content_of(&mnt);
+    drop(kernel);
+    seen_by_the_kernel(&first[..1], &mnt, &expected);
+}
+
+/// A chain that is ours alone, and the seeds removed from its end, one by one.
+#[test]
+fn we_have_a_chain_of_seeds_and_remove_them() {
+    let Some(work) = setup("seed-ours-chain") else { return };
+    let mnt = work.dir("mnt");
+    let seed = seed(&work, &mnt);
+    let first = sprouted_by_us(&work, &mnt, &[seed], "first", On::Image);
+    written(&first, &mnt, "first");
+    becomes_seed(&first);
+    let second = sprouted_by_us(&work, &mnt, &first, "second", On::Mount);
+    let expected = written(&second, &mnt, "second");
+    for (devid, left) in [("1", 3), ("2", 2)] {
+        let ours = Ours::new(&second[..left], &mnt, "noatime");
+        run(Command::new(BUTTERFS).args(["device", "remove", devid]).arg(&mnt)).ok();
+        drop(ours);
+    }
+    seen_by_the_kernel(&second[..1], &mnt, &expected);
+}
+
+#[track_caller]
+fn refuses(command: &mut Command) -> String {
+    let finished = run(command);
+    assert!(!finished.status.success(), "{finished}");
+    finished.stderr
+}
+
+/// Seeds with two devices and mirrors; and what is refused.
+#[test]
+fn a_seed_of_two_devices_and_what_is_refused() {
+    let Some(work) = setup("seed-ours-two") else { return };
+    let mnt = work.dir("mnt");
+    let images = devices::mkfs(work.path(), &[SIZE, SIZE], &["-d", "raid1", "-m", "raid1"]);
+    let kernel = KernelMount::new(&images, &mnt, "noatime");
+    populated(&mnt, "of the seed", 5);
+    drop(kernel);
+    let tiny = work.file("tiny");
+    create_sparse(&tiny, 4 * MIB);
+    // No seed yet: what is mounted for reading gets no device, and the device stays as it is.
+    let other = work.file("other");
+    create_sparse(&other, SIZE);
+    let ours = Ours::new(&images, &mnt, "ro");
+    let refused = refuses(Command::new(BUTTERFS).args(["device", "add"]).arg(&other).arg(&mnt));
+    assert!(refused.contains("read-only"), "{refused}");
+    drop(ours);
+    becomes_seed(&images);
+    let hashes = || images.iter().map(|image| oracle::file_hash(image)).collect::<Vec<_>>();
+    let before = hashes();
+    let ours = Ours::new(&images, &mnt, "noatime");
+    refuses(Command::new(BUTTERFS).args(["device", "add"]).arg(&tiny).arg(&mnt));
+    refuses(Command::new(BUTTERFS).args(["mount", "-o", "remount,rw"]).arg(&mnt));
+    drop(ours);
+    assert_eq!(hashes(), before);
+    let grown = sprouted_by_us(&work, &mnt, &images, "grown", On::Mount);
+    let expected = written(&grown, &mnt, "grown");
+    // The seed's mirror makes up for the loss of one of its devices.
+    let ours = Ours::new(&[grown[0].clone(), grown[2].clone()], &mnt, "noatime,degraded");
+    Tree::content_of(&mnt).assert_same(&expected, Times::Exact, "without a device of the seed | before");
+    drop(ours);
+}

@@ -57,6 +57,7 @@ mod snapshots;
 mod space_info;
 #[cfg(test)]
 mod space_tests;
+mod sprout;
 mod statfs;
 mod subvolumes;
 mod sync;

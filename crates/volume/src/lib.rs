@@ -29,6 +29,7 @@ mod scan;
 mod scrub;
 mod shown;
 pub mod signatures;
+mod sprout;
 mod stats;
 mod superblock;
 mod tolerance;

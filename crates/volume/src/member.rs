@@ -46,7 +46,9 @@ pub(crate) enum Role {
 pub(crate) struct Member {
     pub device: Arc<dyn BlockDevice>,
     pub id: DeviceId,
-    pub role: Role,
+    role: Role,
+    /// The filesystem grew from this one while it was open: it is a seed now.
+    pub became_seed: AtomicBool,
     pub item: RwLock<DevItem>,
     pub seen: Mutex<Seen>,
     pub counters: Counters,
@@ -73,6 +75,7 @@ impl Member {
             device,
             id,
             role,
+            became_seed: AtomicBool::new(false),
             item: RwLock::new(item),
             seen: Mutex::new(seen),
             counters: Counters::default(),
@@ -90,6 +93,11 @@ impl Member {
     pub fn missing(item: DevItem) -> Self {
         let device = MissingDevice { name: format!("device {}", item.devid) };
         Self::new(Arc::new(device), item, Role::Missing, Seen::Unknown)
+    }
+
+    /// What it is to the filesystem.
+    pub fn role(&self) -> Role {
+        if self.became_seed.load(Ordering::Acquire) { Role::Seed } else { self.role }
     }
 
     pub fn devid(&self) -> DevId {
@@ -123,7 +131,7 @@ impl Member {
 
     /// Whether the filesystem writes to it.
     pub fn is_written(&self) -> bool {
-        matches!(self.role, Role::Current | Role::Behind) && !self.is_dropped() && !self.is_removed()
+        matches!(self.role(), Role::Current | Role::Behind) && !self.is_dropped() && !self.is_removed()
     }
 
     /// Whether it is being brought up to date: it is written, but not read, and its superblock stays as it is.
@@ -184,7 +192,7 @@ impl Member {
 
     /// Counts a fault.
     pub fn failed(&self, fault: Fault, source: std::io::Error) -> Error {
-        if self.role != Role::Missing {
+        if self.role() != Role::Missing {
             self.counters.note(fault);
         }
         self.error(source)
@@ -192,7 +200,7 @@ impl Member {
 
     pub fn error(&self, source: std::io::Error) -> Error {
         // The name of a missing device is its number.
-        let devid = (self.role != Role::Missing).then_some(self.id.devid);
+        let devid = (self.role() != Role::Missing).then_some(self.id.devid);
         Error::Device { name: self.device.name(), devid, source }
     }
 }

@@ -125,7 +125,7 @@ pub(crate) fn settle_missing(volume: &Volume, accepted: Missing, mode: OpenMode)
 }
 
 fn is_there(volume: &Volume, member: usize) -> bool {
-    volume.members[member].role != Role::Missing
+    volume.members[member].role() != Role::Missing
 }
 
 /// Opens with chunks and devices that are given, in place of a chunk tree that cannot be read. Where bad chunks are
@@ -191,7 +191,8 @@ fn assemble_members(found: Vec<Found>, newest: &Superblock) -> Result<Vec<Member
         let member = Member::new(device, sb.dev_item, role, seen);
         let same = |other: &&Member| {
             let same_number = other.devid() == member.devid() && other.item().fsid == sb.dev_item.fsid;
-            other.id.uuid == member.id.uuid || same_number
+            // One that was removed may be of the number that another one got afterwards.
+            other.id.uuid == member.id.uuid || same_number && other.role() == member.role()
         };
         if let Some(twin) = members.iter().find(same) {
             let (twin, devid) = (twin.device.name(), member.devid());
@@ -358,7 +359,7 @@ fn settle_devices(volume: &mut Volume, sb: &Superblock, devices: &[DevItem]) -> 
         let id = DeviceId { devid: DevId(item.devid.get()), uuid: item.uuid };
         let index = volume.know_device(id)?;
         let member = &volume.members[index];
-        if member.role != Role::Missing {
+        if member.role() != Role::Missing {
             check_length(&*member.device, item)?;
         }
         member.set_item(*item);
@@ -379,15 +380,15 @@ fn require_item(member: &Member, devices: &[DevItem]) -> Result<()> {
     if same_number.is_some_and(|item| item.uuid == uuid) {
         return Ok(());
     }
-    if member.role == Role::Behind && same_number.is_none() {
+    if member.role() == Role::Behind {
         // A power cut came between the commit that removed it and the end of its superblocks.
         tracing::warn!(device = member.device.name(), "it was removed from the filesystem; leaving it out");
         member.removed.store(true, Ordering::Release);
         return Ok(());
     }
-    let problem = match (member.role, same_number) {
+    let problem = match (member.role(), same_number) {
         (Role::Seed, _) => return Err(stranger(&member.device.name())),
-        (Role::Current | Role::Behind, Some(item)) => {
+        (Role::Current, Some(item)) => {
             let own = uuid_text(&item.uuid);
             format!("device {devid} has UUID {own} in the chunk tree, another in its superblock")
         }

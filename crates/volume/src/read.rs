@@ -55,7 +55,7 @@ impl Volume {
         let ways = self.copies(expected.bytenr).ok()?;
         (0..ways).find_map(|way| {
             let block = self.read_raw_block(expected.bytenr, way).ok()?;
-            check_block(&block, &self.geometry, expected, Checksum::Skip).is_ok().then_some(block)
+            check_block(&block, self.geometry_ref(), expected, Checksum::Skip).is_ok().then_some(block)
         })
     }
 
@@ -65,21 +65,21 @@ impl Volume {
     /// What is wrong with it.
     pub fn read_block_copy(&self, expected: &Expected, way: usize) -> Result<TreeBlock> {
         let block = self.read_raw_block(expected.bytenr, way)?;
-        check_block(&block, &self.geometry, expected, Checksum::Verify).inspect_err(|_| {
+        check_block(&block, self.geometry_ref(), expected, Checksum::Verify).inspect_err(|_| {
             self.blame(expected.bytenr, block.bytes().len(), way, self.fault_of(&block, expected));
         })?;
         Ok(block)
     }
 
     fn read_raw_block(&self, at: Logical, way: usize) -> Result<TreeBlock> {
-        let mut bytes = vec![0; self.geometry.nodesize as usize];
+        let mut bytes = vec![0; self.geometry_ref().nodesize as usize];
         self.read_copy(at, &mut bytes, way)?;
         Ok(TreeBlock::from_bytes(bytes))
     }
 
     /// A whole block of another generation is a write that was lost; all else is corruption.
     fn fault_of(&self, block: &TreeBlock, expected: &Expected) -> Fault {
-        let whole = self.geometry.csum_type.matches_block(block.bytes()) && block.bytenr() == expected.bytenr;
+        let whole = self.geometry_ref().csum_type.matches_block(block.bytes()) && block.bytenr() == expected.bytenr;
         let stale = expected.generation.is_some_and(|generation| generation != block.generation());
         if whole && stale { Fault::Generation } else { Fault::Corruption }
     }
@@ -112,7 +112,7 @@ impl Volume {
     }
 
     pub(crate) fn is_up_to_date(&self, read: &Read) -> bool {
-        let is_current = |member: &Member| member.role != Role::Behind && member.is_there();
+        let is_current = |member: &Member| member.role() != Role::Behind && member.is_there();
         read.places().all(|place| is_current(&self.members[place.member]))
     }
 

@@ -65,7 +65,7 @@ impl Volume {
         self.require_writable()?;
         let member = self.replaced(devid)?;
         let refuse = |why: String| Err(Error::NotWritable(why));
-        if member.role == Role::Seed || member.is_dropped() || member.is_catching_up() {
+        if member.role() == Role::Seed || member.is_dropped() || member.is_catching_up() {
             return refuse(format!("device {devid} is a seed, failed, or missed commits"));
         }
         let needed = member.item().total_bytes.get();
@@ -130,7 +130,7 @@ impl Volume {
         }
         map.move_member(place, new_place);
         drop(map);
-        Ok((old.role != Role::Missing).then(|| Arc::clone(&old.device)))
+        Ok((old.role() != Role::Missing).then(|| Arc::clone(&old.device)))
     }
 
     fn sound_target(&self, devid: DevId) -> Result<Arc<Target>> {

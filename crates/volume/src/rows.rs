@@ -206,7 +206,7 @@ impl Volume {
             if touches_superblock(place.physical, STRIPE_LEN) {
                 return refuse(format!("overwrite a superblock of {}", member.device.name()));
             }
-            match member.role {
+            match member.role() {
                 _ if !member.is_there() => missing += 1,
                 Role::Seed => return refuse(format!("change {}, which is a seed", member.device.name())),
                 Role::Current | Role::Behind | Role::Missing => {}

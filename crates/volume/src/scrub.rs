@@ -214,13 +214,13 @@ impl Volume {
     }
 
     fn disagreement(&self, member: &Member, generation: u64, sb: &Superblock) -> Option<String> {
-        if sb.block_fsid() != self.geometry.fsid && member.role != Role::Seed {
+        if sb.block_fsid() != self.geometry_ref().fsid && member.role() != Role::Seed {
             return Some("it is of another filesystem".into());
         }
         if DevId(sb.dev_item.devid.get()) != member.devid() || sb.dev_item.uuid != member.id.uuid {
             return Some(format!("it is of device {}", sb.dev_item.devid));
         }
-        let is_old = sb.generation.get() != generation && member.role != Role::Seed;
+        let is_old = sb.generation.get() != generation && member.role() != Role::Seed;
         is_old.then(|| format!("generation {}, should be {generation}", sb.generation))
     }
 

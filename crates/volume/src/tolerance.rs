@@ -64,7 +64,7 @@ impl Volume {
         let mut present = self.members.present();
         present.any(|member| {
             member.dropped_at().is_some_and(is_near)
-                || early && member.role == Role::Missing
+                || early && member.role() == Role::Missing
                 || member.is_catching_up() && is_near(member.last_seen())
         })
     }
@@ -214,7 +214,7 @@ impl Volume {
 impl Member {
     /// Whether it can be asked for what it holds.
     pub(crate) fn is_there(&self) -> bool {
-        self.role != Role::Missing && !self.is_dropped() && !self.is_removed() && !self.is_catching_up()
+        self.role() != Role::Missing && !self.is_dropped() && !self.is_removed() && !self.is_catching_up()
     }
 }
 

@@ -24,7 +24,7 @@ impl Volume {
         }
         settle_missing(self, Missing::Accept, OpenMode::ReadWrite)?;
         check_totals(&self.superblock(), &self.dev_items())?;
-        let own = |member: &&Member| matches!(member.role, Role::Current | Role::Behind);
+        let own = |member: &&Member| matches!(member.role(), Role::Current | Role::Behind);
         for member in self.members.present().filter(own) {
             member.device.open_for_writing().map_err(|source| member.error(source))?;
             require_unchanged(member)?;

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use butterfs_format::items::{Chunk, DevItem};
 use butterfs_format::key::{ItemType, Key};
@@ -85,6 +85,8 @@ pub struct Volume {
     pub(crate) block_checksums: Checksum,
     pub(crate) repairs: AtomicBool,
     pub(crate) geometry: Geometry,
+    /// What took its place when this one grew from a seed.
+    pub(crate) sprouted: OnceLock<Geometry>,
     pub(crate) chunk_tree_uuid: [u8; 16],
     pub(crate) superblock: RwLock<Superblock>,
     pub(crate) map: RwLock<ChunkMap>,
@@ -150,7 +152,7 @@ impl Volume {
         chunk_tree_uuid: [u8; 16],
     ) -> Self {
         let mut geometry = Geometry::of(sb);
-        for member in members.iter().filter(|member| member.role == Role::Seed) {
+        for member in members.iter().filter(|member| member.role() == Role::Seed) {
             // More seeds than there can be are refused when the devices' items are read.
             let _ = geometry.add_seed(member.item().fsid);
         }
@@ -160,6 +162,7 @@ impl Volume {
             block_checksums: options.block_checksums,
             repairs: AtomicBool::new(false),
             geometry,
+            sprouted: OnceLock::new(),
             chunk_tree_uuid,
             superblock: RwLock::new(*sb),
             map: RwLock::default(),
@@ -191,7 +194,7 @@ impl Volume {
 
     /// The devices that are missing.
     pub fn missing_devices(&self) -> Vec<DeviceId> {
-        self.members.present().filter(|member| member.role == Role::Missing).map(|member| member.id).collect()
+        self.members.present().filter(|member| member.role() == Role::Missing).map(|member| member.id).collect()
     }
 
     /// The devices that missed commits, with the generation of the last one they have. A power cut between two superblocks
@@ -201,17 +204,18 @@ impl Volume {
         let behind = |member: &Member| {
             let Seen::Valid { generation, .. } = *member.seen() else { return None };
             let missed = Generation(generation).next() < newest || member.missed.load(Ordering::Acquire);
-            (member.role == Role::Behind && missed).then_some((member.id, Generation(generation)))
+            (member.role() == Role::Behind && missed).then_some((member.id, Generation(generation)))
         };
         self.members.present().filter_map(behind).collect()
     }
 
     /// Whether a device is that of a filesystem that this one grew from.
     pub fn is_seed(&self, devid: DevId) -> bool {
-        let foreign = |member: &Member| member.role == Role::Missing && member.item().fsid != self.geometry.fsid;
+        let foreign =
+            |member: &Member| member.role() == Role::Missing && member.item().fsid != self.geometry_ref().fsid;
         self.member(devid).is_some_and(|index| {
             let member = &self.members[index];
-            member.role == Role::Seed || foreign(member)
+            member.role() == Role::Seed || foreign(member)
         })
     }
 
@@ -257,7 +261,11 @@ impl Volume {
 
     /// What is known of tree blocks and sectors.
     pub fn geometry(&self) -> Geometry {
-        self.geometry
+        *self.geometry_ref()
+    }
+
+    pub(crate) fn geometry_ref(&self) -> &Geometry {
+        self.sprouted.get().unwrap_or(&self.geometry)
     }
 
     /// The UUID of the chunk tree, which all tree blocks carry.

@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::filesystem::{Filesystem, OpenOptions};
+use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions};
 use butterfs_fuse::control;
 use butterfs_volume::{Missing, OpenMode};
 
+use crate::commands::mount::protected::is_seed;
 use crate::failure::{self, Failure, Result};
 use crate::transfer::interrupt::Interrupt;
 use crate::{devices, exit};
@@ -48,6 +49,18 @@ impl WorkTarget {
         }
         Ok(Self::Image(Arc::new(open_image(path, image, OpenOptions::default())?)))
     }
+
+    /// The same for who adds a device: a seed is read only, and what grows from it is written.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open_to_add(path: &Path, image: &ImageDevices) -> Result<Self> {
+        if path.is_dir() || !is_seed(path) {
+            return Self::open(path, image);
+        }
+        let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
+        Ok(Self::Image(Arc::new(open_image(path, image, options)?)))
+    }
 }
 
 /// Opens the filesystem of an image, for nobody else, with the devices that there are.
@@ -60,10 +73,8 @@ pub fn open_image(path: &Path, image: &ImageDevices, options: OpenOptions) -> Re
         (true, Some(directory)) if path.is_file() => named.push(directory.to_path_buf()),
         _ => named.extend(image.devices.iter().cloned()),
     }
-    let how = butterfs_volume::OpenOptions {
-        missing: Missing::Accept,
-        ..butterfs_volume::OpenOptions::new(OpenMode::ReadWrite)
-    };
+    let mode = if options.access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+    let how = butterfs_volume::OpenOptions { missing: Missing::Accept, ..butterfs_volume::OpenOptions::new(mode) };
     let volume = devices::open_volume(exit::USAGE, &named, &how)?;
     let opened = Filesystem::open(volume, options, Box::new(SystemEnvironment));
     opened.map_err(|error| failure::engine(exit::USAGE, path, &error))

@@ -22,7 +22,7 @@ use super::exclusive::{Exclusive, ExclusiveTurn};
 use crate::error::{Error, Result};
 use crate::inode::lock;
 use crate::relocate::{Relocated, Room};
-use crate::tx::{GroupInfo, MIN_SIZE, Need, Transaction};
+use crate::tx::{Gate, GroupInfo, MIN_SIZE, Need, Transaction};
 
 /// The least that a device is shrunk to, as in the kernel.
 const LEAST: u64 = 256 << 20;
@@ -108,27 +108,25 @@ pub enum RemovalEnd {
 }
 
 impl Filesystem {
-    /// Makes a device part of the filesystem; gives its number. What it holds is lost: the caller has looked.
+    /// Makes a device part of the filesystem; gives its number. What it holds is lost: the caller has looked. Where this is
+    /// a seed, opened for reading, another filesystem grows from it to the device: this one is that from then on.
     ///
     /// # Errors
     /// If it is too small, or another operation is under way.
     pub fn add_device(&self, device: &Arc<dyn BlockDevice>) -> Result<DevId> {
         let gate = &self.shared.gate;
+        if gate.volume().is_a_seed() {
+            return self.sprout(device);
+        }
         gate.check_writable()?;
         let _turn = self.exclusive.begin(Exclusive::DeviceAdd)?;
-        let sector = u64::from(gate.volume().geometry().sectorsize);
-        let total = device.len() / sector * sector;
-        if total < MIN_SIZE {
-            let text = format!("{}: has {} bytes, a device needs at least {MIN_SIZE}", device.name(), device.len());
-            return Err(Error::Refused(text));
-        }
+        let total = usable_length(gate, &**device)?;
         erase_superblocks(&**device)?;
         let uuid = self.shared.environment.new_uuid();
         let mut devid = DevId(0);
         gate.commit_with(Need::Deletion, |tx| {
             tx.ensure_system()?;
-            let highest = tx.device_items().iter().map(|item| item.devid.get()).max().unwrap_or(0);
-            devid = DevId(highest + 1);
+            devid = tx.next_devid();
             let item = new_item(tx, devid, total, uuid);
             gate.volume().add_device(Arc::clone(device), item)?;
             tx.add_device(item)
@@ -334,7 +332,7 @@ impl Filesystem {
         }
     }
 
-    fn empty_group_at(&self, start: u64) -> Result<Relocated> {
+    pub(super) fn empty_group_at(&self, start: u64) -> Result<Relocated> {
         let is_cancelled = || self.exclusive.is_cancelled();
         if is_cancelled() {
             return Ok(Relocated::Stopped);
@@ -350,7 +348,18 @@ impl Filesystem {
     }
 }
 
-fn new_item(tx: &Transaction, devid: DevId, total: u64, uuid: [u8; 16]) -> DevItem {
+/// How much of a device can be used.
+pub(super) fn usable_length(gate: &Gate, device: &dyn BlockDevice) -> Result<u64> {
+    let sector = u64::from(gate.volume().geometry().sectorsize);
+    let total = device.len() / sector * sector;
+    if total >= MIN_SIZE {
+        return Ok(total);
+    }
+    let text = format!("{}: has {} bytes, a device needs at least {MIN_SIZE}", device.name(), device.len());
+    Err(Error::Refused(text))
+}
+
+pub(super) fn new_item(tx: &Transaction, devid: DevId, total: u64, uuid: [u8; 16]) -> DevItem {
     let geometry = tx.geometry();
     let sector = geometry.sectorsize;
     DevItem {

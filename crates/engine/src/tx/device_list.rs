@@ -88,6 +88,23 @@ impl Transaction {
         Ok(found)
     }
 
+    /// The number of the next device.
+    pub fn next_devid(&self) -> DevId {
+        DevId(self.devices.iter().map(|item| item.devid.get()).max().unwrap_or(0) + 1)
+    }
+
+    /// Enters the first device of a filesystem that grows from a seed, and what changed of the seed's: the volume has both.
+    pub fn enter_sprout(&mut self, devid: DevId) -> Result<()> {
+        let new = self.devices[self.device_at(devid)?];
+        self.change_devices(new.total_bytes.get(), 0)?;
+        self.superblock.num_devices = (self.superblock.num_devices.get() + 1).into();
+        self.superblock.dev_item = new;
+        for item in self.devices.clone() {
+            self.put_device_item(&item)?;
+        }
+        Ok(())
+    }
+
     /// Enters a new device.
     pub fn add_device(&mut self, item: DevItem) -> Result<()> {
         self.change_devices(item.total_bytes.get(), 0)?;

@@ -33,7 +33,7 @@ pub use status::{MountFailure, MountState, MountStatus, status};
 pub use wire::ScrubState;
 
 pub use volume::{
-    MountBalance, WorkEnd, add_device, balance_status, begin_balance, cancel_balance, cancel_replace,
+    MountBalance, WorkEnd, add_device, balance_status, begin_balance, cancel_balance, cancel_replace, check_addition,
     exclusive_operation, pause_balance, remove_devices, replace_device, replace_status, resize, wait_for_end,
 };
 

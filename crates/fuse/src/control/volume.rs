@@ -151,6 +151,14 @@ pub fn wait_for_end(file: BorrowedFd<'_>, mut each: impl FnMut()) -> io::Result<
     }
 }
 
+/// Why no device can be added, if that is so.
+///
+/// # Errors
+/// If the mount cannot be asked.
+pub fn check_addition(file: BorrowedFd<'_>) -> io::Result<Option<String>> {
+    work(file, &["add"])
+}
+
 /// Adds a device, by its path from the root; or what is wrong.
 ///
 /// # Errors
@@ -209,7 +217,10 @@ pub fn resize(file: BorrowedFd<'_>, text: &str) -> io::Result<Option<String>> {
 }
 
 fn work(file: BorrowedFd<'_>, words: &[&str]) -> io::Result<Option<String>> {
-    super::require_writable(file)?;
+    // A seed is mounted for reading until a device is added.
+    if words.first() != Some(&"add") {
+        super::require_writable(file)?;
+    }
     let mut args = RemountArgs::new_zeroed();
     let text = words.join("\0");
     if text.len() + 2 > args.text.len() || words.iter().any(|word| word.is_empty() || word.contains('\0')) {

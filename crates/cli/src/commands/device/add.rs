@@ -40,7 +40,7 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(add: &Arguments) -> Result<ExitCode> {
     let (path, devices) = split(&add.paths)?;
-    let target = WorkTarget::open(path, &add.image)?;
+    let target = WorkTarget::open_to_add(path, &add.image)?;
     let added = add_all(add, path, devices, &target);
     space::warn_of_several_in(&target);
     added
@@ -48,10 +48,8 @@ pub fn run(add: &Arguments) -> Result<ExitCode> {
 
 fn add_all(add: &Arguments, path: &Path, devices: &[PathBuf], target: &WorkTarget) -> Result<ExitCode> {
     if let WorkTarget::Mount(file) = target {
-        let flags =
-            rustix::fs::fstatvfs(ask(file)).map_err(|error| failure::io(exit::USAGE, path, &error.into()))?.f_flag;
-        if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
-            return Err(Failure::at(exit::USAGE, path, "mounted read-only; no device can be added"));
+        if let Some(why) = control::check_addition(ask(file)).map_err(|error| not_ours(path, &error))? {
+            return Err(Failure::at(exit::USAGE, path, format!("no device can be added: {why}")));
         }
         check_exclusive(ask(file), path, "device add", Busy::of(add.enqueue))?;
     }

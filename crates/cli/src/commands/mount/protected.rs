@@ -33,7 +33,8 @@ pub(in crate::commands) fn is_protected(path: &Path) -> bool {
     std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")).is_ok_and(|text| text.trim() == "1")
 }
 
-fn is_seed(path: &Path) -> bool {
+/// Whether the filesystem of a device or a file is a seed.
+pub(in crate::commands) fn is_seed(path: &Path) -> bool {
     let (mut bytes, offset) = ([0; SUPERBLOCK_SIZE], SUPERBLOCK_OFFSETS[0]);
     let read = File::open(path).and_then(|file| file.read_exact_at(&mut bytes, offset));
     let superblock = read.ok().and_then(|()| Superblock::parse(&bytes, offset).ok());

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use butterfs_engine::filesystem::exclusive::Exclusive;
-use butterfs_engine::filesystem::{BalanceStatus, ResizeWish, WhichDevice};
+use butterfs_engine::filesystem::{Access, BalanceStatus, ResizeWish, WhichDevice};
 use butterfs_engine::{Error, inode::InodeId};
 use butterfs_format::DevId;
 use butterfs_format::items::{BalanceArgs, BalanceItem};
@@ -78,7 +78,7 @@ impl EngineFrontEnd {
     fn device_command(&self, command: u32, input: &[u8], fail: impl Fn(Error) -> Errno) -> Result<IoctlReply> {
         let done = match command {
             wire::RESIZE => self.resize(text_in(input)?),
-            wire::ADD_DEV => self.fs.add_device_at(Path::new(text_in(input)?)).map(drop),
+            wire::ADD_DEV => self.add_device(text_in(input)?),
             wire::RM_DEV => self.remove(text_in(input)?),
             _ => {
                 let args = VolArgsV2::ref_from_bytes(input).map_err(|_| Errno::EINVAL)?;
@@ -208,6 +208,16 @@ impl EngineFrontEnd {
         reply(answer.as_bytes())
     }
 
+    /// What grows from a seed can be written from then on.
+    fn add_device(&self, path: &str) -> std::result::Result<(), Error> {
+        let was = self.fs.access();
+        self.fs.add_device_at(Path::new(path))?;
+        if was == Access::ReadOnly {
+            self.begin_work().map_err(|_| Error::Busy("no thread could be started"))?;
+        }
+        Ok(())
+    }
+
     fn do_work(&self, command: &str, words: &[&str]) -> std::result::Result<(), Error> {
         let begun = match (command, words) {
             ("remove", ["cancel"]) => return self.fs.exclusive().cancel(Exclusive::DeviceRemove),
@@ -215,7 +225,8 @@ impl EngineFrontEnd {
                 let wanted: Vec<_> = words.iter().map(|word| named(word)).collect();
                 Begun::Removal(self.fs.begin_removal(&wanted)?)
             }
-            ("add", [path]) => return self.fs.add_device_at(Path::new(path)).map(drop),
+            ("add", []) => return self.fs.check_addition(),
+            ("add", [path]) => return self.add_device(path),
             ("replace", ["cancel"]) => return self.fs.exclusive().cancel(Exclusive::DeviceReplace),
             ("replace", [source, target]) => {
                 Begun::Replacement(self.fs.begin_replacement_at(&named(source), Path::new(target))?)
