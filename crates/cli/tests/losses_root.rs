@@ -48,6 +48,15 @@ struct Case {
     survives: usize,
 }
 
+/// What is done about devices that are lost or damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repair {
+    /// Scrub; what is lost is made anew on devices that are added.
+    InPlace,
+    /// Other devices take their places.
+    Replace,
+}
+
 /// Who has it mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writer {
@@ -160,19 +169,24 @@ impl Rig {
     }
 
     /// Devices are gone: both read without them, we write, and new devices take their place.
-    fn lose(&mut self, count: usize) {
+    fn lose(&mut self, count: usize, repair: Repair) {
         let victims = self.victims();
         println!("{}: lost {victims:?}", self.case.name);
         let left = self.without(&victims);
+        let devids: Vec<u64> = victims.iter().map(|index| devid_of(&self.images[*index])).collect();
         victims.iter().for_each(|index| std::fs::remove_file(&self.images[*index]).expect("it is there"));
         self.seen_by(Writer::Ours, &left, "ro,degraded");
         self.seen_by(Writer::Kernel, &left, "ro,degraded");
         self.used(Writer::Ours, &left, "noatime,degraded", count);
         let new: Vec<PathBuf> = victims.iter().map(|_| self.new_image()).collect();
         self.images = [left.clone(), new.clone()].concat();
-        run(Command::new(BUTTERFS).args(["device", "add"]).args(&new).arg(&left[0])).ok();
-        let missing = vec!["missing"; victims.len()];
-        run(Command::new(BUTTERFS).args(["device", "remove"]).args(missing).arg(&left[0])).ok();
+        if repair == Repair::Replace {
+            devids.iter().zip(&new).for_each(|(devid, new)| replace(*devid, new, &left[0]));
+        } else {
+            run(Command::new(BUTTERFS).args(["device", "add"]).args(&new).arg(&left[0])).ok();
+            let missing = vec!["missing"; victims.len()];
+            run(Command::new(BUTTERFS).args(["device", "remove"]).args(missing).arg(&left[0])).ok();
+        }
         self.as_it_was_made();
         self.whole("what was lost was made anew");
     }
@@ -184,21 +198,34 @@ impl Rig {
         run(Command::new(BUTTERFS).args(["balance", "start"]).args(convert).arg(&self.images[0])).ok();
     }
 
-    /// Sectors of devices are damaged: what is read is right nevertheless, and a scrub repairs all.
-    fn damage(&mut self) {
+    /// Sectors of devices are damaged: what is read is right nevertheless, and a scrub repairs all, or others take their places.
+    fn damage(&mut self, repair: Repair) {
         self.trim();
         if self.case.survives == 0 {
             return self.damage_one_copy();
         }
         // Some devices may hold next to nothing.
-        let mut hit = 0;
+        let (mut hit, mut victims) = (0, Vec::new());
         for _ in 0..20 {
-            let victims = self.victims();
+            victims = self.victims();
             hit = victims.iter().map(|index| damaged(&self.images[*index], &mut self.random)).sum();
             println!("{}: {hit} sectors of {victims:?} are bad", self.case.name);
             if hit > 0 {
                 break;
             }
+        }
+        if repair == Repair::Replace {
+            self.seen_by(Writer::Ours, &self.images, "ro");
+            for index in victims {
+                let new = self.new_image();
+                let old = std::mem::replace(&mut self.images[index], new.clone());
+                let other = self.images[(index + 1) % self.images.len()].clone();
+                replace(devid_of(&old), &new, &other);
+                std::fs::remove_file(old).expect("it is there");
+            }
+            let scrubbed = run(Command::new(BUTTERFS).args(["scrub", "start"]).args(&self.images)).ok();
+            assert!(scrubbed.stdout.contains("no errors found"), "{scrubbed}");
+            return self.whole("the damaged ones were replaced");
         }
         self.repaired(hit);
     }
@@ -312,16 +339,29 @@ fn damaged_copies(images: &[PathBuf], random: &mut Random) -> usize {
     hit
 }
 
+/// The number of a device, by its superblock.
+fn devid_of(image: &Path) -> u64 {
+    const DEVID: u64 = 65536 + 201;
+    let mut bytes = [0; 8];
+    opened(image).read_exact_at(&mut bytes, DEVID).expect("it reads");
+    u64::from_le_bytes(bytes)
+}
+
+fn replace(devid: u64, new: &Path, other: &Path) {
+    let words = ["device", "replace", "start", "-f", &devid.to_string()];
+    run(Command::new(BUTTERFS).args(words).args([new, other])).ok();
+}
+
 fn campaign(case: Case) {
     let Some(mut rig) = Rig::new(case) else { return };
     let count = scaled(OPERATIONS) / 4;
-    for writer in [Writer::Ours, Writer::Kernel] {
+    for (writer, repair) in [(Writer::Ours, Repair::InPlace), (Writer::Kernel, Repair::Replace)] {
         let images = rig.images.clone();
         rig.used(writer, &images, "noatime", count);
         checked(&case, &images);
-        rig.damage();
+        rig.damage(repair);
         if case.survives > 0 {
-            rig.lose(count);
+            rig.lose(count, repair);
         } else {
             rig.used(writer, &images, "noatime", count);
             rig.whole("it was used again");

@@ -6,16 +6,18 @@ mod common;
 use butterfs_testkit::command::{Finished, run};
 use butterfs_testkit::daemon;
 use butterfs_testkit::devices::{self, KernelMount, Loop};
-use butterfs_testkit::mounter::create_sparse;
+use butterfs_testkit::mounter::{create_sparse, wait_until};
 use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::random::Random;
 use butterfs_testkit::report::scaled;
 use butterfs_testkit::tree_compare::{Times, Tree};
 use common::ours::Ours;
 use common::{MIB, compat_library, setup};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BUTTERFS: &str = env!("CARGO_BIN_EXE_butterfs");
 
@@ -83,7 +85,8 @@ fn on_a_mount() {
     assert_eq!(status(&["status", "-1"]).ok().stdout, "Never started\n");
     assert_eq!(status(&["cancel"]).status.code(), Some(2));
     replace(&["-B"], &images[1], &target, &mnt).ok();
-    assert_eq!(status(&["status", "-1"]).ok().stdout, "Finished, 0 write errs, 0 uncorr. read errs\n");
+    let told = status(&["status", "-1"]).ok().stdout;
+    assert!(told.contains(", finished on ") && told.ends_with(", 0 write errs, 0 uncorr. read errs\n"), "{told}");
     Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "our mount | before");
     drop(ours);
     images[1] = target;
@@ -102,50 +105,249 @@ fn by_btrfs_progs() {
     let btrfs =
         |words: &[&str]| run(Command::new(BUTTERFS).args(["compat", "--", "btrfs", "replace"]).args(words).arg(&mnt));
     btrfs(&["start", "-B", "2", device.path().to_str().expect("text")]).ok();
-    let status = btrfs(&["status", "-1"]).ok();
-    assert!(status.stdout.contains("inished"), "{status}");
+    let stock = btrfs(&["status", "-1"]).ok();
+    assert!(stock.stdout.contains("finished"), "{stock}");
+    let own = run(Command::new(BUTTERFS).args(["device", "replace", "status", "-1"]).arg(&mnt)).ok();
+    assert_eq!(own.stdout, stock.stdout);
     drop(ours);
     drop(device);
     images[1] = target;
     kernel_has(&images, &mnt, &tree);
 }
 
-/// Killed at random moments: the filesystem is what it was, or the target is its device.
+/// Who goes on with what was cut, or ends it.
+#[derive(Clone, Copy, Debug)]
+enum Heir {
+    Command,
+    Mount,
+    Kernel,
+    Cancel,
+    KernelCancels,
+}
+
+const HEIRS: [Heir; 5] = [Heir::Mount, Heir::Kernel, Heir::Cancel, Heir::Command, Heir::KernelCancels];
+
+struct Rig {
+    mnt: PathBuf,
+    images: Vec<PathBuf>,
+    target: PathBuf,
+}
+
+impl Rig {
+    /// With the target, as long as it is one.
+    fn devices(&self) -> Vec<PathBuf> {
+        let is_target = devid_of(&self.target) == Some(0);
+        self.images.iter().chain(is_target.then_some(&self.target)).cloned().collect()
+    }
+
+    fn start(&self) -> Command {
+        let mut command = Command::new(BUTTERFS);
+        command.args(["device", "replace", "start", "-f"]).args([Path::new("2"), &self.target]);
+        command
+    }
+
+    /// It is clean as it is; then somebody goes on with it or cancels it. Says whether there was something to do.
+    fn inherited(&mut self, heir: Heir, what: &str, compare: impl Fn(&Path, &str)) -> bool {
+        if devid_of(&self.target) == Some(2) {
+            std::mem::swap(&mut self.images[1], &mut self.target);
+        }
+        let devices = self.devices();
+        devices::assert_clean(&devices);
+        let cut = devices.len() > self.images.len();
+        match heir {
+            Heir::Command if cut => {
+                let told = run(self.start().arg(&self.images[0])).ok();
+                assert!(told.stdout.contains("Going on at"), "{told}");
+            }
+            Heir::Cancel if cut => {
+                let path = &self.images[0];
+                run(Command::new(BUTTERFS).args(["device", "replace", "cancel"]).arg(path)).ok();
+                assert_eq!(devid_of(&self.target), None, "{what}");
+            }
+            Heir::Kernel | Heir::KernelCancels => {
+                let kernel = KernelMount::new(&devices, &self.mnt, "noatime");
+                if matches!(heir, Heir::KernelCancels) {
+                    run(Command::new("btrfs").args(["replace", "cancel"]).arg(&self.mnt));
+                }
+                wait_for_end(&|| kernel.btrfs(&["replace", "status", "-1"]).stdout);
+                compare(&self.mnt, what);
+            }
+            _ => {
+                let ours = Ours::new(&devices, &self.mnt, "noatime");
+                let status = || run(Command::new(BUTTERFS).args(["device", "replace", "status", "-1"]).arg(&self.mnt));
+                wait_for_end(&|| status().ok().stdout);
+                compare(&self.mnt, what);
+                drop(ours);
+            }
+        }
+        if devid_of(&self.target) == Some(2) {
+            std::mem::swap(&mut self.images[1], &mut self.target);
+        }
+        assert_eq!(devid_of(&self.target), None, "{what}");
+        devices::assert_clean(&self.images);
+        let ours = Ours::new(&self.images, &self.mnt, "noatime");
+        compare(&self.mnt, what);
+        drop(ours);
+        cut
+    }
+}
+
+fn wait_for_end(status: &dyn Fn() -> String) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while status().contains("% done") {
+        assert!(Instant::now() < end, "it does not end: {}", status());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!status().contains("suspended"), "{}", status());
+}
+
+/// The first mebibyte.
+fn front_of(image: &Path) -> Vec<u8> {
+    let mut bytes = vec![0; MIB as usize];
+    std::fs::File::open(image).and_then(|mut file| file.read_exact(&mut bytes)).expect("it reads");
+    bytes
+}
+
+/// What a superblock says the device is; `None` without one.
+fn devid_of(image: &Path) -> Option<u64> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(image).expect("it is there");
+    let mut bytes = [0; 4096];
+    file.read_exact_at(&mut bytes, 65536).expect("it reads");
+    (bytes[64..72] == *b"_BHRfS_M").then(|| u64::from_le_bytes(bytes[201..209].try_into().expect("8 bytes")))
+}
+
+/// Killed at random moments, with images: whoever comes next goes on with it, or cancels it; nothing is lost.
 /// `BUTTERFS_TEST_SCALE` makes it more often.
 #[test]
 fn killed_at_any_moment() {
     let Some(work) = setup("replace-kill") else { return };
-    let mnt = work.dir("mnt");
-    let (mut images, mut target, tree) = made(work.path(), &["-d", "raid1", "-m", "raid1"]);
-    let mut random = Random::new(12);
-    for round in 0..scaled(4) {
-        let log = work.file("log");
-        let mut command = Command::new(BUTTERFS);
-        command.args(["device", "replace", "start", "-f"]).args([&images[1], &target, &images[0]]);
-        let mut process = daemon::Foreground::start(&mut command, &log);
-        process.wait(Duration::from_millis(random.between(30, 800)));
+    let (images, target, tree) = made(work.path(), &["-d", "raid1", "-m", "raid1"]);
+    let mut rig = Rig { mnt: work.dir("mnt"), images, target };
+    let (mut random, mut limit, mut cut) = (Random::new(12), 1000, 0);
+    for round in 0..scaled(5) {
+        let (log, begun) = (work.file("log"), Instant::now());
+        let mut process = daemon::Foreground::start(rig.start().arg(&rig.images[0]), &log);
+        if process.wait(Duration::from_millis(random.between(limit / 8, limit))) {
+            limit = (begun.elapsed().as_millis() as u64).max(40);
+        }
         daemon::kill(process.pid());
         drop(process);
         let printed = std::fs::read_to_string(&log).expect("a log");
         assert!(!printed.contains("panicked"), "{printed}");
-        if has_superblock(&target) {
-            std::mem::swap(&mut images[1], &mut target);
-        }
-        devices::assert_clean(&images);
-        let ours = Ours::new(&images, &mnt, "noatime");
-        Tree::content_of(&mnt).assert_same(&tree, Times::Exact, &format!("after kill {round} | before"));
-        drop(ours);
-        // What was killed at the last moment left the superblock that the next one is refused for.
-        std::fs::OpenOptions::new().write(true).open(&target).expect("opens").set_len(0).expect("is emptied");
-        create_sparse(&target, 450 * MIB);
+        let heir = HEIRS[round % HEIRS.len()];
+        cut += usize::from(rig.inherited(heir, &format!("round {round}, {heir:?}"), |mnt, what| {
+            Tree::content_of(mnt).assert_same(&tree, Times::Exact, what);
+        }));
     }
-    kernel_has(&images, &mnt, &tree);
+    assert!(cut > 0, "none was cut while it was under way");
+    kernel_has(&rig.images, &rig.mnt, &tree);
 }
 
-fn has_superblock(image: &Path) -> bool {
-    use std::os::unix::fs::FileExt;
-    let file = std::fs::File::open(image).expect("it is there");
-    let mut magic = [0; 8];
-    file.read_exact_at(&mut magic, 65536 + 64).expect("it reads");
-    &magic == b"_BHRfS_M"
+/// The same on a mount that is written meanwhile: what was made durable is there.
+#[test]
+fn killed_on_a_mount_with_writers() {
+    let Some(work) = setup("replace-kill-mount") else { return };
+    let (images, target, _) = made(work.path(), &["-d", "raid1", "-m", "raid1"]);
+    let mut rig = Rig { mnt: work.dir("mnt"), images, target };
+    let (mut random, mut limit, mut cut) = (Random::new(13), 1200, 0);
+    let mut durable: BTreeMap<String, u64> = BTreeMap::new();
+    for round in 0..scaled(5) {
+        let ours = Ours::new(&rig.images, &rig.mnt, "noatime,nodatacow");
+        run(rig.start().arg(&rig.mnt)).ok();
+        let (begun, length) = (Instant::now(), Duration::from_millis(random.between(limit / 8, limit)));
+        let mut seed = round as u64 * 1000;
+        while begun.elapsed() < length {
+            let name = format!("w{}", random.below(8));
+            let path = rig.mnt.join(&name);
+            // In place, where it is there.
+            let mut file =
+                std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).expect("opens");
+            file.write_all(&Random::new(seed).bytes(300_000)).expect("writes");
+            durable.remove(&name);
+            file.sync_all().expect("is durable");
+            durable.insert(name, seed);
+            seed += 1;
+        }
+        let status = run(Command::new(BUTTERFS).args(["device", "replace", "status", "-1"]).arg(&rig.mnt)).ok();
+        if status.stdout.contains("finished") {
+            limit = (limit / 2).max(60);
+        }
+        daemon::find_below(&rig.images[0]).into_iter().for_each(daemon::kill);
+        run(Command::new("umount").arg("-l").arg(&rig.mnt));
+        std::mem::forget(ours);
+        let heir = HEIRS[round % HEIRS.len()];
+        cut += usize::from(rig.inherited(heir, &format!("round {round}, {heir:?}"), |mnt, what| {
+            for (name, seed) in &durable {
+                let found = std::fs::read(mnt.join(name)).expect("it is there");
+                assert!(found == Random::new(*seed).bytes(300_000), "{what}: {name} has other bytes");
+            }
+        }));
+    }
+    assert!(cut > 0, "none was cut while it was under way");
+}
+
+/// A mount that ends suspends it; the kernel goes on, and the other way round.
+#[test]
+fn suspended_here_and_there() {
+    let Some(work) = setup("replace-suspend") else { return };
+    let (images, target, tree) = made(work.path(), &["-d", "raid1", "-m", "raid1"]);
+    let mut rig = Rig { mnt: work.dir("mnt"), images, target };
+    let compare = |mnt: &Path, what: &str| Tree::content_of(mnt).assert_same(&tree, Times::Exact, what);
+    for heir in [Heir::Kernel, Heir::Mount, Heir::KernelCancels] {
+        let ours = Ours::new(&rig.images, &rig.mnt, "noatime");
+        run(rig.start().arg(&rig.mnt)).ok();
+        drop(ours);
+        let told = run(Command::new(BUTTERFS).args(["device", "replace", "status"]).arg(&rig.images[0])).ok().stdout;
+        assert!(told.contains("suspended on") || told.contains("finished on"), "{told}");
+        rig.inherited(heir, &format!("suspended by us, {heir:?}"), compare);
+    }
+    for heir in [Heir::Mount, Heir::Cancel, Heir::Command] {
+        suspended_by_the_kernel(&rig);
+        assert!(rig.inherited(heir, &format!("suspended by the kernel, {heir:?}"), compare), "it was not suspended");
+    }
+}
+
+/// The kernel begins it slowly, and suspends it when it is mounted read-only.
+fn suspended_by_the_kernel(rig: &Rig) {
+    let target = Loop::over(&rig.target);
+    let kernel = KernelMount::new(&rig.images, &rig.mnt, "noatime");
+    let fsid = run(Command::new("findmnt").args(["-n", "-o", "UUID"]).arg(&rig.mnt)).ok();
+    let limit = format!("/sys/fs/btrfs/{}/devinfo/2/scrub_speed_max", fsid.stdout.trim());
+    std::fs::write(limit, "4m").expect("a limit");
+    let device = target.path().to_str().expect("text");
+    run(Command::new("btrfs").args(["replace", "start", "-f", "2", device]).arg(&rig.mnt)).ok();
+    wait_until("the replacement begins", || kernel.btrfs(&["replace", "status", "-1"]).stdout.contains("% done"));
+    run(Command::new("mount").args(["-o", "remount,ro"]).arg(&rig.mnt)).ok();
+    drop(kernel);
+}
+
+/// What cannot be is refused, and nothing is written.
+#[test]
+fn refused() {
+    let Some(work) = setup("replace-refused") else { return };
+    let mnt = work.dir("mnt");
+    let (images, target, _) = made(work.path(), &["-d", "raid1", "-m", "raid1"]);
+    let (odd, small) = (work.file("odd"), work.file("small"));
+    create_sparse(&small, 400 * MIB - 4096);
+    create_sparse(&odd, 400 * MIB + 1234);
+    let taken = devices::mkfs(&work.dir("other"), &[400 * MIB], &[]).remove(0);
+    let ours = Ours::new(&images, &mnt, "noatime");
+    for (target, source, text) in [
+        (&small, "2", format!("at least {} are needed", 400 * MIB)),
+        (&taken, "2", "-f".into()),
+        (&images[1], "2", String::new()),
+        (&target, "9", "9".into()),
+    ] {
+        let before = front_of(target);
+        let refused = replace(&["-B"], Path::new(source), target, &mnt);
+        assert!(!refused.status.success() && refused.stderr.contains(&text), "{refused}");
+        if target != &images[1] {
+            assert!(front_of(target) == before, "it was written: {refused}");
+        }
+    }
+    replace(&["-B", "-r", "-K", "--enqueue"], Path::new("2"), &odd, &mnt).ok();
+    drop(ours);
+    let images = [images[0].clone(), odd, images[2].clone()];
+    devices::assert_clean(&images);
 }

@@ -1,6 +1,6 @@
 //! The engine's errors, sorted by who is to blame: the disk, the world, or the user's wish.
 
-use butterfs_format::Corruption;
+use butterfs_format::{Corruption, DevId};
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum Error {
     /// No such file, subvolume or item.
     #[error("no such file or directory")]
     NotFound,
+    /// The filesystem has no device with this number.
+    #[error("there is no device {0}")]
+    NoDevice(DevId),
     /// The name is taken.
     #[error("file exists")]
     Exists,
@@ -117,7 +120,7 @@ impl Error {
             Self::Volume(butterfs_volume::Error::Busy(_)) => 16,
             Self::Corruption(_) | Self::Volume(_) | Self::ShutDown => 5,
             Self::NoSpace => 28,
-            Self::NotFound => 2,
+            Self::NotFound | Self::NoDevice(_) => 2,
             Self::Exists => 17,
             Self::NotDirectory => 20,
             Self::IsDirectory => 21,
@@ -169,6 +172,7 @@ mod tests {
             (Error::IsDirectory, 21, "EISDIR"),
             (Error::Invalid("flags"), 22, "EINVAL"),
             (Error::Volume(Volume::Unsupported("a feature".into())), 22, "EINVAL"),
+            (Error::NoDevice(DevId(7)), 2, "ENOENT"),
             (Error::Refused("too small".into()), 22, "EINVAL"),
             (Error::TooFewDevices { profile: "raid1", needed: 2, left: 1 }, 22, "EINVAL"),
             (Error::InProgress("balance"), 115, "EINPROGRESS"),

@@ -273,7 +273,7 @@ fn a_conversion_without_enough_devices_is_refused() {
         assert!(matches!(refused, Err(Error::TooFewDevices { profile: "raid1", needed: 2, left: 1 })), "{refused:?}");
     }
     assert!(matches!(fs.begin_removal(&[WhichDevice::Missing]), Err(Error::Refused(_))));
-    assert!(matches!(fs.begin_removal(&[WhichDevice::Id(DevId(7))]), Err(Error::Refused(_))));
+    assert!(matches!(fs.begin_removal(&[WhichDevice::Id(DevId(7))]), Err(Error::NoDevice(DevId(7)))));
     assert_eq!((fs.shared().gate.volume().superblock().generation(), fs.exclusive().current()), (generation, None));
 }
 
@@ -323,6 +323,18 @@ fn devices_come_and_go() {
     devices.judge([2, 0]);
 }
 
+/// The only data group has nothing in it: the new one that takes its place is empty, too, and stays.
+#[test]
+fn a_device_of_an_empty_filesystem_goes() {
+    let devices = Devices::new(&[800, 800]);
+    devices.make(2, BlockGroupFlags::RAID0, BlockGroupFlags::RAID0);
+    let fs = devices.open(0..2);
+    let removal = fs.begin_removal(&[WhichDevice::Id(DevId(2))]).unwrap();
+    assert_eq!(fs.run_removal(removal).unwrap(), RemovalEnd::Done);
+    drop(fs);
+    devices.judge(0..1);
+}
+
 #[test]
 fn a_device_shrinks_and_grows() {
     let devices = Devices::new(&[800]);
@@ -344,7 +356,7 @@ fn a_device_shrinks_and_grows() {
     }
     assert!(matches!(fs.resize_device(DevId(1), NewLength::Bytes(200 * MIB)), Err(Error::Refused(_))));
     assert!(matches!(fs.resize_device(DevId(1), NewLength::Bytes(2000 * MIB)), Err(Error::TooLarge)));
-    assert!(matches!(fs.resize_device(DevId(9), NewLength::Max), Err(Error::Refused(_))));
+    assert!(matches!(fs.resize_device(DevId(9), NewLength::Max), Err(Error::NoDevice(_))));
     // Full: what lies beyond has no room, and the device stays as large as it is.
     for number in 0.. {
         let id = fs.create(Place::new(fs.root(), format!("more{number}").as_bytes()), &FILE).unwrap();

@@ -9,11 +9,11 @@ use butterfs_engine::Error;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::DataRule;
 use butterfs_engine::filesystem::exclusive::Exclusive;
-use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions, ReplaceEnd, ReplaceStatus};
-use butterfs_engine::tx::Need;
-use butterfs_format::items::BlockGroupFlags;
-use butterfs_format::{DevId, ItemType, Key, TreeId};
+use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions, ReplaceEnd};
+use butterfs_format::DevId;
+use butterfs_format::items::{BlockGroupFlags, ReadSource, ReplaceState};
 use butterfs_testkit::disks;
+use butterfs_testkit::fault::{FaultDevice, Request, Rule};
 use butterfs_testkit::random::Random;
 use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
 
@@ -76,7 +76,7 @@ fn target(mib: u64) -> Arc<MemDevice> {
 
 fn replace(fs: &Filesystem, devid: u64, target: &Arc<MemDevice>) -> Result<ReplaceEnd, Error> {
     let device: Arc<dyn BlockDevice> = target.clone();
-    let begun = fs.begin_replacement(DevId(devid), &device)?;
+    let begun = fs.begin_replacement(DevId(devid), &device, ReadSource::Always)?;
     fs.run_replacement(begun)
 }
 
@@ -110,7 +110,7 @@ fn replaced(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64, source
             );
             writer.join().unwrap();
         });
-        assert!(matches!(fs.replace_status(), ReplaceStatus::Finished(..)));
+        assert_eq!(fs.replace_status().state, ReplaceState::Finished);
         disks::write_noise(&fs, "after", 0, 400);
         fs.sync().unwrap();
         drop(fs);
@@ -180,24 +180,195 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
     let turn = fs.exclusive().begin(Exclusive::Resize).unwrap();
     assert!(matches!(replace(&fs, 1, &target(SIZE)), Err(Error::InProgress("resize"))));
     drop(turn);
-    assert_eq!(fs.replace_status(), ReplaceStatus::Never);
+    assert_eq!(fs.replace_status().state, ReplaceState::Never);
     assert!(matches!(replace(&fs, 1, &target(SIZE)).unwrap(), ReplaceEnd::Done(_)));
 }
 
-/// What the kernel suspended is its own: what we wrote would be missing on the device that it fills.
+/// Where a replacement is cut.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    /// As by a kill or a power cut.
+    Power,
+    /// By the end of a mount.
+    Suspended,
+}
+
+/// Begins to replace device 2, and stops somewhere; gives the devices with the target as the last one.
+fn interrupted(devices: &Devices, new: &Arc<MemDevice>, cut: Cut) -> Devices {
+    let fs = devices.open(&[]).unwrap();
+    let device: Arc<dyn BlockDevice> = new.clone();
+    let begun = fs.begin_replacement(DevId(2), &device, ReadSource::Always).unwrap();
+    let all = Devices(devices.0.iter().cloned().chain([new.clone()]).collect());
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| fs.run_replacement(begun).unwrap());
+        while fs.replace_status().thousandths < 2 && !running.is_finished() {
+            std::thread::yield_now();
+        }
+        match cut {
+            Cut::Power => {
+                // Some of it is on disk.
+                fs.shared().gate.commit().unwrap();
+                disks::write_noise(&fs, "in place", 0, 500);
+                fs.sync().unwrap();
+                let snapshot = all.snapshot();
+                running.join().unwrap();
+                snapshot
+            }
+            Cut::Suspended => {
+                fs.suspend_replacement().unwrap();
+                assert_eq!(running.join().unwrap(), ReplaceEnd::Suspended);
+                assert_eq!(fs.replace_status().state, ReplaceState::Suspended);
+                assert!(matches!(fs.exclusive().begin(Exclusive::Balance), Err(Error::InProgress("device replace"))));
+                // What is written until the end reaches the target, too.
+                disks::write_noise(&fs, "in place", 0, 500);
+                fs.sync().unwrap();
+                all.snapshot()
+            }
+        }
+    })
+}
+
+fn resume(fs: &Filesystem) -> ReplaceEnd {
+    let status = fs.replace_status();
+    assert_eq!((status.state, status.source), (ReplaceState::Suspended, Some(DevId(2))));
+    let begun = fs.begin_resumed_replacement().unwrap();
+    fs.run_replacement(begun).unwrap()
+}
+
 #[test]
-fn a_replacement_of_the_kernel_is_left_alone() {
-    const SUSPENDED: u8 = 4;
+fn what_was_cut_goes_on() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    for cut in [Cut::Power, Cut::Suspended] {
+        let mut all = interrupted(&devices.snapshot(), &target(SIZE + 7), cut);
+        let fs = all.open(&[]).unwrap();
+        disks::write_noise(&fs, "between", 0, 501);
+        assert!(matches!(resume(&fs), ReplaceEnd::Done(progress) if progress.unreadable == 0), "{cut:?}");
+        assert_eq!(fs.replace_status().state, ReplaceState::Finished);
+        drop(fs);
+        all.0.remove(1);
+        all.judge();
+        let fs = all.open(&[0]).unwrap();
+        assert_whole(&fs);
+        disks::assert_noise(&fs, "in place", 0, 500);
+        disks::assert_noise(&fs, "between", 0, 501);
+        assert_eq!(fs.replace_status().state, ReplaceState::Finished);
+    }
+}
+
+/// The target missed a commit: nothing that it has counts, or it would be taken for new.
+#[test]
+fn without_its_target_it_begins_anew() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let mut all = interrupted(&devices, &target(SIZE), Cut::Suspended);
+    let fs = all.open(&[2]).unwrap();
+    assert!(matches!(fs.begin_resumed_replacement(), Err(Error::NotRunning)));
+    assert!(matches!(replace(&fs, 2, &target(SIZE)), Err(Error::InProgress("device replace"))));
+    disks::write_noise(&fs, "in place", 0, 600);
+    fs.sync().unwrap();
+    assert_eq!(fs.replace_status().thousandths, 0);
+    drop(fs);
+    let how = butterfs_volume::OpenOptions::new(OpenMode::ReadWrite);
+    let volume = Volume::open_with(disks::as_devices(&all.0[..2]), &how).unwrap();
+    let refused = Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("is missing"), "{refused}");
+    let fs = all.open(&[]).unwrap();
+    assert!(matches!(resume(&fs), ReplaceEnd::Done(_)));
+    drop(fs);
+    all.0.remove(1);
+    all.judge();
+    disks::assert_noise(&all.open(&[0]).unwrap(), "in place", 0, 600);
+}
+
+/// With its source lost after the cut, the others are enough.
+#[test]
+fn it_goes_on_without_its_source() {
+    let devices = Devices::made(3, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let mut all = interrupted(&devices, &target(SIZE), Cut::Power);
+    let fs = all.open(&[1]).unwrap();
+    disks::write_noise(&fs, "in place", 0, 700);
+    assert!(matches!(resume(&fs), ReplaceEnd::Done(progress) if progress.unreadable == 0));
+    // Its chunks are used again at once.
+    let fixed = |fs: &Filesystem| {
+        let chunks = fs.shared().gate.volume().chunks();
+        fs.shared().gate.view(|tx| Ok(!chunks.iter().all(|(start, _)| tx.is_writable(*start)))).unwrap()
+    };
+    assert!(!fixed(&fs));
+    disks::write_noise(&fs, "in place", 0, 701);
+    fs.sync().unwrap();
+    drop(fs);
+    all.0.swap_remove(1);
+    all.judge();
+    for lost in 0..3 {
+        let fs = all.open(&[lost]).unwrap();
+        assert_whole(&fs);
+        assert!(fixed(&fs));
+        disks::assert_noise(&fs, "in place", 0, 701);
+    }
+}
+
+#[test]
+fn what_was_cut_can_be_cancelled() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    for cut in [Cut::Power, Cut::Suspended] {
+        let mut all = interrupted(&devices.snapshot(), &target(SIZE), cut);
+        let before = all.snapshot();
+        let fs = all.open(&[]).unwrap();
+        fs.cancel_replacement().unwrap();
+        assert_eq!(fs.replace_status().state, ReplaceState::Canceled);
+        assert!(matches!(fs.cancel_replacement(), Err(Error::NotRunning)));
+        drop(fs.exclusive().begin(Exclusive::Balance).unwrap());
+        drop(fs);
+        // A cut before the end of the target's superblock: it is left out, and erased.
+        all.0[2] = before.0[2].clone();
+        drop(all.open(&[]).unwrap());
+        assert!(Volume::open(vec![all.0[2].clone()], OpenMode::ReadOnly).is_err());
+        all.0.pop();
+        all.judge();
+        let fs = all.open(&[]).unwrap();
+        assert_whole(&fs);
+        disks::assert_noise(&fs, "in place", 0, 500);
+        assert!(matches!(replace(&fs, 2, &target(SIZE)).unwrap(), ReplaceEnd::Done(_)));
+    }
+}
+
+/// A target that fails is told of as what it was.
+#[test]
+fn a_target_that_fails() {
     let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
     let fs = devices.open(&[]).unwrap();
-    let key = Key { objectid: 0, item_type: ItemType::DEV_REPLACE, offset: 0 };
-    let mut item = [0; 72];
-    item[32] = SUSPENDED;
-    fs.shared().gate.commit_with(Need::Deletion, |tx| tx.put(TreeId::DEV, &key, &item)).unwrap();
+    let new = target(SIZE);
+    let device: Arc<dyn BlockDevice> = Arc::new(FaultDevice::new(new, Some(Rule::error(Request::Write, 40))));
+    let begun = fs.begin_replacement(DevId(2), &device, ReadSource::Avoid).unwrap();
+    let error = fs.run_replacement(begun).unwrap_err().to_string();
+    let status = fs.replace_status();
+    assert_eq!((status.state, status.write_errors), (ReplaceState::Canceled, 1), "{error}");
+    assert_eq!(status.failure, Some(error));
+    disks::write_noise(&fs, "after", 0, 400);
+    fs.sync().unwrap();
     drop(fs);
-    let refused = devices.open(&[]).map(drop).unwrap_err().to_string();
-    assert!(refused.contains("while the kernel replaces a device"), "{refused}");
-    assert_whole(&devices.open_with(&[], OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() }).unwrap());
+    devices.judge();
+    assert_eq!(devices.open(&[]).unwrap().replace_status().write_errors, 1);
+}
+
+/// With `-r` the source is not asked for what others have.
+#[test]
+fn the_source_is_not_read() {
+    let mut devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let source = Arc::new(FaultDevice::new(devices.0[0].clone(), None));
+    let all: Vec<Arc<dyn BlockDevice>> = vec![source.clone(), devices.0[1].clone()];
+    let volume = Volume::open(all, OpenMode::ReadWrite).unwrap();
+    let fs = Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap();
+    let new = target(SIZE);
+    let device: Arc<dyn BlockDevice> = new.clone();
+    let begun = fs.begin_replacement(DevId(1), &device, ReadSource::Avoid).unwrap();
+    let before = source.counts().reads;
+    assert!(matches!(fs.run_replacement(begun).unwrap(), ReplaceEnd::Done(progress) if progress.copied > 4 << 20));
+    // Superblocks are looked at before each commit, and erased at the end.
+    let reads = source.counts().reads - before;
+    assert!(reads < 20, "{reads}");
+    drop(fs);
+    devices.0[0] = new;
+    devices.judge();
 }
 
 /// Cancelled, or cut at any moment, the filesystem is what it was, or the target is its device.
@@ -207,16 +378,16 @@ fn cancelled_and_cut() {
     let fs = devices.open(&[]).unwrap();
     let new = target(SIZE);
     let device: Arc<dyn BlockDevice> = new.clone();
-    let begun = fs.begin_replacement(DevId(2), &device).unwrap();
+    let begun = fs.begin_replacement(DevId(2), &device, ReadSource::Always).unwrap();
     std::thread::scope(|scope| {
-        let canceller = scope.spawn(|| fs.exclusive().cancel(Exclusive::DeviceReplace));
+        let canceller = scope.spawn(|| fs.cancel_replacement());
         while !fs.exclusive().is_cancelled() {
             std::thread::yield_now();
         }
         assert_eq!(fs.run_replacement(begun).unwrap(), ReplaceEnd::Cancelled);
         canceller.join().unwrap().unwrap();
     });
-    assert!(matches!(fs.replace_status(), ReplaceStatus::Cancelled(..)));
+    assert_eq!(fs.replace_status().state, ReplaceState::Canceled);
     disks::write_noise(&fs, "after", 0, 400);
     fs.sync().unwrap();
     let cuts = std::thread::scope(|scope| {
@@ -233,21 +404,19 @@ fn cancelled_and_cut() {
     });
     drop(fs);
     for cut in cuts {
-        let is_there = |at: usize| {
-            Volume::open_with(
-                vec![cut.0[at].clone()],
-                &butterfs_volume::OpenOptions {
-                    missing: Missing::Accept,
-                    ..butterfs_volume::OpenOptions::new(OpenMode::ReadOnly)
-                },
-            )
-            .is_ok()
+        let has_superblock = |at: &usize| {
+            let mut magic = [0; 8];
+            cut.0[*at].read_at(65536 + 64, &mut magic).unwrap();
+            &magic == b"_BHRfS_M"
         };
-        let there: Vec<_> = (0..3).filter(|at| is_there(*at)).map(|at| cut.0[at].clone()).collect();
+        let there = (0..3).filter(has_superblock).map(|at| cut.0[at].clone()).collect();
         let cut = Devices(there).snapshot();
         let fs = cut.open(&[]).unwrap();
         assert_whole(&fs);
         disks::assert_noise(&fs, "after", 0, 400);
+        if fs.replace_status().state == ReplaceState::Suspended && cut.0.len() == 3 {
+            assert!(matches!(resume(&fs), ReplaceEnd::Done(_)));
+        }
     }
     let done = Devices(vec![devices.0[0].clone(), new]);
     done.judge();

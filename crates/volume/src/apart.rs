@@ -57,7 +57,7 @@ pub(crate) fn examine(volume: &Volume, newest: &Superblock, superblocks: &[Super
 }
 
 /// Whether the newest superblock is this one, or tells of it as an earlier one, as far as it remembers.
-fn is_ancestor(sb: &Superblock, newest: &Superblock) -> bool {
+pub(crate) fn is_ancestor(sb: &Superblock, newest: &Superblock) -> bool {
     if sb.generation == newest.generation {
         let roots = |sb: &Superblock| (sb.root, sb.chunk_root, sb.chunk_root_generation, sb.bytes_used, sb.num_devices);
         let chunks =

@@ -64,6 +64,14 @@ impl Volume {
             member.flush()?;
             member.is_new.store(false, Ordering::Release);
         }
+        self.on_target(|target| {
+            if target.is_new.load(Ordering::Acquire) {
+                write_copies(target, sb)?;
+                target.flush()?;
+                target.is_new.store(false, Ordering::Release);
+            }
+            Ok(())
+        });
         Ok(())
     }
 }

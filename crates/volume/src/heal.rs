@@ -105,6 +105,9 @@ impl Volume {
 
     /// The way that a reader tries first: one of the copies, if they lie on several devices that have all that was written.
     fn first_way(&self, reader: Reader, logical: Logical) -> usize {
+        if let Some(way) = self.unavoided_way(logical) {
+            return way;
+        }
         let copies = self.stored_copies(logical).unwrap_or(1);
         let way = reader.0 as usize % copies;
         if way == 0 {

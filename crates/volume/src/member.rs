@@ -64,6 +64,8 @@ pub(crate) struct Member {
     pub catching_up: AtomicBool,
     /// No superblock remembered its generation any more when that began.
     pub forgotten: AtomicBool,
+    /// It is the last to be asked: it is being replaced, and is not to be read (`-r`).
+    pub avoided: AtomicBool,
     /// A device that is about to take its place: see [`crate::replacing`].
     pub target: RwLock<Option<Arc<Target>>>,
 }
@@ -85,6 +87,7 @@ impl Member {
             removed: AtomicBool::new(false),
             catching_up: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
+            avoided: AtomicBool::new(false),
             target: RwLock::default(),
         }
     }

@@ -24,6 +24,7 @@ use crate::device::BlockDevice;
 use crate::error::{DeviceId, Error, Result, uuid_text};
 use crate::member::{Member, Role};
 use crate::superblock::{self, Found};
+use crate::targets::{self, is_target};
 use crate::volume::{BadChunks, Missing, OpenMode, OpenOptions, Volume};
 
 /// More chunks than a filesystem of a pebibyte has.
@@ -36,19 +37,35 @@ const MAX_DEVICES: usize = 1 << 12;
 pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) -> Result<Volume> {
     let mode = options.mode;
     let found = devices.into_iter().map(|device| superblock::find(device, mode)).collect::<Result<Vec<_>>>()?;
-    let Some(newest) = choose(&found) else {
+    let Some(mut newest) = choose(&found) else {
         return Err(Error::Unsupported("no device was given".into()));
     };
     refuse_features(&newest)?;
+    let (targets, found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|found| is_target(&found.superblock));
     let found = leave_out_replaced(found);
+    newest.dev_item = own_item(&newest, &found, &targets)?;
     let superblocks: Vec<Superblock> = found.iter().map(|found| found.superblock).collect();
     let members = assemble_members(found, &newest)?;
     let mut volume = Volume::assemble(members, &newest, options, [0; 16]);
     load(&mut volume, &newest, options.bad_chunks).map_err(|error| blame_missing(&volume, options, error))?;
     settle_missing(&volume, options.missing, mode)?;
     apart::examine(&volume, &newest, &superblocks)?;
+    targets::settle(&volume, &newest, targets);
     volume.repairs.store(mode == OpenMode::ReadWrite, Ordering::Relaxed);
     Ok(volume)
+}
+
+/// The item of a device of the filesystem, in the place of that of a target.
+fn own_item(newest: &Superblock, found: &[Found], targets: &[Found]) -> Result<DevItem> {
+    if !is_target(newest) {
+        return Ok(newest.dev_item);
+    }
+    let own = found.iter().find(|found| role(&found.superblock, newest).is_some_and(|role| role != Role::Seed));
+    own.map(|found| found.superblock.dev_item).ok_or_else(|| {
+        let names: Vec<String> = targets.iter().map(|found| found.device.name()).collect();
+        let text = "was to replace a device of the filesystem when that was last used; name its other devices";
+        Error::Unsupported(format!("{} {text}", names.join(", ")))
+    })
 }
 
 /// Of two devices with one UUID the newer one took the other's place, and a power cut came before the end of that one's
@@ -73,12 +90,12 @@ fn leave_out_replaced(found: Vec<Found>) -> Vec<Found> {
 }
 
 /// The superblock to believe: of seed devices and one that grew from them, the latter's; then the newest;
-/// then one where no change of the filesystem's UUID was under way.
+/// then one where no change of the filesystem's UUID was under way; then that of a device that belongs to it.
 pub(crate) fn choose(found: &[Found]) -> Option<Superblock> {
     let seeding = |sb: &Superblock| sb.flags.get() & SUPER_FLAG_SEEDING != 0;
     let changing = |sb: &Superblock| sb.flags.get() & SUPER_FLAG_CHANGING_FSID_V2 != 0;
     let superblocks = found.iter().map(|f| f.superblock);
-    superblocks.max_by_key(|sb| (!seeding(sb), sb.generation.get(), !changing(sb)))
+    superblocks.max_by_key(|sb| (!seeding(sb), sb.generation.get(), !changing(sb), !is_target(sb)))
 }
 
 /// What the superblock leads to: its own chunks, the chunk tree, the devices.
@@ -138,7 +155,8 @@ pub(crate) fn open_with_chunks(
     items: &[DevItem],
 ) -> Result<Volume> {
     let find = |device| superblock::find(device, OpenMode::ReadOnly);
-    let found = devices.into_iter().map(find).collect::<Result<Vec<_>>>()?;
+    let mut found = devices.into_iter().map(find).collect::<Result<Vec<_>>>()?;
+    found.retain(|found| !is_target(&found.superblock));
     let Some(newest) = choose(&found) else {
         return Err(Error::Unsupported("no device was given".into()));
     };

@@ -10,6 +10,8 @@
 //! No lock is held during I/O. The caller must make sure that what it reads is not written at the
 //! same time (tree blocks and checksummed data never are: they are copied on write).
 
+use std::sync::atomic::Ordering;
+
 use butterfs_format::validate::{Checksum, Expected, check_block};
 use butterfs_format::{Logical, TreeBlock};
 
@@ -28,7 +30,7 @@ impl Volume {
     /// [`Error::NoCopy`] with what is wrong with each copy; [`Error::Device`] if none could be read at all.
     pub fn read_block(&self, expected: &Expected) -> Result<TreeBlock> {
         let mut problems = Vec::new();
-        for way in 0..self.copies(expected.bytenr)? {
+        for way in self.ways(expected.bytenr)? {
             match self.read_block_copy(expected, way) {
                 Ok(block) => {
                     self.repair(expected.bytenr, block.bytes(), way);
@@ -111,8 +113,36 @@ impl Volume {
         Ok(())
     }
 
+    /// The ways to an address, in the order in which they are to be tried: those that lead to a device that is to be spared
+    /// come last.
+    ///
+    /// # Errors
+    /// If the address is in no chunk.
+    pub fn ways(&self, logical: Logical) -> Result<Vec<usize>> {
+        let mut ways: Vec<usize> = (0..self.copies(logical)?).collect();
+        if let Some(best) = self.unavoided_way(logical) {
+            ways.sort_by_key(|way| (*way != best, *way));
+        }
+        Ok(ways)
+    }
+
+    /// While a device is to be spared: the first way that does without it.
+    pub(crate) fn unavoided_way(&self, logical: Logical) -> Option<usize> {
+        if !self.members.present().any(|member| member.avoided.load(Ordering::Relaxed)) {
+            return None;
+        }
+        let map = self.map();
+        let does_without = |way: &usize| {
+            let reads = map.reads(logical, 1, *way);
+            reads.is_ok_and(|reads| reads.iter().all(|read| self.is_up_to_date(read)))
+        };
+        (0..self.copies(logical).ok()?).find(does_without)
+    }
+
     pub(crate) fn is_up_to_date(&self, read: &Read) -> bool {
-        let is_current = |member: &Member| member.role() != Role::Behind && member.is_there();
+        let is_current = |member: &Member| {
+            member.role() != Role::Behind && member.is_there() && !member.avoided.load(Ordering::Relaxed)
+        };
         read.places().all(|place| is_current(&self.members[place.member]))
     }
 

@@ -18,6 +18,7 @@ use butterfs_format::{DevId, Generation};
 use crate::apart::apart;
 use crate::error::{Error, Result};
 use crate::map::without_superblocks;
+use crate::member::Member;
 use crate::volume::Volume;
 
 impl Volume {
@@ -48,8 +49,7 @@ impl Volume {
 
     /// Those that missed so many commits that superblocks do not tell whether they went on by themselves meanwhile.
     pub fn forgotten_devices(&self) -> Vec<(DevId, Generation)> {
-        let these = self.members.present().filter(|member| member.is_catching_up() && !member.is_dropped());
-        let these = these.filter(|member| member.forgotten.load(Ordering::Acquire));
+        let these = self.members_catching_up().filter(|member| member.forgotten.load(Ordering::Acquire));
         these.map(|member| (member.devid(), member.last_seen())).collect()
     }
 
@@ -68,8 +68,11 @@ impl Volume {
 
     /// The devices that are being brought up to date.
     pub fn catching_up(&self) -> Vec<DevId> {
-        let these = self.members.present().filter(|member| member.is_catching_up() && !member.is_dropped());
-        these.map(|member| member.devid()).collect()
+        self.members_catching_up().map(Member::devid).collect()
+    }
+
+    fn members_catching_up(&self) -> impl Iterator<Item = &Member> {
+        self.members.present().filter(|member| member.is_catching_up() && !member.is_dropped())
     }
 
     /// Writes what a device missed, at its place there; superblocks are left out. A device that fails is dropped.
@@ -105,7 +108,7 @@ impl Volume {
         Ok(())
     }
 
-    fn catching(&self, devid: DevId) -> Result<(usize, &crate::member::Member)> {
+    fn catching(&self, devid: DevId) -> Result<(usize, &Member)> {
         let place = self.member(devid).ok_or_else(|| gone(devid))?;
         let member = &self.members[place];
         if member.is_catching_up() && !member.is_dropped() { Ok((place, member)) } else { Err(gone(devid)) }

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use butterfs_format::items::DevReplaceItem;
 use butterfs_format::{DevId, Generation, Superblock};
 
 use crate::device::{BlockDevice, FileDevice};
@@ -86,7 +87,7 @@ pub fn system_devices() -> Vec<PathBuf> {
 pub fn find_missing(given: &[PathBuf], candidates: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let own = given.iter().map(|path| look(path)).collect::<Result<Vec<_>>>()?;
     let Some(own) = choose(&own) else { return Ok(Vec::new()) };
-    if missing_of(given.iter())?.is_empty() {
+    if missing_of(given.iter())?.is_none() {
         return Ok(Vec::new());
     }
     // A copy of the filesystem with another UUID has devices of the same names.
@@ -94,10 +95,13 @@ pub fn find_missing(given: &[PathBuf], candidates: Vec<PathBuf>) -> Result<Vec<P
     let candidates = scan(candidates.into_iter().filter(fits));
     let mut found: Vec<PathBuf> = Vec::new();
     loop {
-        let wanted = missing_of(given.iter().chain(&found))?;
+        let wanted = missing_of(given.iter().chain(&found))?.unwrap_or_default();
         let mut new: Vec<&ScannedDevice> = Vec::new();
-        for candidate in candidates.iter().filter(|device| wanted.contains(&device.id)) {
+        for candidate in candidates.iter().filter(|device| wanted.devices.contains(&device.id)) {
             prefer(&mut new, candidate)?;
+        }
+        if wanted.target {
+            new.extend(newest_target(&candidates).filter(|target| !found.contains(&target.path)));
         }
         if new.is_empty() {
             return Ok(found);
@@ -121,16 +125,36 @@ fn prefer<'a>(found: &mut Vec<&'a ScannedDevice>, device: &'a ScannedDevice) -> 
     Ok(())
 }
 
-/// What is missing besides these devices.
-fn missing_of<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<Vec<DeviceId>> {
+fn newest_target(candidates: &[ScannedDevice]) -> Option<&ScannedDevice> {
+    let targets = candidates.iter().filter(|device| device.id.devid.0 == DevReplaceItem::TARGET);
+    targets.max_by_key(|device| device.generation)
+}
+
+/// What is not there.
+#[derive(Default)]
+struct Wanted {
+    devices: Vec<DeviceId>,
+    /// The one that is to replace another.
+    target: bool,
+}
+
+impl Wanted {
+    fn of(volume: &Volume) -> Self {
+        let under_way = volume.stored_replace_item().ok().flatten().is_some_and(|item| item.is_under_way());
+        Self { devices: volume.missing_devices(), target: under_way && volume.replaced_device().is_none() }
+    }
+}
+
+/// What is missing besides these devices, if anything is.
+fn missing_of<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<Option<Wanted>> {
     let open = |path: &PathBuf| FileDevice::open_unlocked(path).map(|device| Arc::new(device) as Arc<dyn BlockDevice>);
     let devices = paths.map(open).collect::<Result<Vec<_>>>()?;
     let accept = OpenOptions { missing: Missing::Accept, ..OpenOptions::new(OpenMode::ReadOnly) };
     match Volume::open_with(devices.clone(), &accept) {
-        Ok(volume) => Ok(volume.missing_devices()),
+        Ok(volume) => Ok(Some(Wanted::of(&volume)).filter(|wanted| wanted.target || !wanted.devices.is_empty())),
         // The chunk tree cannot be read yet; what the superblock names is known all the same.
         Err(error) => match Volume::open(devices, OpenMode::ReadOnly) {
-            Err(Error::MissingDevices(missing)) => Ok(missing),
+            Err(Error::MissingDevices(devices)) => Ok(Some(Wanted { devices, target: false })),
             _ => Err(error),
         },
     }

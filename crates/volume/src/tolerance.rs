@@ -149,7 +149,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Does something with each device that is written; those that fail are dropped.
+    /// Does something with each device that is written, and with one that is about to be; those that fail are dropped.
     ///
     /// # Errors
     /// That of a device that cannot be spared.
@@ -160,6 +160,7 @@ impl Volume {
                 result => result?,
             }
         }
+        self.on_target(work);
         Ok(())
     }
 

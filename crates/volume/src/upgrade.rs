@@ -29,9 +29,21 @@ impl Volume {
             member.device.open_for_writing().map_err(|source| member.error(source))?;
             require_unchanged(member)?;
         }
+        self.open_target_for_writing()?;
         self.writable.store(true, Ordering::Release);
         self.repairs.store(true, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+impl Volume {
+    fn open_target_for_writing(&self) -> Result<()> {
+        let target = self.members.present().find_map(Member::target);
+        target.map_or(Ok(()), |target| {
+            let member = &target.member;
+            member.device.open_for_writing().map_err(|source| member.error(source))?;
+            require_unchanged(member)
+        })
     }
 }
 

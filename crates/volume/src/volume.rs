@@ -96,6 +96,9 @@ pub struct Volume {
     pub(crate) opened_at: Generation,
     pub(crate) busy_rows: BusyRows,
     pub(crate) torn_rows: AtomicBool,
+    pub(crate) missing: Missing,
+    /// Targets of replacements that have ended.
+    pub(crate) left_over: Mutex<Vec<Arc<dyn BlockDevice>>>,
 }
 
 impl Volume {
@@ -170,6 +173,8 @@ impl Volume {
             opened_at: sb.generation(),
             busy_rows: BusyRows::default(),
             torn_rows: AtomicBool::new(false),
+            missing: options.missing,
+            left_over: Mutex::default(),
         }
     }
 
@@ -190,6 +195,11 @@ impl Volume {
     /// Makes the UUID known that a seed's blocks carry.
     pub(crate) fn know_seed(&mut self, fsid: [u8; 16]) -> Result<()> {
         self.geometry.add_seed(fsid).map_err(|problem| Error::Unsupported(format!("the filesystem has {problem}")))
+    }
+
+    /// What was to be done about devices that are missing.
+    pub fn accepts_missing(&self) -> Missing {
+        self.missing
     }
 
     /// The devices that are missing.
@@ -291,6 +301,10 @@ impl Volume {
     /// Nothing will be written any more: others may have the devices, though this one can still be read.
     pub fn close(&self) {
         self.members.iter().for_each(|member| member.device.close());
+        self.on_target(|target| {
+            target.device.close();
+            Ok(())
+        });
     }
 
     /// The path of a device, for messages.

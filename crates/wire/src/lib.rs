@@ -415,6 +415,8 @@ pub const EXCLUSIVE: u32 = 0x8008_bf34;
 pub const WORK_RESULT: u32 = 0x8400_bf35;
 /// Butterfs: begins work on devices, with words that end with NULs in [`RemountArgs`]. Out: what is wrong.
 pub const WORK: u32 = 0xe000_bf36;
+/// Butterfs: why the last replacement of a device failed, in [`RemountArgs`]; nothing if it did not.
+pub const REPLACE_FAILURE: u32 = 0xa000_bf64;
 
 /// States of [`WorkRecord`]; 0: it is under way, or there was none.
 pub const WORK_DONE: u64 = 1;

@@ -68,11 +68,25 @@ impl WorkTarget {
 /// # Errors
 /// If it cannot be opened.
 pub fn open_image(path: &Path, image: &ImageDevices, options: OpenOptions) -> Result<Filesystem> {
+    open_image_with(path, image, &[], options)
+}
+
+/// As [`open_image`], with one device more that may be none of the filesystem's, or twice named.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open_image_with(
+    path: &Path,
+    image: &ImageDevices,
+    more: &[PathBuf],
+    options: OpenOptions,
+) -> Result<Filesystem> {
     let mut named = vec![path.to_path_buf()];
     match (image.devices.is_empty(), path.canonicalize().ok().as_deref().and_then(Path::parent)) {
         (true, Some(directory)) if path.is_file() => named.push(directory.to_path_buf()),
         _ => named.extend(image.devices.iter().cloned()),
     }
+    named.extend(more.iter().cloned());
     let mode = if options.access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
     let how = butterfs_volume::OpenOptions { missing: Missing::Accept, ..butterfs_volume::OpenOptions::new(mode) };
     let volume = devices::open_volume(exit::USAGE, &named, &how)?;

@@ -133,13 +133,11 @@ impl Filesystem {
     /// # Errors
     /// As [`Filesystem::balance`].
     pub fn begin_balance(&self, item: &BalanceItem) -> Result<ExclusiveTurn> {
-        self.require_up_to_date()?;
-        self.shared.gate.check_writable()?;
         if let Some(status) = self.balance_status() {
             let name = if status.running { Exclusive::Balance } else { Exclusive::BalancePaused }.name();
             return Err(Error::InProgress(name));
         }
-        let turn = self.exclusive.begin(Exclusive::Balance)?;
+        let turn = self.begin_exclusive(Exclusive::Balance)?;
         let (groups, devices) = self.shared.gate.view(|tx| {
             let groups: Vec<_> =
                 KINDS.into_iter().flat_map(|kind| tx.all_groups_of(kind)).map(|group| group.flags).collect();
@@ -162,12 +160,10 @@ impl Filesystem {
     /// # Errors
     /// [`Error::NotRunning`] if none is; [`Error::InProgress`] if it runs, or another operation does.
     pub fn begin_resumed_balance(&self) -> Result<ExclusiveTurn> {
-        self.require_up_to_date()?;
-        self.shared.gate.check_writable()?;
         if self.balance_status().ok_or(Error::NotRunning)?.running {
             return Err(Error::InProgress(Exclusive::Balance.name()));
         }
-        let turn = self.exclusive.begin(Exclusive::Balance)?;
+        let turn = self.begin_exclusive(Exclusive::Balance)?;
         if let Some(state) = lock(&self.balancing.state).as_mut() {
             state.item = balance::resumed(&state.item);
             (state.progress, state.running, state.asked) = (BalanceProgress::default(), true, Asked::GoOn);

@@ -118,8 +118,7 @@ impl Filesystem {
         if gate.volume().is_a_seed() {
             return self.sprout(device);
         }
-        gate.check_writable()?;
-        let _turn = self.exclusive.begin(Exclusive::DeviceAdd)?;
+        let _turn = self.begin_exclusive(Exclusive::DeviceAdd)?;
         let total = usable_length(gate, &**device)?;
         erase_superblocks(&**device)?;
         let uuid = self.shared.environment.new_uuid();
@@ -153,9 +152,7 @@ impl Filesystem {
     /// If it cannot have this size; [`Error::NoSpace`] if what lies beyond has no room elsewhere: the device is as large
     /// as it was then.
     pub fn resize_device(&self, devid: DevId, length: NewLength) -> Result<(u64, u64)> {
-        self.shared.gate.check_writable()?;
-        self.require_up_to_date()?;
-        let turn = self.exclusive.begin(Exclusive::Resize)?;
+        let turn = self.begin_exclusive(Exclusive::Resize)?;
         let volume = self.shared.gate.volume();
         let item = self.device_item(devid)?;
         let device = volume.device(devid).filter(|_| volume.is_written(devid));
@@ -207,14 +204,13 @@ impl Filesystem {
     /// # Errors
     /// Why not.
     pub fn check_resize(&self) -> Result<()> {
-        self.shared.gate.check_writable()?;
-        self.exclusive.begin(Exclusive::Resize).map(drop)
+        self.begin_exclusive(Exclusive::Resize).map(drop)
     }
 
     pub(super) fn device_item(&self, devid: DevId) -> Result<DevItem> {
         let items = self.shared.gate.view(|tx| Ok(tx.device_items().to_vec()))?;
         let found = items.into_iter().find(|item| item.devid.get() == devid.0);
-        found.ok_or_else(|| Error::Refused(format!("there is no device {devid}")))
+        found.ok_or(Error::NoDevice(devid))
     }
 
     /// Begins to remove devices: all that is refused is refused here. [`Filesystem::run_removal`] does it.
@@ -222,9 +218,7 @@ impl Filesystem {
     /// # Errors
     /// If there is no such device; [`Error::TooFewDevices`] if too few would be left for a profile that is in use.
     pub fn begin_removal(&self, wanted: &[WhichDevice]) -> Result<Removal> {
-        self.shared.gate.check_writable()?;
-        self.require_up_to_date()?;
-        let turn = self.exclusive.begin(Exclusive::DeviceRemove)?;
+        let turn = self.begin_exclusive(Exclusive::DeviceRemove)?;
         let mut devices: Vec<DevId> = Vec::new();
         for which in wanted {
             let devid = self.find_device(which, &devices)?;

@@ -1,13 +1,15 @@
 //! Operations on a whole filesystem of which one can be under way at a time, as in the kernel.
 //!
 //! # Invariants
-//! * A balance that is paused keeps all others out but the adding of devices.
+//! * A balance that is paused keeps all others out but the adding of devices; the replacement of a device that is suspended keeps
+//!   all others out.
 //!
 //! # Locking
 //! The mutex is a leaf, held for a look.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use super::Filesystem;
 use crate::error::{Error, Result};
 use crate::inode::lock;
 
@@ -47,6 +49,8 @@ struct State {
     running: Option<Exclusive>,
     /// A balance waits to be resumed.
     paused: bool,
+    /// So does the replacement of a device.
+    suspended: bool,
     /// Who is under way is asked to end.
     cancel: bool,
 }
@@ -68,13 +72,18 @@ impl ExclusiveState {
     /// Begins an operation.
     ///
     /// # Errors
-    /// [`Error::InProgress`] if another one is under way or, but for adding a device, a balance is paused.
+    /// [`Error::InProgress`] if another one is under way, the replacement of a device is suspended or, but for adding a device, a
+    /// balance is paused.
     pub fn begin(&self, operation: Exclusive) -> Result<ExclusiveTurn> {
         let mut state = lock(&self.state);
         if let Some(other) = state.running {
             return Err(Error::InProgress(other.name()));
         }
-        if state.paused && !matches!(operation, Exclusive::DeviceAdd | Exclusive::Balance) {
+        if state.suspended && operation != Exclusive::DeviceReplace {
+            return Err(Error::InProgress(Exclusive::DeviceReplace.name()));
+        }
+        let goes_on = state.suspended || matches!(operation, Exclusive::DeviceAdd | Exclusive::Balance);
+        if state.paused && !goes_on {
             return Err(Error::InProgress(Exclusive::BalancePaused.name()));
         }
         (state.running, state.cancel) = (Some(operation), false);
@@ -103,6 +112,10 @@ impl ExclusiveState {
         Ok(())
     }
 
+    pub(super) fn set_suspended(&self, suspended: bool) {
+        lock(&self.state).suspended = suspended;
+    }
+
     pub(super) fn set_paused(&self, paused: bool) {
         lock(&self.state).paused = paused;
     }
@@ -110,6 +123,21 @@ impl ExclusiveState {
     /// Whether the one that is under way is asked to end.
     pub fn is_cancelled(&self) -> bool {
         lock(&self.state).cancel
+    }
+}
+
+impl Filesystem {
+    /// Begins an operation that changes which devices there are, or what lies on them.
+    ///
+    /// # Errors
+    /// If nothing may be written, another one is under way, or a device is being brought up to date (adding one can be done
+    /// meanwhile).
+    pub(super) fn begin_exclusive(&self, operation: Exclusive) -> Result<ExclusiveTurn> {
+        self.shared.gate.check_writable()?;
+        if operation != Exclusive::DeviceAdd {
+            self.require_up_to_date()?;
+        }
+        self.exclusive.begin(operation)
     }
 }
 
@@ -135,8 +163,14 @@ mod tests {
         all.set_paused(true);
         assert_eq!(all.current(), Some(Exclusive::BalancePaused));
         assert!(matches!(all.begin(Exclusive::Resize), Err(Error::InProgress("balance paused"))));
+        assert!(matches!(all.begin(Exclusive::DeviceReplace), Err(Error::InProgress("balance paused"))));
         drop(all.begin(Exclusive::DeviceAdd).unwrap());
         drop(all.begin(Exclusive::Balance).unwrap());
         assert_eq!(all.current(), Some(Exclusive::BalancePaused));
+        // Of two that were interrupted, the replacement goes on first.
+        all.set_suspended(true);
+        assert!(matches!(all.begin(Exclusive::Balance), Err(Error::InProgress("device replace"))));
+        assert!(matches!(all.begin(Exclusive::DeviceAdd), Err(Error::InProgress("device replace"))));
+        drop(all.begin(Exclusive::DeviceReplace).unwrap());
     }
 }

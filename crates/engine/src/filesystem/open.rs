@@ -146,7 +146,7 @@ impl Filesystem {
             replay(&gate, &options)?;
         }
         if options.access == Access::ReadWrite {
-            gate.view(check_trees)?;
+            gate.view(|tx| check_trees(tx, gate.volume()))?;
             drop_space_cache(&gate, sb.compat_ro())?;
         }
         match gate.view(Transaction::load_device_stats) {
@@ -200,6 +200,7 @@ impl Filesystem {
         if options.access == Access::ReadWrite {
             filesystem.find_balance()?;
         }
+        filesystem.find_replacement()?;
         match filesystem.inode(root) {
             Ok(_) => Ok(filesystem),
             Err(Error::NotFound) => {
@@ -259,7 +260,7 @@ fn replay(gate: &Gate, options: &OpenOptions) -> Result<()> {
     }
     if options.access == Access::ReadWrite {
         // What must not be written must not be replayed either.
-        gate.view(check_trees)?;
+        gate.view(|tx| check_trees(tx, gate.volume()))?;
     }
     let replayed = gate.replay(replay::replay).map_err(in_log)?;
     let (items, subvolumes) = (replayed.items, replayed.subvolumes);
@@ -269,16 +270,11 @@ fn replay(gate: &Gate, options: &OpenOptions) -> Result<()> {
 }
 
 /// What only the trees say of whether the filesystem can be written.
-pub(super) fn check_trees(tx: &Transaction) -> Result<()> {
+pub(super) fn check_trees(tx: &Transaction, volume: &Volume) -> Result<()> {
     if quotas_are_on(tx)? {
         return Err(Error::Unsupported("writing with quotas enabled (disable them first)".into()));
     }
-    if super::replace::is_under_way(tx)? {
-        // What is written now would be missing on the device that the kernel goes on to fill.
-        let text = "writing while the kernel replaces a device (let it mount the filesystem, and end or cancel that)";
-        return Err(Error::Unsupported(text.into()));
-    }
-    Ok(())
+    super::replace::require_target(tx, volume)
 }
 
 /// What a v1 space cache says will not be true any more. It goes in steps, each of which may be the last that becomes

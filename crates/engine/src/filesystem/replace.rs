@@ -1,43 +1,33 @@
 //! A device is replaced by another, which takes its number.
 //!
+//! While that lasts, the device tree has the kernel's item for it, and the target a superblock with the number 0: whoever opens
+//! the filesystem next, after whatever end, finds both and goes on. See `docs/decisions/0027-interrupted-replacements.md`.
+//!
 //! # Invariants
-//! * Until the last commit the target has no superblock, and nothing on disk says that it is there: a power cut leaves the
-//!   filesystem as if the replacement had not begun.
+//! * The target's first superblock is durable before any that says that it is there.
+//! * What the item says was copied was written to the target before the commit that wrote the item, and that flushed it.
 //! * The target is given the place only when it has all that the device has, durably.
 //!
 //! # Locking
-//! One operation at a time, by its exclusive turn.
+//! One operation at a time, by its exclusive turn. `state` is a leaf.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use butterfs_format::{DevId, ItemType, Key, TreeId};
-use butterfs_volume::{BlockDevice, FileDevice, erase_superblocks, signatures};
+use butterfs_format::items::{DevReplaceItem, ReadSource, ReplaceState};
+use butterfs_format::{DevId, TreeId};
+use butterfs_volume::{BlockDevice, FileDevice, Missing, Volume, erase_superblocks, from_the_beginning, signatures};
+use zerocopy::IntoBytes;
 
 use super::Filesystem;
 use super::devices::{WhichDevice, device_error};
 use super::exclusive::{Exclusive, ExclusiveTurn};
 use crate::error::{Error, Result};
 use crate::inode::lock;
-use crate::scrub::{ResyncMonitor, ResyncProgress, fill_target};
+use crate::scrub::{FillTarget, ResyncMonitor, ResyncProgress, fill_target};
 use crate::tx::{Need, Transaction};
 
-/// What is on disk of the last replacement.
-const KEY: Key = Key { objectid: 0, item_type: ItemType::DEV_REPLACE, offset: 0 };
-const FINISHED: u64 = 2;
-
-/// Whether the kernel began to replace a device and has not ended that.
-pub(super) fn is_under_way(tx: &Transaction) -> Result<bool> {
-    const STATE_AT: usize = 32;
-    const STARTED: u64 = 1;
-    const SUSPENDED: u64 = 4;
-    let item = tx.get(TreeId::DEV, &KEY)?;
-    let state = item.and_then(|item| item.get(STATE_AT..STATE_AT + 8)?.try_into().ok()).map(u64::from_le_bytes);
-    Ok(matches!(state, Some(STARTED | SUSPENDED)))
-}
-
-/// A replacement that is about to begin.
+/// A replacement that is about to begin, or to go on.
 #[derive(Debug)]
 pub struct Replacement {
     turn: ExclusiveTurn,
@@ -51,29 +41,48 @@ pub enum ReplaceEnd {
     Done(ResyncProgress),
     /// Somebody wanted it to end. The device is what it was.
     Cancelled,
+    /// It goes on when the filesystem is opened next.
+    Suspended,
 }
 
-/// How far the replacement is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplaceStatus {
-    /// None was begun since the filesystem was opened.
-    Never,
-    /// One is under way.
-    Running(DevId, ResyncProgress),
-    /// The last one came to its end.
-    Finished(DevId, ResyncProgress),
-    /// The last one was cancelled, or failed.
-    Cancelled(DevId, ResyncProgress),
+/// How far a replacement is, or how the last one ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplaceStatus {
+    /// What it is about.
+    pub state: ReplaceState,
+    /// The device that goes, while that is known.
+    pub source: Option<DevId>,
+    /// How much of the device is done.
+    pub thousandths: u64,
+    /// When it began, in seconds since 1970.
+    pub started: u64,
+    /// When it ended or was suspended.
+    pub stopped: u64,
+    /// Writes to the target that failed.
+    pub write_errors: u64,
+    /// Sectors that could not be read anywhere.
+    pub read_errors: u64,
+    /// Why it failed, if it did since the filesystem was opened.
+    pub failure: Option<String>,
 }
 
 /// The replacement that runs, or ran.
 #[derive(Debug, Default)]
 pub(super) struct Replacing {
-    monitor: std::sync::Mutex<Option<(DevId, Arc<ResyncMonitor>)>>,
-    ended: AtomicBool,
-    finished: AtomicBool,
-    /// When it began and ended, in seconds.
-    times: [AtomicU64; 2],
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What is on disk, but for one that runs: of that the volume knows more.
+    item: DevReplaceItem,
+    source: Option<DevId>,
+    failure: Option<String>,
+    running: bool,
+    /// Who asks it to stop wants it to go on later.
+    suspend: bool,
+    /// Bytes of the source.
+    size: u64,
 }
 
 /// Nothing may take the target for what it was.
@@ -82,25 +91,64 @@ fn clear(target: &dyn BlockDevice) -> Result<()> {
     Ok(erase_superblocks(target)?)
 }
 
+fn read_item(tx: &Transaction) -> Result<DevReplaceItem> {
+    let item = tx.get(TreeId::DEV, &DevReplaceItem::KEY)?;
+    Ok(item.and_then(|item| DevReplaceItem::parse(&item)).unwrap_or_default())
+}
+
+fn write_item(tx: &mut Transaction, item: &DevReplaceItem) -> Result<()> {
+    tx.put(TreeId::DEV, &DevReplaceItem::KEY, item.as_bytes())
+}
+
+/// As the kernel, a filesystem of which a device is being replaced is not written without the target unless the user accepts
+/// that devices are missing.
+pub(super) fn require_target(tx: &Transaction, volume: &Volume) -> Result<()> {
+    let item = read_item(tx)?;
+    if !item.is_under_way() || volume.replaced_device().is_some() || volume.accepts_missing() == Missing::Accept {
+        return Ok(());
+    }
+    let source = item.src_devid;
+    Err(Error::Refused(format!(
+        "device {source} is being replaced, and the device that takes its place is missing: name it, too, or mount with -o \
+         degraded to go on without it (`butterfs device replace cancel` ends the replacement)"
+    )))
+}
+
 impl Filesystem {
     /// Begins to replace a device: all that is refused is refused here. [`Filesystem::run_replacement`] does it. What the target
     /// holds is lost: the caller has looked.
     ///
     /// # Errors
     /// If there is no such device, the target is too small, or another operation is under way.
-    pub fn begin_replacement(&self, devid: DevId, target: &Arc<dyn BlockDevice>) -> Result<Replacement> {
-        let gate = &self.shared.gate;
-        gate.check_writable()?;
-        let turn = self.exclusive.begin(Exclusive::DeviceReplace)?;
+    pub fn begin_replacement(
+        &self,
+        devid: DevId,
+        target: &Arc<dyn BlockDevice>,
+        read: ReadSource,
+    ) -> Result<Replacement> {
+        if self.replace_status().is_under_way() {
+            return Err(Error::InProgress(Exclusive::DeviceReplace.name()));
+        }
+        let turn = self.begin_exclusive(Exclusive::DeviceReplace)?;
         self.check_replacement(devid, &**target)?;
-        self.require_up_to_date()?;
-        gate.volume().begin_replacing(devid, Arc::clone(target))?;
-        clear(&**target).inspect_err(|_| gate.volume().forget_target(devid))?;
-        *lock(&self.replacing.monitor) = Some((devid, Arc::new(ResyncMonitor::default())));
-        self.replacing.times[0].store(self.now().sec.get(), Ordering::Release);
-        self.replacing.ended.store(false, Ordering::Release);
-        self.replacing.finished.store(false, Ordering::Release);
+        let volume = self.shared.gate.volume();
+        volume.check_replacing(devid, &**target)?;
+        clear(&**target)?;
+        let item = DevReplaceItem {
+            src_devid: devid.0.into(),
+            read_mode: (read as u64).into(),
+            time_started: self.now().sec,
+            ..DevReplaceItem::default().with_state(ReplaceState::Started)
+        };
+        volume.begin_replacing(Arc::clone(target), self.shared.environment.new_uuid(), item)?;
+        self.note_running(devid, item);
         Ok(Replacement { turn, devid })
+    }
+
+    fn note_running(&self, devid: DevId, item: DevReplaceItem) {
+        let size = self.device_item(devid).map_or(0, |item| item.total_bytes.get());
+        *lock(&self.replacing.state) =
+            State { item, source: Some(devid), failure: None, running: true, suspend: false, size };
     }
 
     /// Whether a target is large enough for a device.
@@ -120,84 +168,238 @@ impl Filesystem {
     ///
     /// # Errors
     /// As [`Filesystem::begin_replacement`]; if it cannot be opened alone.
-    pub fn begin_replacement_at(&self, source: &WhichDevice, target: &Path) -> Result<Replacement> {
+    pub fn begin_replacement_at(&self, source: &WhichDevice, target: &Path, read: ReadSource) -> Result<Replacement> {
         if !target.is_absolute() {
             return Err(Error::Invalid("the device is to be named by its path from the root"));
         }
+        if self.replace_status().is_under_way() {
+            return Err(Error::InProgress(Exclusive::DeviceReplace.name()));
+        }
         let devid = self.find_device(source, &[])?;
         let target: Arc<dyn BlockDevice> = Arc::new(FileDevice::open_read_write(target)?);
-        self.begin_replacement(devid, &target)
+        self.begin_replacement(devid, &target, read)
     }
 
-    /// Copies all that the device has, from it or from the others, and puts the target in its place.
+    /// Finds out about the last replacement. One that was interrupted keeps other operations out; without its target what it
+    /// copied does not count any more.
+    pub(super) fn find_replacement(&self) -> Result<()> {
+        let (gate, volume) = (&self.shared.gate, self.shared.gate.volume());
+        let on_disk = gate.view(read_item)?;
+        let item = volume.replace_item().unwrap_or(on_disk);
+        let source = item.is_under_way().then(|| DevId(item.src_devid.get()));
+        let size = source.and_then(|devid| self.device_item(devid).ok()).map_or(0, |item| item.total_bytes.get());
+        let state = State { item, source, failure: None, running: false, suspend: false, size };
+        *lock(&self.replacing.state) = state;
+        if gate.is_read_only() {
+            return Ok(());
+        }
+        volume.erase_left_over();
+        self.exclusive.set_suspended(source.is_some());
+        if source.is_some() && volume.replaced_device().is_none() {
+            let item = from_the_beginning(item).with_state(ReplaceState::Suspended);
+            tracing::warn!("device {} is being replaced, but not by any device that is there", item.src_devid);
+            lock(&self.replacing.state).item = item;
+        }
+        let item = lock(&self.replacing.state).item;
+        if item != on_disk {
+            gate.change(Need::Items(1), |tx| write_item(tx, &item))?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with a replacement that was interrupted, up to the first byte; [`Filesystem::run_replacement`] does it.
     ///
     /// # Errors
-    /// If the target fails, or the device fails to write. It stays part of the filesystem then.
+    /// [`Error::NotRunning`] if there is none, or its target is not there; [`Error::InProgress`] if it runs.
+    pub fn begin_resumed_replacement(&self) -> Result<Replacement> {
+        let volume = self.shared.gate.volume();
+        if !self.replace_status().is_under_way() {
+            return Err(Error::NotRunning);
+        }
+        let turn = self.begin_exclusive(Exclusive::DeviceReplace)?;
+        let devid = volume.replaced_device().ok_or(Error::NotRunning)?;
+        volume.change_replace_item(|item| *item = item.with_state(ReplaceState::Started));
+        self.note_running(devid, volume.replace_item().unwrap_or_default());
+        Ok(Replacement { turn, devid })
+    }
+
+    /// Copies all that the device has to the target, which takes its place then. Others may read and write meanwhile.
+    ///
+    /// # Errors
+    /// If the target or the device fails: the device is what it was. If the filesystem can be written no more.
     pub fn run_replacement(&self, replacement: Replacement) -> Result<ReplaceEnd> {
         let Replacement { turn, devid } = replacement;
         let done = self.replace(devid);
-        self.replacing.finished.store(matches!(done, Ok(ReplaceEnd::Done(_))), Ordering::Release);
-        self.replacing.times[1].store(self.now().sec.get(), Ordering::Release);
-        self.replacing.ended.store(true, Ordering::Release);
-        if !matches!(done, Ok(ReplaceEnd::Done(_))) {
-            self.shared.gate.volume().forget_target(devid);
-        }
+        let end = match done {
+            Ok(progress) => Ok(ReplaceEnd::Done(progress)),
+            // What is on disk says that it goes on.
+            Err(error) if self.shared.gate.check_writable().is_err() => Err(error),
+            Err(Error::Cancelled) if lock(&self.replacing.state).suspend => {
+                self.suspend().map(|()| ReplaceEnd::Suspended)
+            }
+            Err(Error::Cancelled) => self.abandon(None).map(|()| ReplaceEnd::Cancelled),
+            Err(error) => {
+                // What went wrong first is what is told.
+                let ended = self.abandon(Some(error.to_string()));
+                Err(error).and_then(|()| ended.map(|()| ReplaceEnd::Cancelled))
+            }
+        };
+        lock(&self.replacing.state).running = false;
+        self.exclusive.set_suspended(self.replace_status().is_under_way());
         drop(turn);
-        done
+        end
     }
 
-    fn replace(&self, devid: DevId) -> Result<ReplaceEnd> {
+    fn replace(&self, devid: DevId) -> Result<ResyncProgress> {
         let (gate, volume) = (&self.shared.gate, self.shared.gate.volume());
-        let monitor =
-            lock(&self.replacing.monitor).as_ref().map(|(_, monitor)| Arc::clone(monitor)).unwrap_or_default();
-        // What was written before the target came, and is in no tree yet, would not be found.
+        // Where all groups lack a device, a commit of the item alone has no room.
+        gate.commit_with(Need::Deletion, |_| Ok(()))?;
+        // What was written before the target came, and is in no tree yet, would not be found. The target's superblock and the
+        // item come with it.
         self.sync()?;
-        match fill_target(&self.shared, devid, &monitor, &|| self.exclusive.is_cancelled()) {
-            Err(Error::Cancelled) => return Ok(ReplaceEnd::Cancelled),
-            filled => filled?,
-        }
+        let item = volume.replace_item().unwrap_or_default();
+        let (monitor, sector) = (ResyncMonitor::default(), u64::from(volume.geometry().sectorsize));
+        let note = |done: u64, end: u64| {
+            let lost = monitor.progress().unreadable / sector;
+            volume.change_replace_item(|now| {
+                (now.cursor_left, now.cursor_right) = (done.into(), end.into());
+                now.read_errors = (item.read_errors.get() + lost).into();
+            });
+        };
+        let filling = FillTarget {
+            devid,
+            from: item.cursor_left.get(),
+            monitor: &monitor,
+            stop: &|| self.exclusive.is_cancelled(),
+            note: &note,
+        };
+        fill_target(&self.shared, &filling)?;
         volume.flush_target(devid)?;
-        let now = self.now().sec.get();
         let mut old = None;
+        let item = self.stopped_item(ReplaceState::Finished);
         gate.commit_with(Need::Deletion, |tx| {
             // All that was copied before, and all that was written since, must be there when the first superblock is.
             volume.flush_target(devid)?;
             old = volume.finish_replacing(devid)?;
-            tx.put(TreeId::DEV, &KEY, &finished_item(devid, now, monitor.progress()))
+            write_item(tx, &item)
         })?;
+        // Not within the commit, which has the space that was promised to it.
+        gate.change(Need::Promised, |tx| {
+            tx.open_fixed_groups();
+            Ok(())
+        })?;
+        lock(&self.replacing.state).item = item;
         if let Some(old) = old {
-            if let Err(error) = erase_superblocks(&*old) {
-                tracing::warn!(device = old.name(), %error, "it was replaced, but its superblocks could not be erased");
-            }
-            old.close();
+            end_of(&*old, "it was replaced");
         }
         tracing::info!("replaced device {devid}");
-        Ok(ReplaceEnd::Done(monitor.progress()))
+        Ok(monitor.progress())
     }
 
-    /// When the last replacement began and ended, in seconds since 1970.
-    pub fn replace_times(&self) -> (u64, u64) {
-        let [begun, ended] = &self.replacing.times;
-        (begun.load(Ordering::Acquire), ended.load(Ordering::Acquire))
+    /// The item of one that stops now. At the end it names no source any more, as the kernel's.
+    fn stopped_item(&self, state: ReplaceState) -> DevReplaceItem {
+        let known = lock(&self.replacing.state).item;
+        let item = self.shared.gate.volume().replace_item().unwrap_or(known).with_state(state);
+        let src_devid = if item.is_under_way() { item.src_devid } else { u64::MAX.into() };
+        DevReplaceItem { src_devid, time_stopped: self.now().sec, ..item }
+    }
+
+    fn suspend(&self) -> Result<()> {
+        let item = self.stopped_item(ReplaceState::Suspended);
+        self.shared.gate.volume().change_replace_item(|now| *now = item);
+        lock(&self.replacing.state).item = item;
+        self.shared.gate.commit()?;
+        tracing::info!("the replacement of device {} is suspended", item.src_devid);
+        Ok(())
+    }
+
+    /// Ends it: the device stays, and the target is nothing any more.
+    fn abandon(&self, failure: Option<String>) -> Result<()> {
+        let volume = self.shared.gate.volume();
+        let item = self.stopped_item(ReplaceState::Canceled);
+        let mut target = None;
+        self.shared.gate.commit_with(Need::Deletion, |tx| {
+            // It does not get this commit's superblock.
+            target = volume.replaced_device().and_then(|devid| volume.forget_target(devid));
+            write_item(tx, &item)
+        })?;
+        {
+            let mut state = lock(&self.replacing.state);
+            (state.item, state.failure) = (item, failure);
+        }
+        if let Some(target) = target {
+            end_of(&*target, "it is not to replace a device any more");
+        }
+        Ok(())
+    }
+
+    /// Ends the replacement that runs, or one that was interrupted: the device stays what it was. Returns when that is done.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] if there is none.
+    pub fn cancel_replacement(&self) -> Result<()> {
+        match self.exclusive.cancel(Exclusive::DeviceReplace) {
+            Err(Error::NotRunning) => {}
+            ended => return ended,
+        }
+        if !self.replace_status().is_under_way() {
+            return Err(Error::NotRunning);
+        }
+        let turn = self.begin_exclusive(Exclusive::DeviceReplace)?;
+        self.abandon(None)?;
+        self.exclusive.set_suspended(false);
+        drop(turn);
+        Ok(())
+    }
+
+    /// Has the replacement that runs stop, to go on when the filesystem is opened next. Returns when it has.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] if none runs.
+    pub fn suspend_replacement(&self) -> Result<()> {
+        lock(&self.replacing.state).suspend = true;
+        self.exclusive.cancel(Exclusive::DeviceReplace)
     }
 
     /// How far the replacement is, or how the last one ended.
     pub fn replace_status(&self) -> ReplaceStatus {
-        let found = lock(&self.replacing.monitor);
-        let Some((devid, progress)) = found.as_ref().map(|(devid, monitor)| (*devid, monitor.progress())) else {
-            return ReplaceStatus::Never;
+        let state = lock(&self.replacing.state);
+        let running = if state.running { self.shared.gate.volume().replace_item() } else { None };
+        let item = running.unwrap_or(state.item);
+        let thousandths = match item.state() {
+            ReplaceState::Finished => 1000,
+            ReplaceState::Started | ReplaceState::Suspended => {
+                let done = u128::from(item.cursor_left.get()) * 1000 / u128::from(state.size.max(1));
+                done.min(1000) as u64
+            }
+            // As the kernel tells it.
+            ReplaceState::Never | ReplaceState::Canceled => 0,
         };
-        let is = |flag: &AtomicBool| flag.load(Ordering::Acquire);
-        match (is(&self.replacing.ended), is(&self.replacing.finished)) {
-            (false, _) => ReplaceStatus::Running(devid, progress),
-            (true, true) => ReplaceStatus::Finished(devid, progress),
-            (true, false) => ReplaceStatus::Cancelled(devid, progress),
+        ReplaceStatus {
+            // Of one that was cut nobody wrote that it is suspended.
+            state: if item.is_under_way() && !state.running { ReplaceState::Suspended } else { item.state() },
+            source: state.source,
+            thousandths,
+            started: item.time_started.get(),
+            stopped: item.time_stopped.get(),
+            write_errors: item.write_errors.get(),
+            read_errors: item.read_errors.get(),
+            failure: state.failure.clone(),
         }
     }
 }
 
-/// The item as the kernel leaves it at the end.
-fn finished_item(devid: DevId, now: u64, progress: ResyncProgress) -> Vec<u8> {
-    let fields = [devid.0, u64::MAX, u64::MAX, 0, FINISHED, now, now, 0, progress.unreadable / 4096];
-    fields.iter().flat_map(|field| field.to_le_bytes()).collect()
+impl ReplaceStatus {
+    /// Whether it runs or is suspended.
+    pub fn is_under_way(&self) -> bool {
+        matches!(self.state, ReplaceState::Started | ReplaceState::Suspended)
+    }
+}
+
+/// A device is no part of the filesystem any more.
+fn end_of(device: &dyn BlockDevice, why: &str) {
+    if let Err(error) = erase_superblocks(device) {
+        tracing::warn!(device = device.name(), %error, "{why}, but its superblocks could not be erased");
+    }
+    device.close();
 }

@@ -118,12 +118,13 @@ impl Filesystem {
         let sb = gate.volume().superblock();
         features::check(&sb, &OpenOptions::default())?;
         open::refuse_old_devices(gate.volume())?;
-        gate.view(open::check_trees)?;
+        gate.view(|tx| open::check_trees(tx, gate.volume()))?;
         gate.volume().open_for_writing()?;
         let replay = (sb.log_root.get() != 0).then_some(replay::replay);
         gate.begin_writing(replay).map_err(|error| if replay.is_some() { open::in_log(error) } else { error })?;
         open::drop_space_cache(gate, sb.compat_ro())?;
         self.find_balance()?;
+        self.find_replacement()?;
         // What was unlinked while it was open, and what a cut left half removed, goes.
         self.clean_up_subvolume(self.root.tree)
     }

@@ -10,12 +10,13 @@
 //! # Locking
 //! The trees are held shared for a window of 4 MiB.
 
-use butterfs_format::validate::{Checksum, Expected, check_block};
-use butterfs_format::{DevId, Generation, Logical, TreeBlock};
+use butterfs_format::validate::Expected;
+use butterfs_format::{DevId, Generation, Logical};
 use butterfs_volume::Volume;
 
-use super::WINDOW;
 use super::gather::{Piece, What, gather};
+use super::verify::trouble_of;
+use super::windows::windows;
 use crate::error::Result;
 use crate::tx::Gate;
 
@@ -29,14 +30,12 @@ pub(crate) fn examine(gate: &Gate) -> Result<()> {
 
 fn examine_device(gate: &Gate, devid: DevId, last: Generation) -> Result<()> {
     let volume = &**gate.volume();
-    for extent in volume.device_extents(devid) {
-        for from in (0..extent.length).step_by(WINDOW as usize) {
-            let parts = volume.stored_parts(&extent, from..(from + WINDOW).min(extent.length));
-            let pieces = gate.view(|tx| gather(tx, &parts, volume.superblock().generation()))?;
-            let old = |piece: &&Piece| matches!(piece.what, What::Block { .. }) && piece.generation <= last.0;
-            if pieces.iter().filter(old).any(|piece| has_another(volume, devid, piece)) {
-                return Err(volume.written_apart(devid).into());
-            }
+    for (extent, range) in windows(volume, devid, 0..u64::MAX) {
+        let parts = volume.stored_parts(&extent, range);
+        let pieces = gate.view(|tx| gather(tx, &parts, volume.superblock().generation()))?;
+        let old = |piece: &&Piece| matches!(piece.what, What::Block { .. }) && piece.generation <= last.0;
+        if pieces.iter().filter(old).any(|piece| has_another(volume, devid, piece)) {
+            return Err(volume.written_apart(devid).into());
         }
     }
     Ok(())
@@ -58,8 +57,5 @@ fn has_another(volume: &Volume, devid: DevId, piece: &Piece) -> bool {
 }
 
 fn is_block(volume: &Volume, at: Logical, generation: Option<Generation>, bytes: &[u8]) -> bool {
-    let geometry = volume.geometry();
-    let expected = Expected { generation, ..Expected::at(at) };
-    geometry.csum_type.matches_block(bytes)
-        && check_block(&TreeBlock::from_bytes(bytes.to_vec()), &geometry, &expected, Checksum::Skip).is_ok()
+    trouble_of(&volume.geometry(), &Expected { generation, ..Expected::at(at) }, bytes).is_none()
 }

@@ -13,13 +13,16 @@
 mod gather;
 pub(crate) mod history;
 mod load;
+mod mend;
 mod mirrors;
 mod progress;
 mod resync;
 mod rows;
 mod throttle;
 mod verify;
+mod windows;
 
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -34,12 +37,10 @@ use crate::tx::Gate;
 use gather::{Piece, gather};
 use load::{Loaded, Stretch, stretches};
 pub use progress::{Remedy, ScrubFinding, ScrubMonitor, ScrubProgress, Trouble};
+pub(crate) use resync::{FillTarget, fill_target, resync};
 pub use resync::{ResyncMonitor, ResyncProgress};
-pub(crate) use resync::{fill_target, resync};
 use throttle::Throttle;
-
-/// So much of a device is looked at together: a multiple of a stripe's 64 KiB.
-const WINDOW: u64 = 4 << 20;
+use windows::windows;
 
 /// Whether bad copies are repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,11 +175,11 @@ fn all_windows(run: &Run<'_>, options: &ScrubOptions) -> Result<ScrubEnd> {
 fn read_all(run: &Run<'_>, options: &ScrubOptions, send: &SyncSender<(Window, Loaded)>) -> Result<ScrubEnd> {
     let mut throttle = Throttle::default();
     let mut ahead: Option<Window> = None;
-    for (extent, from) in windows(run, options) {
+    for (extent, range) in windows(run.volume, run.devid, options.start..options.end) {
         if run.monitor.is_cancelled() {
             return Ok(ScrubEnd::Cancelled);
         }
-        let next = open_window(run, extent, from, options)?;
+        let next = open_window(run, extent, range)?;
         for stretch in &next.stretches {
             run.volume.prefetch_device(run.devid, stretch.physical, stretch.len);
         }
@@ -204,24 +205,13 @@ fn load(run: &Run<'_>, throttle: &mut Throttle, window: Window, send: &SyncSende
     send.send((window, loaded)).is_ok()
 }
 
-/// The beginnings of windows, by device extent.
-fn windows(run: &Run<'_>, options: &ScrubOptions) -> impl Iterator<Item = (DeviceExtent, u64)> {
-    let (start, end) = (options.start, options.end);
-    let extents = run.volume.device_extents(run.devid);
-    extents.into_iter().flat_map(move |extent| {
-        let first = start.saturating_sub(extent.physical) / WINDOW * WINDOW;
-        let last = end.saturating_sub(extent.physical).min(extent.length);
-        (first..last).step_by(WINDOW as usize).map(move |from| (extent, from))
-    })
-}
-
-fn open_window(run: &Run<'_>, extent: DeviceExtent, from: u64, options: &ScrubOptions) -> Result<Window> {
-    let to = (from + WINDOW).min(extent.length).min(options.end - extent.physical);
-    let parts = run.volume.stored_parts(&extent, from..to);
+fn open_window(run: &Run<'_>, extent: DeviceExtent, range: Range<u64>) -> Result<Window> {
+    let end = extent.physical + range.end;
+    let parts = run.volume.stored_parts(&extent, range);
     let durable = run.durable();
     let pieces = run.gate.view(|tx| gather(tx, &parts, durable))?;
     let stretches = stretches(&pieces);
-    Ok(Window { extent, end: extent.physical + to, parts, pieces, stretches })
+    Ok(Window { extent, end, parts, pieces, stretches })
 }
 
 fn verify_all(run: &Run<'_>, receive: &Receiver<(Window, Loaded)>) -> Result<()> {

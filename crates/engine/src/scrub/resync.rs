@@ -25,10 +25,11 @@ use butterfs_format::{Corruption, DevId, Generation, ItemType, Key, Logical, Tre
 use butterfs_volume::{DeviceExtent, Held, Parity, Profile, StoredPart, Volume};
 
 use super::gather::{Piece, What, gather, gather_range};
+use super::mend::{mend, take_good};
 use super::progress::ScrubMonitor;
-use super::rows::take_good;
 use super::verify::{block_trouble, is_good};
-use super::{Run, ScrubMode, WINDOW};
+use super::windows::windows;
+use super::{Run, ScrubMode};
 use crate::error::{Error, Result};
 use crate::inode::Shared;
 use crate::tx::Transaction;
@@ -51,6 +52,8 @@ pub struct ResyncMonitor {
     compared: AtomicU64,
     unreadable: AtomicU64,
     cancelled: AtomicBool,
+    /// For what is shared with scrubs; nobody looks at it.
+    scrub: ScrubMonitor,
 }
 
 impl ResyncMonitor {
@@ -94,7 +97,6 @@ struct Copying<'a> {
     run: Run<'a>,
     monitor: &'a ResyncMonitor,
     onto: Onto,
-    stop: &'a dyn Fn() -> bool,
     since: Generation,
     /// Whether what is older is compared.
     older: Older,
@@ -107,7 +109,26 @@ struct Copying<'a> {
 /// # Errors
 /// If it was stopped; if something without a checksum cannot be read from the others; those of the trees.
 pub(crate) fn resync(shared: &Shared, devid: DevId, since: Generation, monitor: &ResyncMonitor) -> Result<()> {
-    copy_all(shared, devid, (Onto::Itself, since), monitor, &|| monitor.is_cancelled())
+    let copying = Copying::new(shared, devid, (Onto::Itself, since), monitor)?;
+    for (extent, range) in windows(copying.run.volume, devid, 0..u64::MAX) {
+        if monitor.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        window(&copying, &extent, range)?;
+    }
+    Ok(())
+}
+
+/// A device that is being filled with what another one has.
+pub(crate) struct FillTarget<'a> {
+    /// The device that it is to replace.
+    pub devid: DevId,
+    /// What lies before this on the device is there.
+    pub from: u64,
+    pub monitor: &'a ResyncMonitor,
+    pub stop: &'a dyn Fn() -> bool,
+    /// Hears how far it is, and where the part of a chunk ends that is being copied.
+    pub note: &'a dyn Fn(u64, u64),
 }
 
 /// Copies all that a device has, or should have, to the one that is about to take its place. What cannot be read anywhere is
@@ -115,53 +136,49 @@ pub(crate) fn resync(shared: &Shared, devid: DevId, since: Generation, monitor: 
 ///
 /// # Errors
 /// [`Error::Cancelled`] if `stop` says so; if the target fails; those of the trees.
-pub(crate) fn fill_target(
-    shared: &Shared,
-    devid: DevId,
-    monitor: &ResyncMonitor,
-    stop: &dyn Fn() -> bool,
-) -> Result<()> {
-    copy_all(shared, devid, (Onto::Target, Generation(0)), monitor, stop)
-}
-
-fn copy_all(
-    shared: &Shared,
-    devid: DevId,
-    (onto, since): (Onto, Generation),
-    monitor: &ResyncMonitor,
-    stop: &dyn Fn() -> bool,
-) -> Result<()> {
-    let (gate, volume) = (&shared.gate, &**shared.gate.volume());
-    let geometry = volume.geometry();
-    let sector = u64::from(geometry.sectorsize);
-    let no_scrub = ScrubMonitor::default();
-    let run = Run {
-        shared,
-        gate,
-        volume,
-        monitor: &no_scrub,
-        devid,
-        mode: ScrubMode::ReadOnly,
-        geometry,
-        sector,
-        later: Mutex::default(),
-    };
-    let fresh = match onto {
-        Onto::Itself => gate.view(|tx| fresh_checksums(tx, since))?,
-        Onto::Target => Vec::new(),
-    };
-    let forgotten = volume.forgotten_devices().iter().any(|(forgotten, _)| *forgotten == devid);
-    let older = if forgotten { Older::Compare } else { Older::Trust };
-    let copying = Copying { run, monitor, onto, stop, since, older, fresh };
-    for extent in volume.device_extents(devid) {
-        for from in (0..extent.length).step_by(WINDOW as usize) {
-            if (copying.stop)() {
-                return Err(Error::Cancelled);
-            }
-            window(&copying, &extent, from..(from + WINDOW).min(extent.length))?;
+pub(crate) fn fill_target(shared: &Shared, filling: &FillTarget<'_>) -> Result<()> {
+    let devid = filling.devid;
+    let copying = Copying::new(shared, devid, (Onto::Target, Generation(0)), filling.monitor)?;
+    for (extent, range) in windows(copying.run.volume, devid, filling.from..u64::MAX) {
+        if (filling.stop)() {
+            return Err(Error::Cancelled);
         }
+        let done = extent.physical + range.end;
+        window(&copying, &extent, range)?;
+        (filling.note)(done, extent.physical + extent.length);
     }
     Ok(())
+}
+
+impl<'a> Copying<'a> {
+    fn new(
+        shared: &'a Shared,
+        devid: DevId,
+        (onto, since): (Onto, Generation),
+        monitor: &'a ResyncMonitor,
+    ) -> Result<Self> {
+        let (gate, volume) = (&shared.gate, &**shared.gate.volume());
+        let geometry = volume.geometry();
+        let sector = u64::from(geometry.sectorsize);
+        let run = Run {
+            shared,
+            gate,
+            volume,
+            monitor: &monitor.scrub,
+            devid,
+            mode: ScrubMode::ReadOnly,
+            geometry,
+            sector,
+            later: Mutex::default(),
+        };
+        let fresh = match onto {
+            Onto::Itself => gate.view(|tx| fresh_checksums(tx, since))?,
+            Onto::Target => Vec::new(),
+        };
+        let forgotten = volume.forgotten_devices().iter().any(|(forgotten, _)| *forgotten == devid);
+        let older = if forgotten { Older::Compare } else { Older::Trust };
+        Ok(Self { run, monitor, onto, since, older, fresh })
+    }
 }
 
 /// The addresses whose checksums lie in leaves that are newer.
@@ -397,7 +414,8 @@ fn column(run: &Run<'_>, at: Logical, len: u64, pieces: &[Piece]) -> Result<Vec<
     let mut bytes = vec![0; len as usize];
     run.volume.read(at, &mut bytes)?;
     for piece in pieces {
-        mend(run, at.0, piece, &mut bytes);
+        // What nobody has right stays: it is what the row's parity was made of.
+        mend(run, piece, 0, at.0, &mut bytes);
     }
     Ok(bytes)
 }
@@ -412,25 +430,4 @@ fn parity_of(run: &Run<'_>, parity: &Parity, pieces: &[Piece]) -> Result<Vec<u8>
     };
     let columns = (0..parity.columns).map(column_at).collect::<Result<Vec<_>>>()?;
     Ok(Volume::parity_of(parity.kind, &columns))
-}
-
-/// Takes what is bad of a piece's part in a column from another way. Where none is good, the bytes stay: they are what the
-/// row's parity was made of.
-fn mend(run: &Run<'_>, start: u64, piece: &Piece, bytes: &mut [u8]) {
-    let unit = if let What::Block { .. } = piece.what { piece.len } else { run.sector };
-    for number in 0..piece.len / unit {
-        let at = piece.at.0 + number * unit;
-        let Some(from) = at.checked_sub(start).map(|from| from as usize) else { continue };
-        let Some(bytes) = bytes.get_mut(from..from + unit as usize) else { continue };
-        let good = |bytes: &[u8]| match &piece.what {
-            What::Block { .. } => block_trouble(run, piece, bytes).is_none(),
-            What::Data { sums } => is_good(run, sums[number as usize].as_ref(), bytes),
-        };
-        if !good(bytes) {
-            let before = bytes.to_vec();
-            if !take_good(run, Logical(at), 0, bytes, good) {
-                bytes.copy_from_slice(&before);
-            }
-        }
-    }
 }

@@ -16,9 +16,10 @@ use butterfs_format::items::STRIPE_LEN;
 use butterfs_volume::{Held, Parity, StoredPart, Volume};
 
 use super::gather::{Piece, What, gather_range};
+use super::mend::mend;
 use super::mirrors::is_written;
 use super::progress::{Remedy, ScrubFinding, Trouble};
-use super::verify::{block_trouble, count_remedy, is_good, write};
+use super::verify::{count_remedy, write};
 use super::{Run, ScrubMode};
 use crate::error::Result;
 use crate::inode::lock;
@@ -183,7 +184,11 @@ fn compute(run: &Run<'_>, parity: &Parity, pieces: &[Piece], mut lines: Vec<Line
         is_read &= len == 0 || run.volume.read_copy(Logical(at), &mut column[..len], 0).is_ok();
     }
     for piece in pieces {
-        mend(run, parity, piece, &mut bytes, &mut lines);
+        // Where no way is good, nothing is known of the lines.
+        for bad in mend(run, piece, 1, parity.row.0, &mut bytes) {
+            bad.step_by(run.sector as usize)
+                .for_each(|at| lines[at % STRIPE_LEN as usize / run.sector as usize] = Line::Unknown);
+        }
     }
     // Of a column that could not be read, only what was mended is known, and not where it has nothing.
     if !is_read {
@@ -191,37 +196,6 @@ fn compute(run: &Run<'_>, parity: &Parity, pieces: &[Piece], mut lines: Vec<Line
     }
     let columns: Vec<Vec<u8>> = bytes.chunks(STRIPE_LEN as usize).map(<[u8]>::to_vec).collect();
     Row { lines, parity: Volume::parity_of(parity.kind, &columns) }
-}
-
-/// Takes what is bad of a piece from another way; where none is good, nothing is known of its lines.
-fn mend(run: &Run<'_>, parity: &Parity, piece: &Piece, bytes: &mut [u8], lines: &mut [Line]) {
-    let from = (piece.at.0 - parity.row.0) as usize;
-    let bytes = &mut bytes[from..from + piece.len as usize];
-    let sector = run.sector as usize;
-    let unit = if let What::Block { .. } = piece.what { bytes.len() } else { sector };
-    for (number, bytes) in bytes.chunks_mut(unit).enumerate() {
-        let good = |bytes: &[u8]| match &piece.what {
-            What::Block { .. } => block_trouble(run, piece, bytes).is_none(),
-            What::Data { sums } => is_good(run, sums[number].as_ref(), bytes),
-        };
-        let skip = number * unit;
-        if !good(bytes) && !take_good(run, Logical(piece.at.0 + skip as u64), 1, bytes, good) {
-            let sectors = (from + skip..from + skip + unit).step_by(sector);
-            sectors.for_each(|at| lines[at % STRIPE_LEN as usize / sector] = Line::Unknown);
-        }
-    }
-}
-
-/// Tries the ways from `first` on; says whether one was good.
-pub(super) fn take_good(
-    run: &Run<'_>,
-    at: Logical,
-    first: usize,
-    bytes: &mut [u8],
-    good: impl Fn(&[u8]) -> bool,
-) -> bool {
-    let ways = run.volume.copies(at).unwrap_or(0);
-    (first..ways).any(|way| run.volume.read_copy(at, bytes, way).is_ok() && good(bytes))
 }
 
 fn report(run: &Run<'_>, part: &StoredPart, row: &Row, sector: usize) {

@@ -6,7 +6,7 @@
 //!   else is there. It is the one place where they are held while a device is waited for.
 
 use butterfs_format::items::STRIPE_LEN;
-use butterfs_format::validate::{Checksum, Expected, check_block};
+use butterfs_format::validate::{Checksum, Expected, Geometry, check_block};
 use butterfs_format::{Generation, Logical, TreeBlock};
 use butterfs_volume::DeviceExtent;
 
@@ -107,12 +107,17 @@ pub(super) fn is_good(run: &Run<'_>, sum: Option<&Sum>, bytes: &[u8]) -> bool {
 
 /// What is wrong with a tree block.
 pub(super) fn block_trouble(run: &Run<'_>, piece: &Piece, bytes: &[u8]) -> Option<Trouble> {
-    if !run.geometry.csum_type.matches_block(bytes) {
-        return Some(Trouble::Checksum);
-    }
     let What::Block { level } = piece.what else { return None };
     let expected = Expected { level, generation: Some(Generation(piece.generation)), ..Expected::at(piece.at) };
-    let checked = check_block(&TreeBlock::from_bytes(bytes.to_vec()), &run.geometry, &expected, Checksum::Skip);
+    trouble_of(&run.geometry, &expected, bytes)
+}
+
+/// What is wrong with bytes that should be this tree block.
+pub(super) fn trouble_of(geometry: &Geometry, expected: &Expected, bytes: &[u8]) -> Option<Trouble> {
+    if !geometry.csum_type.matches_block(bytes) {
+        return Some(Trouble::Checksum);
+    }
+    let checked = check_block(&TreeBlock::from_bytes(bytes.to_vec()), geometry, expected, Checksum::Skip);
     checked.err().map(|corruption| Trouble::Block(corruption.problem))
 }
 

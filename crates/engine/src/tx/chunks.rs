@@ -316,9 +316,14 @@ impl Transaction {
         let kept = if is_metadata { self.wanted_metadata_groups() } else { 0 };
         let most = self.space.count(kind).saturating_sub(kept);
         let mut found = Vec::new();
+        // One that is being emptied, or was, does not make up for the last one that can be used.
+        let is_usable = |group: &BlockGroup| matches!(group.state, GroupState::Open | GroupState::Fixed);
+        let mut usable: u64 = self.space.of_kind(kind).filter(|g| is_usable(g)).map(|g| g.len).sum();
         for group in self.space.unused(kind).filter(|g| is_empty(g) && goes_by_itself(g)) {
-            if found.len() < most && group.len < left && group.available() <= spare {
+            let is_last = group.len >= left || is_usable(group) && group.len >= usable;
+            if found.len() < most && !is_last && group.available() <= spare {
                 (left, spare) = (left - group.len, spare - group.available());
+                usable -= if is_usable(group) { group.len } else { 0 };
                 found.push(group.start);
             }
         }

@@ -45,6 +45,7 @@ impl Transaction {
             && !self.root_item_changed
             && !self.has_removable_group()
             && !self.volume.device_stats_changed()
+            && !self.volume.replace_item_changed()
             && !self.label_changed()
     }
 
@@ -53,6 +54,7 @@ impl Transaction {
         self.drop_log();
         self.remove_empty_groups()?;
         self.write_device_stats()?;
+        self.write_replace_item()?;
         self.settle()?;
         self.update_superblock()?;
         [Due::Log, Due::Commit].into_iter().for_each(|due| self.space.close_rows(due));

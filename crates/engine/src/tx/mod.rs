@@ -36,6 +36,7 @@ mod names;
 mod open;
 mod promises;
 mod references;
+mod replace_item;
 mod replay;
 mod room;
 mod roots;

@@ -8,6 +8,7 @@ mod extent;
 mod file_extent;
 mod free_space;
 mod inode;
+mod replace;
 mod root;
 
 pub use balance::{BalanceArgs, BalanceFilters, BalanceFlags, BalanceItem, SINGLE};
@@ -18,6 +19,7 @@ pub use extent::{BackRef, ExtentFlags, ExtentItem, InlineRef, TreeBlockInfo};
 pub use file_extent::{Compression, FILE_EXTENT_INLINE_HEADER, FileExtent, FileExtentBody, FileExtentKind};
 pub use free_space::FreeSpaceInfo;
 pub use inode::{InodeExtref, InodeFlags, InodeItem, InodeRef, Timespec};
+pub use replace::{DevReplaceItem, ReadSource, ReplaceState};
 pub use root::{RootFlags, RootItem, RootRef, V1_ROOT_ITEM_SIZE};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};

@@ -44,7 +44,7 @@ use nodes::Nodes;
 use share::Offers;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use volume_work::VolumeWork;
+use volume_work::{Begun, VolumeWork};
 
 pub use attr::SubvolumeIno;
 pub use background::OnError;
@@ -268,6 +268,18 @@ impl EngineFrontEnd {
         }
     }
 
+    /// Goes on with the replacement of a device that was interrupted, if its target is there.
+    fn resume_replacement(&self) {
+        let begun = match self.fs.begin_resumed_replacement() {
+            Err(Error::NotRunning) => return,
+            begun => begun.map(Begun::Replacement),
+        };
+        match begun.and_then(|begun| self.work.spawn(&self.fs, begun).map_err(|_| Error::Busy("no thread"))) {
+            Ok(_) => tracing::info!("going on with the replacement of a device that was interrupted"),
+            Err(error) => tracing::warn!(%error, "the replacement of a device was interrupted, and cannot go on"),
+        }
+    }
+
     /// Starts what goes on by itself where changes are allowed.
     fn begin_work(&self) -> std::io::Result<()> {
         let (nodes, notifier) = (Arc::clone(&self.nodes), self.notifier());
@@ -277,6 +289,7 @@ impl EngineFrontEnd {
             }
         });
         self.background.start(&self.fs, &self.options.on_error, forget)?;
+        self.resume_replacement();
         self.resume_balance();
         Ok(())
     }

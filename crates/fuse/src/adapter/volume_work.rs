@@ -25,7 +25,7 @@ use crate::thread;
 pub(super) enum Ended {
     /// All is done.
     Done(BalanceProgress),
-    /// A balance can go on later.
+    /// A balance, or the replacement of a device, can go on later.
     Paused,
     /// Somebody wanted it to end.
     Cancelled,
@@ -75,6 +75,7 @@ impl Begun {
             Self::Replacement(replacement) => fs.run_replacement(replacement).map(|end| match end {
                 ReplaceEnd::Done(_) => Ended::Done(BalanceProgress::default()),
                 ReplaceEnd::Cancelled => Ended::Cancelled,
+                ReplaceEnd::Suspended => Ended::Paused,
             }),
             Self::Resize(devid, length) => {
                 fs.resize_device(devid, length).map(|_| Ended::Done(BalanceProgress::default()))
@@ -132,10 +133,12 @@ impl VolumeWork {
         state.ended.as_ref().filter(|(count, _)| *count == state.begun).map(|(_, ended)| ended.clone())
     }
 
-    /// Has all that runs come to rest, as before the end of a mount: a balance goes on with the next.
+    /// Has all that runs come to rest, as before the end of a mount: a balance and a replacement go on with the next.
     pub fn rest(&self, fs: &Filesystem) {
         fs.ask_balance_to_pause();
-        for operation in [Exclusive::DeviceRemove, Exclusive::DeviceReplace, Exclusive::Resize] {
+        // That it does not run is as good.
+        let _ = fs.suspend_replacement();
+        for operation in [Exclusive::DeviceRemove, Exclusive::Resize] {
             // That it does not run is as good.
             let _ = fs.exclusive().cancel(operation);
         }

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use butterfs_format::items::BalanceItem;
+use butterfs_format::items::{BalanceItem, ReadSource};
 use butterfs_os::flat_ioctl::flat_ioctl;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -175,12 +175,21 @@ pub fn remove_devices(file: BorrowedFd<'_>, devices: &[&str]) -> io::Result<Opti
     work(file, &[&["remove"], devices].concat())
 }
 
+/// The word for [`ReadSource::Avoid`].
+pub(crate) const READ_OTHERS: &str = "others";
+
 /// Begins to replace a device (a number, or a path) by another, by its path from the root; or what is wrong.
 ///
 /// # Errors
 /// If the mount cannot be asked.
-pub fn replace_device(file: BorrowedFd<'_>, source: &str, target: &Path) -> io::Result<Option<String>> {
-    work(file, &["replace", source, target.to_str().ok_or(rustix::io::Errno::INVAL)?])
+pub fn replace_device(
+    file: BorrowedFd<'_>,
+    read: ReadSource,
+    source: &str,
+    target: &Path,
+) -> io::Result<Option<String>> {
+    let read = if read == ReadSource::Avoid { READ_OTHERS } else { "all" };
+    work(file, &["replace", read, source, target.to_str().ok_or(rustix::io::Errno::INVAL)?])
 }
 
 /// Has the replacement that is under way end; or what is wrong.
@@ -206,6 +215,17 @@ pub fn replace_status(file: BorrowedFd<'_>) -> io::Result<[u64; 6]> {
         *field = u64::from_ne_bytes(bytes.try_into().expect("8 bytes"));
     }
     Ok(fields)
+}
+
+/// Why the last replacement failed, if it did in this mount.
+///
+/// # Errors
+/// If the mount cannot be asked.
+pub fn replace_failure(file: BorrowedFd<'_>) -> io::Result<Option<String>> {
+    let mut args = RemountArgs::new_zeroed();
+    flat_ioctl(file, wire::REPLACE_FAILURE, args.as_mut_bytes())?;
+    let answer = wire::name_in(&args.text).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((!answer.is_empty()).then(|| String::from_utf8_lossy(answer).into_owned()))
 }
 
 /// Begins to change the size of a device, by the words of `filesystem resize`; or what is wrong.

@@ -54,6 +54,7 @@ fn remove_all(
             }
             let words: Vec<String> = words.iter().map(|word| shown(word)).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            require_known(file, path, &words)?;
             let asked = control::remove_devices(ask(file), &words).map_err(|error| not_ours(path, &error))?;
             if let Some(text) = asked {
                 return Err(failed(&words.join(" "), &text));
@@ -64,6 +65,19 @@ fn remove_all(
         WorkTarget::Image(_) if is_cancel(words) => Err(failed("cancel", "not running")),
         WorkTarget::Image(fs) => in_process(fs, words, interrupt),
     }
+}
+
+/// A number that is no device's is refused in the words of btrfs-progs.
+fn require_known(file: &std::fs::File, path: &Path, words: &[&str]) -> Result<()> {
+    let failed = |error: std::io::Error| not_ours(path, &error);
+    let info = control::filesystem_info(ask(file)).map_err(failed)?;
+    let devices = control::devices_of(ask(file), &info).map_err(failed)?;
+    let unknown = |devid: &u64| !devices.iter().any(|device| device.devid == *devid);
+    words.iter().filter_map(|word| word.parse().ok()).find(unknown).map_or(Ok(()), |devid| Err(no_device(DevId(devid))))
+}
+
+fn no_device(devid: DevId) -> Failure {
+    Failure::new(exit::USAGE, format!("error removing devid {devid}: No such file or directory"))
 }
 
 fn is_cancel(words: &[PathBuf]) -> bool {
@@ -101,7 +115,10 @@ fn follow(file: &std::fs::File, path: &Path, words: &[&str], interrupt: &Interru
 
 fn in_process(fs: &Filesystem, words: &[PathBuf], interrupt: &Interrupt) -> Result<ExitCode> {
     let names: Vec<String> = words.iter().map(|word| shown(word)).collect();
-    let failed = |error: butterfs_engine::Error| failed(&names.join(" "), &error.to_string());
+    let failed = |error: butterfs_engine::Error| match error {
+        butterfs_engine::Error::NoDevice(devid) => no_device(devid),
+        error => failed(&names.join(" "), &error.to_string()),
+    };
     let wanted: Vec<_> = names.iter().map(|name| which(fs, name)).collect();
     let removal = fs.begin_removal(&wanted).map_err(failed)?;
     let stop = || {

@@ -1,5 +1,5 @@
 //! `butterfs device replace`: a device is replaced by another, on a mount or with images. Options, words and exit statuses are
-//! those of `btrfs replace`.
+//! those of `btrfs replace`. One that was interrupted goes on with the next mount; with images, by the same command again.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,15 +9,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use butterfs_engine::filesystem::exclusive::Exclusive;
-use butterfs_engine::filesystem::{Filesystem, ReplaceEnd};
+use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions, ReplaceEnd, ReplaceStatus, Replacement};
+use butterfs_format::items::{DevReplaceItem, ReadSource, ReplaceState};
 use butterfs_fuse::control::{self, WorkEnd};
-use butterfs_volume::{BlockDevice, FileDevice};
+use butterfs_volume::{BlockDevice, FileDevice, scan};
 
 use super::add::{Discard, Overwrite, clear, look};
 use super::remove::{shown, which};
-use crate::commands::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours, run_in_process};
+use crate::commands::work_target::{
+    Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours, open_image, open_image_with, run_in_process,
+};
 use crate::failure::{self, Failure, Result};
 use crate::transfer::interrupt::Interrupt;
+use crate::wall_clock::WALL_CLOCK;
 use crate::{exit, output};
 
 /// What is done about a replacement.
@@ -25,11 +29,12 @@ use crate::{exit, output};
 pub enum Command {
     /// Replace a device: what it holds is copied to another, which takes its number.
     ///
-    /// A device that is missing is named by its number; what it held comes from the others.
+    /// A device that is missing is named by its number; what it held comes from the others. After a crash, a power cut or the
+    /// end of the mount it goes on where it was: by itself with the next mount, with images by the same command.
     Start(Start),
-    /// Show how far a replacement on a mount is, or how the last one ended.
+    /// Show how far a replacement is, or how the last one ended.
     Status(Status),
-    /// End a replacement on a mount: the device stays what it was.
+    /// End a replacement, also one that was interrupted: the device stays what it was, and the target holds no filesystem.
     Cancel(Cancel),
 }
 
@@ -47,7 +52,7 @@ impl Command {
 /// What `start` is told.
 #[derive(Debug, clap::Args)]
 pub struct Start {
-    /// Taken as btrfs-progs takes it: what the source cannot read comes from the others in any case.
+    /// Read from the source only what no other device has. (What the source has bad comes from the others in any case.)
     #[arg(short = 'r')]
     read_others: bool,
     /// Overwrite what is on the target.
@@ -78,14 +83,18 @@ pub struct Status {
     /// Print once, and not again and again until the end.
     #[arg(short = '1')]
     once: bool,
-    /// The mount point.
+    #[command(flatten)]
+    image: ImageDevices,
+    /// The mount point, or an image of the filesystem.
     path: PathBuf,
 }
 
 /// What `cancel` is told.
 #[derive(Debug, clap::Args)]
 pub struct Cancel {
-    /// The mount point.
+    #[command(flatten)]
+    image: ImageDevices,
+    /// The mount point, or an image of the filesystem.
     path: PathBuf,
 }
 
@@ -107,26 +116,94 @@ fn start(start: &Start) -> Result<ExitCode> {
     if same.is_some() {
         return Err(Failure::at(exit::USAGE, target, "is the device that is to be replaced"));
     }
-    let filesystem = WorkTarget::open(path, &start.image)?;
+    let filesystem = open(start)?;
     if let WorkTarget::Mount(file) = &filesystem {
         check_exclusive(ask(file), path, "device replace", Busy::of(start.enqueue))?;
     }
-    let opened = look(target, Overwrite::of(start.force))?;
     match filesystem {
-        WorkTarget::Image(fs) => in_process(&fs, start, &source, opened, &interrupt),
+        WorkTarget::Image(fs) if fs.replace_status().is_under_way() => go_on(&fs, start, &source, &interrupt),
+        WorkTarget::Image(fs) => {
+            let opened = look(target, Overwrite::of(start.force))?;
+            in_process(&fs, start, &source, opened, &interrupt)
+        }
         WorkTarget::Mount(file) => {
+            let opened = look(target, Overwrite::of(start.force))?;
+            require_size(&file, start, &source, opened.len())?;
+            clear(target, &opened, Discard::of(start.nodiscard))?;
             let io = |error| failure::io(exit::USAGE, target, &error);
             let whole = target.canonicalize().map_err(io)?;
             // The daemon opens it, and looks at its size before anything is written.
             drop(opened);
+            let read = start.read_source();
             let refused =
-                control::replace_device(ask(&file), &source, &whole).map_err(|error| not_ours(path, &error))?;
+                control::replace_device(ask(&file), read, &source, &whole).map_err(|error| not_ours(path, &error))?;
             if let Some(text) = refused {
                 return Err(Failure::at(exit::USAGE, target, format!("error replacing device: {text}")));
             }
             if start.wait { follow(&file, path, &interrupt) } else { Ok(ExitCode::SUCCESS) }
         }
     }
+}
+
+impl Start {
+    fn read_source(&self) -> ReadSource {
+        if self.read_others { ReadSource::Avoid } else { ReadSource::Always }
+    }
+}
+
+/// Opens the filesystem, with a target that was being filled before.
+fn open(start: &Start) -> Result<WorkTarget> {
+    if start.path.is_dir() {
+        return WorkTarget::open(&start.path, &start.image);
+    }
+    let [target, own] = [&start.target, &start.path].map(|path| scan([path.clone()]).pop());
+    let goes_on = target
+        .zip(own)
+        .is_some_and(|(target, own)| target.id.devid.0 == DevReplaceItem::TARGET && target.fsid == own.fsid);
+    let more: &[PathBuf] = if goes_on { std::slice::from_ref(&start.target) } else { &[] };
+    let fs = open_image_with(&start.path, &start.image, more, OpenOptions::default())?;
+    Ok(WorkTarget::Image(Arc::new(fs)))
+}
+
+/// Goes on with a replacement that was interrupted, if it is the same.
+fn go_on(fs: &Filesystem, start: &Start, source: &str, interrupt: &Interrupt) -> Result<ExitCode> {
+    let volume = fs.shared().gate.volume();
+    let same_source = fs.find_device(&which(fs, source), &[]).ok() == fs.replace_status().source;
+    let is_target = |name: String| {
+        start.target.canonicalize().is_ok_and(|target| Path::new(&name).canonicalize().is_ok_and(|own| own == target))
+    };
+    let Some(target) = volume.target_name() else {
+        let text = "device replace is suspended, and its target is missing; name it with --device, or cancel that";
+        return Err(Failure::at(exit::USAGE, &start.path, text));
+    };
+    if !same_source || !is_target(target.clone()) {
+        let text = format!("device replace is suspended, with the target {target}; go on with that, or cancel it");
+        return Err(Failure::at(exit::USAGE, &start.path, text));
+    }
+    let failed = |error: butterfs_engine::Error| failure::engine(exit::USAGE, &start.target, &error);
+    let begun = fs.begin_resumed_replacement().map_err(failed)?;
+    output::line(format!(
+        "Going on at {}.{}%",
+        fs.replace_status().thousandths / 10,
+        fs.replace_status().thousandths % 10
+    ));
+    run_to_the_end(fs, start, begun, interrupt)
+}
+
+/// As btrfs-progs, before anything is written to the target. The daemon looks again.
+fn require_size(file: &File, start: &Start, source: &str, there: u64) -> Result<()> {
+    let failed = |error: std::io::Error| not_ours(&start.path, &error);
+    let info = control::filesystem_info(ask(file)).map_err(failed)?;
+    for device in control::devices_of(ask(file), &info).map_err(failed)? {
+        let is_source = source.parse() == Ok(device.devid) || device.path.is_some_and(|path| path == Path::new(source));
+        let needed = device.total;
+        if is_source && needed > there {
+            let text =
+                format!("target device smaller than source device: it has {there} bytes, at least {needed} are needed");
+            return Err(Failure::at(exit::USAGE, &start.target, text));
+        }
+    }
+    Ok(())
 }
 
 fn in_process(
@@ -141,7 +218,12 @@ fn in_process(
     fs.check_replacement(devid, &target).map_err(failed)?;
     clear(&start.target, &target, Discard::of(start.nodiscard))?;
     let target: Arc<dyn BlockDevice> = Arc::new(target);
-    let begun = fs.begin_replacement(devid, &target).map_err(failed)?;
+    let begun = fs.begin_replacement(devid, &target, start.read_source()).map_err(failed)?;
+    run_to_the_end(fs, start, begun, interrupt)
+}
+
+fn run_to_the_end(fs: &Filesystem, start: &Start, begun: Replacement, interrupt: &Interrupt) -> Result<ExitCode> {
+    let failed = |error: butterfs_engine::Error| failure::engine(exit::USAGE, &start.target, &error);
     let stop = || {
         // Returns when it has ended, which is what is waited for anyway.
         let _ = fs.exclusive().cancel(Exclusive::DeviceReplace);
@@ -153,7 +235,9 @@ fn in_process(
             Ok(ExitCode::SUCCESS)
         }
         ReplaceEnd::Done(_) => Ok(ExitCode::SUCCESS),
-        ReplaceEnd::Cancelled => Err(Failure::new(exit::INTERRUPTED, "cancelled; nothing was replaced")),
+        ReplaceEnd::Cancelled | ReplaceEnd::Suspended => {
+            Err(Failure::new(exit::INTERRUPTED, "cancelled; nothing was replaced"))
+        }
     }
 }
 
@@ -168,37 +252,75 @@ fn follow(file: &File, path: &Path, interrupt: &Interrupt) -> Result<ExitCode> {
     match end.map_err(|error| not_ours(path, &error))? {
         WorkEnd::Failed(_, text) => Err(Failure::at(exit::USAGE, path, format!("error replacing device: {text}"))),
         WorkEnd::Cancelled => Err(Failure::new(exit::USAGE, "cancelled; nothing was replaced")),
+        WorkEnd::Paused => Err(Failure::new(exit::USAGE, "suspended; it goes on with the next mount")),
         _ => Ok(ExitCode::SUCCESS),
     }
 }
 
 fn status(status: &Status) -> Result<ExitCode> {
     const AGAIN: Duration = Duration::from_secs(1);
+    if !status.path.is_dir() {
+        let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
+        let fs = open_image(&status.path, &status.image, options)?;
+        output::line(shown_status(&fields(&fs.replace_status()), None));
+        return Ok(ExitCode::SUCCESS);
+    }
     let file = mount_of(&status.path)?;
     loop {
         let told = control::replace_status(ask(&file)).map_err(|error| not_ours(&status.path, &error))?;
-        let [state, thousandths, _, _, writes, reads] = told;
-        let errors = format!("{writes} write errs, {reads} uncorr. read errs");
-        let (percent, tenth) = (thousandths / 10, thousandths % 10);
-        output::line(match state {
-            0 => "Never started".into(),
-            1 => format!("{percent}.{tenth}% done, {errors}"),
-            2 => format!("Finished, {errors}"),
-            3 => format!("Canceled at {percent}.{tenth}%, {errors}"),
-            _ => format!("Suspended at {percent}.{tenth}%, {errors}"),
-        });
-        if status.once || state != 1 {
+        let failure = control::replace_failure(ask(&file)).map_err(|error| not_ours(&status.path, &error))?;
+        output::line(shown_status(&told, failure.as_deref()));
+        if status.once || told[0] != ReplaceState::Started.number() {
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(AGAIN);
     }
 }
 
+/// As the kernel gives them.
+fn fields(status: &ReplaceStatus) -> [u64; 6] {
+    let (state, thousandths) = (status.state.number(), status.thousandths);
+    [state, thousandths, status.started, status.stopped, status.write_errors, status.read_errors]
+}
+
+/// One that failed is told as that, and not as cancelled.
+fn shown_status([state, thousandths, started, stopped, writes, reads]: &[u64; 6], failure: Option<&str>) -> String {
+    let errors = format!("{writes} write errs, {reads} uncorr. read errs");
+    let done = format!("{}.{}%", thousandths / 10, thousandths % 10);
+    let (started, stopped) = (short_time(*started), short_time(*stopped));
+    match (state, failure) {
+        (0, _) => "Never started".into(),
+        (1, _) => format!("{done} done, {errors}"),
+        (2, _) => format!("Started on {started}, finished on {stopped}, {errors}"),
+        (3, Some(why)) => format!("Started on {started}, failed on {stopped}, {errors}: {why}"),
+        (3, None) => format!("Started on {started}, canceled on {stopped} at {done}, {errors}"),
+        _ => format!("Started on {started}, suspended on {stopped} at {done}, {errors}"),
+    }
+}
+
+/// Day, month and time, as btrfs-progs prints them.
+fn short_time(seconds: u64) -> String {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let clock = (WALL_CLOCK.0)(i64::try_from(seconds).unwrap_or(i64::MAX));
+    let [hour, minute, second] = clock.clock;
+    let month = MONTHS[usize::from(clock.month.clamp(1, 12)) - 1];
+    format!("{:2}.{month} {hour:02}:{minute:02}:{second:02}", clock.day)
+}
+
 fn cancel(cancel: &Cancel) -> Result<ExitCode> {
+    let not_started = || Failure::at(2, &cancel.path, "ioctl(DEV_REPLACE_CANCEL): not started");
+    if !cancel.path.is_dir() {
+        let fs = open_image(&cancel.path, &cancel.image, OpenOptions::default())?;
+        return match fs.cancel_replacement() {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(butterfs_engine::Error::NotRunning) => Err(not_started()),
+            Err(error) => Err(failure::engine(exit::USAGE, &cancel.path, &error)),
+        };
+    }
     let file = mount_of(&cancel.path)?;
     match control::cancel_replace(ask(&file)).map_err(|error| not_ours(&cancel.path, &error))? {
         None => Ok(ExitCode::SUCCESS),
-        Some(_) => Err(Failure::at(2, &cancel.path, "ioctl(DEV_REPLACE_CANCEL): not started")),
+        Some(_) => Err(not_started()),
     }
 }
 

@@ -145,6 +145,7 @@ impl EngineFrontEnd {
             | wire::ADD_DEV
             | wire::RM_DEV
             | wire::RM_DEV_V2 => self.volume_ioctl(caller, id, call.command, call.input),
+            wire::REPLACE_FAILURE => self.replace_failure(),
             replace::DEV_REPLACE => self.dev_replace(caller, id, call.input),
             children::GET_SUBVOL_ROOTREF => self.subvolume_children(id, call.input),
             _ => self.refused(caller, call),

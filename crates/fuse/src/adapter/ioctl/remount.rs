@@ -19,6 +19,9 @@ impl EngineFrontEnd {
         let mut changeable = lock(&self.changeable);
         let followed = self.options.on_remount.read(text).and_then(|changed| {
             let was = self.fs.access();
+            if was == Access::ReadWrite && changed.access == Access::ReadOnly {
+                self.work.rest(&self.fs);
+            }
             self.fs.set_access(changed.access).map_err(|error| {
                 Site::new("remount", id).fail(&error);
                 error.to_string()

@@ -3,17 +3,19 @@
 use std::path::Path;
 
 use butterfs_engine::Error;
+use butterfs_engine::filesystem::WhichDevice;
 use butterfs_engine::filesystem::exclusive::Exclusive;
-use butterfs_engine::filesystem::{ReplaceStatus, WhichDevice};
 use butterfs_engine::inode::InodeId;
 use butterfs_format::DevId;
+use butterfs_format::items::ReadSource;
+use zerocopy::{FromZeros, IntoBytes};
 
 pub(super) use crate::control::wire::DEV_REPLACE;
 
 use super::{number, reply};
 use crate::adapter::volume_work::{Begun, Ended};
 use crate::adapter::{EngineFrontEnd, Site};
-use crate::control::wire::name_in;
+use crate::control::wire::{RemountArgs, name_in};
 use crate::types::{Caller, IoctlReply};
 use crate::{Errno, Result};
 
@@ -25,12 +27,9 @@ const CANCEL: u64 = 2;
 const NO_ERROR: u64 = 0;
 const NOT_STARTED: u64 = 1;
 const ALREADY_STARTED: u64 = 2;
-/// `BTRFS_IOCTL_DEV_REPLACE_STATE_*`.
-const STARTED: u64 = 1;
-const FINISHED: u64 = 2;
-const CANCELED: u64 = 3;
-/// Where the arguments are: the number of the source, the names of source and target.
+/// Where the arguments are: the number of the source, whether it is read, the names of source and target.
 const SOURCE_AT: usize = 16;
+const READ_AT: usize = 24;
 const SOURCE_NAME_AT: usize = 32;
 const NAME_LEN: usize = 1025;
 const TARGET_NAME_AT: usize = SOURCE_NAME_AT + NAME_LEN;
@@ -52,9 +51,10 @@ impl EngineFrontEnd {
                     .for_each(|(to, from)| *to = from);
                 NO_ERROR
             }
-            CANCEL => match self.fs.exclusive().cancel(Exclusive::DeviceReplace) {
+            CANCEL => match self.fs.cancel_replacement() {
                 Ok(()) => NO_ERROR,
-                Err(_) => NOT_STARTED,
+                Err(Error::NotRunning) => NOT_STARTED,
+                Err(error) => return Err(Site::new("replace", id).fail(&error)),
             },
             _ => return Err(Errno::EINVAL),
         };
@@ -73,35 +73,35 @@ impl EngineFrontEnd {
             0 => WhichDevice::Name(name(SOURCE_NAME_AT)?.into()),
             devid => WhichDevice::Id(DevId(devid)),
         };
-        let begun = match self.fs.begin_replacement_at(&source, Path::new(name(TARGET_NAME_AT)?)) {
+        let read = match number(input, READ_AT).map_err(|_| wrong())? {
+            0 => ReadSource::Always,
+            1 => ReadSource::Avoid,
+            _ => return Err(wrong()),
+        };
+        let begun = match self.fs.begin_replacement_at(&source, Path::new(name(TARGET_NAME_AT)?), read) {
             Err(Error::InProgress(name)) if name == Exclusive::DeviceReplace.name() => return Ok(ALREADY_STARTED),
             begun => begun?,
         };
         match self.wait_for(Begun::Replacement(begun))? {
-            Ended::Done(_) | Ended::Paused => Ok(NO_ERROR),
-            Ended::Cancelled => Err(Error::Cancelled),
+            Ended::Done(_) => Ok(NO_ERROR),
+            Ended::Cancelled | Ended::Paused => Err(Error::Cancelled),
             Ended::Failed(_, text) => Err(Error::Refused(text)),
         }
     }
 
+    /// Why the last replacement failed.
+    pub(super) fn replace_failure(&self) -> Result<IoctlReply> {
+        let text = self.fs.replace_status().failure.unwrap_or_default();
+        let mut answer = RemountArgs::new_zeroed();
+        let len = text.len().min(answer.text.len() - 1);
+        answer.text[..len].copy_from_slice(&text.as_bytes()[..len]);
+        reply(answer.as_bytes())
+    }
+
     /// State, thousandths, times, write errors, and read errors that nothing made up for.
     fn replace_fields(&self) -> [u64; 6] {
-        let (state, devid, progress) = match self.fs.replace_status() {
-            ReplaceStatus::Never => return [0; 6],
-            ReplaceStatus::Running(devid, progress) => (STARTED, devid, progress),
-            ReplaceStatus::Finished(devid, progress) => (FINISHED, devid, progress),
-            ReplaceStatus::Cancelled(devid, progress) => (CANCELED, devid, progress),
-        };
-        let items = self.fs.shared().gate.volume().dev_items();
-        let item = items.iter().find(|item| item.devid.get() == devid.0);
-        // What is in chunks and not in use is not copied, so that the end may come early.
-        let all = item.map_or(0, |item| item.bytes_used.get()).max(1);
-        let thousandths = if state == FINISHED {
-            1000
-        } else {
-            (u128::from(progress.copied) * 1000 / u128::from(all)).min(999) as u64
-        };
-        let (begun, ended) = self.fs.replace_times();
-        [state, thousandths, begun, ended, 0, progress.unreadable / 4096]
+        let status = self.fs.replace_status();
+        let (state, thousandths) = (status.state.number(), status.thousandths);
+        [state, thousandths, status.started, status.stopped, status.write_errors, status.read_errors]
     }
 }

@@ -7,12 +7,13 @@ use butterfs_engine::filesystem::exclusive::Exclusive;
 use butterfs_engine::filesystem::{Access, BalanceStatus, ResizeWish, WhichDevice};
 use butterfs_engine::{Error, inode::InodeId};
 use butterfs_format::DevId;
-use butterfs_format::items::{BalanceArgs, BalanceItem};
+use butterfs_format::items::{BalanceArgs, BalanceItem, ReadSource};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{number, reply};
 use crate::adapter::volume_work::{Begun, Ended, named};
 use crate::adapter::{EngineFrontEnd, Site};
+use crate::control::READ_OTHERS;
 use crate::control::wire::{self, BalanceIoctl, RemountArgs, VolArgs, VolArgsV2, WorkRecord, name_in};
 use crate::types::{Caller, IoctlReply};
 use crate::{Errno, Result};
@@ -227,9 +228,10 @@ impl EngineFrontEnd {
             }
             ("add", []) => return self.fs.check_addition(),
             ("add", [path]) => return self.add_device(path),
-            ("replace", ["cancel"]) => return self.fs.exclusive().cancel(Exclusive::DeviceReplace),
-            ("replace", [source, target]) => {
-                Begun::Replacement(self.fs.begin_replacement_at(&named(source), Path::new(target))?)
+            ("replace", ["cancel"]) => return self.fs.cancel_replacement(),
+            ("replace", [read, source, target]) => {
+                let read = if *read == READ_OTHERS { ReadSource::Avoid } else { ReadSource::Always };
+                Begun::Replacement(self.fs.begin_replacement_at(&named(source), Path::new(target), read)?)
             }
             ("resize", [text]) => match text.parse::<ResizeWish>()? {
                 ResizeWish::Cancel => return self.fs.exclusive().cancel(Exclusive::Resize),
