@@ -66,7 +66,7 @@ fn attach(volume: &Volume, newest: &Superblock, item: DevReplaceItem, found: Fou
     let devid = DevId(item.src_devid.get());
     let behind = volume.devices_behind().iter().any(|(id, _)| id.devid == devid);
     let source = volume.member(devid).map(|place| &volume.members[place]);
-    let Some(source) = source.filter(|source| source.role != Role::Seed && !behind) else {
+    let Some(source) = source.filter(|source| source.role() != Role::Seed && !behind) else {
         return leave_out(&found, "what it is to replace is not there, or missed commits");
     };
     if found.device.len() < source.item().total_bytes.get() {

@@ -49,7 +49,7 @@ impl Filesystem {
             return Err(Error::Refused("the seed has a log that was not replayed; no seed should".into()));
         }
         open::refuse_old_devices(gate.volume())?;
-        gate.view(open::check_trees)
+        gate.view(|tx| open::check_trees(tx, gate.volume()))
     }
 
     /// Has a filesystem with a UUID of its own grow from this seed to a device; from then on this is that filesystem, and
