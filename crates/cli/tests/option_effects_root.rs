@@ -72,14 +72,17 @@ fn thread_pool_is_the_number_of_threads_that_answer() {
     let Some(work) = setup("effects_threads") else { return };
     let (image, mnt) = (work.file("image"), work.dir("mnt"));
     kernel().mkfs(&image, 128 * MIB, &[]);
+    let workers = |daemon: u32| {
+        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let tasks = fs::read_dir(format!("/proc/{daemon}/task")).expect("tasks");
+        tasks.map(|task| name(task.expect("a task"))).filter(|name| name.trim() == "fuse-worker").count()
+    };
     let count = |options: &str| {
         let mounted = subject().mount(&image, &mnt, options);
-        let tasks = format!("/proc/{}/task", mounted.daemon().expect("a daemon"));
-        let name = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        let found = fs::read_dir(tasks)
-            .expect("tasks")
-            .filter(|task| name(task.as_ref().expect("a task")).trim() == "fuse-worker");
-        let found = found.count();
+        let daemon = mounted.daemon().expect("a daemon");
+        // Threads get their names when they run.
+        std::thread::sleep(Duration::from_secs(1));
+        let found = workers(daemon);
         mounted.unmount();
         found
     };
