@@ -124,7 +124,7 @@ impl Crew {
     /// Looks after the workers until they end.
     pub fn oversee(&self, device: &OwnedFd) {
         let (mut seen, mut idle, mut needed) = (0, 0, false);
-        while self.tick(idle >= IDLE_TICKS) {
+        while self.pause(if idle >= IDLE_TICKS { Pause::Doze } else { Pause::Tick }) {
             let taken = self.taken.load(Ordering::Relaxed);
             idle = if taken == seen { idle + 1 } else { 0 };
             seen = taken;
@@ -136,17 +136,34 @@ impl Crew {
         }
     }
 
-    /// Waits for the next tick, or, to doze, for the next request; `false` at the end.
-    fn tick(&self, doze: bool) -> bool {
+    /// Waits; `false` at the end.
+    fn pause(&self, pause: Pause) -> bool {
         let mut called = self.called();
         if called.end.is_none() {
-            self.dozes.store(doze, Ordering::Relaxed);
-            // A request between the look at the count and this is seen at the latest when the next one comes, or now.
-            let longest = if doze { TICK * IDLE_TICKS * IDLE_TICKS } else { TICK };
-            called = self.overseer.wait_timeout(called, longest).unwrap_or_else(PoisonError::into_inner).0;
+            self.dozes.store(pause == Pause::Doze, Ordering::Relaxed);
+            // A request between the look at the count and this is seen at the latest when the next one comes.
+            called = self.overseer.wait_timeout(called, pause.longest()).unwrap_or_else(PoisonError::into_inner).0;
             self.dozes.store(false, Ordering::Relaxed);
         }
         called.end.is_none()
+    }
+}
+
+/// How long the overseer waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// A moment.
+    Tick,
+    /// Until there is a request.
+    Doze,
+}
+
+impl Pause {
+    fn longest(self) -> Duration {
+        match self {
+            Self::Tick => TICK,
+            Self::Doze => TICK * IDLE_TICKS * IDLE_TICKS,
+        }
     }
 }
 

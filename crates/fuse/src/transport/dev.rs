@@ -124,7 +124,10 @@ impl Channel {
         let unique = match Request::parse(&self.buffer.bytes()[..len]) {
             Ok(request) => {
                 let unique = request.header.unique;
-                place.asked_by(request.header.pid, crew.is_alone());
+                match crew.is_alone() {
+                    true => place.asked_by(request.header.pid),
+                    false => place.leave(),
+                }
                 if takes_long(&request.operation) {
                     place.spread();
                     crew.call_if_needed(&self.device);

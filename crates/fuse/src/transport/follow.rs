@@ -34,12 +34,8 @@ impl Place {
         Self { allowed, since: 0, bound: None, home: None }
     }
 
-    /// A request of a thread of some number came, to be answered by one worker alone or not.
-    pub fn asked_by(&mut self, thread: u32, alone: bool) {
-        if !alone {
-            self.leave();
-            return;
-        }
+    /// A request of a thread of some number came to this worker, the only one at work.
+    pub fn asked_by(&mut self, thread: u32) {
         if let Some(home) = self.home.take() {
             self.bind(home);
         }
@@ -66,8 +62,8 @@ impl Place {
         }
     }
 
-    /// It runs anywhere, until it has looked again.
-    fn leave(&mut self) {
+    /// It runs anywhere, until it has looked again: for who is not the only one at work.
+    pub fn leave(&mut self) {
         self.spread();
         (self.home, self.since) = (None, 0);
     }
@@ -121,7 +117,7 @@ mod tests {
         let own = rustix::thread::gettid().as_raw_pid() as u32;
         assert!(cpu_of(own).is_some());
         // Nobody has this number.
-        (0..LOOK_EVERY).for_each(|_| place.asked_by(u32::MAX, true));
+        (0..LOOK_EVERY).for_each(|_| place.asked_by(u32::MAX));
         assert_eq!(place.bound, None);
         let cpu = sched_getcpu();
         place.bind(cpu);
@@ -129,15 +125,15 @@ mod tests {
         // For one operation.
         place.spread();
         assert_eq!((place.bound, here()), (None, everywhere));
-        place.asked_by(own, true);
+        place.asked_by(own);
         assert_eq!((place.bound, here().count()), (Some(cpu), 1));
         // For some, after one that took long, or while others answer too.
         place.took(LONG);
-        place.asked_by(own, true);
+        place.asked_by(own);
         assert_eq!((place.bound, here()), (None, everywhere));
         place.bind(cpu);
-        place.asked_by(own, false);
-        place.asked_by(own, true);
+        place.leave();
+        place.asked_by(own);
         assert_eq!((place.bound, here()), (None, everywhere));
     }
 }
