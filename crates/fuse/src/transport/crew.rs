@@ -23,6 +23,8 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(2);
 /// After so many ticks without a request it sleeps until there is one.
 const IDLE_TICKS: u32 = 50;
+/// And no longer than this.
+const LONGEST_DOZE: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 struct Called {
@@ -87,9 +89,9 @@ impl Crew {
 
     /// The caller, who waited, has a request.
     pub fn took(&self) {
-        self.taken.fetch_add(1, Ordering::Relaxed);
         self.waits.store(false, Ordering::Release);
-        if self.dozes.load(Ordering::Relaxed) {
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        if self.dozes.load(Ordering::SeqCst) {
             let _called = self.called();
             self.overseer.notify_one();
         }
@@ -124,7 +126,7 @@ impl Crew {
     /// Looks after the workers until they end.
     pub fn oversee(&self, device: &OwnedFd) {
         let (mut seen, mut idle, mut needed) = (0, 0, false);
-        while self.tick(idle >= IDLE_TICKS) {
+        while self.pause(if idle >= IDLE_TICKS { Pause::Doze { seen } } else { Pause::Tick }) {
             let taken = self.taken.load(Ordering::Relaxed);
             idle = if taken == seen { idle + 1 } else { 0 };
             seen = taken;
@@ -136,18 +138,32 @@ impl Crew {
         }
     }
 
-    /// Waits for the next tick, or, to doze, for the next request; `false` at the end.
-    fn tick(&self, doze: bool) -> bool {
+    /// Waits; `false` at the end.
+    fn pause(&self, pause: Pause) -> bool {
         let mut called = self.called();
         if called.end.is_none() {
-            self.dozes.store(doze, Ordering::Relaxed);
-            // A request between the look at the count and this is seen at the latest when the next one comes, or now.
-            let longest = if doze { TICK * IDLE_TICKS * IDLE_TICKS } else { TICK };
+            let mut longest = TICK;
+            if let Pause::Doze { seen } = pause {
+                self.dozes.store(true, Ordering::SeqCst);
+                // Who took one since does not know that it is to ring.
+                if self.taken.load(Ordering::SeqCst) == seen {
+                    longest = LONGEST_DOZE;
+                }
+            }
             called = self.overseer.wait_timeout(called, longest).unwrap_or_else(PoisonError::into_inner).0;
-            self.dozes.store(false, Ordering::Relaxed);
+            self.dozes.store(false, Ordering::SeqCst);
         }
         called.end.is_none()
     }
+}
+
+/// How long the overseer waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// A moment.
+    Tick,
+    /// Until a request is taken after so many.
+    Doze { seen: usize },
 }
 
 /// Whether requests wait in the kernel.

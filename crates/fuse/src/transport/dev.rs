@@ -112,7 +112,10 @@ impl Channel {
             crew.took();
             match incoming {
                 Ok(Incoming::Bytes(len)) => self.answer(len, connection, |request| {
-                    place.asked_by(request.header.pid, crew.is_alone());
+                    match crew.is_alone() {
+                        true => place.asked_by(request.header.pid),
+                        false => place.leave(),
+                    }
                     if takes_long(&request.operation) {
                         crew.call_if_needed(&device);
                     }

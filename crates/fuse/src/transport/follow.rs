@@ -19,12 +19,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A request of a thread of some number came, to be answered by one worker alone or not.
-    pub fn asked_by(&mut self, thread: u32, alone: bool) {
-        if !alone {
-            self.leave();
-            return;
-        }
+    /// A request of a thread of some number came to this worker, the only one at work.
+    pub fn asked_by(&mut self, thread: u32) {
         self.since += 1;
         if self.since >= LOOK_EVERY && thread != 0 {
             self.since = 0;
@@ -32,8 +28,8 @@ impl Place {
         }
     }
 
-    /// It runs anywhere, until it has looked again.
-    fn leave(&mut self) {
+    /// It runs anywhere, until it has looked again: for who is not the only one at work.
+    pub fn leave(&mut self) {
         self.since = 0;
         if self.bound.take().is_some() {
             cpus::release();
@@ -79,15 +75,15 @@ mod tests {
         let own = rustix::thread::gettid().as_raw_pid() as u32;
         assert!(cpu_of(own).is_some());
         // Nobody has this number.
-        (0..LOOK_EVERY).for_each(|_| place.asked_by(u32::MAX, true));
+        (0..LOOK_EVERY).for_each(|_| place.asked_by(u32::MAX));
         assert_eq!(place.bound, None);
         // As if its caller had gone to another CPU since.
         place.bound = Some(usize::MAX);
-        (0..LOOK_EVERY).for_each(|_| place.asked_by(own, true));
+        (0..LOOK_EVERY).for_each(|_| place.asked_by(own));
         assert_eq!(here().count(), 1);
         assert!(place.bound.is_some_and(|cpu| here().is_set(cpu)));
         // While others answer too.
-        place.asked_by(own, false);
+        place.leave();
         assert_eq!((place.bound, here()), (None, everywhere));
     }
 }

@@ -30,6 +30,8 @@ const LEFT: f64 = 60.0;
 const RIGHT: f64 = 120.0;
 const TOP: f64 = 36.0;
 const BOTTOM: f64 = 48.0;
+/// Height of a label.
+const LABEL: f64 = 12.0;
 const COLOURS: [&str; 8] = ["#1b6ca8", "#c0392b", "#27864a", "#8e44ad", "#b9770e", "#16808a", "#5d4037", "#444"];
 
 /// A range of powers of ten that holds values, and where each lies in it, from 0 to 1.
@@ -98,6 +100,8 @@ fn draw(out: &mut String, diagram: &Diagram) {
         rule(out, (LEFT, at), (right, at));
         text(out, (LEFT - 6.0, at + 4.0), "end", &number(power));
     }
+    let ends = diagram.lines.iter().filter_map(|line| line.points.last()).map(|point| up(point.1));
+    let mut labels = spaced(ends.collect()).into_iter();
     for (line, colour) in diagram.lines.iter().zip(COLOURS.iter().cycle()) {
         let places: Vec<(f64, f64)> = line.points.iter().map(|(a, b)| (across(*a), up(*b))).collect();
         let path: Vec<String> = places.iter().map(|(a, b)| format!("{a:.1},{b:.1}")).collect();
@@ -106,11 +110,23 @@ fn draw(out: &mut String, diagram: &Diagram) {
         for (a, b) in &places {
             add(out, &format!("<circle cx=\"{a:.1}\" cy=\"{b:.1}\" r=\"2.5\" fill=\"{colour}\"/>"));
         }
-        if let Some((a, b)) = places.last() {
+        if let Some((a, _)) = places.last()
+            && let Some(b) = labels.next()
+        {
             let (a, b) = (a + 6.0, b + 4.0);
             add(out, &format!("<text x=\"{a:.1}\" y=\"{b:.1}\" fill=\"{colour}\">{}</text>", escaped(&line.name)));
         }
     }
+}
+
+/// Heights of labels, moved down so far that none covers another.
+fn spaced(mut heights: Vec<f64>) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..heights.len()).collect();
+    order.sort_by(|a, b| heights[*a].total_cmp(&heights[*b]));
+    for pair in order.windows(2) {
+        heights[pair[1]] = heights[pair[1]].max(heights[pair[0]] + LABEL);
+    }
+    heights
 }
 
 /// A power of ten as one reads it.
@@ -147,6 +163,11 @@ mod tests {
         assert_eq!((axis.place(1.0), axis.place(1000.0), axis.place(0.0)), (0.0, 1.0, 0.0));
         let (one, none) = (Axis::over([10.0].into_iter()), Axis::over(std::iter::empty()));
         assert_eq!((one.low, one.high, none.low, none.high), (1, 2, 0, 1));
+    }
+
+    #[test]
+    fn labels_do_not_cover_each_other() {
+        assert_eq!(spaced(vec![50.0, 10.0, 12.0, 13.0]), [50.0, 10.0, 22.0, 34.0]);
     }
 
     #[test]
