@@ -145,8 +145,8 @@ impl Crew {
             let mut longest = TICK;
             if let Pause::Doze { seen } = pause {
                 self.dozes.store(true, Ordering::SeqCst);
-                // Who took one since does not know that it is to ring.
-                if self.taken.load(Ordering::SeqCst) == seen {
+                // Who took one since does not know that it is to ring; and while nobody waits nobody will take one.
+                if self.taken.load(Ordering::SeqCst) == seen && self.waits.load(Ordering::SeqCst) {
                     longest = LONGEST_DOZE;
                 }
             }
@@ -237,8 +237,12 @@ mod tests {
             move || crew.oversee(&device)
         });
         crew.took();
+        // Long enough for the overseer to doze, if it did while nobody waits.
+        sleep(TICK * IDLE_TICKS * 3);
+        let begin = std::time::Instant::now();
         requests.write_all(b"r").expect("a pipe has room");
         until(|| crew.called().parked == 1);
+        assert!(begin.elapsed() < LONGEST_DOZE / 2);
         crew.dissolve(End::Aborted);
         let ends: Vec<_> = others.into_iter().map(|other| other.join().expect("it ends well")).collect();
         assert!(ends.contains(&Ok(())) && ends.contains(&Err(End::Aborted)), "{ends:?}");
