@@ -106,8 +106,14 @@ struct Copying<'a> {
 ///
 /// # Errors
 /// If it was stopped; if something without a checksum cannot be read from the others; those of the trees.
-pub(crate) fn resync(shared: &Shared, devid: DevId, since: Generation, monitor: &ResyncMonitor) -> Result<()> {
-    copy_all(shared, devid, (Onto::Itself, since), monitor, &|| monitor.is_cancelled())
+pub(crate) fn resync(
+    shared: &Shared,
+    devid: DevId,
+    since: Generation,
+    monitor: &ResyncMonitor,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    copy_all(shared, devid, (Onto::Itself, since), monitor, &|| monitor.is_cancelled() || stop())
 }
 
 /// Copies all that a device has, or should have, to the one that is about to take its place. What cannot be read anywhere is
