@@ -151,7 +151,9 @@ fn sprouted_by_us(work: &WorkDir, mnt: &Path, seeds: &[PathBuf], name: &str, how
     add.args(["device", "add"]);
     match how {
         On::Image => {
-            seeds[1..].iter().for_each(|seed| drop(add.arg("--device").arg(seed)));
+            for seed in &seeds[1..] {
+                add.arg("--device").arg(seed);
+            }
             // Without another device they are looked for beside the image, where earlier sprouts are.
             if seeds.len() == 1 {
                 add.arg("--device").arg(&seeds[0]);

@@ -20,8 +20,9 @@ const SNAP_CREATE_V2: u32 = 0x5000_9417;
 /// `BTRFS_IOC_BALANCE_CTL`: a number is the argument.
 const BALANCE_CTL: u32 = 0x4004_9421;
 
-/// What changes a filesystem through a descriptor that may be open for reading.
-const CHANGES: [u32; 14] = [
+/// What changes a filesystem through a descriptor that may be open for reading. (Adding a device is not among them: a seed
+/// is mounted for reading.)
+const CHANGES: [u32; 13] = [
     SNAP_CREATE,
     SNAP_CREATE_V2,
     wire::SUBVOL_CREATE,
@@ -32,7 +33,6 @@ const CHANGES: [u32; 14] = [
     wire::DEFAULT_SUBVOL,
     wire::SET_LABEL,
     wire::RESIZE,
-    wire::ADD_DEV,
     wire::RM_DEV,
     wire::RM_DEV_V2,
     wire::BALANCE_V2,

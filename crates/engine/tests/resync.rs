@@ -306,3 +306,56 @@ fn new_chunks_do_not_count_on_it() {
         cut.judge();
     }
 }
+
+/// Half of what it missed is there, also where no checksum tells: nobody takes it for a filesystem, until it is one.
+#[test]
+fn half_way_it_is_nothing_alone() {
+    let mut devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    before(&devices);
+    let away = Arc::new(devices.0[1].snapshot());
+    meanwhile(&devices.open(DataRule::InPlace));
+    devices.0[1] = away;
+    let fs = devices.open(DataRule::Usual);
+    let windows = std::cell::Cell::new(0);
+    let stopped = fs.resync_until(&|| windows.replace(windows.get() + 1) == 2);
+    assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+    drop(fs);
+    for access in [Access::ReadOnly, Access::ReadWrite] {
+        let alone = devices.open_some(&[0], OpenOptions { access, ..OpenOptions::default() });
+        let refused = alone.map(drop).unwrap_err().to_string();
+        assert!(refused.contains("half of it is old"), "{refused}");
+    }
+    let fs = devices.open(DataRule::Usual);
+    assert_whole(&fs);
+    resynced(&fs);
+    fs.sync().unwrap();
+    drop(fs);
+    devices.judge();
+    assert_whole(&devices.open_some(&[0], OpenOptions::default()).unwrap());
+}
+
+/// Each gets what it missed itself, and both together are enough afterwards.
+#[test]
+fn two_return_of_different_generations() {
+    let mut devices = Devices::made(4, BlockGroupFlags::RAID1C3, BlockGroupFlags::RAID1C3);
+    before(&devices);
+    let first = Arc::new(devices.0[0].snapshot());
+    let fs = devices.open(DataRule::InPlace);
+    disks::write_noise(&fs, "in place", 0, 150);
+    disks::write_noise(&fs, "between", 0, 151);
+    fs.sync().unwrap();
+    drop(fs);
+    let second = Arc::new(devices.0[3].snapshot());
+    meanwhile(&devices.open(DataRule::InPlace));
+    (devices.0[0], devices.0[3]) = (first, second);
+    let fs = devices.open(DataRule::Usual);
+    let done = fs.resync().unwrap();
+    let of = |number| done.iter().find(|resynced| resynced.devid == DevId(number)).map(|resynced| resynced.since);
+    assert!(of(1).unwrap() < of(4).unwrap(), "{done:?}");
+    fs.sync().unwrap();
+    drop(fs);
+    devices.judge();
+    let fs = devices.open_some(&[1, 2], OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() }).unwrap();
+    assert_whole(&fs);
+    disks::assert_noise(&fs, "between", 0, 151);
+}

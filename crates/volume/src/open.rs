@@ -23,6 +23,7 @@ use crate::apart;
 use crate::device::BlockDevice;
 use crate::error::{DeviceId, Error, Result, uuid_text};
 use crate::member::{Member, Role};
+use crate::returning::is_half_way;
 use crate::superblock::{self, Found};
 use crate::targets::{self, is_target};
 use crate::volume::{BadChunks, Missing, OpenMode, OpenOptions, Volume};
@@ -41,6 +42,13 @@ pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) ->
         return Err(Error::Unsupported("no device was given".into()));
     };
     refuse_features(&newest)?;
+    if is_half_way(&newest) {
+        return Err(Error::Unsupported(
+            "the device was being brought up to date when that ended: half of it is old, and without the others it is \
+             no filesystem; open it with them"
+                .into(),
+        ));
+    }
     let (targets, found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|found| is_target(&found.superblock));
     let found = leave_out_replaced(found);
     newest.dev_item = own_item(&newest, &found, &targets)?;
@@ -50,6 +58,8 @@ pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) ->
     load(&mut volume, &newest, options.bad_chunks).map_err(|error| blame_missing(&volume, options, error))?;
     settle_missing(&volume, options.missing, mode)?;
     apart::examine(&volume, &newest, &superblocks)?;
+    let half_way = volume.members.iter().zip(&superblocks).filter(|(_, sb)| is_half_way(sb));
+    half_way.for_each(|(member, _)| member.missed.store(true, Ordering::Release));
     targets::settle(&volume, &newest, targets);
     volume.repairs.store(mode == OpenMode::ReadWrite, Ordering::Relaxed);
     Ok(volume)

@@ -1,8 +1,10 @@
 //! Devices that were away and are back: what they hold is old, until they are brought up to date.
 //!
 //! While that goes on, a device gets every write that the others get, so that only what it missed has to be copied. But
-//! it is not read, counts for nothing where copies are counted, and its superblock stays what it was: a power cut at any
-//! point leaves it a device that missed commits, as before. See `docs/decisions/0023-returning-and-replaced-devices.md`.
+//! it is not read, counts for nothing where copies are counted, and its superblock stays of its generation: a power cut at
+//! any point leaves it a device that missed commits, as before. But it is marked: what it holds is of no one moment any more,
+//! so alone it must not be taken for a filesystem. The mark is a feature that nobody knows, so that the kernel does not either;
+//! beside a newer superblock it is not looked at. See `docs/decisions/0023-returning-and-replaced-devices.md`.
 //!
 //! # Invariants
 //! * The others have every byte of every chunk.
@@ -11,15 +13,21 @@
 //! # Locking
 //! As [`crate::write`].
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use butterfs_format::{DevId, Generation};
+use butterfs_format::{DevId, Generation, Superblock};
 
 use crate::apart::apart;
 use crate::error::{Error, Result};
 use crate::map::without_superblocks;
 use crate::member::Member;
-use crate::volume::Volume;
+use crate::superblock;
+use crate::volume::{OpenMode, Volume};
+use crate::write::put_copies;
+
+/// The incompatible feature that marks a device on its way.
+const HALF_WAY: u64 = 1 << 62;
 
 impl Volume {
     /// From now on these devices are only written, until each is done with: [`Volume::finish_catching_up`].
@@ -38,6 +46,21 @@ impl Volume {
             let member = &self.members[place];
             member.forgotten.store(!self.remembers(member.last_seen()), Ordering::Release);
             member.catching_up.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Says on the devices that are about to be brought up to date that they are on their way, durably. Before this nothing is
+    /// written to them.
+    ///
+    /// # Errors
+    /// If one fails that cannot be spared.
+    pub fn mark_catching_up(&self) -> Result<()> {
+        for devid in self.catching_up() {
+            let (place, member) = self.catching(devid)?;
+            if let Err(error) = mark_half_way(member) {
+                self.drop_or_fail(place, error)?;
+            }
         }
         Ok(())
     }
@@ -113,6 +136,22 @@ impl Volume {
         let member = &self.members[place];
         if member.is_catching_up() && !member.is_dropped() { Ok((place, member)) } else { Err(gone(devid)) }
     }
+}
+
+/// Says in a device's superblocks, durably, that what it holds is of no one moment. They stay of their generation.
+fn mark_half_way(member: &Member) -> Result<()> {
+    let found = superblock::find(Arc::clone(&member.device), OpenMode::ReadOnly)?.superblock;
+    if is_half_way(&found) {
+        return Ok(());
+    }
+    let marked = Superblock { incompat_flags: (found.incompat_flags.get() | HALF_WAY).into(), ..found };
+    put_copies(member, &marked, &mut member.seen())?;
+    member.flush()
+}
+
+/// Whether a device was being brought up to date when that ended. Alone it is no filesystem.
+pub(crate) fn is_half_way(sb: &Superblock) -> bool {
+    sb.incompat_flags.get() & HALF_WAY != 0
 }
 
 fn gone(devid: DevId) -> Error {

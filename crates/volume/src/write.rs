@@ -209,6 +209,11 @@ pub(crate) fn write_copies(member: &Member, sb: &Superblock) -> Result<()> {
     if member.is_dropped() || member.is_catching_up() {
         return Ok(());
     }
+    put_copies(member, &copy, &mut seen)
+}
+
+/// Writes a superblock to all its places, whatever the device is at that moment.
+pub(crate) fn put_copies(member: &Member, copy: &Superblock, seen: &mut Seen) -> Result<()> {
     for (number, offset) in places(member).enumerate() {
         let bytes = copy.to_bytes_at(offset);
         let result = member.write_superblock(offset, &bytes);

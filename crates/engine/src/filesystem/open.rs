@@ -142,6 +142,9 @@ impl Filesystem {
         let (gate, sb) = old_root::open(&Arc::new(volume), &options, settings)?;
         let gate = gate.with_clock(Arc::clone(&environment));
         history::examine(&gate)?;
+        if options.access == Access::ReadWrite {
+            gate.volume().mark_catching_up()?;
+        }
         if sb.log_root.get() != 0 {
             replay(&gate, &options)?;
         }

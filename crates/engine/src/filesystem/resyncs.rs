@@ -50,6 +50,14 @@ impl Filesystem {
     /// # Errors
     /// If a device fails, or [`Filesystem::cancel_resync`] was called: those that are not done stay as old as they were.
     pub fn resync(&self) -> Result<Vec<Resynced>> {
+        self.resync_until(&|| false)
+    }
+
+    /// The same, and between two windows `stop` is asked, while nothing is held that files need.
+    ///
+    /// # Errors
+    /// As [`Filesystem::resync`]; [`Error::Cancelled`] if `stop` says so.
+    pub fn resync_until(&self, stop: &dyn Fn() -> bool) -> Result<Vec<Resynced>> {
         let _one = lock(&self.resyncs.one);
         let gate = &self.shared.gate;
         let volume = gate.volume();
@@ -69,7 +77,7 @@ impl Filesystem {
             if self.resyncs.stopped.load(Ordering::Acquire) {
                 return Err(Error::Cancelled);
             }
-            let copied = resync(&self.shared, id.devid, since, &monitor);
+            let copied = resync(&self.shared, id.devid, since, &monitor, stop);
             copied?;
             volume.finish_catching_up(id.devid)?;
             gate.commit()?;

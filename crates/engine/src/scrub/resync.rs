@@ -108,10 +108,16 @@ struct Copying<'a> {
 ///
 /// # Errors
 /// If it was stopped; if something without a checksum cannot be read from the others; those of the trees.
-pub(crate) fn resync(shared: &Shared, devid: DevId, since: Generation, monitor: &ResyncMonitor) -> Result<()> {
+pub(crate) fn resync(
+    shared: &Shared,
+    devid: DevId,
+    since: Generation,
+    monitor: &ResyncMonitor,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
     let copying = Copying::new(shared, devid, (Onto::Itself, since), monitor)?;
     for (extent, range) in windows(copying.run.volume, devid, 0..u64::MAX) {
-        if monitor.is_cancelled() {
+        if monitor.is_cancelled() || stop() {
             return Err(Error::Cancelled);
         }
         window(&copying, &extent, range)?;

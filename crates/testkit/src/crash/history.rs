@@ -81,6 +81,17 @@ pub struct FileHistory {
     pub xattr: Versions,
 }
 
+/// A device that was away: it may lack what was written since, until it was brought up to date.
+#[derive(Clone, Copy, Debug)]
+pub struct Away {
+    /// Its place among all devices.
+    pub device: usize,
+    /// How many events there were when it went.
+    pub from: usize,
+    /// How many there were when it was up to date again.
+    pub to: usize,
+}
+
 /// A whole run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -94,6 +105,8 @@ pub struct History {
     pub files: Vec<FileHistory>,
     /// For each snapshot the step that made it; it holds what the step before left.
     pub snapshots: Vec<usize>,
+    /// Which devices were away, and when.
+    pub away: Vec<Away>,
 }
 
 impl Versions {
@@ -142,6 +155,11 @@ impl History {
     /// The last step that had returned before the cut; `None` before the first.
     pub fn done_at(&self, cut: usize) -> Option<usize> {
         self.steps.iter().rposition(|step| step.ended.is_some_and(|ended| ended <= cut))
+    }
+
+    /// The place of a device that was away at the cut.
+    pub fn away_at(&self, cut: usize) -> Option<usize> {
+        self.away.iter().find(|away| (away.from..away.to).contains(&cut)).map(|away| away.device)
     }
 
     /// The last step that had begun before the cut.

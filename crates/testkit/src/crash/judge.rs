@@ -21,15 +21,17 @@ use std::sync::Arc;
 
 use butterfs_check::{Kind, Report, Severity};
 use butterfs_engine::dir::Place;
-use butterfs_engine::filesystem::{self, Access, Filesystem, Flow, NewInode, NewKind};
+use butterfs_engine::filesystem::{self, Access, Filesystem, Flow, NewInode, NewKind, Returning};
 use butterfs_engine::inode::InodeId;
 use butterfs_engine::{Error, Result};
+use butterfs_format::Superblock;
 use butterfs_format::items::FileType;
+use butterfs_format::superblock::{MAGIC, SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, OpenOptions, Volume};
 
 use super::history::{Durable, History, Names, Node};
 use super::states::{CrashState, shared};
-use super::workload::{CountingEnvironment, XATTR, open};
+use super::workload::{CountingEnvironment, XATTR, open, open_with};
 use crate::random::Random;
 
 /// What a good state is.
@@ -59,7 +61,9 @@ pub(super) fn bad<T>(what: &str, why: impl std::fmt::Display) -> std::result::Re
 /// Judges a state by the history of the workload that was cut.
 pub fn judge(history: &History, state: &CrashState) -> std::result::Result<Verdict, Violation> {
     let being_made = state.cut < history.made;
-    let volume = match Volume::open(forks(&state.devices), OpenMode::ReadOnly) {
+    let away = history.away_at(state.cut);
+    let there = members(&state.devices, away);
+    let volume = match open_some(there.iter().map(MemDevice::snapshot), away.is_some()) {
         Ok(volume) => volume,
         Err(_) if being_made => return Ok(Verdict::NotMade),
         Err(error) => return bad("does not open", error),
@@ -69,47 +73,86 @@ pub fn judge(history: &History, state: &CrashState) -> std::result::Result<Verdi
     drop(volume);
     // While a filesystem is made, one superblock may be there and the other not yet.
     let one_copy = being_made || state.is_torn();
-    check(&state.devices, if one_copy { Strictness::OneCopy } else { Strictness::Cut })?;
+    if away.is_none() {
+        check(&there, if one_copy { Strictness::OneCopy } else { Strictness::Cut })?;
+    }
     if history.steps.is_empty() {
         return Ok(Verdict::NotMade);
     }
     let found_commit = Commit::find(history, state.cut, sb.generation.get(), has_log)?;
-    if state.number.is_multiple_of(READ_ONLY_EVERY) {
-        let filesystem = open_fork(&state.devices, Access::ReadOnly).or_else(|e| bad("does not open read-only", e))?;
+    if away.is_none() && state.number.is_multiple_of(READ_ONLY_EVERY) {
+        let filesystem = open_fork(&there, Access::ReadOnly).or_else(|e| bad("does not open read-only", e))?;
         found_commit.compare(&filesystem).map_err(|why| Violation(format!("read-only: {why}")))?;
     }
-    let devices = forks(&state.devices);
-    let filesystem = match open(devices.clone(), Access::ReadWrite, environment()) {
+    // One that was away is there again.
+    let mut devices = forks(&members(&state.devices, None));
+    let filesystem = match open_returning(devices.clone()) {
         Ok(filesystem) => filesystem,
         Err(Error::Volume(butterfs_volume::Error::NotWritable(_))) if being_made => return Ok(Verdict::NotMade),
         Err(error) => return bad("does not open for writing", error),
     };
     found_commit.compare(&filesystem).map_err(Violation)?;
+    if away.is_some() {
+        filesystem.resync().or_else(|error| bad("a device cannot be brought up to date", error))?;
+        found_commit.compare(&filesystem).map_err(|why| Violation(format!("with a device that returned: {why}")))?;
+    }
     use_it(&filesystem).or_else(|error| bad("cannot be used", error))?;
+    // The cut may have come before the superblocks of a device went that was removed.
+    let own = filesystem.shared().gate.volume().dev_items();
     drop(filesystem);
+    devices.retain(|device| uuid_of(&**device).is_none_or(|uuid| own.iter().any(|item| item.uuid == uuid)));
     check_devices(&devices, Maker::Butterfs, Strictness::Clean)?;
     Ok(found_commit.verdict())
 }
 
+/// The UUID that a device's first superblock says it has.
+fn uuid_of(device: &dyn BlockDevice) -> Option<[u8; 16]> {
+    let (mut bytes, offset) = ([0; SUPERBLOCK_SIZE], SUPERBLOCK_OFFSETS[0]);
+    device.read_at(offset, &mut bytes).ok()?;
+    Superblock::parse(&bytes, offset).ok().map(|sb| sb.dev_item.uuid)
+}
+
 /// The cut, and then as many devices are lost for good as may be: what is left still has all of it. Each set of devices
-/// comes up in some state.
+/// comes up in some state. One that was away is among the lost.
 pub fn after_losses(history: &History, state: &CrashState, survives: usize) -> std::result::Result<(), Violation> {
     if state.cut < history.made || history.steps.is_empty() {
         return Ok(());
     }
-    let mut left = forks(&state.devices);
+    let away = history.away_at(state.cut);
+    let mut left = members(&state.devices, away);
     let mut random = Random::new(state.number as u64);
-    for _ in 0..survives {
+    for _ in usize::from(away.is_some())..survives {
         left.remove(random.below(left.len() as u64) as usize);
     }
-    let how = OpenOptions { missing: Missing::Accept, ..OpenOptions::new(OpenMode::ReadOnly) };
-    let volume = Volume::open_with(left, &how).or_else(|e| bad("does not open without devices", e))?;
+    let volume = open_some(left.into_iter(), true).or_else(|e| bad("does not open without devices", e))?;
     let sb = volume.superblock();
     let commit = Commit::find(history, state.cut, sb.generation.get(), sb.log_root.get() != 0)?;
     let options = filesystem::OpenOptions { access: Access::ReadOnly, ..filesystem::OpenOptions::default() };
     let filesystem = Filesystem::open(volume, options, Box::new(environment()));
     let filesystem = filesystem.or_else(|e| bad("does not open without devices", e))?;
     commit.compare(&filesystem).map_err(|why| Violation(format!("without {survives} devices: {why}")))
+}
+
+/// Those of the devices that a scan would find, but for one.
+fn members(devices: &[MemDevice], without: Option<usize>) -> Vec<MemDevice> {
+    let has_magic = |device: &MemDevice| {
+        let mut magic = [0; 8];
+        device.read_at(SUPERBLOCK_OFFSETS[0] + 64, &mut magic).is_ok() && magic == MAGIC
+    };
+    let is_found = |(place, device): &(usize, &MemDevice)| Some(*place) != without && has_magic(device);
+    let found: Vec<_> = devices.iter().enumerate().filter(is_found).map(|(_, device)| device.snapshot()).collect();
+    // None at all: whoever opens them says what is wrong.
+    if found.is_empty() { devices.iter().map(MemDevice::snapshot).collect() } else { found }
+}
+
+fn open_some(devices: impl Iterator<Item = MemDevice>, some_are_lost: bool) -> butterfs_volume::Result<Volume> {
+    let missing = if some_are_lost { Missing::Accept } else { Missing::Refuse };
+    Volume::open_with(shared(devices.collect()), &OpenOptions { missing, ..OpenOptions::new(OpenMode::ReadOnly) })
+}
+
+fn open_returning(devices: Vec<Arc<dyn BlockDevice>>) -> Result<Filesystem> {
+    let options = filesystem::OpenOptions { returning: Returning::CatchUp, ..filesystem::OpenOptions::default() };
+    open_with(devices, options, environment())
 }
 
 /// For devices that lied (lost, misdirected or damaged writes): what can be read at all is what was written. Errors

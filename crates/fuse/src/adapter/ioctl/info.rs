@@ -35,7 +35,9 @@ impl EngineFrontEnd {
         let highest = items.iter().map(|item| item.devid.get()).max().unwrap_or(0);
         let csum_size = superblock.checksum_type().size() as u16;
         let mut out = Vec::with_capacity(FS_INFO_SIZE);
-        for number in [highest, superblock.num_devices.get()] {
+        // As the kernel, without the devices of seeds.
+        let own = items.iter().filter(|item| item.fsid == superblock.block_fsid()).count();
+        for number in [highest, own as u64] {
             out.extend(number.to_ne_bytes());
         }
         out.extend(superblock.fsid);

@@ -5,6 +5,7 @@
 //! * An operation that fails for want of space changed nothing; any other failure ends the workload.
 
 mod data;
+mod devices;
 mod names;
 mod space;
 mod subvolumes;
@@ -20,14 +21,15 @@ use butterfs_engine::inode::InodeId;
 use butterfs_engine::mkfs::{self, MakeOptions, NewDevice};
 use butterfs_engine::tx::{DiscardRule, Groups, SpaceRules};
 use butterfs_engine::{Error, Result};
-use butterfs_format::ChecksumType;
 use butterfs_format::items::{BlockGroupFlags, Timespec};
 use butterfs_format::superblock::Incompat;
+use butterfs_format::{ChecksumType, DevId};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Profile, Volume};
 
 use super::history::{Durable, Entry, FileHistory, History, Names, Node, Step, Versions};
 use super::recording::Recorder;
 use crate::random::Random;
+use devices::Devices;
 
 /// What kind of operations come often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub enum Style {
     MakeOnly,
     /// Groups are balanced, to other profiles too, and devices change their size.
     Volume,
+    /// The same, and devices come, go, stay away and return.
+    Devices,
 }
 
 /// Everything that a run follows from.
@@ -89,7 +93,7 @@ impl Script {
     pub fn device_len(&self) -> u64 {
         match self.style {
             Style::NearlyFull => SMALL_LEN,
-            Style::Volume => LARGE_LEN,
+            Style::Volume | Style::Devices => LARGE_LEN,
             _ => DEVICE_LEN,
         }
     }
@@ -105,7 +109,8 @@ impl Script {
 
     /// New devices for it.
     pub fn new_devices(&self) -> Vec<MemDevice> {
-        (1..=self.devices).map(|number| MemDevice::named(format!("disk{number}"), self.device_len())).collect()
+        let spare = if self.style == Style::Devices { devices::SPARE } else { 0 };
+        (1..=self.devices + spare).map(|number| MemDevice::named(format!("disk{number}"), self.device_len())).collect()
     }
 }
 
@@ -138,7 +143,7 @@ pub struct Outcome {
     /// What was there, step by step.
     pub history: History,
     /// The filesystem, if it could be opened.
-    pub filesystem: Option<Filesystem>,
+    pub filesystem: Option<Arc<Filesystem>>,
     /// The error that ended it.
     pub failure: Option<Error>,
 }
@@ -165,6 +170,7 @@ pub fn run(
     recorder: &Arc<Recorder>,
     on_error: OnError,
 ) -> Outcome {
+    let (all, devices) = (devices.clone(), devices[..script.devices].to_vec());
     let environment = CountingEnvironment::new(script.seed << 20);
     let mut options = MakeOptions::new(script.device_len(), &environment);
     options.nodesize = script.nodesize;
@@ -181,6 +187,7 @@ pub fn run(
     let space = SpaceRules { discard: script.discard, ..SpaceRules::default() };
     let (compress, new_data) = (script.compress, script.files);
     let chosen = OpenOptions { compress, new_data, space, ..OpenOptions::default() };
+    let small = small_caches(chosen.clone());
     let opened = made.and_then(|()| open_with(devices, chosen, environment));
     let filesystem = match opened {
         Ok(filesystem) => filesystem,
@@ -191,7 +198,17 @@ pub fn run(
         }
     };
     let mut run = Run {
-        filesystem,
+        filesystem: Arc::new(filesystem),
+        devices: Devices {
+            members: (0..script.devices).map(|place| (DevId(place as u64 + 1), place)).collect(),
+            all,
+            least: script.devices,
+            options: small,
+            clock: script.seed << 20,
+            away: None,
+            catching_up: false,
+        },
+        survives: script.survives(),
         recorder: Arc::clone(recorder),
         random: Random::new(script.seed),
         history,
@@ -215,19 +232,25 @@ pub fn open(
     open_with(devices, OpenOptions { access, ..OpenOptions::default() }, environment)
 }
 
-fn open_with(
+pub(super) fn open_with(
     devices: Vec<Arc<dyn BlockDevice>>,
     chosen: OpenOptions,
     environment: CountingEnvironment,
 ) -> Result<Filesystem> {
     let mode = if chosen.access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
     let volume = Volume::open(devices, mode)?;
-    let options = OpenOptions { cache_bytes: 4 << 20, cached_inodes: 256, ..chosen };
-    Filesystem::open(volume, options, Box::new(environment))
+    Filesystem::open(volume, small_caches(chosen), Box::new(environment))
+}
+
+fn small_caches(chosen: OpenOptions) -> OpenOptions {
+    OpenOptions { cache_bytes: 4 << 20, cached_inodes: 256, ..chosen }
 }
 
 struct Run {
-    filesystem: Filesystem,
+    filesystem: Arc<Filesystem>,
+    devices: Devices,
+    /// How many devices may be lost.
+    survives: usize,
     recorder: Arc<Recorder>,
     random: Random,
     history: History,
@@ -277,10 +300,14 @@ type Weighted = (fn(&mut Run), u64);
 /// What comes on top of mixed operations, and how often.
 const VOLUME_OPERATIONS: [Weighted; 3] = [(Run::balance, 6), (Run::resume_balance, 4), (Run::resize, 4)];
 
+/// What comes on top of those.
+const DEVICE_OPERATIONS: [Weighted; 4] =
+    [(Run::add_device, 6), (Run::remove_device, 8), (Run::leave, 4), (Run::come_back, 16)];
+
 impl Run {
     fn all(&mut self, script: &Script) {
         let column = match script.style {
-            Style::Mixed | Style::Volume => 0,
+            Style::Mixed | Style::Volume | Style::Devices => 0,
             Style::Fsync => 1,
             Style::Snapshots => 2,
             Style::NearlyFull => 3,
@@ -291,20 +318,33 @@ impl Run {
         }
         let mut operations: Vec<_> =
             OPERATIONS.iter().map(|(operation, weights)| (*operation, weights[column])).collect();
-        if script.style == Style::Volume {
+        if matches!(script.style, Style::Volume | Style::Devices) {
             operations.extend(VOLUME_OPERATIONS);
         }
-        let total: u64 = operations.iter().map(|(_, weight)| weight).sum();
-        while self.history.steps.len() < script.steps && self.failure.is_none() {
-            let mut choice = self.random.below(total);
-            for (operation, weight) in &operations {
-                if choice < *weight {
-                    operation(self);
-                    break;
-                }
-                choice -= *weight;
-            }
+        if script.style == Style::Devices {
+            operations.extend(DEVICE_OPERATIONS);
         }
+        while self.history.steps.len() < script.steps && self.failure.is_none() {
+            self.one_of(&operations);
+        }
+    }
+
+    fn one_of(&mut self, operations: &[Weighted]) {
+        let total: u64 = operations.iter().map(|(_, weight)| weight).sum();
+        let mut choice = self.random.below(total);
+        for (operation, weight) in operations {
+            if choice < *weight {
+                return operation(self);
+            }
+            choice -= *weight;
+        }
+    }
+
+    /// One of those that change files.
+    fn one_of_files(&mut self) {
+        let operations: Vec<Weighted> =
+            OPERATIONS.iter().map(|(operation, weights)| (*operation, weights[0])).collect();
+        self.one_of(&operations);
     }
 
     /// One operation: `work` on the filesystem, then `note` what it changed. Gives whether it was done.

@@ -4,7 +4,6 @@ use butterfs_engine::Error;
 use butterfs_engine::filesystem::NewLength;
 use butterfs_engine::relocate::{GroupFilter, Room};
 use butterfs_engine::tx::Trim;
-use butterfs_format::DevId;
 use butterfs_format::items::{BalanceArgs, BalanceFilters, BalanceFlags, BalanceItem, BlockGroupFlags, SINGLE};
 
 use super::{LARGE_LEN, Run};
@@ -31,11 +30,10 @@ impl Run {
         if self.filesystem.balance_status().is_some() {
             return;
         }
-        let targets: &[BlockGroupFlags] = match self.filesystem.shared().gate.volume().dev_items().len() {
-            1 => &[BlockGroupFlags::empty(), BlockGroupFlags::DUP],
-            2 => &[BlockGroupFlags::RAID1, BlockGroupFlags::RAID10],
-            _ => &[BlockGroupFlags::RAID1, BlockGroupFlags::RAID10, BlockGroupFlags::RAID1C3],
-        };
+        let targets = self.targets();
+        if self.devices.away.is_some() || targets.is_empty() {
+            return;
+        }
         let target = targets[self.random.below(targets.len() as u64) as usize];
         let mut args = BalanceArgs::default();
         if self.random.percent(70) {
@@ -70,8 +68,32 @@ impl Run {
         );
     }
 
+    /// Profiles that survive as much, also while a device is away.
+    fn targets(&self) -> Vec<BlockGroupFlags> {
+        use BlockGroupFlags as Flags;
+        let devices = self.devices.members.len();
+        match (self.devices.least, self.survives) {
+            (1, _) => vec![Flags::empty(), Flags::DUP],
+            _ if self.devices.all.len() > self.devices.least => {
+                let all = [
+                    (Flags::RAID1, 1, 2),
+                    (Flags::RAID10, 1, 4),
+                    (Flags::RAID5, 1, 2),
+                    (Flags::RAID1C3, 2, 3),
+                    (Flags::RAID6, 2, 3),
+                    (Flags::RAID1C4, 3, 4),
+                ];
+                let fits =
+                    |(_, survives, least): &(Flags, usize, usize)| *survives >= self.survives && *least < devices;
+                all.into_iter().filter(fits).map(|(profile, ..)| profile).collect()
+            }
+            (2, _) => vec![Flags::RAID1, Flags::RAID10],
+            _ => vec![Flags::RAID1, Flags::RAID10, Flags::RAID1C3],
+        }
+    }
+
     pub(super) fn resume_balance(&mut self) {
-        if self.filesystem.balance_status().is_none() {
+        if self.filesystem.balance_status().is_none() || self.devices.away.is_some() {
             return;
         }
         self.step(
@@ -86,8 +108,11 @@ impl Run {
     }
 
     pub(super) fn resize(&mut self) {
-        let devices = self.filesystem.shared().gate.volume().dev_items().len() as u64;
-        let devid = DevId(1 + self.random.below(devices));
+        if self.devices.away.is_some() {
+            return;
+        }
+        let chosen = self.random.below(self.devices.members.len() as u64) as usize;
+        let devid = self.devices.members[chosen].0;
         let length = match self.random.below(3) {
             0 => NewLength::Max,
             _ => NewLength::Bytes((300 << 20) + self.random.below(LARGE_LEN - (300 << 20))),
@@ -105,6 +130,10 @@ impl Run {
     }
 
     pub(super) fn discard(&mut self) {
+        // Groups may get parity later: a device that forgets what it read as would break it.
+        if self.devices.all.len() > self.devices.least {
+            return;
+        }
         let trim = Trim { range: 0..u64::MAX, minimum: self.random.below(1 << 20) };
         let all = self.random.percent(30);
         self.step(

@@ -1,0 +1,168 @@
+//! Devices come, go, stay away and return, while files change.
+//!
+//! # Invariants
+//! * There are always as many devices that the profiles survive the losses, also while one is away.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use butterfs_engine::Error;
+use butterfs_engine::filesystem::{RemovalEnd, Returning, WhichDevice};
+use butterfs_format::DevId;
+use butterfs_volume::{BlockDevice, Missing, OpenMode, Volume};
+
+use super::{CountingEnvironment, OpenOptions, Run};
+use crate::crash::history::{Away, Durable};
+
+/// So many devices can come.
+pub(super) const SPARE: usize = 2;
+
+/// All devices, and what is known of them.
+pub(super) struct Devices {
+    pub all: Vec<Arc<dyn BlockDevice>>,
+    /// Those of the filesystem: their numbers, and their places among all.
+    pub members: Vec<(DevId, usize)>,
+    /// The fewest that there are.
+    pub least: usize,
+    /// How the filesystem is opened.
+    pub options: OpenOptions,
+    /// Where the next clock begins.
+    pub clock: u64,
+    /// The place of the one that is away.
+    pub away: Option<usize>,
+    /// Files change while a device is brought up to date.
+    pub catching_up: bool,
+}
+
+impl Devices {
+    fn spare(&self) -> Option<usize> {
+        (0..self.all.len()).find(|place| self.members.iter().all(|(_, member)| member != place))
+    }
+}
+
+impl Run {
+    fn is_settled(&self) -> bool {
+        self.devices.away.is_none() && self.filesystem.exclusive().current().is_none()
+    }
+
+    pub(super) fn add_device(&mut self) {
+        let Some(place) = self.devices.spare().filter(|_| self.devices.away.is_none()) else { return };
+        let device = Arc::clone(&self.devices.all[place]);
+        self.step(
+            format!("add device {place}"),
+            Durable::Nothing,
+            |run| match run.filesystem.add_device(&device) {
+                Err(Error::InProgress(_)) => Ok(None),
+                added => added.map(Some),
+            },
+            |run, devid| run.devices.members.extend(devid.flatten().map(|devid| (devid, place))),
+        );
+    }
+
+    pub(super) fn remove_device(&mut self) {
+        if !self.is_settled() || self.devices.members.len() <= self.devices.least {
+            return;
+        }
+        let chosen = self.random.below(self.devices.members.len() as u64) as usize;
+        let (devid, place) = self.devices.members[chosen];
+        self.step(
+            format!("remove device {place}"),
+            Durable::Nothing,
+            |run| {
+                let begun = match run.filesystem.begin_removal(&[WhichDevice::Id(devid)]) {
+                    Err(Error::TooFewDevices { .. } | Error::Busy(_)) => return Ok(false),
+                    begun => begun?,
+                };
+                match run.filesystem.run_removal(begun) {
+                    // A deleted subvolume is in use.
+                    Err(Error::Busy(_)) => Ok(false),
+                    ended => ended.map(|ended| ended == RemovalEnd::Done),
+                }
+            },
+            |run, removed| {
+                if removed == Some(true) {
+                    run.devices.members.remove(chosen);
+                }
+            },
+        );
+    }
+
+    /// A device goes away: the filesystem is opened without it.
+    pub(super) fn leave(&mut self) {
+        if !self.is_settled() {
+            return;
+        }
+        self.end_use();
+        let chosen = self.random.below(self.devices.members.len() as u64) as usize;
+        let place = self.devices.members[chosen].1;
+        self.history.away.push(Away { device: place, from: self.recorder.position(), to: usize::MAX });
+        self.devices.away = Some(place);
+        self.reopen(&format!("open without device {place}"));
+    }
+
+    /// It returns, and is brought up to date while files change.
+    pub(super) fn come_back(&mut self) {
+        if self.devices.catching_up {
+            return;
+        }
+        let Some(place) = self.devices.away.take() else { return };
+        self.end_use();
+        self.reopen(&format!("open with device {place} again"));
+        self.devices.catching_up = true;
+        let begun = self.recorder.position();
+        let filesystem = Arc::clone(&self.filesystem);
+        let run = RefCell::new(&mut *self);
+        let resynced = filesystem.resync_until(&|| {
+            let mut run = run.borrow_mut();
+            for _ in 0..3 {
+                run.one_of_files();
+            }
+            run.failure.is_some()
+        });
+        self.devices.catching_up = false;
+        match resynced {
+            Ok(_) => {}
+            Err(error) => {
+                assert!(self.on_error == super::OnError::Stop, "resync: {error}");
+                self.failure = Some(error);
+            }
+        }
+        self.end(begun, "device is up to date", Durable::Nothing);
+        let now = self.recorder.position();
+        if let Some(away) = self.history.away.last_mut() {
+            away.to = now;
+        }
+    }
+
+    /// What is in memory gets durable, as by an unmount.
+    fn end_use(&mut self) {
+        while !self.held.is_empty() {
+            self.release();
+        }
+        self.sync();
+    }
+
+    fn reopen(&mut self, what: &str) {
+        let begun = self.recorder.position();
+        let there = |(_, place): &&(DevId, usize)| self.devices.away != Some(*place);
+        let devices = self.devices.members.iter().filter(there).map(|(_, place)| Arc::clone(&self.devices.all[*place]));
+        let how = butterfs_volume::OpenOptions {
+            missing: if self.devices.away.is_some() { Missing::Accept } else { Missing::Refuse },
+            ..butterfs_volume::OpenOptions::new(OpenMode::ReadWrite)
+        };
+        self.devices.clock += 1 << 19;
+        let environment = CountingEnvironment::new(self.devices.clock);
+        let options = OpenOptions { returning: Returning::CatchUp, ..self.devices.options.clone() };
+        let opened = Volume::open_with(devices.collect(), &how)
+            .map_err(Error::from)
+            .and_then(|volume| super::Filesystem::open(volume, options, Box::new(environment)));
+        match opened {
+            Ok(opened) => self.filesystem = Arc::new(opened),
+            Err(error) => {
+                assert!(self.on_error == super::OnError::Stop, "{what}: {error}");
+                self.failure = Some(error);
+            }
+        }
+        self.end(begun, what, Durable::Nothing);
+    }
+}
