@@ -194,7 +194,13 @@ enum Cut {
 }
 
 /// Begins to replace device 2, and stops somewhere; gives the devices with the target as the last one.
-fn interrupted(devices: &Devices, new: &Arc<MemDevice>, cut: Cut) -> Devices {
+fn interrupted(devices: &Devices, size: u64, cut: Cut) -> Devices {
+    // Now and then it comes to its end before.
+    let mut tries = (0..50).filter_map(|_| try_to_interrupt(&devices.snapshot(), &target(size), cut));
+    tries.next().expect("it is slower than this once")
+}
+
+fn try_to_interrupt(devices: &Devices, new: &Arc<MemDevice>, cut: Cut) -> Option<Devices> {
     let fs = devices.open(&[]).unwrap();
     let device: Arc<dyn BlockDevice> = new.clone();
     let begun = fs.begin_replacement(DevId(2), &device, ReadSource::Always).unwrap();
@@ -204,27 +210,20 @@ fn interrupted(devices: &Devices, new: &Arc<MemDevice>, cut: Cut) -> Devices {
         while fs.replace_status().thousandths < 2 && !running.is_finished() {
             std::thread::yield_now();
         }
-        match cut {
-            Cut::Power => {
-                // Some of it is on disk.
-                fs.shared().gate.commit().unwrap();
-                disks::write_noise(&fs, "in place", 0, 500);
-                fs.sync().unwrap();
-                let snapshot = all.snapshot();
-                running.join().unwrap();
-                snapshot
+        if let Cut::Suspended = cut {
+            let _ = fs.suspend_replacement();
+            if running.join().unwrap() != ReplaceEnd::Suspended {
+                return None;
             }
-            Cut::Suspended => {
-                fs.suspend_replacement().unwrap();
-                assert_eq!(running.join().unwrap(), ReplaceEnd::Suspended);
-                assert_eq!(fs.replace_status().state, ReplaceState::Suspended);
-                assert!(matches!(fs.exclusive().begin(Exclusive::Balance), Err(Error::InProgress("device replace"))));
-                // What is written until the end reaches the target, too.
-                disks::write_noise(&fs, "in place", 0, 500);
-                fs.sync().unwrap();
-                all.snapshot()
-            }
+            assert_eq!(fs.replace_status().state, ReplaceState::Suspended);
+            assert!(matches!(fs.exclusive().begin(Exclusive::Balance), Err(Error::InProgress("device replace"))));
         }
+        // Some of it is on disk; what is written until the end reaches the target, too.
+        disks::write_noise(&fs, "in place", 0, 500);
+        fs.sync().unwrap();
+        let snapshot = all.snapshot();
+        let was_under_way = fs.replace_status().is_under_way();
+        was_under_way.then_some(snapshot)
     })
 }
 
@@ -239,7 +238,7 @@ fn resume(fs: &Filesystem) -> ReplaceEnd {
 fn what_was_cut_goes_on() {
     let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
     for cut in [Cut::Power, Cut::Suspended] {
-        let mut all = interrupted(&devices.snapshot(), &target(SIZE + 7), cut);
+        let mut all = interrupted(&devices, SIZE + 7, cut);
         let fs = all.open(&[]).unwrap();
         disks::write_noise(&fs, "between", 0, 501);
         assert!(matches!(resume(&fs), ReplaceEnd::Done(progress) if progress.unreadable == 0), "{cut:?}");
@@ -259,7 +258,7 @@ fn what_was_cut_goes_on() {
 #[test]
 fn without_its_target_it_begins_anew() {
     let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
-    let mut all = interrupted(&devices, &target(SIZE), Cut::Suspended);
+    let mut all = interrupted(&devices, SIZE, Cut::Suspended);
     let fs = all.open(&[2]).unwrap();
     assert!(matches!(fs.begin_resumed_replacement(), Err(Error::NotRunning)));
     assert!(matches!(replace(&fs, 2, &target(SIZE)), Err(Error::InProgress("device replace"))));
@@ -283,7 +282,7 @@ fn without_its_target_it_begins_anew() {
 #[test]
 fn it_goes_on_without_its_source() {
     let devices = Devices::made(3, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
-    let mut all = interrupted(&devices, &target(SIZE), Cut::Power);
+    let mut all = interrupted(&devices, SIZE, Cut::Power);
     let fs = all.open(&[1]).unwrap();
     disks::write_noise(&fs, "in place", 0, 700);
     assert!(matches!(resume(&fs), ReplaceEnd::Done(progress) if progress.unreadable == 0));
@@ -310,7 +309,7 @@ fn it_goes_on_without_its_source() {
 fn what_was_cut_can_be_cancelled() {
     let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
     for cut in [Cut::Power, Cut::Suspended] {
-        let mut all = interrupted(&devices.snapshot(), &target(SIZE), cut);
+        let mut all = interrupted(&devices, SIZE, cut);
         let before = all.snapshot();
         let fs = all.open(&[]).unwrap();
         fs.cancel_replacement().unwrap();

@@ -100,6 +100,17 @@ fn write_item(tx: &mut Transaction, item: &DevReplaceItem) -> Result<()> {
     tx.put(TreeId::DEV, &DevReplaceItem::KEY, item.as_bytes())
 }
 
+/// Up to where the target is filled for certain: the kernel sets the cursor to the end of a device extent also when it was
+/// interrupted within.
+fn filled_up_to(volume: &Volume, devid: DevId, item: &DevReplaceItem) -> u64 {
+    let left = item.cursor_left.get();
+    if left != item.cursor_right.get() {
+        return left;
+    }
+    let starts = volume.device_extents(devid).into_iter().map(|extent| extent.physical);
+    starts.filter(|start| *start < left).max().unwrap_or(0)
+}
+
 /// As the kernel, a filesystem of which a device is being replaced is not written without the target unless the user accepts
 /// that devices are missing.
 pub(super) fn require_target(tx: &Transaction, volume: &Volume) -> Result<()> {
@@ -268,7 +279,7 @@ impl Filesystem {
         };
         let filling = FillTarget {
             devid,
-            from: item.cursor_left.get(),
+            from: filled_up_to(volume, devid, &item),
             monitor: &monitor,
             stop: &|| self.exclusive.is_cancelled(),
             note: &note,

@@ -268,7 +268,8 @@ fn status(status: &Status) -> Result<ExitCode> {
     let file = mount_of(&status.path)?;
     loop {
         let told = control::replace_status(ask(&file)).map_err(|error| not_ours(&status.path, &error))?;
-        let failure = control::replace_failure(ask(&file)).map_err(|error| not_ours(&status.path, &error))?;
+        // A daemon of another version may not tell.
+        let failure = control::replace_failure(ask(&file)).unwrap_or_default();
         output::line(shown_status(&told, failure.as_deref()));
         if status.once || told[0] != ReplaceState::Started.number() {
             return Ok(ExitCode::SUCCESS);
