@@ -306,3 +306,27 @@ fn a_device_one_superblock_behind_is_written_and_one_further_behind_is_refused()
     let refused = access(&superblocks[1]).unwrap_err().to_string();
     assert!(refused.contains("missed commits") && refused.contains("device 2"), "{refused}");
 }
+
+/// What was read wrong is to be written down; while a device is missing there may be no chunk to write it to.
+#[test]
+fn statistics_alone_are_committed_while_a_device_is_missing() {
+    let devices = Devices::new(2);
+    devices.make(BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let fs = devices.open();
+    let id = fs.create(Place::new(fs.root(), b"file"), &FILE).unwrap();
+    fs.write(id, 0, &content(1)).unwrap();
+    fs.sync().unwrap();
+    drop(fs);
+    let start = &content(1)[..4096];
+    let written = devices.0[0].written();
+    let found = written.iter().find_map(|(at, bytes)| {
+        bytes.chunks(4096).position(|block| block == start).map(|block| at + 4096 * block as u64)
+    });
+    devices.0[0].write_at(found.unwrap(), &[0; 4096]).unwrap();
+    let fs = devices.open_without(&[1], Access::ReadWrite).unwrap();
+    let id = fs.lookup(Place::new(fs.root(), b"file")).unwrap();
+    assert!(fs.read(id, 0, &mut [0; 4096]).is_err());
+    fs.sync().unwrap();
+    fs.create(Place::new(fs.root(), b"another"), &FILE).unwrap();
+    fs.sync().unwrap();
+}

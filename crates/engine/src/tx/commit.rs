@@ -40,13 +40,21 @@ impl Transaction {
     /// Whether there is nothing to commit. Groups that the last commit emptied wait for one more,
     /// since their space is free only after it.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_empty()
-            && self.refs.is_empty()
-            && !self.root_item_changed
-            && !self.has_removable_group()
-            && !self.volume.device_stats_changed()
-            && !self.volume.replace_item_changed()
-            && !self.label_changed()
+        self.is_unchanged() && !self.has_removable_group() && !self.devices_changed() && !self.label_changed()
+    }
+
+    fn is_unchanged(&self) -> bool {
+        self.dirty.is_empty() && self.refs.is_empty() && !self.root_item_changed
+    }
+
+    /// Whether devices have something to say of themselves: their statistics, how far a replacement is.
+    fn devices_changed(&self) -> bool {
+        self.volume.device_stats_changed() || self.volume.replace_item_changed()
+    }
+
+    /// Whether that is all that there is to commit.
+    pub(super) fn only_devices_changed(&self) -> bool {
+        self.is_unchanged() && self.devices_changed()
     }
 
     /// Settles everything, hands out the generation's blocks, and opens the next generation.

@@ -282,6 +282,10 @@ impl Gate {
     /// Makes everything changed so far durable. Data in memory is the caller's business.
     pub fn commit(&self) -> Result<()> {
         self.check_writable()?;
+        if self.trees.read().only_devices_changed() {
+            // Nobody promised space for what they say of themselves.
+            drop(self.enter(|tx| tx.ensure_metadata(Need::Deletion))?);
+        }
         let _turn = self.turns.take();
         let (rows, tx) = self.enter_to_freeze();
         self.commit_entered(rows, tx)
