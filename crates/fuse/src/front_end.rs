@@ -34,6 +34,9 @@ pub trait FrontEnd: Send + Sync {
         Ok(())
     }
 
+    /// The mount is gone, and its operations are about to be waited for: what takes long comes to rest.
+    fn rest(&self) {}
+
     /// The mount is gone, all operations are done: make everything durable. Called once; on
     /// `fuseblk` umount(2) waits for it.
     ///

@@ -12,7 +12,7 @@ use crate::request::{Malformed, Operation, Request};
 use crate::stop::StopHandle;
 use crate::thread;
 use crate::transport::Connection;
-use crate::transport::crew::Crew;
+use crate::transport::crew::{Crew, SPARE};
 use crate::transport::dev::{Channel, End, Incoming};
 use crate::transport::leftovers::Leftovers;
 use crate::transport::uring::Rings;
@@ -109,6 +109,9 @@ pub enum SessionError {
     #[error("a worker thread panicked")]
     Panic,
 }
+
+/// What a worker is called that is needed only while others wait.
+const SPARE_NAME: &str = "fuse-spare";
 
 /// The ways by which requests come.
 enum Ways {
@@ -255,15 +258,14 @@ impl Session {
     }
 
     fn serve_device(&self, mut own: Channel, device: &Arc<OwnedFd>) -> Result<(), SessionError> {
-        let crew = Arc::new(Crew::default());
-        let mut others: Vec<_> = (1..self.options.threads).map(|_| self.worker(device, &crew)).collect();
-        if !others.is_empty() {
-            let (crew, device) = (Arc::clone(&crew), Arc::clone(device));
-            others.push(spawn("fuse-overseer", move || {
-                crew.oversee(&device);
-                Ok(())
-            }));
-        }
+        let crew = Arc::new(Crew::new(self.options.threads));
+        let names = (1..self.options.threads).map(|_| "fuse-worker").chain([SPARE_NAME; SPARE]);
+        let mut others: Vec<_> = names.map(|name| self.worker(name, device, &crew)).collect();
+        let (overseen, watched) = (Arc::clone(&crew), Arc::clone(device));
+        others.push(spawn("fuse-overseer", move || {
+            overseen.oversee(&watched);
+            Ok(())
+        }));
         let mut result = self.own_end(own.serve(&self.connection, &crew));
         for other in others {
             let end = match other {
@@ -286,12 +288,13 @@ impl Session {
     /// Starts a worker.
     fn worker(
         &self,
+        name: &str,
         device: &Arc<OwnedFd>,
         crew: &Arc<Crew>,
     ) -> Result<JoinHandle<Result<(), SessionError>>, SessionError> {
         let connection = Arc::clone(&self.connection);
         let (device, crew) = (Arc::clone(device), Arc::clone(crew));
-        spawn("fuse-worker", move || ended(Channel::cloned(&device).serve(&connection, &crew)))
+        spawn(name, move || ended(Channel::cloned(&device).serve(&connection, &crew)))
     }
 }
 

@@ -50,7 +50,7 @@ pub fn bind(cpu: usize) -> io::Result<()> {
 /// Lets the calling thread run wherever the process may; where no thread was ever bound this costs nothing.
 pub fn release() {
     if let Some(all) = ALL.get() {
-        // What the process may use was changed from outside: that holds.
+        // It fails if the process may use none of these any more: then what it may use holds.
         let _ = sched_setaffinity(None, &all.cpus);
     }
 }

@@ -309,10 +309,15 @@ impl FrontEnd for EngineFrontEnd {
         Ok(())
     }
 
-    fn destroy(&self) -> std::result::Result<(), String> {
+    fn rest(&self) {
         self.work.rest(&self.fs);
-        self.background.stop();
         self.fs.cancel_scrubs();
+    }
+
+    fn destroy(&self) -> std::result::Result<(), String> {
+        // What began since.
+        self.rest();
+        self.background.stop();
         if self.fs.is_shut_down() {
             self.fs.shared().gate.volume().close();
             return Ok(());

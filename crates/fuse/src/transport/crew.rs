@@ -7,14 +7,16 @@
 //!
 //! # Invariants
 //! * At most one worker waits in the kernel.
-//! * While requests wait and a worker is parked, somebody waits for them again soon.
+//! * While requests wait, and fewer workers are active than may be, somebody waits for them again soon.
 //!
 //! # Locking
 //! `called` is a leaf. Nothing is held while a request is waited for or answered.
 
 use super::dev::End;
+use super::spare::Spares;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +25,8 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(2);
 /// After so many ticks without a request it sleeps until there is one.
 const IDLE_TICKS: u32 = 50;
+/// Workers beyond those that are active at a time, for when so many wait for others than devices.
+pub(crate) const SPARE: usize = 8;
 /// And no longer than this.
 const LONGEST_DOZE: Duration = Duration::from_secs(5);
 
@@ -37,8 +41,10 @@ struct Called {
 }
 
 /// The workers of a connection.
-#[derive(Default)]
 pub(crate) struct Crew {
+    /// So many are active at a time, but for those that wait for others than devices.
+    most: usize,
+    spares: Arc<Spares>,
     /// Somebody waits in the kernel.
     waits: AtomicBool,
     /// Requests that were taken.
@@ -53,12 +59,28 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
+    /// Workers of which so many are active at a time. There are [`SPARE`] more.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            spares: Spares::new(SPARE),
+            waits: AtomicBool::new(false),
+            taken: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
+            dozes: AtomicBool::new(false),
+            called: Mutex::default(),
+            call: Condvar::new(),
+            overseer: Condvar::new(),
+        }
+    }
+
     fn called(&self) -> MutexGuard<'_, Called> {
         self.called.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A worker begins; it is active from now on.
     pub fn join(&self) {
+        self.spares.join();
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -117,7 +139,8 @@ impl Crew {
 
     fn call_one(&self) {
         let mut called = self.called();
-        if called.parked > called.calls {
+        let is_allowed = self.active.load(Ordering::Relaxed) + called.calls < self.most + self.spares.waiting();
+        if called.parked > called.calls && is_allowed {
             called.calls += 1;
             self.call.notify_one();
         }
@@ -177,7 +200,6 @@ fn has_requests(device: &OwnedFd) -> bool {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::sync::Arc;
     use std::thread::{sleep, spawn};
 
     /// A pipe stands for the device: what can be read are requests.
@@ -198,7 +220,7 @@ mod tests {
 
     #[test]
     fn one_waits_and_the_others_are_parked_until_they_are_needed() {
-        let (crew, (device, mut requests)) = (Arc::new(Crew::default()), device());
+        let (crew, (device, mut requests)) = (Arc::new(Crew::new(2)), device());
         crew.join();
         assert!(crew.wait_turn().is_ok());
         let other = spawn({
@@ -221,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_overseer_calls_when_one_takes_long_and_all_end_together() {
-        let (crew, (device, mut requests)) = (Arc::new(Crew::default()), device());
+        let (crew, (device, mut requests)) = (Arc::new(Crew::new(2)), device());
         crew.join();
         assert!(crew.wait_turn().is_ok());
         let others: Vec<_> = (0..2)

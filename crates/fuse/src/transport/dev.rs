@@ -132,7 +132,6 @@ impl Channel {
         }
     }
 
-    /// Does the request in the buffer and sends its reply.
     /// Does the request in the buffer and sends its reply; `begins` is told of it first.
     pub(super) fn answer(&mut self, len: usize, connection: &Connection, begins: impl FnOnce(&Request<'_>)) {
         self.reply.clear();

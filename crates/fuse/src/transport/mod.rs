@@ -12,6 +12,7 @@ pub(crate) mod crew;
 pub(crate) mod dev;
 mod follow;
 pub(crate) mod leftovers;
+pub(crate) mod spare;
 pub(crate) mod uring;
 
 use crate::Errno;
@@ -65,6 +66,10 @@ impl Connection {
 
     /// Waits for operations under way and destroys the front end, if that was not done yet.
     pub(crate) fn destroy(&self) {
+        if *self.gate.read().unwrap_or_else(PoisonError::into_inner) == Phase::Serving {
+            // Before operations are waited for: some wait for long work.
+            self.front_end.rest();
+        }
         let mut phase = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         if *phase == Phase::Serving {
             *phase = Phase::Destroyed;

@@ -10,6 +10,7 @@
 
 use super::dev::End;
 use super::leftovers::Leftovers;
+use super::spare::Spares;
 use super::{Connection, refuse_malformed};
 use crate::Errno;
 use crate::abi::{self, opcode};
@@ -57,20 +58,25 @@ impl Rings {
         let queues = possible_cpus()?;
         let per_queue = (FEW_THREADS / usize::from(queues)).clamp(*THREADS_PER_QUEUE.start(), *THREADS_PER_QUEUE.end());
         let mut rings = Self { threads: Vec::new(), start: Vec::new() };
-        for queue in (0..queues).flat_map(|queue| std::iter::repeat_n(queue, per_queue)) {
-            rings.add(Arc::clone(device), queue)?;
+        for queue in 0..queues {
+            let spares = Spares::new(per_queue - 1);
+            for _ in 0..per_queue {
+                rings.add(Arc::clone(device), queue, &spares)?;
+            }
         }
         Ok(rings)
     }
 
     /// Starts a thread that makes its ring, and waits until it has: a ring is of one thread.
-    fn add(&mut self, device: Arc<OwnedFd>, queue: u16) -> io::Result<()> {
+    fn add(&mut self, device: Arc<OwnedFd>, queue: u16, spares: &Arc<Spares>) -> io::Result<()> {
+        let spares = Arc::clone(spares);
         let (start, started) = channel();
         let (made, is_made) = channel();
         let name = format!("fuse-queue-{queue}");
         let thread = std::thread::Builder::new().name(name).spawn(move || match Entry::new(&device, queue) {
             Ok(entry) => {
                 let _ = made.send(Ok(()));
+                spares.join();
                 entry.live(&started)
             }
             Err(error) => {

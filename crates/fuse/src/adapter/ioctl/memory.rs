@@ -1,9 +1,12 @@
 //! The caller's memory behind an ioctl's argument: what Linux does not copy for FUSE because the command's number
 //! does not tell of it.
+//!
+//! It may be a mapped file of the very mount: then the kernel asks for it while we wait for it.
 
 use butterfs_os::caller_memory;
 use rustix::process::Pid;
 
+use crate::transport::spare::Waiting;
 use crate::types::{Caller, IoctlCall};
 use crate::{Errno, Result};
 
@@ -30,6 +33,7 @@ impl Memory {
 
     /// A number there.
     pub fn read_u32(self) -> Result<u32> {
+        let _waiting = Waiting::begin()?;
         let mut bytes = [0; 4];
         caller_memory::read(self.thread, self.address, &mut bytes).map_err(errno)?;
         Ok(u32::from_ne_bytes(bytes))
@@ -40,6 +44,7 @@ impl Memory {
         if bytes.is_empty() {
             return Ok(());
         }
+        let _waiting = Waiting::begin()?;
         caller_memory::write(self.thread, self.address, bytes).map_err(errno)
     }
 }

@@ -15,6 +15,7 @@ use crate::adapter::volume_work::{Begun, Ended, named};
 use crate::adapter::{EngineFrontEnd, Site};
 use crate::control::READ_OTHERS;
 use crate::control::wire::{self, BalanceIoctl, RemountArgs, VolArgs, VolArgsV2, WorkRecord, name_in};
+use crate::transport::spare::Waiting;
 use crate::types::{Caller, IoctlReply};
 use crate::{Errno, Result};
 
@@ -101,6 +102,7 @@ impl EngineFrontEnd {
 
     /// The kernel's commands wait. What they begin goes on if the mount ends before: then it rests.
     pub(super) fn wait_for(&self, begun: Begun) -> std::result::Result<Ended, Error> {
+        let _waiting = Waiting::begin().map_err(|_| Error::Busy("others wait for their work already"))?;
         let count = self.work.spawn(&self.fs, begun).map_err(|_| Error::Busy("no thread could be started"))?;
         Ok(self.work.wait(count))
     }
