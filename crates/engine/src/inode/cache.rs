@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use butterfs_format::TreeId;
 
+use super::held::HeldInodes;
 use super::{Inode, InodeId, InodeRef, InodeState, lock};
 use crate::error::Result;
 use crate::file::FileData;
@@ -51,7 +52,7 @@ struct Map {
     /// Inodes with slots, in the order in which they got them; and some that have none any more.
     queue: VecDeque<InodeId>,
     /// Holds of inodes that are not in memory.
-    held: HashMap<InodeId, u64>,
+    held: HeldInodes,
 }
 
 /// Makes the empty data part of an inode.
@@ -105,7 +106,7 @@ impl InodeCache {
             map.shrink();
         }
         map.queue.push_back(id);
-        let holds = map.held.remove(&id).unwrap_or(0);
+        let holds = map.held.take(id);
         let slot = Arc::new(Slot(Mutex::new(Place::Empty { holds })));
         map.slots.insert(id, Arc::clone(&slot));
         slot
@@ -155,14 +156,14 @@ impl InodeCache {
 
     /// Inodes of a tree that are in memory or held, so many at most.
     pub fn of_tree(&self, tree: TreeId, most: usize) -> Vec<InodeId> {
-        lock(&self.map).ids().filter(|id| id.tree == tree).take(most).copied().collect()
+        lock(&self.map).of_tree(tree).take(most).collect()
     }
 
     /// Forgets every inode of a tree that nobody uses; says whether none is left.
     pub fn drop_tree(&self, tree: TreeId) -> bool {
         let mut map = lock(&self.map);
         map.slots.retain(|id, slot| id.tree != tree || slot.holds_if_idle() != Some(0));
-        !map.ids().any(|id| id.tree == tree)
+        map.of_tree(tree).next().is_none()
     }
 
     /// How many inodes are in memory.
@@ -218,30 +219,19 @@ impl Map {
 
     fn take_slot(&mut self, id: InodeId, holds: u64) {
         self.slots.remove(&id);
-        if holds > 0 {
-            self.held.insert(id, holds);
-        }
+        self.held.put(id, holds);
     }
 
     /// Takes holds from an inode without a slot.
     fn release(&mut self, id: InodeId, holds: u64) {
-        let Some(kept) = self.held.get_mut(&id) else { return };
-        *kept = kept.saturating_sub(holds);
-        if *kept == 0 {
-            self.held.remove(&id);
-            give_back(&mut self.held);
-        }
+        let kept = self.held.take(id);
+        self.held.put(id, kept.saturating_sub(holds));
     }
 
-    fn ids(&self) -> impl Iterator<Item = &InodeId> {
-        self.slots.keys().chain(self.held.keys())
-    }
-}
-
-/// Gives the memory of a map back that has become much smaller. It is copied once in as many removals as it has entries.
-pub fn give_back<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
-    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
-        map.shrink_to(map.len() * 2);
+    /// Inodes of a tree that are in memory or held.
+    fn of_tree(&self, tree: TreeId) -> impl Iterator<Item = InodeId> {
+        let loaded = self.slots.keys().filter(move |id| id.tree == tree).copied();
+        loaded.chain(self.held.of_tree(tree))
     }
 }
 
@@ -345,8 +335,7 @@ mod tests {
         for ino in 300..300 + MANY {
             cache.release(id(ino), 1);
         }
-        let map = lock(&cache.map);
-        assert!(map.held.is_empty() && map.held.capacity() <= 1024 * 8, "{}", map.held.capacity());
+        assert!(lock(&cache.map).held.of_tree(TreeId::FS).next().is_none());
     }
 
     #[test]
