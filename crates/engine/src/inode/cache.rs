@@ -302,10 +302,12 @@ mod tests {
         assert!(cache.drop_tree(TreeId::FS));
     }
 
+    type Change = fn(&Inode);
+
     #[test]
     fn what_only_memory_knows_stays() {
         let cache = InodeCache::new(4, new_data());
-        let stay: [(u64, fn(&Inode)); 3] = [
+        let stay: [(u64, Change); 3] = [
             (300, |inode| lock(&inode.state).dirty = true),
             (301, |inode| lock(&inode.state).item.nlink = 0.into()),
             (302, |inode| inode.data.errors().note(&Error::NoSpace)),
