@@ -7,6 +7,7 @@ use butterfs_testkit::mounter::Mounter;
 use butterfs_testkit::oracle;
 use common::{MIB, kernel, setup, subject};
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -88,6 +89,41 @@ fn thread_pool_is_the_number_of_threads_that_answer() {
     };
     let (few, more) = (count("transport=device,thread_pool=2"), count("transport=device,thread_pool=7"));
     assert_eq!(more - few, 5, "{few} {more}");
+}
+
+/// So many files that inodes leave the daemon's memory which the kernel still knows.
+#[test]
+fn with_small_caches_open_files_are_what_they_were() {
+    let Some(work) = setup("effects_caches") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 256 * MIB, &[]);
+    let mounted = subject().mount(&image, &mnt, "cache_size=16M");
+    let open = |name: &str| fs::File::options().read(true).write(true).create_new(true).open(mnt.join(name));
+    let (named, nameless) = (open("named").expect("a file"), open("nameless").expect("a file"));
+    let before = named.metadata().expect("attributes");
+    fs::remove_file(mnt.join("nameless")).expect("it can be removed");
+    let dir = mnt.join("dir");
+    fs::create_dir(&dir).expect("a directory");
+    for number in 0..10_000 {
+        fs::write(dir.join(format!("{number}")), b"few bytes").expect("write");
+    }
+    for (file, byte) in [(&named, 1), (&nameless, 2)] {
+        file.write_all_at(&[byte; 5000], 0).expect("write");
+        file.sync_all().expect("fsync");
+    }
+    for number in (0..10_000).step_by(7) {
+        assert_eq!(fs::read(dir.join(format!("{number}"))).expect("read"), b"few bytes");
+        fs::remove_file(dir.join(format!("{number}"))).expect("it can be removed");
+    }
+    for (file, byte) in [(&named, 1), (&nameless, 2)] {
+        let mut bytes = [0; 5000];
+        file.read_exact_at(&mut bytes, 0).expect("read");
+        assert_eq!(bytes, [byte; 5000]);
+    }
+    assert_eq!(fs::metadata(mnt.join("named")).expect("attributes").ino(), before.ino());
+    drop((named, nameless));
+    mounted.unmount();
+    oracle::assert_clean(&image);
 }
 
 #[test]

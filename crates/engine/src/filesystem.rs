@@ -18,6 +18,8 @@ mod defrag;
 #[cfg(test)]
 mod defrag_tests;
 mod devices;
+#[cfg(test)]
+mod eviction_tests;
 pub mod exclusive;
 mod features;
 #[cfg(test)]
@@ -75,7 +77,7 @@ use butterfs_format::items::Timespec;
 use crate::dir::entry;
 use crate::error::{Error, Result};
 use crate::file::DirtyBudget;
-use crate::inode::cache::InodeCache;
+use crate::inode::cache::{Held, InodeCache};
 use crate::inode::{Drafts, InodeId, InodeRef, InodeState, Locked, Shared, item};
 use crate::subvolume::Subvolumes;
 use crate::tx::{Need, Transaction};
@@ -163,9 +165,12 @@ impl Filesystem {
     }
 
     fn load(&self, id: InodeId) -> Result<InodeRef> {
-        self.inodes.get(id, || {
+        self.inodes.get(id, |held| {
             let item = self.shared.gate.view(|tx| {
-                item::require_alive(tx, id.tree)?;
+                // In a subvolume that is being deleted, what is held is there until it is released.
+                if held == Held::No {
+                    item::require_alive(tx, id.tree)?;
+                }
                 item::read(tx, id)
             })?;
             Ok(InodeState::clean(item))

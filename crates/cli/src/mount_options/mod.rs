@@ -72,6 +72,8 @@ pub struct Options {
     pub acl: PosixAcl,
     /// `thread_pool=`.
     pub threads: Option<NonZeroUsize>,
+    /// `cache_size=`, in bytes.
+    pub cache_size: Option<usize>,
     /// `transport=`.
     pub transport: Transport,
     /// `writeback_cache`.
@@ -115,6 +117,7 @@ impl Default for Options {
             request: Request::Mount,
             acl: PosixAcl::Enforced,
             threads: None,
+            cache_size: None,
             transport: Transport::Best,
             caching: Caching::WriteThrough,
             fatal_errors: FatalErrors::ReadOnly,
@@ -240,6 +243,7 @@ impl Options {
             ("generation", self.generation != before.generation),
             ("open_files", self.open_files != before.open_files),
             ("acl, noacl", self.acl != before.acl),
+            ("cache_size", self.cache_size != before.cache_size),
             ("transport", self.transport != before.transport),
             ("writeback_cache", self.caching != before.caching),
             ("fatal_errors", self.fatal_errors != before.fatal_errors),
@@ -398,6 +402,20 @@ mod tests {
             assert_eq!(parse(&format!("ro,{word}")).unwrap().log_tree, LogTree::Ignore, "{word}");
         }
         assert!(Options::parse(&["fancy".into()], Unknown::Ignore).is_ok());
+    }
+
+    #[test]
+    fn the_caches_have_a_size() {
+        assert_eq!(parse("cache_size=64M").unwrap().cache_size, Some(64 << 20));
+        assert_eq!(parse("cache_size=64M,cache_size=1GiB").unwrap().cache_size, Some(1 << 30));
+        for wrong in ["0", "16", "15M", "65G", "-1", "99999999999999999999", "much", ""] {
+            let error = parse(&format!("cache_size={wrong}")).unwrap_err();
+            assert!(error.contains("'cache_size="), "{error}");
+            assert!(error.contains("from 16M to 64G"), "{error}");
+        }
+        assert!(parse("cache_size").unwrap_err().contains("cache_size=SIZE"));
+        let (before, other) = (parse("cache_size=64M").unwrap(), parse("cache_size=65M").unwrap());
+        assert_eq!(other.unchangeable(&before), Some("cache_size"));
     }
 
     #[test]

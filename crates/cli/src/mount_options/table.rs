@@ -227,6 +227,11 @@ const BUTTERFS: &[Row] = &[
         "the kernel checks permissions (always)",
     ),
     row(
+        "cache_size",
+        Value("SIZE", |o, v| values::cache_size(v).map(|bytes| o.cache_size = Some(bytes))),
+        "memory for tree blocks and inodes that are not in use, from 16M to 64G (160M)",
+    ),
+    row(
         "transport",
         Value("HOW", |o, v| values::transport(v).map(|transport| o.transport = transport)),
         "how requests come: uring, through io_uring; device, by /dev/fuse; best, the first if enable_uring of the kernel's module fuse is Y (the default)",

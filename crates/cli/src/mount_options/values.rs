@@ -8,6 +8,8 @@ use butterfs_format::TreeId;
 use butterfs_format::compression::{Choice, Method};
 use butterfs_fuse::session::Transport;
 
+use crate::size;
+
 /// More threads would only wait for each other.
 const MOST_THREADS: usize = 256;
 
@@ -27,6 +29,13 @@ pub(super) fn threads(value: &str) -> Result<NonZeroUsize, String> {
         .ok()
         .filter(|n: &NonZeroUsize| n.get() <= MOST_THREADS)
         .ok_or_else(|| format!("give a number from 1 to {MOST_THREADS}"))
+}
+
+/// Bytes of memory for caches.
+pub(super) fn cache_size(value: &str) -> Result<usize, String> {
+    let allowed = 16 << 20..=64 << 30;
+    let bytes = size::parse(value).ok().filter(|bytes| allowed.contains(bytes));
+    bytes.and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(|| "give a size from 16M to 64G".into())
 }
 
 /// Seconds between commits. As for the kernel, 0 is the default.

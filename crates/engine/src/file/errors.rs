@@ -45,6 +45,11 @@ impl WriteErrors {
         inner.last = Some(twin(error));
     }
 
+    /// Whether there was one.
+    pub fn any(&self) -> bool {
+        lock(&self.0).number > 0
+    }
+
     /// How many there were, and the last one.
     pub fn count(&self) -> (u64, Option<String>) {
         let inner = lock(&self.0);

@@ -152,7 +152,7 @@ impl Filesystem {
             item::write_inode_item(tx, dir.id, &mut dir.item)?;
             Ok((id, item))
         })?;
-        self.inodes.get(id, || Ok(InodeState::clean(item)))?;
+        self.inodes.get(id, |_| Ok(InodeState::clean(item)))?;
         Ok(id)
     }
 
@@ -185,7 +185,7 @@ impl Filesystem {
             orphan::add(tx, id)?;
             Ok((id, item))
         })?;
-        let inode = self.inodes.get(id, || Ok(InodeState::clean(item)))?;
+        let inode = self.inodes.get(id, |_| Ok(InodeState::clean(item)))?;
         lock(&inode.state).holds += 1;
         Ok(id)
     }

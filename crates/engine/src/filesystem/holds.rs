@@ -34,12 +34,8 @@ impl Filesystem {
 
     /// Takes `holds` back. The last one deletes an inode that has no names.
     pub fn release(&self, id: InodeId, holds: u64) -> Result<()> {
-        let Some(inode) = self.inodes.peek(id) else { return Ok(()) };
-        {
-            let mut state = lock(&inode.state);
-            state.holds = state.holds.saturating_sub(holds);
-        }
-        self.delete_if_unused(&inode)
+        // What is not in memory has names.
+        self.inodes.release(id, holds).map_or(Ok(()), |inode| self.delete_if_unused(&inode))
     }
 
     /// Deletes an inode that has neither names nor holds.

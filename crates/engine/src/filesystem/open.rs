@@ -91,7 +91,7 @@ pub struct OpenOptions {
     pub new_data: DataRule,
     /// Bytes of tree blocks in memory.
     pub cache_bytes: usize,
-    /// Inodes in memory, besides those in use.
+    /// Inodes in memory, besides those that are dirty or that somebody works on.
     pub cached_inodes: usize,
     /// Dirty bytes before writers have to write back.
     pub dirty_limit: u64,
@@ -101,6 +101,20 @@ pub struct OpenOptions {
     pub autodefrag: Autodefrag,
     /// What to do with devices that missed commits, when something is to be written.
     pub returning: Returning,
+}
+
+/// Of so many parts of the memory for caches one is for inodes, the others for tree blocks.
+const CACHE_PARTS: usize = 5;
+/// What an inode in memory takes, about.
+const INODE_BYTES: usize = 512;
+
+impl OpenOptions {
+    /// Shares so many bytes out to the caches.
+    pub fn set_cache_size(&mut self, bytes: usize) {
+        let inodes = bytes / CACHE_PARTS;
+        self.cache_bytes = bytes - inodes;
+        self.cached_inodes = inodes / INODE_BYTES;
+    }
 }
 
 impl Default for OpenOptions {

@@ -114,7 +114,7 @@ impl Filesystem {
             Ok(Attempt::Done(whiteout))
         })?;
         if let Attempt::Done(Some((id, state))) = whiteout {
-            self.inodes.get(id, || Ok(state))?;
+            self.inodes.get(id, |_| Ok(state))?;
         } else if let Attempt::Again = whiteout {
             return Ok(Attempt::Again);
         }

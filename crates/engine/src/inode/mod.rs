@@ -11,6 +11,7 @@
 //! [`InodeId`], by [`Locked`] only.
 
 pub mod cache;
+pub mod held;
 pub mod item;
 pub mod orphan;
 pub mod scan;

@@ -278,6 +278,9 @@ fn open(plan: &Plan<'_>) -> Result<(Filesystem, Arc<dyn BlockDevice>)> {
     (options.compress, options.new_data) = (plan.options.compress, plan.options.new_data);
     options.space = plan.options.space;
     options.autodefrag = plan.options.autodefrag;
+    if let Some(bytes) = plan.options.cache_size {
+        options.set_cache_size(bytes);
+    }
     if let Some(bytes) = plan.options.max_inline {
         options.max_inline = bytes;
     }
