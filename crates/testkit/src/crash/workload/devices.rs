@@ -9,9 +9,10 @@ use std::sync::Arc;
 use butterfs_engine::Error;
 use butterfs_engine::filesystem::{RemovalEnd, Returning, WhichDevice};
 use butterfs_format::DevId;
-use butterfs_volume::{BlockDevice, Missing, OpenMode, Volume};
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_volume::{BlockDevice, Missing, OpenMode, Profile, Volume};
 
-use super::{CountingEnvironment, OpenOptions, Run};
+use super::{CountingEnvironment, OpenOptions, Run, survived};
 use crate::crash::history::{Away, Durable};
 
 /// So many devices can come.
@@ -87,9 +88,24 @@ impl Run {
         );
     }
 
+    /// Whether new chunks survive as much with a device less: each kind has a profile for that. (Where none is possible, both
+    /// copies are on one device, until a balance.)
+    fn survives_without_one(&self) -> bool {
+        let left = self.devices.members.len() - 1;
+        let chunks = self.filesystem.shared().gate.volume().chunks();
+        let survives = |flags: BlockGroupFlags| {
+            Profile::of(flags).is_some_and(|profile| profile.min_devices <= left && survived(&profile) >= self.survives)
+        };
+        let kinds = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA, BlockGroupFlags::SYSTEM];
+        kinds.into_iter().all(|kind| {
+            let mut of_kind = chunks.iter().map(|(_, chunk)| chunk.flags()).filter(|flags| flags.contains(kind));
+            of_kind.any(survives)
+        })
+    }
+
     /// A device goes away: the filesystem is opened without it.
     pub(super) fn leave(&mut self) {
-        if !self.is_settled() {
+        if !self.is_settled() || !self.survives_without_one() {
             return;
         }
         self.end_use();
