@@ -49,6 +49,7 @@ impl Run {
     pub(super) fn add_device(&mut self) {
         let Some(place) = self.devices.spare().filter(|_| self.devices.away.is_none()) else { return };
         let device = Arc::clone(&self.devices.all[place]);
+        let begun = self.recorder.position();
         self.step(
             format!("add device {place}"),
             Durable::Nothing,
@@ -58,6 +59,7 @@ impl Run {
             },
             |run, devid| run.devices.members.extend(devid.flatten().map(|devid| (devid, place))),
         );
+        self.history.device_changes.push(begun..self.recorder.position());
     }
 
     pub(super) fn remove_device(&mut self) {
@@ -66,6 +68,7 @@ impl Run {
         }
         let chosen = self.random.below(self.devices.members.len() as u64) as usize;
         let (devid, place) = self.devices.members[chosen];
+        let begun = self.recorder.position();
         self.step(
             format!("remove device {place}"),
             Durable::Nothing,
@@ -86,6 +89,7 @@ impl Run {
                 }
             },
         );
+        self.history.device_changes.push(begun..self.recorder.position());
     }
 
     /// Whether new chunks survive as much with a device less: each kind has a profile for that. (Where none is possible, both
@@ -125,7 +129,6 @@ impl Run {
         self.end_use();
         self.reopen(&format!("open with device {place} again"));
         self.devices.catching_up = true;
-        let begun = self.recorder.position();
         let filesystem = Arc::clone(&self.filesystem);
         let run = RefCell::new(&mut *self);
         let resynced = filesystem.resync_until(&|| {
@@ -143,7 +146,9 @@ impl Run {
                 self.failure = Some(error);
             }
         }
-        self.end(begun, "device is up to date", Durable::Nothing);
+        // What came in between had steps of its own.
+        let begun = self.history.steps.last().and_then(|step| step.ended);
+        self.end(begun.unwrap_or(self.recorder.position()), "device is up to date", Durable::Nothing);
         let now = self.recorder.position();
         if let Some(away) = self.history.away.last_mut() {
             away.to = now;
