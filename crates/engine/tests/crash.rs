@@ -90,7 +90,6 @@ fn volumes_change() {
 
 /// Devices come and go, stay away and return.
 #[test]
-#[ignore = "finds states with rows or mirrors that a check is not content with: see docs/crash-testing.md"]
 fn devices_change() {
     cut(&[Style::Devices]);
 }

@@ -8,6 +8,8 @@
 //! # Invariants
 //! * Parity is written only in lines of which data is written.
 //! * A line that was written, and none of whose devices failed, fits its parity, whatever it held before.
+//! * Parity is made of what is on the devices. A device that was not asked (it catches up, is avoided, or could not read), and
+//!   a target of a replacement, may hold something else than what parity was made of: so they get the line whole.
 //! * The caller writes only to lines in which nothing is that must survive a power cut at this moment: see
 //!   `docs/decisions/0020-rows.md`.
 //! * A device that fails is dropped if it can be spared (see [`crate::tolerance`]); then its part of a line is what the
@@ -21,6 +23,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use butterfs_format::Logical;
@@ -104,6 +107,31 @@ struct Lines {
     within: u64,
     p: Vec<u8>,
     q: Option<Vec<u8>>,
+    /// Columns that are written whole, so that what parity was made of is what their devices hold.
+    told: Vec<(u64, Vec<u8>)>,
+}
+
+/// Whether a column's device holds what a write does not bring.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnDevice {
+    /// It said so.
+    Known,
+    /// It was not asked, or another one is to hold it, too.
+    Unknown,
+}
+
+/// A column in some lines, as it will be.
+struct Column<'r> {
+    bytes: Cow<'r, [u8]>,
+    on_device: OnDevice,
+}
+
+impl Lines {
+    /// Whether a column that is written whole has this part in it.
+    fn tell(&self, part: &Brought<'_>) -> bool {
+        let here = (self.within..self.within + self.p.len() as u64).contains(&part.within);
+        here && self.told.iter().any(|(column, _)| *column == part.column)
+    }
 }
 
 /// Writes to chunks with parity, by chunk and row.
@@ -174,12 +202,15 @@ impl Volume {
         let parity: Vec<Vec<Lines>> = rows.iter().map(|(_, row)| self.parity_lines(row)).collect::<Result<_>>()?;
         let mut batches: Vec<Writes<'_>> = vec![Vec::new(); self.members.len()];
         for ((_, row), lines) in rows.iter().zip(&parity) {
-            for part in &row.parts {
+            for part in row.parts.iter().filter(|part| !lines.iter().any(|lines| lines.tell(part))) {
                 put(&mut batches, row, Part::Data(part.column), part.within, part.bytes);
             }
             for lines in lines {
                 put(&mut batches, row, Part::P, lines.within, &lines.p);
                 lines.q.iter().for_each(|q| put(&mut batches, row, Part::Q, lines.within, q));
+                lines.told.iter().for_each(|(column, all)| {
+                    put(&mut batches, row, Part::Data(*column), lines.within, all);
+                });
             }
         }
         for (index, batch) in batches.iter_mut().enumerate() {
@@ -220,37 +251,53 @@ impl Volume {
 
     fn parity_lines(&self, row: &RowWrite<'_>) -> Result<Vec<Lines>> {
         let parity_of = |lines: Range<u64>| {
-            let data: Vec<Cow<'_, [u8]>> =
+            let columns: Vec<Column<'_>> =
                 (0..row.mapped.grid.columns).map(|column| self.column(row, column, &lines)).collect::<Result<_>>()?;
-            let data: Vec<&[u8]> = data.iter().map(|column| &**column).collect();
+            let data: Vec<&[u8]> = columns.iter().map(|column| &*column.bytes).collect();
             let len = (lines.end - lines.start) as usize;
-            let mut made = Lines { within: lines.start, p: vec![0; len], q: None };
+            let mut made = Lines { within: lines.start, p: vec![0; len], q: None, told: Vec::new() };
             made.q = (row.mapped.grid.parity() > 1).then(|| vec![0; len]);
             parity::compute(&data, &mut made.p, made.q.as_deref_mut());
+            let told = columns.into_iter().zip(0..).filter(|(column, _)| column.on_device == OnDevice::Unknown);
+            made.told = told.map(|(column, number)| (number, column.bytes.into_owned())).collect();
             Ok(made)
         };
         row.lines().into_iter().map(parity_of).collect()
     }
 
     /// What a column holds in some lines after the write.
-    fn column<'r>(&self, row: &'r RowWrite<'_>, column: u64, lines: &Range<u64>) -> Result<Cow<'r, [u8]>> {
+    fn column<'r>(&self, row: &'r RowWrite<'_>, column: u64, lines: &Range<u64>) -> Result<Column<'r>> {
         if let Some(part) = row.of_column(column, lines).find(|part| part.range() == *lines) {
-            return Ok(Cow::Borrowed(part.bytes));
+            return Ok(Column { bytes: Cow::Borrowed(part.bytes), on_device: OnDevice::Known });
         }
         let mut bytes = vec![0; (lines.end - lines.start) as usize];
+        let mut on_device = OnDevice::Known;
         let brought = joined(row.of_column(column, lines).map(Brought::range).collect());
         let mut from = lines.start;
         for gap in brought.iter().cloned().chain(std::iter::once(lines.end..lines.end)) {
-            let unknown = &mut bytes[(from - lines.start) as usize..(gap.start - lines.start) as usize];
-            if !unknown.is_empty() {
-                self.read(row.mapped.address(row.row, column, from), unknown)?;
+            let there = &mut bytes[(from - lines.start) as usize..(gap.start - lines.start) as usize];
+            if !there.is_empty() && self.read_column(row, column, from, there)? == OnDevice::Unknown {
+                on_device = OnDevice::Unknown;
             }
             from = gap.end;
         }
         for part in row.of_column(column, lines) {
             bytes[(part.within - lines.start) as usize..][..part.bytes.len()].copy_from_slice(part.bytes);
         }
-        Ok(Cow::Owned(bytes))
+        Ok(Column { bytes: Cow::Owned(bytes), on_device })
+    }
+
+    /// What a column holds from `within` on: by the word of its own device, if that can be asked. What is rebuilt from the
+    /// others is something else where the row's parity was never made, or is of something that was there before.
+    fn read_column(&self, row: &RowWrite<'_>, column: u64, within: u64, bytes: &mut [u8]) -> Result<OnDevice> {
+        let place = row.mapped.part_place(row.row, Part::Data(column), within);
+        let member = &self.members[place.member];
+        let is_asked = member.is_there() && !member.avoided.load(Ordering::Relaxed);
+        if is_asked && member.read_at(place.physical, bytes).is_ok() {
+            return Ok(if member.target().is_some() { OnDevice::Unknown } else { OnDevice::Known });
+        }
+        self.read(row.mapped.address(row.row, column, within), bytes)?;
+        Ok(OnDevice::Unknown)
     }
 }
 

@@ -6,8 +6,9 @@ mod common;
 
 use std::sync::Arc;
 
-use butterfs_format::Logical;
-use butterfs_format::items::BlockGroupFlags as F;
+use butterfs_format::items::{BlockGroupFlags as F, DevReplaceItem};
+use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
+use butterfs_format::{DevId, Logical, Superblock};
 use butterfs_volume::{BlockDevice, Error, MemDevice, Missing, OpenMode, OpenOptions, Volume};
 use common::*;
 
@@ -332,4 +333,103 @@ fn a_held_row_is_not_written() {
         writer.join().unwrap().unwrap();
     });
     assert_eq!(bytes_at(array.device(0, 0), Array::physical(0), SECTOR), [2; SECTOR]);
+}
+
+/// A sector here, a stripe there, in every row: less than the row holds.
+fn write_parts(array: &mut Array, volume: &Volume) {
+    for row in 0..ROWS {
+        let first = (row * array.columns + row % array.columns) * STRIPE;
+        for (at, byte) in [(first, 1), (first + 5 * SECTOR, 2), (first + 9 * SECTOR, 3)] {
+            array.want[at..at + SECTOR].fill(byte + row as u8);
+            volume.write(Logical(DATA + at as u64), &array.want[at..at + SECTOR]).unwrap();
+        }
+    }
+}
+
+/// What is written in part fits its parity though a device holds anything where nobody wrote yet.
+fn fits_on_a_device_that_holds_anything(open: fn(&Array, usize) -> Volume, done: fn(&Volume, usize)) {
+    for (profile, devices, survives) in SHAPES {
+        for odd in 0..devices {
+            let mut array = Array::new(profile, devices);
+            for row in 0..ROWS {
+                array.devices[odd].write_at(Array::physical(row), &[0xee; STRIPE]).unwrap();
+            }
+            let volume = open(&array, odd);
+            write_parts(&mut array, &volume);
+            done(&volume, odd);
+            drop(volume);
+            let losses: Vec<_> = sets(devices, survives).into_iter().filter(|set| can_open(set)).collect();
+            let all = lines_of(&array, &array.open_without(&[]));
+            for missing in losses {
+                let found = lines_of(&array, &array.open_without(&missing));
+                assert!(found == all, "{profile:?} on {devices}, {odd} is odd, {missing:?} missing");
+            }
+        }
+    }
+}
+
+/// The lines that [`write_parts`] writes.
+fn lines_of(array: &Array, volume: &Volume) -> Vec<u8> {
+    let mut all = Vec::new();
+    for row in 0..ROWS {
+        for (line, column) in [0, 5, 9].into_iter().flat_map(|line| (0..array.columns).map(move |c| (line, c))) {
+            let at = (row * array.columns + column) * STRIPE + line * SECTOR;
+            let mut bytes = vec![0; SECTOR];
+            volume.read(Logical(DATA + at as u64), &mut bytes).unwrap();
+            let is_written = column == row % array.columns;
+            assert!(!is_written || bytes == array.want[at..at + SECTOR], "row {row}, column {column}, {line}");
+            all.extend(bytes);
+        }
+    }
+    all
+}
+
+fn devid(place: usize) -> DevId {
+    DevId(place as u64 + 1)
+}
+
+#[test]
+fn what_is_written_fits_its_parity_on_a_device_that_catches_up() {
+    let open = |array: &Array, place| {
+        let volume = open(&array.devices, OpenMode::ReadWrite).unwrap();
+        volume.begin_catching_up(&[devid(place)]).unwrap();
+        volume
+    };
+    fits_on_a_device_that_holds_anything(open, |volume, place| volume.finish_catching_up(devid(place)).unwrap());
+}
+
+/// Its superblock is old, because a power cut came between two, or because it has just returned: others are asked before it, but
+/// not for what parity is made of.
+#[test]
+fn what_is_written_fits_its_parity_on_a_device_whose_superblock_is_old() {
+    let open = |array: &Array, place: usize| {
+        for offset in &SUPERBLOCK_OFFSETS[..2] {
+            let bytes = bytes_at(&array.devices[place], *offset, SUPERBLOCK_SIZE);
+            let bytes: [u8; SUPERBLOCK_SIZE] = bytes.try_into().unwrap();
+            let mut sb = Superblock::parse(&bytes, *offset).unwrap();
+            sb.generation = (sb.generation.get() - 1).into();
+            array.devices[place].write_at(*offset, &sb.to_bytes_at(*offset)).unwrap();
+        }
+        open(&array.devices, OpenMode::ReadWrite).unwrap()
+    };
+    fits_on_a_device_that_holds_anything(open, |_, _| {});
+}
+
+/// The target of a replacement has of a line that is written what the device has whose place it will take.
+#[test]
+fn what_is_written_fits_its_parity_on_the_target_of_a_replacement() {
+    for (profile, devices, _) in SHAPES {
+        for replaced in 0..devices {
+            let mut array = Array::new(profile, devices);
+            let volume = open(&array.devices, OpenMode::ReadWrite).unwrap();
+            let target = Arc::new(MemDevice::new(DEVICE_LEN));
+            let item = DevReplaceItem { src_devid: (replaced as u64 + 1).into(), ..DevReplaceItem::default() };
+            volume.begin_replacing(Arc::clone(&target) as Arc<dyn BlockDevice>, [9; 16], item).unwrap();
+            write_parts(&mut array, &volume);
+            for at in (0..ROWS).flat_map(|row| [0, 5, 9].map(|line| Array::physical(row) + (line * SECTOR) as u64)) {
+                let source = bytes_at(&array.devices[replaced], at, SECTOR);
+                assert_eq!(bytes_at(&target, at, SECTOR), source, "{profile:?} on {devices}, {replaced} at {at}");
+            }
+        }
+    }
 }

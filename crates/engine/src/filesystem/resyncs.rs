@@ -3,6 +3,8 @@
 //! # Invariants
 //! * Before the first byte is copied, the others are two commits beyond the device at least: one that is a single commit
 //!   behind and has the newest roots counts as whole.
+//! * The first commit whose superblock the device gets is one that was frozen when the device had everything. What an earlier
+//!   commit, or a log of it, leads to and was freed since is not copied.
 //!
 //! # Locking
 //! A leaf, held for a look.
@@ -16,6 +18,7 @@ use super::Filesystem;
 use crate::error::{Error, Result};
 use crate::inode::lock;
 use crate::scrub::{ResyncMonitor, ResyncProgress, resync};
+use crate::tx::Need;
 
 /// The resync that runs.
 #[derive(Debug, Default)]
@@ -79,8 +82,9 @@ impl Filesystem {
             }
             let copied = resync(&self.shared, id.devid, since, &monitor, stop);
             copied?;
-            volume.finish_catching_up(id.devid)?;
-            gate.commit()?;
+            // What follows within the commit is short then.
+            volume.flush()?;
+            gate.commit_with(Need::Promised, |_| Ok(volume.finish_catching_up(id.devid)?))?;
             let progress = monitor.progress();
             let (copied, compared) = (progress.copied, progress.compared);
             tracing::info!("{name} (device {}) is up to date: {copied} bytes copied, {compared} compared", id.devid);

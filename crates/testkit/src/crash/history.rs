@@ -5,6 +5,7 @@
 //! * A file has one number for life; its versions are in the order of the steps that made them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What a name leads to.
@@ -107,6 +108,8 @@ pub struct History {
     pub snapshots: Vec<usize>,
     /// Which devices were away, and when.
     pub away: Vec<Away>,
+    /// When a device came or went, by the events.
+    pub device_changes: Vec<Range<usize>>,
 }
 
 impl Versions {
@@ -160,6 +163,11 @@ impl History {
     /// The place of a device that was away at the cut.
     pub fn away_at(&self, cut: usize) -> Option<usize> {
         self.away.iter().find(|away| (away.from..away.to).contains(&cut)).map(|away| away.device)
+    }
+
+    /// Whether a device was about to come or to go at the cut.
+    pub fn changes_devices_at(&self, cut: usize) -> bool {
+        self.device_changes.iter().any(|events| events.contains(&cut))
     }
 
     /// The last step that had begun before the cut.

@@ -68,23 +68,27 @@ pub fn judge(history: &History, state: &CrashState) -> std::result::Result<Verdi
         Err(_) if being_made => return Ok(Verdict::NotMade),
         Err(error) => return bad("does not open", error),
     };
-    let sb = volume.superblock();
-    let has_log = sb.log_root.get() != 0;
-    drop(volume);
-    // While a filesystem is made, one superblock may be there and the other not yet.
-    let one_copy = being_made || state.is_torn();
+    // While a filesystem is made, or a device comes or goes, one superblock may be there and the other not yet, or not any more:
+    // nobody counts on the other then.
+    let one_copy = being_made || state.is_torn() || history.changes_devices_at(state.cut);
     if away.is_none() {
         check(&there, if one_copy { Strictness::OneCopy } else { Strictness::Cut })?;
     }
     if history.steps.is_empty() {
         return Ok(Verdict::NotMade);
     }
-    let found_commit = Commit::find(history, state.cut, sb.generation.get(), has_log)?;
+    let mut found_commit = Commit::shown(history, state.cut, &volume)?;
+    drop(volume);
     if away.is_none() && state.number.is_multiple_of(READ_ONLY_EVERY) {
         let filesystem = open_fork(&there, Access::ReadOnly).or_else(|e| bad("does not open read-only", e))?;
         found_commit.compare(&filesystem).map_err(|why| Violation(format!("read-only: {why}")))?;
     }
-    // One that was away is there again.
+    // One that was away is there again. When it has everything it may be the first to be told of the commit that says so.
+    if away.is_some() {
+        let all = members(&state.devices, None).into_iter();
+        let volume = open_some(all, false).or_else(|e| bad("does not open with a device that returned", e))?;
+        found_commit = Commit::shown(history, state.cut, &volume)?;
+    }
     let mut devices = forks(&members(&state.devices, None));
     let filesystem = match open_returning(devices.clone()) {
         Ok(filesystem) => filesystem,
@@ -125,8 +129,7 @@ pub fn after_losses(history: &History, state: &CrashState, survives: usize) -> s
         left.remove(random.below(left.len() as u64) as usize);
     }
     let volume = open_some(left.into_iter(), true).or_else(|e| bad("does not open without devices", e))?;
-    let sb = volume.superblock();
-    let commit = Commit::find(history, state.cut, sb.generation.get(), sb.log_root.get() != 0)?;
+    let commit = Commit::shown(history, state.cut, &volume)?;
     let options = filesystem::OpenOptions { access: Access::ReadOnly, ..filesystem::OpenOptions::default() };
     let filesystem = Filesystem::open(volume, options, Box::new(environment()));
     let filesystem = filesystem.or_else(|e| bad("does not open without devices", e))?;
@@ -388,6 +391,12 @@ struct Commit<'a> {
 }
 
 impl<'a> Commit<'a> {
+    /// The one that a volume shows.
+    fn shown(history: &'a History, cut: usize, volume: &Volume) -> std::result::Result<Self, Violation> {
+        let sb = volume.superblock();
+        Self::find(history, cut, sb.generation.get(), sb.log_root.get() != 0)
+    }
+
     fn find(history: &'a History, cut: usize, generation: u64, has_log: bool) -> std::result::Result<Self, Violation> {
         let commit = Self::of(history, cut, generation, has_log);
         let floor = commit.done.map_or(0, |done| history.steps[done].generation);

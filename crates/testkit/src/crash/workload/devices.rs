@@ -9,9 +9,10 @@ use std::sync::Arc;
 use butterfs_engine::Error;
 use butterfs_engine::filesystem::{RemovalEnd, Returning, WhichDevice};
 use butterfs_format::DevId;
-use butterfs_volume::{BlockDevice, Missing, OpenMode, Volume};
+use butterfs_format::items::BlockGroupFlags;
+use butterfs_volume::{BlockDevice, Missing, OpenMode, Profile, Volume};
 
-use super::{CountingEnvironment, OpenOptions, Run};
+use super::{CountingEnvironment, OpenOptions, Run, survived};
 use crate::crash::history::{Away, Durable};
 
 /// So many devices can come.
@@ -48,6 +49,7 @@ impl Run {
     pub(super) fn add_device(&mut self) {
         let Some(place) = self.devices.spare().filter(|_| self.devices.away.is_none()) else { return };
         let device = Arc::clone(&self.devices.all[place]);
+        let begun = self.recorder.position();
         self.step(
             format!("add device {place}"),
             Durable::Nothing,
@@ -57,6 +59,7 @@ impl Run {
             },
             |run, devid| run.devices.members.extend(devid.flatten().map(|devid| (devid, place))),
         );
+        self.history.device_changes.push(begun..self.recorder.position());
     }
 
     pub(super) fn remove_device(&mut self) {
@@ -65,6 +68,7 @@ impl Run {
         }
         let chosen = self.random.below(self.devices.members.len() as u64) as usize;
         let (devid, place) = self.devices.members[chosen];
+        let begun = self.recorder.position();
         self.step(
             format!("remove device {place}"),
             Durable::Nothing,
@@ -85,11 +89,27 @@ impl Run {
                 }
             },
         );
+        self.history.device_changes.push(begun..self.recorder.position());
+    }
+
+    /// Whether new chunks survive as much with a device less: each kind has a profile for that. (Where none is possible, both
+    /// copies are on one device, until a balance.)
+    fn survives_without_one(&self) -> bool {
+        let left = self.devices.members.len() - 1;
+        let chunks = self.filesystem.shared().gate.volume().chunks();
+        let survives = |flags: BlockGroupFlags| {
+            Profile::of(flags).is_some_and(|profile| profile.min_devices <= left && survived(&profile) >= self.survives)
+        };
+        let kinds = [BlockGroupFlags::DATA, BlockGroupFlags::METADATA, BlockGroupFlags::SYSTEM];
+        kinds.into_iter().all(|kind| {
+            let mut of_kind = chunks.iter().map(|(_, chunk)| chunk.flags()).filter(|flags| flags.contains(kind));
+            of_kind.any(survives)
+        })
     }
 
     /// A device goes away: the filesystem is opened without it.
     pub(super) fn leave(&mut self) {
-        if !self.is_settled() {
+        if !self.is_settled() || !self.survives_without_one() {
             return;
         }
         self.end_use();
@@ -109,7 +129,6 @@ impl Run {
         self.end_use();
         self.reopen(&format!("open with device {place} again"));
         self.devices.catching_up = true;
-        let begun = self.recorder.position();
         let filesystem = Arc::clone(&self.filesystem);
         let run = RefCell::new(&mut *self);
         let resynced = filesystem.resync_until(&|| {
@@ -127,7 +146,9 @@ impl Run {
                 self.failure = Some(error);
             }
         }
-        self.end(begun, "device is up to date", Durable::Nothing);
+        // What came in between had steps of its own.
+        let begun = self.history.steps.last().and_then(|step| step.ended);
+        self.end(begun.unwrap_or(self.recorder.position()), "device is up to date", Durable::Nothing);
         let now = self.recorder.position();
         if let Some(away) = self.history.away.last_mut() {
             away.to = now;

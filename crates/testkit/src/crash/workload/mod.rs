@@ -100,11 +100,8 @@ impl Script {
 
     /// How many devices may be lost without losing a byte.
     pub fn survives(&self) -> usize {
-        let copies_on_devices = |flags| {
-            let profile = Profile::of(flags).expect("a profile");
-            profile.copies / profile.stripes_per_device - 1 + profile.parity
-        };
-        copies_on_devices(self.data).min(copies_on_devices(self.metadata))
+        let of = |flags| survived(&Profile::of(flags).expect("a profile"));
+        of(self.data).min(of(self.metadata))
     }
 
     /// New devices for it.
@@ -112,6 +109,11 @@ impl Script {
         let spare = if self.style == Style::Devices { devices::SPARE } else { 0 };
         (1..=self.devices + spare).map(|number| MemDevice::named(format!("disk{number}"), self.device_len())).collect()
     }
+}
+
+/// How many devices may be lost without losing a byte.
+fn survived(profile: &Profile) -> usize {
+    profile.copies / profile.stripes_per_device - 1 + profile.parity
 }
 
 /// Counts time and UUIDs up.
