@@ -72,7 +72,9 @@ fn attach(volume: &Volume, newest: &Superblock, item: DevReplaceItem, found: Fou
     if found.device.len() < source.item().total_bytes.get() {
         return leave_out(&found, "it is shorter than what it is to replace");
     }
-    let (item, on_disk) = if found.superblock.generation == newest.generation {
+    // A log that it does not know was written without it.
+    let moment = |sb: &Superblock| (sb.generation, sb.log_root);
+    let (item, on_disk) = if moment(&found.superblock) == moment(newest) {
         (item, OnDisk::Yes)
     } else {
         (from_the_beginning(item), OnDisk::NotYet)

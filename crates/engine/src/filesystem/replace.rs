@@ -24,8 +24,9 @@ use super::devices::{WhichDevice, device_error};
 use super::exclusive::{Exclusive, ExclusiveTurn};
 use crate::error::{Error, Result};
 use crate::inode::lock;
+use crate::replay::{self, Replayed};
 use crate::scrub::{FillTarget, ResyncMonitor, ResyncProgress, fill_target};
-use crate::tx::{Need, Transaction};
+use crate::tx::{Gate, Need, Transaction};
 
 /// A replacement that is about to begin, or to go on.
 #[derive(Debug)]
@@ -125,6 +126,34 @@ pub(super) fn require_target(tx: &Transaction, volume: &Volume) -> Result<()> {
     )))
 }
 
+/// What the item is to say before anything is written, if it says something else: what is written without the target, or with
+/// one that lacks commits, is to be copied again.
+fn anew(tx: &Transaction, volume: &Volume) -> Result<Option<DevReplaceItem>> {
+    let on_disk = read_item(tx)?;
+    let wanted = match volume.replace_item() {
+        Some(item) => item,
+        None if on_disk.is_under_way() => from_the_beginning(on_disk).with_state(ReplaceState::Suspended),
+        None => on_disk,
+    };
+    Ok((wanted != on_disk).then_some(wanted))
+}
+
+/// Replays the log; the commit that brings it in says where a replacement goes on.
+pub(super) fn replay_log(tx: &mut Transaction, volume: &Volume) -> Result<Replayed> {
+    let replayed = replay::replay(tx)?;
+    if let Some(item) = anew(tx, volume)? {
+        write_item(tx, &item)?;
+    }
+    Ok(replayed)
+}
+
+/// Says durably where a replacement goes on: data that is overwritten in place, and a log, become durable without a commit.
+pub(super) fn settle(gate: &Gate) -> Result<()> {
+    let volume = gate.volume();
+    let Some(item) = gate.view(|tx| anew(tx, volume))? else { return Ok(()) };
+    gate.commit_with(Need::Deletion, |tx| write_item(tx, &item))
+}
+
 impl Filesystem {
     /// Begins to replace a device: all that is refused is refused here. [`Filesystem::run_replacement`] does it. What the target
     /// holds is lost: the caller has looked.
@@ -191,12 +220,10 @@ impl Filesystem {
         self.begin_replacement(devid, &target, read)
     }
 
-    /// Finds out about the last replacement. One that was interrupted keeps other operations out; without its target what it
-    /// copied does not count any more.
+    /// Finds out about the last replacement. One that was interrupted keeps other operations out.
     pub(super) fn find_replacement(&self) -> Result<()> {
         let (gate, volume) = (&self.shared.gate, self.shared.gate.volume());
-        let on_disk = gate.view(read_item)?;
-        let item = volume.replace_item().unwrap_or(on_disk);
+        let item = volume.replace_item().map_or_else(|| gate.view(read_item), Ok)?;
         let source = item.is_under_way().then(|| DevId(item.src_devid.get()));
         let size = source.and_then(|devid| self.device_item(devid).ok()).map_or(0, |item| item.total_bytes.get());
         let state = State { item, source, failure: None, running: false, suspend: false, size };
@@ -207,13 +234,7 @@ impl Filesystem {
         volume.erase_left_over();
         self.exclusive.set_suspended(source.is_some());
         if source.is_some() && volume.replaced_device().is_none() {
-            let item = from_the_beginning(item).with_state(ReplaceState::Suspended);
             tracing::warn!("device {} is being replaced, but not by any device that is there", item.src_devid);
-            lock(&self.replacing.state).item = item;
-        }
-        let item = lock(&self.replacing.state).item;
-        if item != on_disk {
-            gate.change(Need::Items(1), |tx| write_item(tx, &item))?;
         }
         Ok(())
     }
