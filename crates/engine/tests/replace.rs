@@ -179,8 +179,15 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
     assert!(small.written() == before, "the target was written");
     assert!(replace(&fs, 7, &target(SIZE)).unwrap_err().to_string().contains("no device 7"));
     let turn = fs.exclusive().begin(Exclusive::Resize).unwrap();
-    assert!(matches!(replace(&fs, 1, &target(SIZE)), Err(Error::InProgress("resize"))));
+    let whole = target(SIZE);
+    let before = whole.written();
+    assert!(matches!(replace(&fs, 1, &whole), Err(Error::InProgress("resize"))));
+    assert!(matches!(fs.check_replacement(DevId(1), &*whole), Err(Error::InProgress("resize"))));
+    assert!(matches!(fs.check_addition(), Err(Error::InProgress("resize"))));
     drop(turn);
+    fs.check_replacement(DevId(1), &*whole).unwrap();
+    fs.check_addition().unwrap();
+    assert!(whole.written() == before, "the target was written");
     assert_eq!(fs.replace_status().state, ReplaceState::Never);
     assert!(matches!(replace(&fs, 1, &target(SIZE)).unwrap(), ReplaceEnd::Done(_)));
 }
@@ -374,6 +381,64 @@ fn what_is_fsynced_after_the_target_failed_is_copied() {
     drop(fs);
     let fs = cut.open(&[]).unwrap();
     disks::assert_noise(&fs, "in place", 0, 820);
+}
+
+/// A cut at its end leaves the source with its superblocks. It is left out and erased; but not if it went on by itself.
+#[test]
+fn what_was_replaced_is_left_out() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let all = interrupted(&devices, SIZE, Cut::Suspended);
+    let fs = all.open(&[]).unwrap();
+    let begun = fs.begin_resumed_replacement().unwrap();
+    let source = Arc::new(all.0[1].snapshot());
+    assert!(matches!(fs.run_replacement(begun).unwrap(), ReplaceEnd::Done(_)));
+    drop(fs);
+    let with_source =
+        |source: &MemDevice| Devices(vec![all.0[0].clone(), Arc::new(source.snapshot()), all.0[2].clone()]).snapshot();
+    let cut = with_source(&source);
+    let fs = cut.open(&[]).unwrap();
+    assert_eq!(fs.replace_status().state, ReplaceState::Finished);
+    assert_whole(&fs);
+    drop(fs);
+    assert!(Volume::open(vec![cut.0[1].clone()], OpenMode::ReadOnly).is_err(), "it was not erased");
+    for commits in [1, 12] {
+        let alone = Devices(vec![Arc::new(source.snapshot())]);
+        let fs = alone.open(&[]).unwrap();
+        fs.cancel_replacement().unwrap();
+        for round in 0..commits {
+            disks::write_noise(&fs, "alone", 0, round);
+            fs.sync().unwrap();
+        }
+        drop(fs);
+        let refused = with_source(&alone.0[0]).open(&[]).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("are both device 2"), "{refused}");
+    }
+}
+
+/// Somebody wants it to be suspended while it begins.
+#[test]
+fn suspended_before_it_runs() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let fs = devices.open(&[]).unwrap();
+    let device: Arc<dyn BlockDevice> = target(SIZE);
+    let begun = fs.begin_replacement(DevId(2), &device, ReadSource::Always).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| fs.suspend_replacement().unwrap());
+        while !fs.exclusive().is_cancelled() {
+            std::thread::yield_now();
+        }
+        assert_eq!(fs.run_replacement(begun).unwrap(), ReplaceEnd::Suspended);
+    });
+    // Nobody wants that any more.
+    let begun = fs.begin_resumed_replacement().unwrap();
+    std::thread::scope(|scope| {
+        let canceller = scope.spawn(|| fs.cancel_replacement());
+        while !fs.exclusive().is_cancelled() {
+            std::thread::yield_now();
+        }
+        assert_eq!(fs.run_replacement(begun).unwrap(), ReplaceEnd::Cancelled);
+        canceller.join().unwrap().unwrap();
+    });
 }
 
 /// With its source lost after the cut, the others are enough.
