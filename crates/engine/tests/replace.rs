@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use butterfs_engine::Error;
+use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::DataRule;
 use butterfs_engine::filesystem::exclusive::Exclusive;
@@ -178,8 +179,15 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
     assert!(small.written() == before, "the target was written");
     assert!(replace(&fs, 7, &target(SIZE)).unwrap_err().to_string().contains("no device 7"));
     let turn = fs.exclusive().begin(Exclusive::Resize).unwrap();
-    assert!(matches!(replace(&fs, 1, &target(SIZE)), Err(Error::InProgress("resize"))));
+    let whole = target(SIZE);
+    let before = whole.written();
+    assert!(matches!(replace(&fs, 1, &whole), Err(Error::InProgress("resize"))));
+    assert!(matches!(fs.check_replacement(DevId(1), &*whole), Err(Error::InProgress("resize"))));
+    assert!(matches!(fs.check_addition(), Err(Error::InProgress("resize"))));
     drop(turn);
+    fs.check_replacement(DevId(1), &*whole).unwrap();
+    fs.check_addition().unwrap();
+    assert!(whole.written() == before, "the target was written");
     assert_eq!(fs.replace_status().state, ReplaceState::Never);
     assert!(matches!(replace(&fs, 1, &target(SIZE)).unwrap(), ReplaceEnd::Done(_)));
 }
@@ -276,6 +284,161 @@ fn without_its_target_it_begins_anew() {
     all.0.remove(1);
     all.judge();
     disks::assert_noise(&all.open(&[0]).unwrap(), "in place", 0, 600);
+}
+
+/// What the devices but the target say that is durable: from where it goes on.
+fn durable_cursor(all: &Devices) -> u64 {
+    let volume = Volume::open(disks::as_devices(&all.0[..2]), OpenMode::ReadOnly).unwrap();
+    let item = volume.stored_replace_item().unwrap().unwrap();
+    assert!(item.is_under_way());
+    item.cursor_left.get()
+}
+
+/// Writes that become durable without a commit: in place, and by the log.
+fn write_and_fsync(fs: &Filesystem, seed: u64) {
+    for (name, seed) in [("in place", seed), ("logged", seed + 1)] {
+        disks::write_noise(fs, name, 0, seed);
+        fs.fsync(fs.lookup(Place::new(fs.root(), name.as_bytes())).unwrap()).unwrap();
+    }
+}
+
+/// Goes on after a cut with all devices; the target alone has what was durable then.
+#[track_caller]
+fn assert_goes_on(mut all: Devices, seed: u64) {
+    let fs = all.open(&[]).unwrap();
+    assert!(matches!(resume(&fs), ReplaceEnd::Done(_)));
+    drop(fs);
+    all.0.remove(1);
+    all.judge();
+    let fs = all.open(&[0]).unwrap();
+    assert_whole(&fs);
+    disks::assert_noise(&fs, "in place", 0, seed);
+    disks::assert_noise(&fs, "logged", 0, seed + 1);
+}
+
+/// Without its target, and without a commit by who writes: a power cut, and the target must not be taken for whole.
+#[test]
+fn what_is_fsynced_without_the_target_is_copied() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let all = interrupted(&devices, SIZE, Cut::Power);
+    assert!(durable_cursor(&all) > 0);
+    let fs = all.open(&[2]).unwrap();
+    assert_eq!(durable_cursor(&all.snapshot()), 0, "before anything is written");
+    write_and_fsync(&fs, 800);
+    let cut = all.snapshot();
+    drop(fs);
+    // With a log that the target does not know, and with one that is replayed without it.
+    let replayed = cut.snapshot();
+    let fs = replayed.open(&[2]).unwrap();
+    let cut_again = replayed.snapshot();
+    drop(fs);
+    for cut in [cut, cut_again] {
+        assert_goes_on(cut, 800);
+    }
+}
+
+/// A log from before the target went: the commit that replays it says that the target counts for nothing.
+#[test]
+fn a_log_is_replayed_without_the_target() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let all = interrupted(&devices, SIZE, Cut::Suspended);
+    let fs = all.open(&[]).unwrap();
+    write_and_fsync(&fs, 810);
+    let cut = all.snapshot();
+    drop(fs);
+    assert!(durable_cursor(&cut) > 0);
+    let fs = cut.open(&[2]).unwrap();
+    assert_eq!(durable_cursor(&cut.snapshot()), 0);
+    disks::assert_noise(&fs, "logged", 0, 811);
+    let cut = cut.snapshot();
+    drop(fs);
+    assert_goes_on(cut, 810);
+}
+
+/// A target that fails a single write, while it is suspended: the next fsync counts only when that is durable.
+#[test]
+fn what_is_fsynced_after_the_target_failed_is_copied() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let suspended = interrupted(&devices, SIZE, Cut::Suspended);
+    let open_with_fault = |all: &Devices, rule| {
+        let fault = Arc::new(FaultDevice::new(all.0[2].clone(), rule));
+        let mut there = disks::as_devices(&all.0[..2]);
+        there.push(fault.clone());
+        let volume = Volume::open(there, OpenMode::ReadWrite).unwrap();
+        (Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap(), fault)
+    };
+    let writes = open_with_fault(&suspended.snapshot(), None).1.counts().writes;
+    let all = suspended.snapshot();
+    let (fs, fault) = open_with_fault(&all, Some(Rule::error(Request::Write, writes)));
+    assert!(durable_cursor(&all.snapshot()) > 0);
+    disks::write_noise(&fs, "in place", 0, 820);
+    fs.fsync(fs.lookup(Place::new(fs.root(), b"in place")).unwrap()).unwrap();
+    assert_eq!(fault.struck(), 1);
+    let cut = all.snapshot();
+    assert_eq!(durable_cursor(&cut), 0);
+    write_and_fsync(&fs, 820);
+    assert_goes_on(all.snapshot(), 820);
+    drop(fs);
+    let fs = cut.open(&[]).unwrap();
+    disks::assert_noise(&fs, "in place", 0, 820);
+}
+
+/// A cut at its end leaves the source with its superblocks. It is left out and erased; but not if it went on by itself.
+#[test]
+fn what_was_replaced_is_left_out() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let all = interrupted(&devices, SIZE, Cut::Suspended);
+    let fs = all.open(&[]).unwrap();
+    let begun = fs.begin_resumed_replacement().unwrap();
+    let source = Arc::new(all.0[1].snapshot());
+    assert!(matches!(fs.run_replacement(begun).unwrap(), ReplaceEnd::Done(_)));
+    drop(fs);
+    let with_source =
+        |source: &MemDevice| Devices(vec![all.0[0].clone(), Arc::new(source.snapshot()), all.0[2].clone()]).snapshot();
+    let cut = with_source(&source);
+    let fs = cut.open(&[]).unwrap();
+    assert_eq!(fs.replace_status().state, ReplaceState::Finished);
+    assert_whole(&fs);
+    drop(fs);
+    assert!(Volume::open(vec![cut.0[1].clone()], OpenMode::ReadOnly).is_err(), "it was not erased");
+    for commits in [1, 12] {
+        let alone = Devices(vec![Arc::new(source.snapshot())]);
+        let fs = alone.open(&[]).unwrap();
+        fs.cancel_replacement().unwrap();
+        for round in 0..commits {
+            disks::write_noise(&fs, "alone", 0, round);
+            fs.sync().unwrap();
+        }
+        drop(fs);
+        let refused = with_source(&alone.0[0]).open(&[]).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("are both device 2"), "{refused}");
+    }
+}
+
+/// Somebody wants it to be suspended while it begins.
+#[test]
+fn suspended_before_it_runs() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let fs = devices.open(&[]).unwrap();
+    let device: Arc<dyn BlockDevice> = target(SIZE);
+    let begun = fs.begin_replacement(DevId(2), &device, ReadSource::Always).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| fs.suspend_replacement().unwrap());
+        while !fs.exclusive().is_cancelled() {
+            std::thread::yield_now();
+        }
+        assert_eq!(fs.run_replacement(begun).unwrap(), ReplaceEnd::Suspended);
+    });
+    // Nobody wants that any more.
+    let begun = fs.begin_resumed_replacement().unwrap();
+    std::thread::scope(|scope| {
+        let canceller = scope.spawn(|| fs.cancel_replacement());
+        while !fs.exclusive().is_cancelled() {
+            std::thread::yield_now();
+        }
+        assert_eq!(fs.run_replacement(begun).unwrap(), ReplaceEnd::Cancelled);
+        canceller.join().unwrap().unwrap();
+    });
 }
 
 /// With its source lost after the cut, the others are enough.

@@ -64,9 +64,19 @@ pub(crate) fn is_ancestor(sb: &Superblock, newest: &Superblock) -> bool {
             |sb: &Superblock| sb.sys_chunk_array.get(..sb.sys_chunk_array_size.get() as usize).map(<[u8]>::to_vec);
         return roots(sb) == roots(newest) && chunks(sb) == chunks(newest);
     }
+    remembered(sb, newest).is_none_or(|is_same| is_same)
+}
+
+/// Whether the newest superblock tells of this earlier one.
+pub(crate) fn is_remembered(sb: &Superblock, newest: &Superblock) -> bool {
+    remembered(sb, newest) == Some(true)
+}
+
+/// Whether it tells of the same roots; `None` if it does not go back that far.
+fn remembered(sb: &Superblock, newest: &Superblock) -> Option<bool> {
     let same = |backup: &&RootBackup| backup.tree_root_gen == sb.generation;
-    let remembered = newest.super_roots.iter().find(same).zip(sb.super_roots.iter().find(same));
-    remembered.is_none_or(|(theirs, own)| theirs.as_bytes() == own.as_bytes())
+    let backups = newest.super_roots.iter().find(same).zip(sb.super_roots.iter().find(same));
+    backups.map(|(theirs, own)| theirs.as_bytes() == own.as_bytes())
 }
 
 /// Whether those of its system chunks that there still are lie where it says. (An address is never given to two chunks.)

@@ -10,8 +10,8 @@
 //! * Nothing is written while a volume is being opened.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use butterfs_format::items::{BlockGroupFlags, Chunk, DevItem, read_exact, read_front};
 use butterfs_format::key::{DiskKey, ItemType, Key};
@@ -22,10 +22,11 @@ use butterfs_format::{Corruption, DevId, Generation, Logical, Superblock, TreeBl
 use crate::apart;
 use crate::device::BlockDevice;
 use crate::error::{DeviceId, Error, Result, uuid_text};
-use crate::member::{Member, Role};
+use crate::member::{Member, Role, Seen};
 use crate::returning::is_half_way;
 use crate::superblock::{self, Found};
 use crate::targets::{self, is_target};
+use crate::twins;
 use crate::volume::{BadChunks, Missing, OpenMode, OpenOptions, Volume};
 
 /// More chunks than a filesystem of a pebibyte has.
@@ -50,7 +51,7 @@ pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) ->
         ));
     }
     let (targets, found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|found| is_target(&found.superblock));
-    let found = leave_out_replaced(found);
+    let (found, replaced) = twins::leave_out_replaced(found)?;
     newest.dev_item = own_item(&newest, &found, &targets)?;
     let superblocks: Vec<Superblock> = found.iter().map(|found| found.superblock).collect();
     let members = assemble_members(found, &newest)?;
@@ -61,6 +62,7 @@ pub(crate) fn open(devices: Vec<Arc<dyn BlockDevice>>, options: &OpenOptions) ->
     let half_way = volume.members.iter().zip(&superblocks).filter(|(_, sb)| is_half_way(sb));
     half_way.for_each(|(member, _)| member.missed.store(true, Ordering::Release));
     targets::settle(&volume, &newest, targets);
+    volume.left_over.lock().unwrap_or_else(PoisonError::into_inner).extend(replaced);
     volume.repairs.store(mode == OpenMode::ReadWrite, Ordering::Relaxed);
     Ok(volume)
 }
@@ -76,27 +78,6 @@ fn own_item(newest: &Superblock, found: &[Found], targets: &[Found]) -> Result<D
         let text = "was to replace a device of the filesystem when that was last used; name its other devices";
         Error::Unsupported(format!("{} {text}", names.join(", ")))
     })
-}
-
-/// Of two devices with one UUID the newer one took the other's place, and a power cut came before the end of that one's
-/// superblocks.
-fn leave_out_replaced(found: Vec<Found>) -> Vec<Found> {
-    let told = |found: &Found| {
-        let sb = &found.superblock;
-        (sb.block_fsid(), sb.dev_item.uuid, sb.generation.get(), found.device.name())
-    };
-    let all: Vec<_> = found.iter().map(told).collect();
-    let is_replaced = |found: &Found| {
-        let (fsid, uuid, generation, name) = told(found);
-        let newer = all.iter().find(|other| (other.0, other.1) == (fsid, uuid) && other.2 > generation);
-        if let Some((.., by)) = newer {
-            tracing::warn!(device = name, by, "it was replaced; leaving it out");
-        }
-        newer.is_some()
-    };
-    let mut found = found;
-    found.retain(|found| !is_replaced(found));
-    found
 }
 
 /// The superblock to believe: of seed devices and one that grew from them, the latter's; then the newest;
@@ -264,7 +245,7 @@ fn check_length(device: &dyn BlockDevice, item: &DevItem) -> Result<()> {
 }
 
 /// The chunks that the superblock itself holds, which lead to the chunk tree.
-fn add_system_chunks(volume: &mut Volume, sb: &Superblock) -> Result<()> {
+pub(crate) fn add_system_chunks(volume: &mut Volume, sb: &Superblock) -> Result<()> {
     each_system_chunk(sb, |start, chunk| add_chunk(volume, start, chunk))
 }
 
@@ -289,7 +270,7 @@ pub(crate) fn each_system_chunk(sb: &Superblock, mut work: impl FnMut(Logical, C
 }
 
 /// Reads the whole chunk tree into the volume's map; gives the device items.
-fn load_chunk_tree(volume: &mut Volume, sb: &Superblock, bad_chunks: BadChunks) -> Result<Vec<DevItem>> {
+pub(crate) fn load_chunk_tree(volume: &mut Volume, sb: &Superblock, bad_chunks: BadChunks) -> Result<Vec<DevItem>> {
     let root = Expected {
         level: Some(sb.chunk_root_level),
         generation: Some(Generation(sb.chunk_root_generation.get())),
@@ -390,6 +371,7 @@ fn settle_devices(volume: &mut Volume, sb: &Superblock, devices: &[DevItem]) -> 
         if member.role() != Role::Missing {
             check_length(&*member.device, item)?;
         }
+        require_unchanged_seed(member, item)?;
         member.set_item(*item);
     }
     volume.members.iter().try_for_each(|member| require_item(member, devices))?;
@@ -399,6 +381,20 @@ fn settle_devices(volume: &mut Volume, sb: &Superblock, devices: &[DevItem]) -> 
         return Ok(());
     }
     check_totals(sb, devices)
+}
+
+/// A seed that was written after something grew from it has other bytes where the trees of that lead.
+fn require_unchanged_seed(member: &Member, item: &DevItem) -> Result<()> {
+    let Seen::Valid { generation, .. } = *member.seen() else { return Ok(()) };
+    if member.role() != Role::Seed || generation == item.generation.get() {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "{}: the seed was changed after this filesystem grew from it: it is of generation {generation}, and was of {}; an \
+         unchanged copy of it is needed",
+        member.device.name(),
+        item.generation
+    )))
 }
 
 /// Every device has an item in the chunk tree.

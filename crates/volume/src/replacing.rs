@@ -14,7 +14,7 @@
 //! A member's `target` is held shared for the length of each write, so that who sets it waits for those under way. A target's
 //! `record` is a leaf.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use butterfs_format::DevId;
@@ -24,6 +24,7 @@ use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::map::without_superblocks;
 use crate::member::{Member, Role, Seen};
+use crate::targets::from_the_beginning;
 use crate::volume::Volume;
 
 /// A device that is about to take the place of another.
@@ -34,6 +35,8 @@ pub(crate) struct Target {
     failed: OnceLock<String>,
     write_errors: AtomicU64,
     record: Mutex<Record>,
+    /// A commit takes with it that it is to be filled from the beginning, since it lacks something.
+    given_up: AtomicBool,
 }
 
 /// What the device tree says of the replacement, or will say.
@@ -53,7 +56,7 @@ impl Target {
     pub fn new(member: Member, item: DevReplaceItem, on_disk: OnDisk) -> Self {
         let record = Mutex::new(Record { item, changed: on_disk == OnDisk::NotYet });
         let write_errors = AtomicU64::new(item.write_errors.get());
-        Self { member, failed: OnceLock::new(), write_errors, record }
+        Self { member, failed: OnceLock::new(), write_errors, record, given_up: AtomicBool::new(false) }
     }
 
     /// Does something with the device; what fails makes it useless, and nobody else's trouble.
@@ -100,6 +103,11 @@ impl Member {
     pub(crate) fn target(&self) -> Option<Arc<Target>> {
         self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Whether a target did not get all that was written.
+fn lacks_something(source: &Member, target: &Target) -> bool {
+    target.has_failed() || source.is_dropped()
 }
 
 fn avoids(target: &Arc<Target>) -> bool {
@@ -156,7 +164,22 @@ impl Volume {
 
     /// What the next commit says of the replacement, if there is a target.
     pub fn replace_item(&self) -> Option<DevReplaceItem> {
-        self.members.present().find_map(Member::target).map(|target| target.item())
+        let (source, target) = self.replacing()?;
+        let item = target.item();
+        Some(if lacks_something(source, &target) { from_the_beginning(item) } else { item })
+    }
+
+    fn replacing(&self) -> Option<(&Member, Arc<Target>)> {
+        self.members.present().find_map(|source| Some((source, source.target()?)))
+    }
+
+    /// Whether a target lacks something, and no commit says so yet: until then what is written is not durable, or who opens the
+    /// filesystem next would go on with that target.
+    pub(crate) fn owes_new_beginning(&self) -> bool {
+        let owes = |(source, target): (&Member, Arc<Target>)| {
+            lacks_something(source, &target) && !target.given_up.load(Ordering::Acquire)
+        };
+        self.replacing().is_some_and(owes)
     }
 
     /// Changes that.
@@ -170,14 +193,17 @@ impl Volume {
 
     /// Whether the item is to be written anew.
     pub fn replace_item_changed(&self) -> bool {
-        self.members.present().find_map(Member::target).is_some_and(|target| target.record().changed)
+        self.owes_new_beginning() || self.replacing().is_some_and(|(_, target)| target.record().changed)
     }
 
     /// The item, if it is to be written anew. What it says was copied was written to the target before; the caller flushes.
     pub fn take_changed_replace_item(&self) -> Option<DevReplaceItem> {
-        let target = self.members.present().find_map(Member::target)?;
+        let (source, target) = self.replacing()?;
+        let lacks_something = lacks_something(source, &target);
+        let is_news = lacks_something && !target.given_up.swap(true, Ordering::AcqRel);
         let was_changed = std::mem::take(&mut target.record().changed);
-        was_changed.then(|| target.item())
+        let item = target.item();
+        (was_changed || is_news).then(|| if lacks_something { from_the_beginning(item) } else { item })
     }
 
     /// Writes what the device should have to its target; superblocks are left out.

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use butterfs_format::DevId;
 use butterfs_format::items::DevItem;
 use butterfs_format::superblock::SUPER_FLAG_SEEDING;
+use butterfs_format::validate::Geometry;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
@@ -30,16 +31,8 @@ impl Volume {
     /// # Errors
     /// If it is no seed, or one of too long a chain; those of [`Volume::add_device`].
     pub fn sprout(&self, fsid: [u8; 16], device: Arc<dyn BlockDevice>, item: DevItem) -> Result<()> {
-        if !self.is_a_seed() || !self.is_read_only() {
-            return Err(Error::Unsupported(
-                "only from a seed that is opened for reading another filesystem grows".into(),
-            ));
-        }
+        let geometry = self.geometry_of_sprout(fsid)?;
         let mut sb = self.superblock();
-        check_totals(&sb, &self.dev_items())?;
-        let mut geometry = self.geometry();
-        let seed = std::mem::replace(&mut geometry.fsid, fsid);
-        geometry.add_seed(seed).map_err(Error::Unsupported)?;
         let geometry = *self.sprouted.get_or_init(|| geometry);
         sb.fsid = geometry.fsid;
         sb.flags = (sb.flags.get() & !SUPER_FLAG_SEEDING).into();
@@ -54,6 +47,27 @@ impl Volume {
         }
         *self.superblock.write().unwrap_or_else(std::sync::PoisonError::into_inner) = sb;
         Ok(())
+    }
+
+    /// Whether another filesystem can grow from the seed.
+    ///
+    /// # Errors
+    /// As [`Volume::sprout`].
+    pub fn check_sprouting(&self) -> Result<()> {
+        self.geometry_of_sprout([0; 16]).map(drop)
+    }
+
+    fn geometry_of_sprout(&self, fsid: [u8; 16]) -> Result<Geometry> {
+        if !self.is_a_seed() || !self.is_read_only() {
+            return Err(Error::Unsupported(
+                "only from a seed that is opened for reading another filesystem grows".into(),
+            ));
+        }
+        check_totals(&self.superblock(), &self.dev_items())?;
+        let mut geometry = self.geometry();
+        let seed = std::mem::replace(&mut geometry.fsid, fsid);
+        geometry.add_seed(seed).map_err(Error::Unsupported)?;
+        Ok(geometry)
     }
 
     /// Nothing grows: the seed is what it was, for reading.

@@ -58,6 +58,15 @@ pub(crate) fn settle(volume: &Volume, newest: &Superblock, targets: Vec<Found>) 
     attach(volume, newest, item, found);
 }
 
+/// Why a target that is there is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// What it is to replace missed commits. It is of use once that is up to date.
+    SourceBehind,
+    /// It cannot stand for the device; in words.
+    Useless(String),
+}
+
 fn leave_out(found: &Found, why: &str) {
     tracing::warn!(device = found.device.name(), "leaving it out: {why}");
 }
@@ -66,13 +75,24 @@ fn attach(volume: &Volume, newest: &Superblock, item: DevReplaceItem, found: Fou
     let devid = DevId(item.src_devid.get());
     let behind = volume.devices_behind().iter().any(|(id, _)| id.devid == devid);
     let source = volume.member(devid).map(|place| &volume.members[place]);
-    let Some(source) = source.filter(|source| source.role() != Role::Seed && !behind) else {
-        return leave_out(&found, "what it is to replace is not there, or missed commits");
+    let useless = |why: &str| {
+        leave_out(&found, why);
+        let _ = volume.unfit_target.set(Unfit::Useless(format!("{} is left out: {why}", found.device.name())));
     };
-    if found.device.len() < source.item().total_bytes.get() {
-        return leave_out(&found, "it is shorter than what it is to replace");
+    let Some(source) = source.filter(|source| source.role() != Role::Seed) else {
+        return useless("the filesystem does not know what it is to replace");
+    };
+    if behind {
+        leave_out(&found, "what it is to replace missed commits, and is brought up to date first");
+        let _ = volume.unfit_target.set(Unfit::SourceBehind);
+        return;
     }
-    let (item, on_disk) = if found.superblock.generation == newest.generation {
+    if found.device.len() < source.item().total_bytes.get() {
+        return useless("it is shorter than what it is to replace");
+    }
+    // A log that it does not know was written without it.
+    let moment = |sb: &Superblock| (sb.generation, sb.log_root);
+    let (item, on_disk) = if moment(&found.superblock) == moment(newest) {
         (item, OnDisk::Yes)
     } else {
         (from_the_beginning(item), OnDisk::NotYet)
@@ -87,6 +107,11 @@ pub fn from_the_beginning(item: DevReplaceItem) -> DevReplaceItem {
 }
 
 impl Volume {
+    /// Why a target that is there is not used, if so.
+    pub fn unfit_target(&self) -> Option<Unfit> {
+        self.unfit_target.get().cloned()
+    }
+
     /// What the last commit says of the replacement of a device.
     ///
     /// # Errors
@@ -123,7 +148,8 @@ impl Volume {
         Ok(None)
     }
 
-    /// Ends what is left of replacements that have ended: their targets are devices of nothing any more. The kernel does not
+    /// Ends what is left of replacements that have ended: their targets, or what they replaced, are devices of nothing any
+    /// more. The kernel does not
     /// mount a filesystem while it knows one.
     pub fn erase_left_over(&self) {
         for device in std::mem::take(&mut *self.left_over.lock().unwrap_or_else(PoisonError::into_inner)) {

@@ -55,18 +55,19 @@ impl Volume {
         self.members.present().filter(|member| member.is_dropped()).map(|member| member.id).collect()
     }
 
-    /// Whether a device was dropped, or is missing and something was committed without it, and what the others have is not far enough beyond it yet: one that is a single
-    /// commit behind counts as whole.
+    /// Whether a device was dropped, or is missing and something was committed without it, and what the others have is not far
+    /// enough beyond it yet: one that is a single commit behind counts as whole. Or the target of a replacement failed, and
+    /// no commit says so.
     pub fn owes_commit(&self) -> bool {
         let newest = self.superblock().generation();
         let is_near = |last: Generation| newest < last.next().next();
         let early = newest > self.opened_at && is_near(self.opened_at);
-        let mut present = self.members.present();
-        present.any(|member| {
+        let is_owed = |member: &Member| {
             member.dropped_at().is_some_and(is_near)
                 || early && member.role() == Role::Missing
                 || member.is_catching_up() && is_near(member.last_seen())
-        })
+        };
+        self.owes_new_beginning() || self.members.present().any(is_owed)
     }
 
     /// Writes each device's parts.

@@ -27,6 +27,7 @@ use crate::members::Members;
 use crate::profile::Grid;
 use crate::rows::BusyRows;
 use crate::stats::DeviceStats;
+use crate::targets::Unfit;
 
 /// What a volume is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,9 @@ pub struct Volume {
     pub(crate) busy_rows: BusyRows,
     pub(crate) torn_rows: AtomicBool,
     pub(crate) missing: Missing,
-    /// Targets of replacements that have ended.
+    /// Why a target that is there is not used.
+    pub(crate) unfit_target: OnceLock<Unfit>,
+    /// What is left of replacements that have ended: targets, and devices that were replaced.
     pub(crate) left_over: Mutex<Vec<Arc<dyn BlockDevice>>>,
 }
 
@@ -174,6 +177,7 @@ impl Volume {
             busy_rows: BusyRows::default(),
             torn_rows: AtomicBool::new(false),
             missing: options.missing,
+            unfit_target: OnceLock::new(),
             left_over: Mutex::default(),
         }
     }

@@ -201,7 +201,7 @@ const SEED_FSID: [u8; 16] = [0x5e; 16];
 /// A filesystem on two devices, the first of which is that of a seed.
 fn sprout() -> (Image, Vec<Arc<MemDevice>>) {
     let mut image = Image::with_devices(2, chunk(F::DATA, CHUNK_LEN, &[(1, 80 << 20)]));
-    image.dev_items[0].fsid = SEED_FSID;
+    (image.dev_items[0].fsid, image.dev_items[0].generation) = (SEED_FSID, 5.into());
     let devices = image.build();
     let mut seed = image.superblock_of(&image.dev_items[0]);
     (seed.fsid, seed.flags) = (SEED_FSID, SUPER_FLAG_SEEDING.into());
@@ -228,6 +228,20 @@ fn a_sprout_opens_with_its_seed() {
     }
     let error = open(&devices[1..], OpenMode::ReadOnly).unwrap_err();
     assert!(!matches!(error, Error::Unsupported(_)), "{error}");
+}
+
+/// Its trees are not those that the sprout refers to any more.
+#[test]
+fn a_seed_that_was_changed_is_refused() {
+    let (image, devices) = sprout();
+    let mut seed = image.superblock_of(&image.dev_items[0]);
+    (seed.fsid, seed.flags) = (SEED_FSID, SUPER_FLAG_SEEDING.into());
+    (seed.generation, seed.chunk_root_generation) = (6.into(), 5.into());
+    devices[0].write_at(SUPERBLOCK_OFFSETS[0], &seed.to_bytes_at(SUPERBLOCK_OFFSETS[0])).unwrap();
+    for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
+        let error = open(&devices, mode).unwrap_err().to_string();
+        assert!(error.contains("it is of generation 6, and was of 5"), "{error}");
+    }
 }
 
 #[test]

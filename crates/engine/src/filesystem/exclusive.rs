@@ -90,10 +90,11 @@ impl ExclusiveState {
         Ok(ExclusiveTurn { all: self.clone() })
     }
 
-    /// What is under way.
+    /// What is under way, or keeps others out until it goes on.
     pub fn current(&self) -> Option<Exclusive> {
         let state = lock(&self.state);
-        state.running.or(state.paused.then_some(Exclusive::BalancePaused))
+        let waits = state.suspended.then_some(Exclusive::DeviceReplace);
+        state.running.or(waits).or(state.paused.then_some(Exclusive::BalancePaused))
     }
 
     /// Asks an operation to end, and waits until it has.
@@ -169,6 +170,7 @@ mod tests {
         assert_eq!(all.current(), Some(Exclusive::BalancePaused));
         // Of two that were interrupted, the replacement goes on first.
         all.set_suspended(true);
+        assert_eq!(all.current(), Some(Exclusive::DeviceReplace));
         assert!(matches!(all.begin(Exclusive::Balance), Err(Error::InProgress("device replace"))));
         assert!(matches!(all.begin(Exclusive::DeviceAdd), Err(Error::InProgress("device replace"))));
         drop(all.begin(Exclusive::DeviceReplace).unwrap());

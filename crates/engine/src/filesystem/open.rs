@@ -10,7 +10,7 @@ use butterfs_volume::Volume;
 
 use super::balance::Balancing;
 use super::exclusive::ExclusiveState;
-use super::replace::Replacing;
+use super::replace::{self, Replacing};
 use super::resyncs::Resyncs;
 use super::scrubs::Scrubs;
 use super::settings::{Reading, Rules};
@@ -21,7 +21,6 @@ use crate::error::{Error, Result};
 use crate::file::{CompressRule, Compressors, DataRule, DirtyBudget, FileData, WriteErrors};
 use crate::inode::cache::InodeCache;
 use crate::inode::{BadData, InodeId, LiveOptions, Options, Shared};
-use crate::replay;
 use crate::scrub::history;
 pub use crate::subvolume::root::Access;
 use crate::subvolume::{Subvolumes, root};
@@ -164,6 +163,7 @@ impl Filesystem {
         }
         if options.access == Access::ReadWrite {
             gate.view(|tx| check_trees(tx, gate.volume()))?;
+            replace::settle(&gate)?;
             drop_space_cache(&gate, sb.compat_ro())?;
         }
         match gate.view(Transaction::load_device_stats) {
@@ -279,7 +279,7 @@ fn replay(gate: &Gate, options: &OpenOptions) -> Result<()> {
         // What must not be written must not be replayed either.
         gate.view(|tx| check_trees(tx, gate.volume()))?;
     }
-    let replayed = gate.replay(replay::replay).map_err(in_log)?;
+    let replayed = gate.replay(|tx| replace::replay_log(tx, gate.volume())).map_err(in_log)?;
     let (items, subvolumes) = (replayed.items, replayed.subvolumes);
     let place = if options.access == Access::ReadOnly { " in memory" } else { "" };
     tracing::info!("replayed the log{place}: {items} items in {subvolumes} subvolumes");
@@ -291,7 +291,7 @@ pub(super) fn check_trees(tx: &Transaction, volume: &Volume) -> Result<()> {
     if quotas_are_on(tx)? {
         return Err(Error::Unsupported("writing with quotas enabled (disable them first)".into()));
     }
-    super::replace::require_target(tx, volume)
+    replace::require_target(tx, volume)
 }
 
 /// What a v1 space cache says will not be true any more. It goes in steps, each of which may be the last that becomes

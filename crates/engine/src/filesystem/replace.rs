@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex};
 
 use butterfs_format::items::{DevReplaceItem, ReadSource, ReplaceState};
 use butterfs_format::{DevId, TreeId};
-use butterfs_volume::{BlockDevice, FileDevice, Missing, Volume, erase_superblocks, from_the_beginning, signatures};
+use butterfs_volume::{
+    BlockDevice, FileDevice, Missing, Unfit, Volume, erase_superblocks, from_the_beginning, signatures,
+};
 use zerocopy::IntoBytes;
 
 use super::Filesystem;
@@ -24,8 +26,9 @@ use super::devices::{WhichDevice, device_error};
 use super::exclusive::{Exclusive, ExclusiveTurn};
 use crate::error::{Error, Result};
 use crate::inode::lock;
+use crate::replay::{self, Replayed};
 use crate::scrub::{FillTarget, ResyncMonitor, ResyncProgress, fill_target};
-use crate::tx::{Need, Transaction};
+use crate::tx::{Gate, Need, Transaction};
 
 /// A replacement that is about to begin, or to go on.
 #[derive(Debug)]
@@ -119,10 +122,46 @@ pub(super) fn require_target(tx: &Transaction, volume: &Volume) -> Result<()> {
         return Ok(());
     }
     let source = item.src_devid;
+    match volume.unfit_target() {
+        // That is brought up to date first; the target is filled with the next mount.
+        Some(Unfit::SourceBehind) => return Ok(()),
+        Some(Unfit::Useless(why)) => {
+            return Err(Error::Refused(format!("device {source} is being replaced, but {why}")));
+        }
+        None => {}
+    }
     Err(Error::Refused(format!(
         "device {source} is being replaced, and the device that takes its place is missing: name it, too, or mount with -o \
          degraded to go on without it (`butterfs device replace cancel` ends the replacement)"
     )))
+}
+
+/// What the item is to say before anything is written, if it says something else: what is written without the target, or with
+/// one that lacks commits, is to be copied again.
+fn anew(tx: &Transaction, volume: &Volume) -> Result<Option<DevReplaceItem>> {
+    let on_disk = read_item(tx)?;
+    let wanted = match volume.replace_item() {
+        Some(item) => item,
+        None if on_disk.is_under_way() => from_the_beginning(on_disk).with_state(ReplaceState::Suspended),
+        None => on_disk,
+    };
+    Ok((wanted != on_disk).then_some(wanted))
+}
+
+/// Replays the log; the commit that brings it in says where a replacement goes on.
+pub(super) fn replay_log(tx: &mut Transaction, volume: &Volume) -> Result<Replayed> {
+    let replayed = replay::replay(tx)?;
+    if let Some(item) = anew(tx, volume)? {
+        write_item(tx, &item)?;
+    }
+    Ok(replayed)
+}
+
+/// Says durably where a replacement goes on: data that is overwritten in place, and a log, become durable without a commit.
+pub(super) fn settle(gate: &Gate) -> Result<()> {
+    let volume = gate.volume();
+    let Some(item) = gate.view(|tx| anew(tx, volume))? else { return Ok(()) };
+    gate.commit_with(Need::Deletion, |tx| write_item(tx, &item))
 }
 
 impl Filesystem {
@@ -137,13 +176,10 @@ impl Filesystem {
         target: &Arc<dyn BlockDevice>,
         read: ReadSource,
     ) -> Result<Replacement> {
-        if self.replace_status().is_under_way() {
-            return Err(Error::InProgress(Exclusive::DeviceReplace.name()));
-        }
+        self.require_no_replacement()?;
         let turn = self.begin_exclusive(Exclusive::DeviceReplace)?;
-        self.check_replacement(devid, &**target)?;
+        self.require_fit(devid, &**target)?;
         let volume = self.shared.gate.volume();
-        volume.check_replacing(devid, &**target)?;
         clear(&**target)?;
         let item = DevReplaceItem {
             src_devid: devid.0.into(),
@@ -158,21 +194,36 @@ impl Filesystem {
 
     fn note_running(&self, devid: DevId, item: DevReplaceItem) {
         let size = self.device_item(devid).map_or(0, |item| item.total_bytes.get());
-        *lock(&self.replacing.state) =
-            State { item, source: Some(devid), failure: None, running: true, suspend: false, size };
+        let mut state = lock(&self.replacing.state);
+        // Somebody may want it to be suspended already.
+        let suspend = state.suspend;
+        *state = State { item, source: Some(devid), failure: None, running: true, suspend, size };
     }
 
-    /// Whether a target is large enough for a device.
+    /// Whether a replacement can begin at this moment. Nothing is written.
     ///
     /// # Errors
-    /// If not, with the size that is needed; if there is no such device.
+    /// As [`Filesystem::begin_replacement`].
     pub fn check_replacement(&self, devid: DevId, target: &dyn BlockDevice) -> Result<()> {
+        self.require_no_replacement()?;
+        let _turn = self.begin_exclusive(Exclusive::DeviceReplace)?;
+        self.require_fit(devid, target)
+    }
+
+    fn require_no_replacement(&self) -> Result<()> {
+        match self.replace_status().is_under_way() {
+            true => Err(Error::InProgress(Exclusive::DeviceReplace.name())),
+            false => Ok(()),
+        }
+    }
+
+    fn require_fit(&self, devid: DevId, target: &dyn BlockDevice) -> Result<()> {
         let needed = self.device_item(devid)?.total_bytes.get();
         if target.len() < needed {
             let (name, len) = (target.name(), target.len());
             return Err(Error::Refused(format!("{name}: has {len} bytes, at least {needed} are needed")));
         }
-        Ok(())
+        Ok(self.shared.gate.volume().check_replacing(devid, target)?)
     }
 
     /// The same for a device that is named, and a block device or an image file by its path from the root.
@@ -180,23 +231,32 @@ impl Filesystem {
     /// # Errors
     /// As [`Filesystem::begin_replacement`]; if it cannot be opened alone.
     pub fn begin_replacement_at(&self, source: &WhichDevice, target: &Path, read: ReadSource) -> Result<Replacement> {
-        if !target.is_absolute() {
-            return Err(Error::Invalid("the device is to be named by its path from the root"));
-        }
-        if self.replace_status().is_under_way() {
-            return Err(Error::InProgress(Exclusive::DeviceReplace.name()));
-        }
-        let devid = self.find_device(source, &[])?;
-        let target: Arc<dyn BlockDevice> = Arc::new(FileDevice::open_read_write(target)?);
+        let (devid, target) = self.open_for_replacement(source, target)?;
         self.begin_replacement(devid, &target, read)
     }
 
-    /// Finds out about the last replacement. One that was interrupted keeps other operations out; without its target what it
-    /// copied does not count any more.
+    /// [`Filesystem::check_replacement`] for devices that are named.
+    ///
+    /// # Errors
+    /// As [`Filesystem::begin_replacement_at`].
+    pub fn check_replacement_at(&self, source: &WhichDevice, target: &Path) -> Result<()> {
+        let (devid, target) = self.open_for_replacement(source, target)?;
+        self.check_replacement(devid, &*target)
+    }
+
+    fn open_for_replacement(&self, source: &WhichDevice, target: &Path) -> Result<(DevId, Arc<dyn BlockDevice>)> {
+        if !target.is_absolute() {
+            return Err(Error::Invalid("the device is to be named by its path from the root"));
+        }
+        self.require_no_replacement()?;
+        let devid = self.find_device(source, &[])?;
+        Ok((devid, Arc::new(FileDevice::open_read_write(target)?)))
+    }
+
+    /// Finds out about the last replacement. One that was interrupted keeps other operations out.
     pub(super) fn find_replacement(&self) -> Result<()> {
         let (gate, volume) = (&self.shared.gate, self.shared.gate.volume());
-        let on_disk = gate.view(read_item)?;
-        let item = volume.replace_item().unwrap_or(on_disk);
+        let item = volume.replace_item().map_or_else(|| gate.view(read_item), Ok)?;
         let source = item.is_under_way().then(|| DevId(item.src_devid.get()));
         let size = source.and_then(|devid| self.device_item(devid).ok()).map_or(0, |item| item.total_bytes.get());
         let state = State { item, source, failure: None, running: false, suspend: false, size };
@@ -207,13 +267,7 @@ impl Filesystem {
         volume.erase_left_over();
         self.exclusive.set_suspended(source.is_some());
         if source.is_some() && volume.replaced_device().is_none() {
-            let item = from_the_beginning(item).with_state(ReplaceState::Suspended);
             tracing::warn!("device {} is being replaced, but not by any device that is there", item.src_devid);
-            lock(&self.replacing.state).item = item;
-        }
-        let item = lock(&self.replacing.state).item;
-        if item != on_disk {
-            gate.change(Need::Items(1), |tx| write_item(tx, &item))?;
         }
         Ok(())
     }
@@ -351,7 +405,10 @@ impl Filesystem {
     pub fn cancel_replacement(&self) -> Result<()> {
         match self.exclusive.cancel(Exclusive::DeviceReplace) {
             Err(Error::NotRunning) => {}
-            ended => return ended,
+            Ok(()) if self.replace_status().state == ReplaceState::Canceled => return Ok(()),
+            // It came to its end before, or is suspended.
+            Ok(()) => {}
+            Err(error) => return Err(error),
         }
         if !self.replace_status().is_under_way() {
             return Err(Error::NotRunning);
@@ -369,7 +426,9 @@ impl Filesystem {
     /// [`Error::NotRunning`] if none runs.
     pub fn suspend_replacement(&self) -> Result<()> {
         lock(&self.replacing.state).suspend = true;
-        self.exclusive.cancel(Exclusive::DeviceReplace)
+        let ended = self.exclusive.cancel(Exclusive::DeviceReplace);
+        lock(&self.replacing.state).suspend = false;
+        ended
     }
 
     /// How far the replacement is, or how the last one ended.

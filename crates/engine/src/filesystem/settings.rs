@@ -3,12 +3,11 @@
 use std::sync::PoisonError;
 
 use super::open::{self, LogTree, OpenOptions};
-use super::{Access, AccessTimes, Autodefrag, Filesystem, Fsync, features};
+use super::{Access, AccessTimes, Autodefrag, Filesystem, Fsync, features, replace};
 use crate::error::{Error, Result};
 use crate::file::{CompressRule, DataRule};
 use crate::inode::{LiveOptions, lock};
-use crate::replay;
-use crate::tx::SpaceRules;
+use crate::tx::{SpaceRules, Transaction};
 
 /// What can be chosen anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,8 +119,10 @@ impl Filesystem {
         open::refuse_old_devices(gate.volume())?;
         gate.view(|tx| open::check_trees(tx, gate.volume()))?;
         gate.volume().open_for_writing()?;
-        let replay = (sb.log_root.get() != 0).then_some(replay::replay);
-        gate.begin_writing(replay).map_err(|error| if replay.is_some() { open::in_log(error) } else { error })?;
+        let has_log = sb.log_root.get() != 0;
+        let replay = has_log.then_some(|tx: &mut Transaction| replace::replay_log(tx, gate.volume()));
+        gate.begin_writing(replay).map_err(|error| if has_log { open::in_log(error) } else { error })?;
+        replace::settle(gate)?;
         open::drop_space_cache(gate, sb.compat_ro())?;
         self.find_balance()?;
         self.find_replacement()?;

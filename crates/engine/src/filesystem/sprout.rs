@@ -25,15 +25,16 @@ use crate::relocate::Relocated;
 use crate::tx::{Need, Transaction};
 
 impl Filesystem {
-    /// Whether a device can be added.
+    /// Whether a device can be added at this moment.
     ///
     /// # Errors
     /// Why not.
     pub fn check_addition(&self) -> Result<()> {
         match self.shared.gate.volume().is_a_seed() {
-            true => self.check_sprouting(),
-            false => self.shared.gate.check_writable(),
+            true => self.check_sprouting()?,
+            false => self.shared.gate.check_writable()?,
         }
+        self.exclusive.begin(Exclusive::DeviceAdd).map(drop)
     }
 
     /// What opening what grows would refuse.
@@ -49,6 +50,7 @@ impl Filesystem {
             return Err(Error::Refused("the seed has a log that was not replayed; no seed should".into()));
         }
         open::refuse_old_devices(gate.volume())?;
+        gate.volume().check_sprouting()?;
         gate.view(|tx| open::check_trees(tx, gate.volume()))
     }
 

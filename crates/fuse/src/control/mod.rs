@@ -35,8 +35,8 @@ pub use wire::ScrubState;
 pub(crate) use volume::READ_OTHERS;
 pub use volume::{
     MountBalance, WorkEnd, add_device, balance_status, begin_balance, cancel_balance, cancel_replace, check_addition,
-    exclusive_operation, pause_balance, remove_devices, replace_device, replace_failure, replace_status, resize,
-    wait_for_end,
+    check_replacement, exclusive_operation, pause_balance, remove_devices, replace_device, replace_failure,
+    replace_status, resize, wait_for_end,
 };
 
 use butterfs_os::flat_ioctl::flat_ioctl;

@@ -178,6 +178,14 @@ pub fn remove_devices(file: BorrowedFd<'_>, devices: &[&str]) -> io::Result<Opti
 /// The word for [`ReadSource::Avoid`].
 pub(crate) const READ_OTHERS: &str = "others";
 
+/// Why a device cannot be replaced by another at this moment, if that is so. Nothing is written.
+///
+/// # Errors
+/// If the mount cannot be asked.
+pub fn check_replacement(file: BorrowedFd<'_>, source: &str, target: &Path) -> io::Result<Option<String>> {
+    work(file, &["replace", "check", source, target.to_str().ok_or(rustix::io::Errno::INVAL)?])
+}
+
 /// Begins to replace a device (a number, or a path) by another, by its path from the root; or what is wrong.
 ///
 /// # Errors

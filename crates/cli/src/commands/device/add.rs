@@ -47,11 +47,15 @@ pub fn run(add: &Arguments) -> Result<ExitCode> {
 }
 
 fn add_all(add: &Arguments, path: &Path, devices: &[PathBuf], target: &WorkTarget) -> Result<ExitCode> {
-    if let WorkTarget::Mount(file) = target {
-        if let Some(why) = control::check_addition(ask(file)).map_err(|error| not_ours(path, &error))? {
-            return Err(Failure::at(exit::USAGE, path, format!("no device can be added: {why}")));
+    let refused = match target {
+        WorkTarget::Mount(file) => {
+            check_exclusive(ask(file), path, "device add", Busy::of(add.enqueue))?;
+            control::check_addition(ask(file)).map_err(|error| not_ours(path, &error))?
         }
-        check_exclusive(ask(file), path, "device add", Busy::of(add.enqueue))?;
+        WorkTarget::Image(fs) => fs.check_addition().err().map(|error| error.to_string()),
+    };
+    if let Some(why) = refused {
+        return Err(Failure::at(exit::USAGE, path, format!("no device can be added: {why}")));
     }
     // What is refused is refused before anything is written to any of them.
     let found = devices

@@ -129,17 +129,18 @@ fn start(start: &Start) -> Result<ExitCode> {
         WorkTarget::Mount(file) => {
             let opened = look(target, Overwrite::of(start.force))?;
             require_size(&file, start, &source, opened.len())?;
-            clear(target, &opened, Discard::of(start.nodiscard))?;
             let io = |error| failure::io(exit::USAGE, target, &error);
             let whole = target.canonicalize().map_err(io)?;
-            // The daemon opens it, and looks at its size before anything is written.
+            // The daemon opens it.
             drop(opened);
-            let read = start.read_source();
-            let refused =
-                control::replace_device(ask(&file), read, &source, &whole).map_err(|error| not_ours(path, &error))?;
-            if let Some(text) = refused {
-                return Err(Failure::at(exit::USAGE, target, format!("error replacing device: {text}")));
-            }
+            let accept = |asked: std::io::Result<Option<String>>| match asked.map_err(|error| not_ours(path, &error))? {
+                Some(text) => Err(Failure::at(exit::USAGE, target, format!("error replacing device: {text}"))),
+                None => Ok(()),
+            };
+            // What is refused is refused before anything is written.
+            accept(control::check_replacement(ask(&file), &source, &whole))?;
+            clear(target, &look(target, Overwrite::Accept)?, Discard::of(start.nodiscard))?;
+            accept(control::replace_device(ask(&file), start.read_source(), &source, &whole))?;
             if start.wait { follow(&file, path, &interrupt) } else { Ok(ExitCode::SUCCESS) }
         }
     }
@@ -288,6 +289,7 @@ fn fields(status: &ReplaceStatus) -> [u64; 6] {
 fn shown_status([state, thousandths, started, stopped, writes, reads]: &[u64; 6], failure: Option<&str>) -> String {
     let errors = format!("{writes} write errs, {reads} uncorr. read errs");
     let done = format!("{}.{}%", thousandths / 10, thousandths % 10);
+    let is_cut = *stopped == 0;
     let (started, stopped) = (short_time(*started), short_time(*stopped));
     match (state, failure) {
         (0, _) => "Never started".into(),
@@ -295,6 +297,8 @@ fn shown_status([state, thousandths, started, stopped, writes, reads]: &[u64; 6]
         (2, _) => format!("Started on {started}, finished on {stopped}, {errors}"),
         (3, Some(why)) => format!("Started on {started}, failed on {stopped}, {errors}: {why}"),
         (3, None) => format!("Started on {started}, canceled on {stopped} at {done}, {errors}"),
+        // Cut, and nobody knows when.
+        _ if is_cut => format!("Started on {started}, suspended at {done}, {errors}"),
         _ => format!("Started on {started}, suspended on {stopped} at {done}, {errors}"),
     }
 }

@@ -231,6 +231,9 @@ impl EngineFrontEnd {
             ("add", []) => return self.fs.check_addition(),
             ("add", [path]) => return self.add_device(path),
             ("replace", ["cancel"]) => return self.fs.cancel_replacement(),
+            ("replace", ["check", source, target]) => {
+                return self.fs.check_replacement_at(&named(source), Path::new(target));
+            }
             ("replace", [read, source, target]) => {
                 let read = if *read == READ_OTHERS { ReadSource::Avoid } else { ReadSource::Always };
                 Begun::Replacement(self.fs.begin_replacement_at(&named(source), Path::new(target), read)?)
