@@ -325,6 +325,71 @@ fn suspended_by_the_kernel(rig: &Rig) {
     drop(kernel);
 }
 
+/// A target that is full of one byte, which it keeps.
+struct Full(PathBuf);
+
+impl Full {
+    const BLOCK: [u8; MIB as usize] = [b'Z'; MIB as usize];
+
+    fn new(path: PathBuf) -> Self {
+        let mut file = std::fs::File::create(&path).expect("is made");
+        (0..400).for_each(|_| file.write_all(&Self::BLOCK).expect("is written"));
+        Self(path)
+    }
+
+    /// Refused with this text, with nothing written.
+    #[track_caller]
+    fn is_refused(&self, command: &mut Command, text: &str) {
+        let refused = run(command);
+        assert!(!refused.status.success() && refused.stderr.contains(text), "{refused}");
+        let mut file = std::fs::File::open(&self.0).expect("is there");
+        let mut block = vec![0; MIB as usize];
+        for at in 0..400 {
+            file.read_exact(&mut block).expect("reads");
+            assert!(block == Self::BLOCK, "the target was written in MiB {at}: {refused}");
+        }
+    }
+
+    #[track_caller]
+    fn is_no_target(&self, source: &str, path: &Path, text: &str) {
+        let mut command = Command::new(BUTTERFS);
+        self.is_refused(command.args(["device", "replace", "start", "-B", source]).args([&self.0, path]), text);
+    }
+}
+
+/// What a target holds stays until nothing can be refused any more; nor is anything added to what rests.
+#[test]
+fn refused_before_the_target_is_cleared() {
+    let Some(work) = setup("replace-kept") else { return };
+    let mnt = work.dir("mnt");
+    let (images, target, _) = made(work.path(), &["-d", "raid1", "-m", "raid1"]);
+    let full = Full::new(work.file("full"));
+    let ours = Ours::new(&images, &mnt, "ro");
+    full.is_no_target("2", &mnt, "read-only");
+    drop(ours);
+    full.is_no_target("9", &images[0], "9");
+    let ours = Ours::new(&images, &mnt, "noatime");
+    full.is_no_target("9", &mnt, "9");
+    full.is_no_target("/nowhere", &mnt, "/nowhere");
+    run(Command::new(BUTTERFS).args(["device", "replace", "start", "2"]).args([&target, &mnt])).ok();
+    drop(ours);
+    std::fs::rename(&target, work.dir("elsewhere").join("target")).expect("is renamed");
+    let told = run(Command::new(BUTTERFS).args(["device", "replace", "status"]).arg(&images[0])).ok().stdout;
+    if told.contains("finished") {
+        return;
+    }
+    let add = |path: &Path| {
+        let mut command = Command::new(BUTTERFS);
+        command.args(["device", "add", "-f"]).args([&full.0, path]);
+        command
+    };
+    full.is_refused(&mut add(&images[0]), "device replace");
+    let ours = Ours::new(&images, &mnt, "noatime,degraded");
+    full.is_refused(&mut add(&mnt), "device replace");
+    full.is_no_target("2", &mnt, "device replace");
+    drop(ours);
+}
+
 /// What cannot be is refused, and nothing is written.
 #[test]
 fn refused() {

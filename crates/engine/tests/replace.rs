@@ -10,7 +10,7 @@ use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::DataRule;
 use butterfs_engine::filesystem::exclusive::Exclusive;
-use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions, ReplaceEnd};
+use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions, ReplaceEnd, Returning};
 use butterfs_format::DevId;
 use butterfs_format::items::{BlockGroupFlags, ReadSource, ReplaceState};
 use butterfs_testkit::disks;
@@ -381,6 +381,42 @@ fn what_is_fsynced_after_the_target_failed_is_copied() {
     drop(fs);
     let fs = cut.open(&[]).unwrap();
     disks::assert_noise(&fs, "in place", 0, 820);
+}
+
+/// Its source missed commits: that is brought up to date first, and the target is filled with the next mount.
+#[test]
+fn a_source_that_missed_commits_comes_first() {
+    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let all = interrupted(&devices, SIZE, Cut::Suspended);
+    let fs = all.open(&[1, 2]).unwrap();
+    for _ in 0..2 {
+        write_and_fsync(&fs, 830);
+        fs.sync().unwrap();
+    }
+    drop(fs);
+    let open = |returning| {
+        let volume = Volume::open(disks::as_devices(&all.0), OpenMode::ReadWrite).unwrap();
+        let options = OpenOptions { returning, ..OpenOptions::default() };
+        Filesystem::open(volume, options, Box::new(SystemEnvironment))
+    };
+    let refused = open(Returning::Refuse).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("missed commits") && !refused.contains("is missing"), "{refused}");
+    let fs = open(Returning::CatchUp).unwrap();
+    assert!(fs.begin_resumed_replacement().is_err());
+    assert_eq!(fs.resync().unwrap().len(), 1);
+    fs.sync().unwrap();
+    drop(fs);
+    let mut all = all;
+    let fs = all.open(&[]).unwrap();
+    assert!(matches!(resume(&fs), ReplaceEnd::Done(_)));
+    drop(fs);
+    all.0.remove(1);
+    all.judge();
+    // What was written with one device has no second copy.
+    let fs = all.open(&[]).unwrap();
+    assert_whole(&fs);
+    disks::assert_noise(&fs, "in place", 0, 830);
+    disks::assert_noise(&fs, "logged", 0, 831);
 }
 
 /// A cut at its end leaves the source with its superblocks. It is left out and erased; but not if it went on by itself.
