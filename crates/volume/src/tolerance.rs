@@ -55,13 +55,16 @@ impl Volume {
         self.members.present().filter(|member| member.is_dropped()).map(|member| member.id).collect()
     }
 
-    /// Whether a device was dropped, or is missing and something was committed without it, and what the others have is not far
+    /// Whether a device was dropped, or is missing and something was committed or logged without it, and what the others have is not far
     /// enough beyond it yet: one that is a single commit behind counts as whole. Or the target of a replacement failed, and
     /// no commit says so.
     pub fn owes_commit(&self) -> bool {
-        let newest = self.superblock().generation();
+        let superblock = self.superblock();
+        let newest = superblock.generation();
         let is_near = |last: Generation| newest < last.next().next();
-        let early = newest > self.opened_at && is_near(self.opened_at);
+        // A log is of the last commit's generation, which a missing device may have without it.
+        let is_ahead = newest > self.opened_at || superblock.log_root.get() != 0;
+        let early = is_ahead && is_near(self.opened_at);
         let is_owed = |member: &Member| {
             member.dropped_at().is_some_and(is_near)
                 || early && member.role() == Role::Missing
