@@ -15,6 +15,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use butterfs_format::{Generation, Logical};
 
@@ -59,11 +60,10 @@ impl Volume {
     /// enough beyond it yet: one that is a single commit behind counts as whole. Or the target of a replacement failed, and
     /// no commit says so.
     pub fn owes_commit(&self) -> bool {
-        let superblock = self.superblock();
-        let newest = superblock.generation();
+        let newest = self.superblock().generation();
         let is_near = |last: Generation| newest < last.next().next();
         // A log is of the last commit's generation, which a missing device may have without it.
-        let is_ahead = newest > self.opened_at || superblock.log_root.get() != 0;
+        let is_ahead = newest > self.opened_at || self.logged.load(Ordering::Acquire);
         let early = is_ahead && is_near(self.opened_at);
         let is_owed = |member: &Member| {
             member.dropped_at().is_some_and(is_near)

@@ -95,6 +95,8 @@ pub struct Volume {
     pub(crate) dropping: Mutex<()>,
     /// The newest generation that a missing device may be of.
     pub(crate) opened_at: Generation,
+    /// A log was written since.
+    pub(crate) logged: AtomicBool,
     pub(crate) busy_rows: BusyRows,
     pub(crate) torn_rows: AtomicBool,
     pub(crate) missing: Missing,
@@ -174,6 +176,7 @@ impl Volume {
             map: RwLock::default(),
             dropping: Mutex::default(),
             opened_at: sb.generation(),
+            logged: AtomicBool::new(false),
             busy_rows: BusyRows::default(),
             torn_rows: AtomicBool::new(false),
             missing: options.missing,

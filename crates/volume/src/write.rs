@@ -167,6 +167,7 @@ impl Volume {
         self.require_writable()?;
         // A device that came since is not told of in that commit.
         let is_new = |member: &Member| member.is_new.load(Ordering::Acquire);
+        self.logged.store(true, Ordering::Release);
         self.on_each_written(|member| if is_new(member) { Ok(()) } else { write_copies(member, sb) })
     }
 
