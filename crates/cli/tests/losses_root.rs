@@ -236,7 +236,10 @@ impl Rig {
         let has_parity =
             [self.case.data, self.case.metadata].iter().any(|profile| matches!(*profile, "raid5" | "raid6"));
         let first = scrub();
-        let is_parity = |line: &str| line.ends_with(": parity: parity does not fit the data; repaired");
+        let is_parity = |line: &str| {
+            line.ends_with(": parity: parity does not fit the data; repaired")
+                || line.contains("errors detected during scrubbing")
+        };
         if has_parity && first.stderr.lines().all(is_parity) && first.stdout.contains("Uncorrectable:  0") {
             let again = scrub();
             assert!(again.stdout.contains("no errors found"), "{again}");

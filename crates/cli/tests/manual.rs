@@ -57,6 +57,6 @@ fn each_command_has_a_page() {
 fn shells_complete_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let text = butterfs(&["completions", shell]);
-        assert!(text.contains("subvolume") && text.contains("--check-data-csum"), "{shell}");
+        assert!(text.contains("subvolume") && text.contains("check-data-csum"), "{shell}");
     }
 }

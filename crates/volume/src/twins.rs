@@ -19,11 +19,14 @@ use crate::open::{add_system_chunks, load_chunk_tree, role};
 use crate::superblock::Found;
 use crate::volume::{BadChunks, Missing, OpenMode, OpenOptions, Volume};
 
+/// Devices that may be erased.
+pub(crate) type LeftOver = Vec<Arc<dyn BlockDevice>>;
+
 /// Gives those that are left, and of those left out the ones that nothing was written to since: these may be erased.
 ///
 /// # Errors
 /// If one was not replaced by the other.
-pub(crate) fn leave_out_replaced(found: Vec<Found>) -> Result<(Vec<Found>, Vec<Arc<dyn BlockDevice>>)> {
+pub(crate) fn leave_out_replaced(found: Vec<Found>) -> Result<(Vec<Found>, LeftOver)> {
     let (mut replaced, mut left_over) = (Vec::new(), Vec::new());
     for (place, old) in found.iter().enumerate() {
         let Some(new) = found.iter().find(|new| is_newer_twin(new, old)) else { continue };

@@ -198,7 +198,7 @@ const BTRFS: &[Row] = &[
     row(
         "thread_pool",
         Value("N", |o, v| values::threads(v).map(|n| o.threads = Some(n))),
-        "answer requests with so many threads (one for each core, 2 to 8)",
+        "answer requests with up to so many threads at a time (one for each core, 2 to 8)",
     ),
     row("treelog", Word(|o| o.fsync = Fsync::Log), "fsync writes to a log tree (the default)"),
     row("notreelog", Word(|o| o.fsync = Fsync::Commit), "commit on every fsync, without a log tree"),
