@@ -3,11 +3,11 @@
 mod common;
 
 use butterfs_testkit::command::run;
-use butterfs_testkit::devices;
+use butterfs_testkit::devices::{self, Loop};
 use butterfs_testkit::mounter::create_sparse;
 use butterfs_testkit::random::Random;
 use common::ours::Ours;
-use common::{MIB, setup};
+use common::{MIB, compat_library, setup};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -82,4 +82,34 @@ fn what_is_refused_clears_nothing() {
         drop(ours);
     }
     run(Command::new("btrfs").arg("check").arg(&filesystem[0])).ok();
+}
+
+/// Each write to such a device would wait for itself.
+#[test]
+fn what_lies_on_the_mount_is_refused() {
+    let Some(work) = setup("device-add-own") else { return };
+    compat_library();
+    let mnt = work.dir("mnt");
+    let filesystem = devices::mkfs(work.path(), &[400 * MIB], &[]);
+    let ours = Ours::new(&filesystem, &mnt, "noatime");
+    let file = noisy(&mnt, "file", 500 * MIB);
+    let before = std::fs::read(&file).expect("reads");
+    let device = Loop::over(&file);
+    let refuses = |arguments: &[&str], paths: &[&Path]| {
+        let refused = run(Command::new(env!("CARGO_BIN_EXE_butterfs")).args(arguments).args(paths));
+        assert_eq!(refused.status.code(), Some(1), "{refused}");
+        refused.stderr
+    };
+    for bad in [file.as_path(), device.path()] {
+        for arguments in [&["device", "add"][..], &["device", "replace", "start", "1"]] {
+            let told = refuses(arguments, &[bad, &mnt]);
+            assert!(told.contains("lies on the mount itself"), "{told}");
+            assert!(std::fs::read(&file).expect("reads") == before, "it was changed");
+        }
+    }
+    // The daemon refuses it too, when others ask.
+    refuses(&["compat", "--", "btrfs", "device", "add", "-K", "-f"], &[device.path(), &mnt]);
+    refuses(&["compat", "--", "btrfs", "replace", "start", "-K", "-B", "-f", "1"], &[device.path(), &mnt]);
+    drop((device, ours));
+    devices::assert_clean(&filesystem);
 }

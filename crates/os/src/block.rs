@@ -1,8 +1,12 @@
 //! Questions to a block device that only an ioctl answers.
 
+use crate::loop_device;
 use rustix::io::Result;
 use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
+use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 /// `BLKGETSIZE64`, declared by Linux with the size of a pointer although it writes a `u64`.
 const BLKGETSIZE64: Opcode = opcode::read::<usize>(0x12, 114);
@@ -32,6 +36,16 @@ pub fn sector_size(device: impl AsFd) -> Result<u32> {
     unsafe { ioctl(device, Getter::<BLKSSZGET, u32>::new()) }
 }
 
+/// The device number (`st_dev`) of the filesystem that holds what is stored in a file, or in the file behind a loop device.
+/// `None` for other devices.
+pub fn filesystem_under(path: &Path) -> std::io::Result<Option<u64>> {
+    let found = path.metadata()?;
+    if !found.file_type().is_block_device() {
+        return Ok(Some(found.dev()));
+    }
+    Ok(loop_device::backing_filesystem(File::open(path)?).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +56,13 @@ mod tests {
         assert!(device_size(&file).is_err());
         assert!(sector_size(&file).is_err());
         assert!(discard(&file, 0, 4096).is_err());
+        assert!(loop_device::backing_filesystem(&file).is_err());
+    }
+
+    #[test]
+    fn a_file_lies_on_its_filesystem() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(filesystem_under(file.path()).unwrap(), Some(file.as_file().metadata().unwrap().dev()));
+        assert!(filesystem_under(Path::new("/there/is/none")).is_err());
     }
 }

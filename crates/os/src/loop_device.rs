@@ -6,7 +6,7 @@
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, Result};
-use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, Setter, ioctl};
+use rustix::ioctl::{Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter, ioctl};
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 const CONFIGURE: Opcode = 0x4C0A;
 /// `LOOP_CLR_FD`.
 const CLEAR: Opcode = 0x4C01;
+/// `LOOP_GET_STATUS64`.
+const GET_STATUS: Opcode = 0x4C05;
 /// `LOOP_CTL_GET_FREE`.
 const GET_FREE: Opcode = 0x4C82;
 /// `LO_FLAGS_READ_ONLY`.
@@ -71,6 +73,14 @@ impl AsFd for LoopDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// The device number (`st_dev`) of the filesystem with the file behind a loop device; `ENXIO` if there is none, an error for
+/// another kind of device.
+pub fn backing_filesystem(device: impl AsFd) -> Result<u64> {
+    // SAFETY: LOOP_GET_STATUS64 writes one loop_info64 through its argument; the struct has exactly its layout (size asserted
+    // below), and every pattern of bits is a value of it. Other devices answer ENOTTY and write nothing.
+    unsafe { ioctl(device, Getter::<GET_STATUS, LoopInfo>::new()) }.map(|info| info.device)
 }
 
 /// `struct loop_info64`.

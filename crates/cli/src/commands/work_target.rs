@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions};
 use butterfs_fuse::control;
+use butterfs_os::block::filesystem_under;
 use butterfs_volume::{Missing, OpenMode};
 
 use crate::commands::mount::protected::is_seed;
@@ -48,6 +50,19 @@ impl WorkTarget {
             return Ok(Self::Mount(file));
         }
         Ok(Self::Image(Arc::new(open_image(path, image, OpenOptions::default())?)))
+    }
+
+    /// A device that comes to a mount must not lie on it, not by a loop device either: the mount would wait for itself.
+    ///
+    /// # Errors
+    /// If it does; if it cannot be looked at.
+    pub fn require_elsewhere(&self, device: &Path) -> Result<()> {
+        let Self::Mount(mount) = self else { return Ok(()) };
+        let io = |error| failure::io(exit::USAGE, device, &error);
+        if filesystem_under(device).map_err(io)? == Some(mount.metadata().map_err(io)?.dev()) {
+            return Err(Failure::at(exit::USAGE, device, "lies on the mount itself; take a device that is elsewhere"));
+        }
+        Ok(())
     }
 
     /// The same for who adds a device: a seed is read only, and what grows from it is written.

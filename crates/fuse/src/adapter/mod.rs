@@ -82,6 +82,8 @@ pub struct AdapterOptions {
     pub device: String,
     /// The block device that stands for the only device, if that is none itself: where commands of Btrfs look.
     pub block_device: Option<String>,
+    /// Device number of the mount, as in `st_dev`: no device of the filesystem may lie there.
+    pub device_number: Option<u64>,
     /// What can be chosen anew.
     pub changeable: Changeable,
     /// What reads the options of a remount.
@@ -103,6 +105,7 @@ impl Default for AdapterOptions {
             subvolume_ino: SubvolumeIno::Unique,
             device: String::new(),
             block_device: None,
+            device_number: None,
             changeable: Changeable::default(),
             on_remount: OnRemount::default(),
             acl: PosixAcl::Enforced,

@@ -60,7 +60,10 @@ fn add_all(add: &Arguments, path: &Path, devices: &[PathBuf], target: &WorkTarge
     // What is refused is refused before anything is written to any of them.
     let found = devices
         .iter()
-        .map(|device| Ok((device, look(device, Overwrite::of(add.force))?)))
+        .map(|device| {
+            target.require_elsewhere(device)?;
+            Ok((device, look(device, Overwrite::of(add.force))?))
+        })
         .collect::<Result<Vec<_>>>()?;
     for (device, opened) in found {
         clear(device, &opened, Discard::of(add.nodiscard))?;

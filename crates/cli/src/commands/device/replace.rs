@@ -117,6 +117,7 @@ fn start(start: &Start) -> Result<ExitCode> {
         return Err(Failure::at(exit::USAGE, target, "is the device that is to be replaced"));
     }
     let filesystem = open(start)?;
+    filesystem.require_elsewhere(target)?;
     if let WorkTarget::Mount(file) = &filesystem {
         check_exclusive(ask(file), path, "device replace", Busy::of(start.enqueue))?;
     }

@@ -411,8 +411,9 @@ fn front_end(plan: &Plan<'_>, filesystem: Arc<Filesystem>, mount: &Mount) -> Arc
     };
     let device = plan.image.canonicalize().unwrap_or_else(|_| plan.image.to_path_buf());
     options.device = device.to_string_lossy().into_owned();
-    options.block_device = mount.point().block_device().map(str::to_owned);
     let point = mount.point();
+    options.block_device = point.block_device().map(str::to_owned);
+    options.device_number = point.device_number().map(|(major, minor)| rustix::fs::makedev(major, minor));
     match plan.options.fatal_errors {
         FatalErrors::End => options.on_error = OnError::new(end),
         // Only root may do this; for others changes fail in the daemon.

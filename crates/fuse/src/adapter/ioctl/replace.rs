@@ -78,7 +78,8 @@ impl EngineFrontEnd {
             1 => ReadSource::Avoid,
             _ => return Err(wrong()),
         };
-        let begun = match self.fs.begin_replacement_at(&source, Path::new(name(TARGET_NAME_AT)?), read) {
+        let target = self.require_elsewhere(Path::new(name(TARGET_NAME_AT)?))?;
+        let begun = match self.fs.begin_replacement_at(&source, target, read) {
             Err(Error::InProgress(name)) if name == Exclusive::DeviceReplace.name() => return Ok(ALREADY_STARTED),
             begun => begun?,
         };

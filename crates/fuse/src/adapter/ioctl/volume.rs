@@ -8,6 +8,7 @@ use butterfs_engine::filesystem::{Access, BalanceStatus, ResizeWish, WhichDevice
 use butterfs_engine::{Error, inode::InodeId};
 use butterfs_format::DevId;
 use butterfs_format::items::{BalanceArgs, BalanceItem, ReadSource};
+use butterfs_os::block::filesystem_under;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{number, reply};
@@ -214,11 +215,21 @@ impl EngineFrontEnd {
     /// What grows from a seed can be written from then on.
     fn add_device(&self, path: &str) -> std::result::Result<(), Error> {
         let was = self.fs.access();
-        self.fs.add_device_at(Path::new(path))?;
+        self.fs.add_device_at(self.require_elsewhere(Path::new(path))?)?;
         if was == Access::ReadOnly {
             self.begin_work().map_err(|_| Error::Busy("no thread could be started"))?;
         }
         Ok(())
+    }
+
+    /// A device that comes must not lie on this mount: each write to it would wait for itself.
+    pub(super) fn require_elsewhere<'a>(&self, device: &'a Path) -> std::result::Result<&'a Path, Error> {
+        // What cannot be looked at cannot be opened either, which says why.
+        let under = filesystem_under(device).ok().flatten();
+        if under.is_some() && under == self.options.device_number {
+            return Err(Error::Refused(format!("{} lies on the mount itself", device.display())));
+        }
+        Ok(device)
     }
 
     fn do_work(&self, command: &str, words: &[&str]) -> std::result::Result<(), Error> {
@@ -232,11 +243,12 @@ impl EngineFrontEnd {
             ("add", [path]) => return self.add_device(path),
             ("replace", ["cancel"]) => return self.fs.cancel_replacement(),
             ("replace", ["check", source, target]) => {
-                return self.fs.check_replacement_at(&named(source), Path::new(target));
+                return self.fs.check_replacement_at(&named(source), self.require_elsewhere(Path::new(target))?);
             }
             ("replace", [read, source, target]) => {
                 let read = if *read == READ_OTHERS { ReadSource::Avoid } else { ReadSource::Always };
-                Begun::Replacement(self.fs.begin_replacement_at(&named(source), Path::new(target), read)?)
+                let target = self.require_elsewhere(Path::new(target))?;
+                Begun::Replacement(self.fs.begin_replacement_at(&named(source), target, read)?)
             }
             ("resize", [text]) => match text.parse::<ResizeWish>()? {
                 ResizeWish::Cancel => return self.fs.exclusive().cancel(Exclusive::Resize),
