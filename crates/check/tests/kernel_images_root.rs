@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+use butterfs_testkit::mounter::wait_until;
 use butterfs_testkit::unmount::unmount;
+use butterfs_testkit::workdir::loops_below;
 use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -28,21 +30,27 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A mounted image; unmounted when dropped.
-struct Mounted(PathBuf);
+/// A mounted image and where it is mounted; unmounted when dropped, and no kernel writes to it then.
+struct Mounted {
+    image: PathBuf,
+    at: PathBuf,
+}
 
 impl Mounted {
     fn new(image: &Path, at: &Path, options: &str) -> Self {
         std::fs::create_dir_all(at).unwrap();
         run("mount", &["-o", options, text(image), text(at)]);
-        Self(at.to_owned())
+        Self { image: image.to_owned(), at: at.to_owned() }
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = unmount(&self.0);
-        assert!(std::thread::panicking() || unmounted.status.success(), "{unmounted}");
+        let unmounted = unmount(&self.at);
+        if !std::thread::panicking() {
+            assert!(unmounted.status.success(), "{unmounted}");
+            wait_until("the loop device is let go", || loops_below(&self.image).is_empty());
+        }
     }
 }
 
