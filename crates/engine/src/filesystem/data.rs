@@ -6,12 +6,15 @@ use butterfs_format::items::FileType;
 pub use butterfs_volume::Reader;
 
 use super::Filesystem;
+use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
 use crate::file::{self, CloneLen, Dedupe, Seek, SizeMode};
 use crate::inode::{InodeId, InodeRef, item, lock};
 
 /// So many block groups are emptied for one operation at most.
 const MOST_RECLAIMED: usize = 64;
+/// So many files are written back before it is asked again whose turn it is.
+const INODES_PER_ROUND: usize = 64;
 
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,16 +153,27 @@ impl Filesystem {
         self.write_back_while(|| self.budget.bytes() > most)
     }
 
-    fn write_back_while(&self, wanted: impl Fn() -> bool) -> Result<()> {
+    fn write_back_while(&self, wanted: impl Fn() -> bool + Sync) -> Result<()> {
         while wanted() {
             self.shared.gate.check_writable()?;
-            let held = |inode: &InodeRef| inode.data.is_dirty();
-            let Some(inode) = lock(&self.dirty).values().find(|inode| held(inode)).map(InodeRef::clone) else { break };
-            // An error is the other file's.
-            let _ = file::writeback(&self.shared, &inode, None);
-            self.forget_if_clean(&inode);
+            let inodes = self.first_with_dirty_data(INODES_PER_ROUND);
+            if inodes.is_empty() {
+                break;
+            }
+            on_all_cores(inodes.len(), |index| {
+                if wanted() {
+                    // An error is the other file's.
+                    let _ = file::writeback(&self.shared, &inodes[index], None);
+                    self.forget_if_clean(&inodes[index]);
+                }
+            });
         }
         Ok(())
+    }
+
+    fn first_with_dirty_data(&self, most: usize) -> Vec<InodeRef> {
+        let dirty = lock(&self.dirty);
+        dirty.values().filter(|inode| inode.data.is_dirty()).take(most).map(InodeRef::clone).collect()
     }
 
     pub(super) fn file(&self, id: InodeId) -> Result<InodeRef> {

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use butterfs_format::TreeId;
 
 use super::{Access, Filesystem, Fsync};
+use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
 use crate::file::{self, ErrorCursor};
 use crate::inode::{InodeId, InodeRef, item, lock};
 use crate::log;
 use crate::tx::{LogTicket, Loggable, Need, WhyCommit};
+
+/// So many inodes, neighbours mostly, are written back by one thread, one after the other.
+const INODES_PER_JOB: usize = 32;
 
 /// How fsyncs were done, counted since the filesystem was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,13 +127,18 @@ impl Filesystem {
     ///
     /// They stay in the list meanwhile, so that who comes later waits for those that are under way.
     pub(super) fn write_back(&self, chosen: impl Fn(InodeId) -> bool) -> Result<()> {
-        let mut first = Ok(());
-        for inode in self.dirty_inodes(chosen) {
-            let result = file::writeback(&self.shared, &inode, None).and_then(|()| self.write_back_item(&inode));
-            self.forget_if_clean(&inode);
-            first = first.and(result);
-        }
-        first
+        let inodes = self.dirty_inodes(chosen);
+        let parts: Vec<&[InodeRef]> = inodes.chunks(INODES_PER_JOB).collect();
+        let results = on_all_cores(parts.len(), |part| {
+            parts[part].iter().map(|inode| self.write_back_inode(inode)).fold(Ok(()), Result::and)
+        });
+        results.into_iter().fold(Ok(()), Result::and)
+    }
+
+    fn write_back_inode(&self, inode: &InodeRef) -> Result<()> {
+        let result = file::writeback(&self.shared, inode, None).and_then(|()| self.write_back_item(inode));
+        self.forget_if_clean(inode);
+        result
     }
 
     /// Chosen inodes of those that may be dirty.
