@@ -131,7 +131,7 @@ impl Default for OpenOptions {
             new_data: DataRule::Usual,
             cache_bytes: 128 << 20,
             cached_inodes: 1 << 16,
-            dirty_limit: 256 << 20,
+            dirty_limit: 128 << 20,
             space: SpaceRules::default(),
             autodefrag: Autodefrag::Never,
             returning: Returning::default(),
