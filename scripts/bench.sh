@@ -6,7 +6,7 @@
 # --rounds N (5); --scale PERCENT of the full size (100); --only SCENARIO,... of sequential, random, sync, files,
 # directory, rename, latency, tree, zstd, clone, git, cargo, snapshot, mount, library, mkfs; --with WHOM,... of btrfs, ceiling, ext4, xfs (btrfs,ceiling);
 # --dir DIRECTORY for the images (/dev/shm: in memory; on a disk: another); --transport device or uring (device);
-# --options: mount options of Butterfs.
+# --options: mount options of Butterfs; --profile yes: a second table says where our daemon's time goes in each row, by perf.
 #
 #   scripts/bench.sh growth [--plot docs/growth.svg] [OPTIONS]
 #

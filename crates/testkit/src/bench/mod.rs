@@ -18,6 +18,7 @@ pub mod mounting;
 pub mod null;
 pub mod offline;
 pub mod plot;
+pub mod profile;
 pub mod repository;
 pub mod snapshots;
 pub mod source;
@@ -29,6 +30,7 @@ pub mod tree;
 use std::path::{Path, PathBuf};
 
 use measure::{Sample, Stopwatch};
+use profile::Recorder;
 use subject::{Mounted, Subject};
 use table::Results;
 
@@ -162,18 +164,22 @@ impl<'a> Bench<'a> {
 
     /// Measures work that does so many units of the row.
     pub fn measure(&mut self, row: &'static Row, units: f64, work: impl FnOnce(&Path)) {
+        let recorder = self.record();
         let watch = Stopwatch::start(self.mounted.as_ref().and_then(Mounted::server));
         work(self.mounted.as_ref().map_or(self.image(), Mounted::dir));
         let sample = watch.stop(units);
         self.note(row, sample);
+        self.note_profile(row, recorder);
     }
 
     /// Measures one thing that takes as long as the work says.
     pub fn measure_slowest(&mut self, row: &'static Row, work: impl FnOnce(&Path) -> f64) {
+        let recorder = self.record();
         let watch = Stopwatch::start(self.mounted().server());
         let seconds = work(self.mounted().dir());
         let sample = Sample { seconds, ..watch.stop(1.0) };
         self.note(row, sample);
+        self.note_profile(row, recorder);
     }
 
     /// Measures so many mounts, each with some work right behind it; unmounts are not measured.
@@ -188,6 +194,18 @@ impl<'a> Bench<'a> {
             sum = Some(sum.map_or(sample, |sum| sum.and(&sample)));
         }
         sum.into_iter().for_each(|sum| self.note(row, sum));
+    }
+
+    /// Begins to sample our daemon, if that is asked for.
+    fn record(&self) -> Option<Recorder> {
+        let server = self.mounted.as_ref().and_then(Mounted::server).filter(|_| self.is_butterfs());
+        Some(self.results.profiles.as_ref()?.record(server?))
+    }
+
+    fn note_profile(&mut self, row: &'static Row, recorder: Option<Recorder>) {
+        if let Some((profiles, recorder)) = self.results.profiles.as_mut().zip(recorder) {
+            profiles.add(row, recorder);
+        }
     }
 
     fn note(&mut self, row: &'static Row, sample: Sample) {

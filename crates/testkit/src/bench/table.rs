@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::Row;
 use super::measure::Sample;
+use super::profile::Profiles;
 
 /// What we are measured against.
 const OPPONENT: &str = "btrfs";
@@ -11,8 +12,9 @@ const OPPONENT: &str = "btrfs";
 type BySubject = Vec<(&'static str, Vec<Sample>)>;
 
 /// Samples by row and subject, in the order in which they first came.
-#[derive(Default)]
 pub struct Results {
+    /// Where our daemon's time goes, if that is asked for.
+    pub profiles: Option<Profiles>,
     rows: Vec<(&'static Row, BySubject)>,
 }
 
@@ -35,6 +37,11 @@ fn of(samples: &[Sample], what: impl Fn(&Sample) -> f64) -> Spread {
 }
 
 impl Results {
+    /// None yet; with `profiles`, rows are sampled too.
+    pub fn new(profiles: Option<Profiles>) -> Self {
+        Self { profiles, rows: Vec::new() }
+    }
+
     /// Adds a sample.
     pub fn add(&mut self, row: &'static Row, subject: &'static str, sample: Sample) {
         let index = self.rows.iter().position(|(known, _)| *known == row).unwrap_or_else(|| {
@@ -108,7 +115,7 @@ mod tests {
     #[test]
     fn medians_make_ratios() {
         static STATIC: Row = ROW;
-        let mut results = Results::default();
+        let mut results = Results::new(None);
         for (ours, theirs) in [(1.0, 3.0), (2.0, 4.0), (4.0, 9.0)] {
             results.add(&STATIC, "butterfs", sample(ours));
             results.add(&STATIC, "btrfs", sample(theirs));

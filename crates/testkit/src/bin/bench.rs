@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 
 use butterfs_fuse::session::{SessionOptions, Transport};
 use butterfs_testkit::bench::growth::{self, Sizes};
+use butterfs_testkit::bench::profile::Profiles;
 use butterfs_testkit::bench::subject::{NullServer, Place, Subject};
 use butterfs_testkit::bench::table::Results;
 use butterfs_testkit::bench::{Bench, SCENARIOS, Scale, Scenario, null, source};
 
 const USAGE: &str = "usage: bench [--rounds N] [--scale PERCENT] [--only SCENARIO,...] [--with btrfs,ceiling,ext4,xfs] \
-                     [--dir DIRECTORY] [--transport device|uring] [--options MOUNT_OPTIONS] [--binary BUTTERFS]\n       \
+                     [--dir DIRECTORY] [--transport device|uring] [--options MOUNT_OPTIONS] [--binary BUTTERFS] \
+                     [--profile yes|no]\n       \
                      bench growth [--plot FILE.svg] [--files N,...] [--snapshots N,...] [--snapshot-files N] \
                      [--dir DIRECTORY] [--options MOUNT_OPTIONS] [--binary BUTTERFS]";
 
@@ -26,6 +28,7 @@ struct Arguments {
     transport: String,
     options: String,
     binary: PathBuf,
+    profile: bool,
     sizes: Sizes,
     plot: Option<PathBuf>,
 }
@@ -65,6 +68,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         transport: "device".into(),
         options: String::new(),
         binary: PathBuf::from("target/release/butterfs"),
+        profile: false,
         sizes: Sizes {
             files: vec![10_000, 100_000, 1_000_000],
             snapshots: vec![10, 100, 1000],
@@ -84,6 +88,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--transport" => arguments.transport = value,
             "--options" => arguments.options = value,
             "--binary" => arguments.binary = value.into(),
+            "--profile" => arguments.profile = value == "yes",
             "--plot" => arguments.plot = Some(value.into()),
             "--files" => arguments.sizes.files = numbers(&value)?,
             "--snapshots" => arguments.sizes.snapshots = numbers(&value)?,
@@ -160,7 +165,8 @@ fn run(arguments: &Arguments) {
     }
     let subjects = subjects(arguments, &work.0);
     let names: Vec<&'static str> = subjects.iter().map(Subject::name).collect();
-    let mut results = Results::default();
+    let profiles = arguments.profile.then(|| Profiles::new(&work.0));
+    let mut results = Results::new(profiles);
     for scenario in scenarios {
         for round in 1..=arguments.rounds {
             eprintln!("== {}, round {round} of {}", scenario.name, arguments.rounds);
@@ -170,4 +176,5 @@ fn run(arguments: &Arguments) {
         }
     }
     println!("{}", results.markdown(&names));
+    results.profiles.iter().for_each(|profiles| println!("{}", profiles.markdown()));
 }
