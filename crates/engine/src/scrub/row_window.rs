@@ -194,7 +194,7 @@ fn reads(row: &Row, stripe: usize, is_scrubbed: bool) -> Vec<Stretch> {
     }
 }
 
-/// Which parities of a row are compared.
+/// Whether Q is among the parities of a row.
 pub(super) fn has_q(parities: &[(usize, &StoredPart, Parity)]) -> bool {
     parities.iter().any(|(_, _, parity)| parity.kind == ParityKind::Q)
 }

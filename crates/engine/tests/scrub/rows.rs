@@ -183,6 +183,31 @@ fn scrubs_that_share_rows_are_resumed() {
     assert_eq!(bytes, whole.data_bytes + whole.tree_bytes);
 }
 
+/// One of several scrubs is cancelled: the others do what it would have done for them.
+#[test]
+fn others_go_on_without_a_scrub_that_stops() {
+    let disks = Disks::make(3, BlockGroupFlags::RAID5, BlockGroupFlags::RAID5);
+    disks.fill(DataRule::Usual);
+    let fs = disks.open(Access::ReadWrite, DataRule::Usual);
+    let whole: Vec<_> = scrub_together(&fs, ScrubMode::Repair).into_iter().map(|(progress, _)| progress).collect();
+    // So that it stops with windows in hand.
+    fs.set_scrub_limit(DevId(1), 1 << 20).unwrap();
+    let options = ScrubOptions::whole(ScrubMode::Repair);
+    let begun: Vec<_> = (1..=3).map(|devid| (DevId(devid), Arc::new(ScrubMonitor::default()))).collect();
+    begun.iter().for_each(|(devid, monitor)| fs.begin_scrub(*devid, &options, monitor).unwrap());
+    let ends = std::thread::scope(|scope| {
+        let run = |(devid, monitor): &(DevId, Arc<ScrubMonitor>)| fs.run_scrub(*devid, &options, monitor).unwrap();
+        let running: Vec<_> = begun.iter().map(|one| scope.spawn(move || run(one))).collect();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        begun[0].1.cancel();
+        running.into_iter().map(|running| running.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(ends, [ScrubEnd::Cancelled, ScrubEnd::Finished, ScrubEnd::Finished]);
+    for number in 1..3 {
+        assert_eq!(begun[number].1.progress(), whole[number], "device {}", number + 1);
+    }
+}
+
 /// Data without checksums that does not fit its parity: nobody knows which is right, so it is told and nothing is
 /// written.
 #[test]
