@@ -18,6 +18,11 @@ pub fn complain(command: &str, problem: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{}", in_words_of(called_as().as_deref(), command, &problem));
 }
 
+/// Whether the program was called by the name of the stock tool, whose words scripts know.
+pub fn is_stock_tool() -> bool {
+    called_as().as_deref() == Some("btrfs")
+}
+
 /// The name that the program was called by.
 fn called_as() -> Option<String> {
     let program = std::env::args_os().next()?;

@@ -1,18 +1,18 @@
 //! `inspect-internal` beside btrfs-progs: the same text, line by line, of what the kernel wrote.
 
 mod common;
+mod inspect_parts;
 
-use butterfs_format::hash::name_hash;
 use butterfs_testkit::command::{Finished, run, run_program};
 use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::report::scaled;
 use butterfs_testkit::unmount::unmount;
 use common::{GIB, MIB, kernel, setup};
-use std::collections::{BTreeSet, HashMap};
+use inspect_parts::files::{call, everything, extents, snapshots, write};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -97,107 +97,6 @@ fn compare(name: &str, mkfs: &[&str], options: &str, fill: fn(&Path), features: 
     assert_dumps_same(&[&image], features);
 }
 
-fn write(path: &Path, bytes: usize) {
-    let data: Vec<u8> = (0..bytes).map(|at| (at / 7 * 31 % 251) as u8).collect();
-    std::fs::write(path, data).expect("write");
-}
-
-fn call(program: &str, arguments: &[&OsStr]) {
-    run_program(program, arguments).ok();
-}
-
-/// Files of every kind, and a few with what makes items unusual.
-fn everything(mnt: &Path) {
-    populate::tree(&mnt.join(""), Plan { seed: 7, files: scaled(300), huge: 1, devices: true });
-    odd_names(&mnt.join("odd"));
-    many_links(&mnt.join("links"));
-    colliding_names(&mnt.join("colliding"));
-    attributes(&mnt.join("attributes"));
-    extents(&mnt.join("extents"));
-}
-
-fn odd_names(dir: &Path) {
-    std::fs::create_dir(dir).expect("mkdir");
-    let names: [&[u8]; 6] =
-        [b"a b", b"line\nfeed\ttab", b"back\\slash", "\u{e9}\u{1f98b}".as_bytes(), b"\xff\x01\x1b\x7f", &[b'x'; 255]];
-    for name in names {
-        write(&dir.join(OsStr::from_bytes(name)), 10);
-    }
-}
-
-/// More names than INODE_REF items of one leaf can hold: INODE_EXTREF.
-fn many_links(dir: &Path) {
-    std::fs::create_dir(dir).expect("mkdir");
-    let first = dir.join("first");
-    write(&first, 5000);
-    for number in 0..400 {
-        std::fs::hard_link(&first, dir.join(format!("{number:0>200}"))).expect("link");
-    }
-}
-
-/// Two names with one hash share a DIR_ITEM.
-fn colliding_names(dir: &Path) {
-    std::fs::create_dir(dir).expect("mkdir");
-    let mut seen: HashMap<u64, String> = HashMap::new();
-    let pair = (0..).find_map(|number: u64| {
-        let name = format!("name{}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let other = seen.insert(name_hash(name.as_bytes()), name.clone())?;
-        Some([name, other])
-    });
-    for name in pair.expect("hashes of 32 bits collide") {
-        write(&dir.join(name), 1);
-    }
-}
-
-fn attributes(dir: &Path) {
-    std::fs::create_dir(dir).expect("mkdir");
-    let file = dir.join("file");
-    write(&file, 100);
-    call(
-        "setfattr",
-        &["-n", "user.text", "-v", "a value\\"]
-            .map(OsStr::new)
-            .into_iter()
-            .chain([file.as_os_str()])
-            .collect::<Vec<_>>(),
-    );
-    let long = "v".repeat(1000);
-    call(
-        "setfattr",
-        &["-n", "user.long", "-v", &long].map(OsStr::new).into_iter().chain([file.as_os_str()]).collect::<Vec<_>>(),
-    );
-    call("setfacl", &["-m", "u:1:rwx,g:2:r"].map(OsStr::new).into_iter().chain([file.as_os_str()]).collect::<Vec<_>>());
-    for letters in ["+i", "+a", "+d", "+A", "+S", "+c", "+m"] {
-        let path = dir.join(letters);
-        write(&path, 10);
-        call("chattr", &[OsStr::new(letters), path.as_os_str()]);
-    }
-    let path = dir.join("nocow");
-    File::create(&path).expect("create");
-    call("chattr", &[OsStr::new("+C"), path.as_os_str()]);
-    write(&path, 100_000);
-    // So that the work directory can be removed.
-    for letters in ["+i", "+a"] {
-        call("chattr", &[OsStr::new(&letters.replace('+', "-")), dir.join(letters).as_os_str()]);
-    }
-}
-
-/// Inline, regular, preallocated, partly overwritten, shared, and holes.
-fn extents(dir: &Path) {
-    std::fs::create_dir(dir).expect("mkdir");
-    write(&dir.join("inline"), 1000);
-    write(&dir.join("regular"), 300_000);
-    let prealloc = File::create(dir.join("prealloc")).expect("create");
-    rustix::fs::fallocate(&prealloc, rustix::fs::FallocateFlags::KEEP_SIZE, 0, MIB).expect("fallocate");
-    prealloc.write_all_at(&[1; 8192], 65536).expect("write");
-    let holes = File::create(dir.join("holes")).expect("create");
-    for number in 0..20 {
-        holes.write_all_at(&[2; 4096], number * 3 * 65536).expect("write");
-    }
-    holes.sync_all().expect("sync");
-    call("cp", &["--reflink=always".as_ref(), dir.join("regular").as_os_str(), dir.join("clone").as_os_str()]);
-}
-
 #[test]
 fn a_filesystem_of_all_kinds_is_dumped_as_progs_does() {
     compare(
@@ -256,21 +155,6 @@ fn every_compression_is_dumped_as_progs_does() {
         let options = format!("noatime,compress-force={kind}");
         compare(&format!("inspect_{kind}"), &[], &options, |mnt| extents(&mnt.join("extents")), &[number]);
     }
-}
-
-fn snapshots(mnt: &Path) {
-    everything(mnt);
-    let kernel = kernel();
-    kernel.create_subvolume(&mnt.join("sub volume"));
-    write(&mnt.join("sub volume/file"), 200_000);
-    kernel.snapshot(&mnt.join("sub volume"), &mnt.join("snapshot"));
-    kernel.snapshot_read_only(mnt, &mnt.join("whole"));
-    write(&mnt.join("snapshot/other"), 3000);
-    std::fs::remove_file(mnt.join("extents/regular")).expect("remove");
-    let id = std::fs::metadata(mnt.join("sub volume")).expect("stat").ino();
-    assert_eq!(id, 256);
-    call("btrfs", &["subvolume".as_ref(), "set-default".as_ref(), mnt.join("sub volume").as_os_str()]);
-    call("btrfs", &["filesystem".as_ref(), "sync".as_ref(), mnt.as_os_str()]);
 }
 
 #[test]
@@ -511,117 +395,6 @@ fn statistics_of_trees_are_those_of_progs() {
     assert!(text.contains("Seek histogram"), "too few seeks to judge: {text}");
     let missing = inspect(OURS, &["tree-stats", "-t", "999"], &[&image]);
     assert_eq!(missing.status.code(), Some(1), "{missing}");
-}
-
-/// Paths, inodes, chunks and sizes: the image by us, the mounted filesystem by btrfs-progs.
-#[test]
-fn what_progs_asks_the_kernel_we_find_in_the_image() {
-    let Some(work) = setup("inspect_resolve") else { return };
-    let (image, mnt) = (work.file("image"), work.dir("mnt"));
-    kernel().mkfs(&image, 2 * GIB, &[]);
-    let mounted = kernel().mount(&image, &mnt, "noatime");
-    snapshots(&mnt);
-    mounted.unmount();
-    let mounted = kernel().mount(&image, &mnt, "ro,noatime,subvolid=5");
-    inodes_resolve(&image, &mnt);
-    extents_resolve(&image, &mnt);
-    for id in ["5", "256", "257", "258"] {
-        let theirs = run_program(
-            "btrfs",
-            &["inspect-internal".as_ref(), "subvolid-resolve".as_ref(), OsStr::new(id), mnt.as_os_str()],
-        )
-        .ok();
-        assert_eq!(inspect(OURS, &["subvolid-resolve", id], &[&image]).ok().stdout, theirs.stdout, "{id}");
-    }
-    // progs opens files for writing, which a read-only mount refuses.
-    for path in ["", "odd", "sub volume", "snapshot", "whole/extents"] {
-        let theirs = inspect("btrfs", &["rootid"], &[&mnt.join(path)]).ok().stdout;
-        let target = PathBuf::from(format!("{}:{path}", image.display()));
-        assert_eq!(inspect(OURS, &["rootid"], &[&target]).ok().stdout, theirs, "{path}");
-    }
-    assert_eq!(
-        inspect(OURS, &["min-dev-size"], &[&image]).ok().stdout,
-        inspect("btrfs", &["min-dev-size"], &[&mnt]).ok().stdout
-    );
-    for options in
-        [&[][..], &["--raw"], &["--sort", "lstart"], &["--sort", "devid,pstart"], &["--sort", "length,lstart"]]
-    {
-        let arguments = [&["list-chunks"], options].concat();
-        assert_eq!(
-            inspect(OURS, &arguments, &[&image]).ok().stdout,
-            inspect("btrfs", &arguments, &[&mnt]).ok().stdout,
-            "{options:?}"
-        );
-    }
-    mounted.unmount();
-}
-
-fn sorted(text: &str) -> Vec<String> {
-    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
-    lines.sort();
-    lines
-}
-
-fn inodes_resolve(image: &Path, mnt: &Path) {
-    let (last, links) = (
-        std::fs::metadata(mnt.join("extents/clone")).expect("stat").ino(),
-        std::fs::metadata(mnt.join("links/first")).expect("stat").ino(),
-    );
-    for ino in (257..last).step_by(29).chain([links]) {
-        let ino = ino.to_string();
-        let theirs = run_program(
-            "btrfs",
-            &["inspect-internal".as_ref(), "inode-resolve".as_ref(), OsStr::new(&ino), mnt.as_os_str()],
-        );
-        let ours = inspect(OURS, &["inode-resolve", &ino], &[image]);
-        assert_eq!(ours.status.success(), theirs.status.success(), "{ours}");
-        // The kernel gives no more than fit into 4 KiB; it puts the mount point before each path.
-        let theirs: BTreeSet<_> =
-            theirs.stdout.lines().map(|line| line.replacen(mnt.to_str().expect("UTF-8"), "", 1)).collect();
-        let ours: BTreeSet<_> = ours.stdout.lines().map(str::to_owned).collect();
-        assert!(theirs.is_subset(&ours), "{ino}: {theirs:?} | {ours:?}");
-        assert!(theirs.len() == ours.len() || ours.len() > 10, "{ino}: {theirs:?} | {ours:?}");
-    }
-    let text = inspect(OURS, &["inode-resolve", &links.to_string()], &[image]).ok().stdout;
-    assert_eq!(text.lines().count(), 401);
-    let target = PathBuf::from(format!("{}:sub volume", image.display()));
-    assert_eq!(inspect(OURS, &["inode-resolve", "257"], &[&target]).ok().stdout, "/sub volume/file\n");
-    let target = PathBuf::from(format!("{}:whole", image.display()));
-    let text = inspect(OURS, &["inode-resolve", &last.to_string()], &[&target]).ok().stdout;
-    assert_eq!(text, "/whole/extents/clone\n");
-}
-
-fn extents_resolve(image: &Path, mnt: &Path) {
-    let text = inspect(OURS, &["dump-tree", "-t", "2"], &[image]).ok().stdout;
-    let data: Vec<(u64, u64)> = text
-        .lines()
-        .filter_map(|line| line.split_once("key (")?.1.split_once(')').map(|(key, _)| key))
-        .filter_map(|key| {
-            let mut words = key.split(' ');
-            let start = words.next()?.parse().ok()?;
-            (words.next()? == "EXTENT_ITEM").then_some(())?;
-            Some((start, words.next()?.parse().ok()?))
-        })
-        .collect();
-    assert!(data.len() > 20, "{} extents", data.len());
-    for (start, length) in data.iter().step_by(3) {
-        for (at, options) in [(*start, &["-P"][..]), (start + length - 4096, &["-P"]), (*start, &["-P", "-o"])] {
-            let at = at.to_string();
-            let arguments = [&["logical-resolve"], options, &[&at]].concat();
-            let theirs = inspect("btrfs", &arguments, &[mnt]);
-            let ours = inspect(OURS, &arguments, &[image]);
-            assert_eq!(sorted(&ours.stdout), sorted(&theirs.stdout), "{at} {options:?}\n{ours}\n{theirs}");
-        }
-    }
-    let shared = std::fs::metadata(mnt.join("extents/clone")).expect("stat").ino();
-    let uses: Vec<_> = data
-        .iter()
-        .filter_map(|(start, _)| {
-            let text = inspect(OURS, &["logical-resolve", &start.to_string()], &[image]).stdout;
-            text.contains("/extents/clone\n").then_some(text)
-        })
-        .collect();
-    assert!(uses.iter().any(|text| text.contains("/whole/extents/regular\n")), "inode {shared}: {uses:?}");
 }
 
 /// Other names of the program, and groups by the front of their names.

@@ -414,6 +414,8 @@ fn refused_before_the_target_is_cleared() {
     full.is_refused(&mut add(&images[0]), "device replace");
     let ours = Ours::new(&images, &mnt, "noatime,degraded");
     full.is_refused(&mut add(&mnt), "device replace");
+    // There is no end to wait for.
+    full.is_refused(add(&mnt).arg("--enqueue"), "device replace");
     full.is_no_target("2", &mnt, "device replace");
     drop(ours);
 }

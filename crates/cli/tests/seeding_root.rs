@@ -25,12 +25,6 @@ fn populated(dir: &Path, name: &str, seed: u64) {
     std::fs::write(inner.join("noise"), butterfs_testkit::random::Random::new(seed).bytes(6 << 20)).expect("write");
 }
 
-#[track_caller]
-fn clean(images: &[PathBuf]) {
-    let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
-    run(Command::new("btrfs").args(["check", "--check-data-csum"]).arg(loops[0].path())).ok();
-}
-
 /// A filesystem of the kernel on one device, made a seed.
 fn seed(work: &WorkDir, mnt: &Path) -> PathBuf {
     let images = devices::mkfs(work.path(), &[SIZE], &[]);
@@ -77,7 +71,7 @@ fn written(images: &[PathBuf], mnt: &Path, name: &str) -> Tree {
 }
 
 fn seen_by_the_kernel(images: &[PathBuf], mnt: &Path, expected: &Tree) {
-    clean(images);
+    devices::assert_clean(images);
     let _kernel = KernelMount::new(images, mnt, "noatime");
     Tree::content_of(mnt).assert_same(expected, Times::Exact, "the kernel's mount | ours before");
 }
@@ -174,7 +168,7 @@ fn sprouted_by_us(work: &WorkDir, mnt: &Path, seeds: &[PathBuf], name: &str, how
     let after: Vec<_> = seeds.iter().map(|seed| oracle::file_hash(seed)).collect();
     assert_eq!(after, before, "a seed was written");
     let images = [vec![grown], seeds.to_vec()].concat();
-    clean(&images);
+    devices::assert_clean(&images);
     images
 }
 

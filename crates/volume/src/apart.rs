@@ -79,7 +79,13 @@ fn remembered(sb: &Superblock, newest: &Superblock) -> Option<bool> {
     backups.map(|(theirs, own)| theirs.as_bytes() == own.as_bytes())
 }
 
-/// Whether those of its system chunks that there still are lie where it says. (An address is never given to two chunks.)
+/// Whether those of its system chunks that there still are lie where it says. Halves that did the same have the same roots, byte for
+/// byte; where each put its chunks is all that tells them apart.
+///
+/// An address is given to another chunk when the one with the highest address is removed; then a device that was away since
+/// before is refused, too, though it only missed commits. That takes a system chunk that was the last of all and went
+/// while another one stayed, and nothing on the devices tells it from two halves: what was written apart may lie on none of the
+/// other's. So it is refused, and the words say how to go on.
 fn has_same_chunks(volume: &Volume, sb: &Superblock) -> bool {
     let places = |chunk: &Chunk| -> Vec<(u64, u64)> {
         chunk.stripes.iter().map(|stripe| (stripe.devid.get(), stripe.offset.get())).collect()

@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use butterfs_format::items::STRIPE_LEN;
+use butterfs_format::items::{STRIPE_LEN, Stripe};
 use butterfs_format::superblock::{SUPERBLOCK_OFFSETS, SUPERBLOCK_SIZE};
 use butterfs_format::{DevId, Logical, Superblock};
 
@@ -95,6 +95,28 @@ impl Volume {
         if there { parts_of(mapped, extent, &range) } else { Vec::new() }
     }
 
+    /// What the chunk of a device extent has on each of its devices, in the order of its stripes; nothing if it has no
+    /// parity, or is not there any more.
+    pub fn row_extents(&self, extent: &DeviceExtent) -> Vec<(DevId, DeviceExtent)> {
+        let map = self.map();
+        let Some(mapped) = map.find(extent.chunk).filter(|mapped| mapped.start == extent.chunk) else {
+            return Vec::new();
+        };
+        if !mapped.grid.has_parity() {
+            return Vec::new();
+        }
+        let stripes = mapped.chunk.stripes.iter().enumerate();
+        stripes.map(|(stripe, at)| (DevId(at.devid.get()), extent_of(mapped, stripe, at))).collect()
+    }
+
+    /// Whether what a device holds is what it is to hold: it can be read, and is not being brought up to date.
+    pub fn is_source(&self, devid: DevId) -> bool {
+        self.member(devid).is_some_and(|index| {
+            let member = &self.members[index];
+            member.is_there() && !member.is_catching_up()
+        })
+    }
+
     /// Whether a device can be read: it is there, and did not fail for good.
     pub fn is_readable(&self, devid: DevId) -> bool {
         self.member(devid).is_some_and(|index| {
@@ -154,6 +176,11 @@ impl Volume {
         member.device.forget(physical, bytes.len() as u64);
         member.read_at(physical, &mut back)?;
         if back == bytes { Ok(()) } else { refused("the device does not keep what is written") }
+    }
+
+    /// Both parities of a row's columns, or P alone; everything has the same length.
+    pub fn row_parity(columns: &[&[u8]], p: &mut [u8], q: Option<&mut [u8]>) {
+        parity::compute(columns, p, q);
     }
 
     /// The parity of a row's columns, all of the same length.
@@ -231,15 +258,13 @@ impl Volume {
 }
 
 fn extents_of(mapped: &Mapped, devid: DevId) -> Vec<DeviceExtent> {
-    let length = mapped.grid.stripe_length(mapped.chunk.length());
     let stripes = mapped.chunk.stripes.iter().enumerate().filter(|(_, stripe)| DevId(stripe.devid.get()) == devid);
-    let extent = |(stripe, at): (usize, &butterfs_format::items::Stripe)| DeviceExtent {
-        physical: at.offset.get(),
-        length,
-        chunk: mapped.start,
-        stripe,
-    };
-    stripes.map(extent).collect()
+    stripes.map(|(stripe, at)| extent_of(mapped, stripe, at)).collect()
+}
+
+fn extent_of(mapped: &Mapped, stripe: usize, at: &Stripe) -> DeviceExtent {
+    let length = mapped.grid.stripe_length(mapped.chunk.length());
+    DeviceExtent { physical: at.offset.get(), length, chunk: mapped.start, stripe }
 }
 
 fn parts_of(mapped: &Mapped, extent: &DeviceExtent, range: &Range<u64>) -> Vec<StoredPart> {

@@ -136,7 +136,7 @@ pub fn check_exclusive(file: BorrowedFd<'_>, path: &Path, operation: &str, busy:
         let current = asked.map_err(|error| not_ours(path, &error))?;
         let is_in_the_way = |other: &&str| *other != "balance paused" || operation != "device add";
         let Some(other) = current.filter(is_in_the_way) else { return Ok(()) };
-        if busy == Busy::Fail || other == "balance paused" {
+        if busy == Busy::Fail || stands_still(file, other) {
             let text = format!("unable to start {operation}, another exclusive operation '{other}' in progress");
             return Err(Failure::at(exit::USAGE, path, text));
         }
@@ -146,6 +146,13 @@ pub fn check_exclusive(file: BorrowedFd<'_>, path: &Path, operation: &str, busy:
         }
         std::thread::sleep(AGAIN);
     }
+}
+
+/// Whether an operation is paused or suspended: there is no end to wait for.
+fn stands_still(file: BorrowedFd<'_>, other: &str) -> bool {
+    const SUSPENDED: u64 = 4;
+    let is_suspended = || control::replace_status(file).is_ok_and(|[state, ..]| state == SUSPENDED);
+    other == "balance paused" || other == "device replace" && is_suspended()
 }
 
 /// What is wrong with a directory that is no mount of ours.

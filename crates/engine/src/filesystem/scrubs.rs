@@ -12,12 +12,13 @@ use super::{Filesystem, OnlyByte};
 use crate::dir::path;
 use crate::error::{Error, Result};
 use crate::inode::{BadData, InodeId, lock};
-use crate::scrub::{ScrubEnd, ScrubFinding, ScrubMode, ScrubMonitor, ScrubOptions, ScrubProgress, scrub};
+use crate::scrub::{ScrubEnd, ScrubFinding, ScrubMode, ScrubMonitor, ScrubOptions, ScrubProgress, Together, scrub};
 
 /// Those that run, and what devices are limited to.
 #[derive(Default)]
 pub(super) struct Scrubs {
     running: Mutex<BTreeMap<DevId, Arc<ScrubMonitor>>>,
+    together: Together,
     ended: Condvar,
     limits: Mutex<BTreeMap<DevId, u64>>,
     outcomes: Mutex<BTreeMap<DevId, ScrubOutcome>>,
@@ -53,6 +54,7 @@ struct Registered<'a> {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
+        self.scrubs.together.leave(self.devid);
         lock(&self.scrubs.running).remove(&self.devid);
         self.scrubs.ended.notify_all();
     }
@@ -64,23 +66,24 @@ impl Filesystem {
     /// # Errors
     /// [`Error::Busy`] if it is being scrubbed; [`Error::NotFound`] if it is not there; what is wrong with the trees.
     pub fn scrub(&self, devid: DevId, options: &ScrubOptions, monitor: &Arc<ScrubMonitor>) -> Result<ScrubEnd> {
-        self.begin_scrub(devid, options.mode, monitor)?;
+        self.begin_scrub(devid, options, monitor)?;
         self.run_scrub(devid, options, monitor)
     }
 
-    /// The first part of a scrub: from now on it counts as running, and [`Filesystem::run_scrub`] must follow.
+    /// The first part of a scrub: from now on it counts as running, and [`Filesystem::run_scrub`] must follow, with the
+    /// same options. Of devices whose scrubs all began before the first of them runs, each row with parity is read once.
     ///
     /// # Errors
     /// [`Error::Busy`] if the device is being scrubbed; [`Error::NotFound`] if it is not there; [`Error::ReadOnly`] if
     /// repairs are wanted and nothing may be written.
-    pub fn begin_scrub(&self, devid: DevId, mode: ScrubMode, monitor: &Arc<ScrubMonitor>) -> Result<()> {
+    pub fn begin_scrub(&self, devid: DevId, options: &ScrubOptions, monitor: &Arc<ScrubMonitor>) -> Result<()> {
         if !self.shared.gate.volume().is_readable(devid) {
             return Err(Error::NotFound);
         }
         if self.shared.options.bad_data == BadData::Give {
             return Err(Error::Invalid("checksums are not asked for in this mount (rescue=ignoredatacsums)"));
         }
-        if mode == ScrubMode::Repair {
+        if options.mode == ScrubMode::Repair {
             self.shared.gate.check_writable()?;
         }
         monitor.set_limit(self.scrub_limit(devid));
@@ -89,6 +92,7 @@ impl Filesystem {
             return Err(Error::Busy("the device is being scrubbed"));
         }
         running.insert(devid, Arc::clone(monitor));
+        self.scrubs.together.join(devid, options, monitor);
         Ok(())
     }
 
@@ -98,7 +102,7 @@ impl Filesystem {
     /// What is wrong with the trees.
     pub fn run_scrub(&self, devid: DevId, options: &ScrubOptions, monitor: &Arc<ScrubMonitor>) -> Result<ScrubEnd> {
         let _registered = Registered { scrubs: &self.scrubs, devid };
-        let end = scrub(&self.shared, devid, options, monitor);
+        let end = scrub(&self.shared, &self.scrubs.together, devid, options, monitor);
         let report = monitor.findings().iter().flat_map(|finding| self.describe_finding(finding)).collect();
         let told = end.as_ref().map(|end| *end).map_err(Error::errno);
         let outcome = ScrubOutcome { progress: monitor.progress(), end: told, report };

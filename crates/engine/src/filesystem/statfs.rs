@@ -6,7 +6,7 @@ use butterfs_format::superblock::CompatRo;
 
 use super::Filesystem;
 use crate::error::{Error, Result};
-use crate::tx::{Groups, SpaceUsage, Transaction};
+use crate::tx::{DiskUsage, Groups, SpaceUsage, Transaction};
 
 /// Sizes of the whole filesystem as statfs gives them, in bytes: what device space can hold of data with its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,15 +40,15 @@ impl Filesystem {
         // What cannot be read counts for nothing here; who needs the trees is told.
         let reckon = |tx: &Transaction| {
             let reserve = kernel_reserve(tx).unwrap_or(0);
-            let factor = tx.data_factor();
+            let disks = tx.disk_usage();
+            let factor = disks.data_factor();
             let dirty = space.promised * factor;
-            let used = tx.disk_space(BlockGroupFlags::TYPE_MASK).used + dirty;
-            let data = tx.disk_space(BlockGroupFlags::DATA);
-            let data_free = data.free.saturating_sub(data.closed + dirty);
+            let used = disks.all.used + dirty;
+            let data_free = disks.data.free.saturating_sub(disks.data.closed + dirty);
             let available = data_free / factor + tx.room_for(BlockGroupFlags::DATA) / factor;
             let total = space.total / factor;
             let free = total.saturating_sub(used / factor).saturating_sub(reserve);
-            let full = is_full(tx, &space, reserve);
+            let full = is_full(tx, &space, &disks, reserve);
             Ok(Usage { total, free, available: if full { 0 } else { available }, ..none })
         };
         gate.view(reckon).unwrap_or(none)
@@ -57,12 +57,11 @@ impl Filesystem {
 
 /// Whether no metadata is left, and so nothing can be written. Where data lies in the same groups the kernel does not
 /// look.
-fn is_full(tx: &Transaction, space: &SpaceUsage, reserve: u64) -> bool {
+fn is_full(tx: &Transaction, space: &SpaceUsage, disks: &DiskUsage, reserve: u64) -> bool {
     if space.groups == Groups::Mixed || tx.room_for(BlockGroupFlags::METADATA) > 0 {
         return false;
     }
-    let free = tx.disk_space(BlockGroupFlags::METADATA).free;
-    space.metadata.available <= space.reserve || free.saturating_sub(METADATA_SLACK) < reserve
+    space.metadata.available <= space.reserve || disks.metadata.free.saturating_sub(METADATA_SLACK) < reserve
 }
 
 /// What the kernel keeps back of metadata space, and counts as used: as much as the trees that every change touches,

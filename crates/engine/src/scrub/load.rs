@@ -19,13 +19,18 @@ pub(super) struct Stretch {
 
 /// What pieces take on the device, by address.
 pub(super) fn stretches(pieces: &[Piece]) -> Vec<Stretch> {
+    joined(pieces.iter().map(|piece| Stretch { physical: piece.physical, len: piece.len }))
+}
+
+/// Stretches in the order of their addresses; those that are near to each other as one.
+pub(super) fn joined(parts: impl Iterator<Item = Stretch>) -> Vec<Stretch> {
     let mut stretches: Vec<Stretch> = Vec::new();
-    for piece in pieces {
+    for part in parts {
         match stretches.last_mut() {
-            Some(last) if piece.physical <= last.physical + last.len + GAP => {
-                last.len = (piece.physical + piece.len).max(last.physical + last.len) - last.physical;
+            Some(last) if part.physical <= last.physical + last.len + GAP => {
+                last.len = (part.physical + part.len).max(last.physical + last.len) - last.physical;
             }
-            _ => stretches.push(Stretch { physical: piece.physical, len: piece.len }),
+            _ => stretches.push(part),
         }
     }
     stretches

@@ -15,7 +15,6 @@ use super::Run;
 use super::gather::{Piece, What, is_still};
 use super::load::Loaded;
 use super::progress::{Remedy, ScrubFinding, Trouble};
-use super::verify::count_remedy;
 use crate::error::Result;
 use crate::file::{ExtentUse, StretchKind, users};
 use crate::inode::InodeId;
@@ -76,7 +75,6 @@ fn look_again(run: &Run<'_>, piece: &Piece, start: u64, len: u64) -> Result<()> 
     for same in differs.chunk_by(|a, b| a == b) {
         let len = same.len() as u64 * run.sector;
         if same[0] {
-            run.monitor.count(|progress| progress.verify_errors += same.len() as u64);
             let finding = ScrubFinding {
                 devid: run.devid,
                 physical: physical + skip,
@@ -86,8 +84,7 @@ fn look_again(run: &Run<'_>, piece: &Piece, start: u64, len: u64) -> Result<()> 
                 trouble: Trouble::Mirrors,
                 remedy: Remedy::None,
             };
-            count_remedy(run, &finding);
-            run.monitor.report(finding);
+            run.monitor.report(finding, run.sector);
         }
         skip += len;
     }

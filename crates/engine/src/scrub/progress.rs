@@ -5,8 +5,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use butterfs_format::{DevId, Logical};
+
+use super::throttle::Throttle;
+
+/// Who waits to read looks up so often whether it is to go on.
+const NAP: Duration = Duration::from_millis(20);
 
 /// What a scrub of a device did, counted as the kernel counts it (`struct btrfs_scrub_progress`); errors are counted
 /// by sector.
@@ -85,6 +91,30 @@ impl ScrubProgress {
             last_physical: values[13],
             unverified_errors: values[14],
         }
+    }
+
+    /// Counts something that is wrong, and what became of it.
+    pub(super) fn count_finding(&mut self, finding: &ScrubFinding, sector: u64) {
+        let sectors = finding.len / sector;
+        match finding.trouble {
+            // The kernel counts no remedy of these.
+            Trouble::Superblock(_) => return self.super_errors += 1,
+            Trouble::Unread => self.read_errors += sectors,
+            Trouble::Checksum => self.csum_errors += sectors,
+            Trouble::Block(_) | Trouble::Parity | Trouble::Mirrors => self.verify_errors += sectors,
+        }
+        match finding.remedy {
+            Remedy::Repaired | Remedy::Possible => self.corrected_errors += sectors,
+            Remedy::None => self.uncorrectable_errors += sectors,
+        }
+    }
+
+    /// Adds what was done elsewhere; where the scrub is stays as it was.
+    fn add(&mut self, more: Self) {
+        let last_physical = self.last_physical;
+        let mut values = self.values();
+        values.iter_mut().zip(more.values()).for_each(|(sum, more)| *sum += more);
+        *self = Self { last_physical, ..Self::from_values(values) };
     }
 
     /// All errors that were met.
@@ -185,6 +215,7 @@ pub struct ScrubMonitor {
     findings: Mutex<Vec<ScrubFinding>>,
     cancelled: AtomicBool,
     bytes_per_second: AtomicU64,
+    throttle: Mutex<Throttle>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -227,15 +258,36 @@ impl ScrubMonitor {
         self.bytes_per_second.load(Ordering::Relaxed)
     }
 
+    /// Waits until so many more bytes may be read of its device, or it or the scrub that wants to read was cancelled. A
+    /// limit that changes counts at once.
+    pub(super) fn wait_to_read(&self, bytes: u64, reader: &Self) {
+        while !self.is_cancelled() && !reader.is_cancelled() {
+            let taken = lock(&self.throttle).take(self.limit(), bytes);
+            let Err(left) = taken else { break };
+            std::thread::sleep(NAP.min(left));
+        }
+    }
+
+    /// Takes over what was counted and found elsewhere.
+    pub(super) fn absorb(&self, other: &Self) {
+        self.count(|progress| progress.add(other.progress()));
+        self.keep(other.take_findings());
+    }
+
     pub(super) fn count(&self, change: impl FnOnce(&mut ScrubProgress)) {
         change(&mut lock(&self.progress));
     }
 
-    pub(super) fn report(&self, finding: ScrubFinding) {
+    /// Counts what is wrong, says it, and keeps it.
+    pub(super) fn report(&self, finding: ScrubFinding, sector: u64) {
         tracing::error!("scrub: {finding}");
+        self.count(|progress| progress.count_finding(&finding, sector));
+        self.keep(vec![finding]);
+    }
+
+    fn keep(&self, more: Vec<ScrubFinding>) {
         let mut findings = lock(&self.findings);
-        if findings.len() < MOST_FINDINGS {
-            findings.push(finding);
-        }
+        let room = MOST_FINDINGS.saturating_sub(findings.len());
+        findings.extend(more.into_iter().take(room));
     }
 }

@@ -19,7 +19,7 @@ use super::gather::{Piece, What, gather_range};
 use super::mend::mend;
 use super::mirrors::is_written;
 use super::progress::{Remedy, ScrubFinding, Trouble};
-use super::verify::{count_remedy, write};
+use super::verify::write;
 use super::{Run, ScrubMode};
 use crate::error::Result;
 use crate::inode::lock;
@@ -48,25 +48,13 @@ pub(super) struct Unjudged {
 /// How often such lines are looked at again: each commit frees what it replaced.
 const ROUNDS: usize = 4;
 /// So many stripes with such lines are remembered.
-const MOST_LATER: usize = 1 << 14;
+pub(super) const MOST_LATER: usize = 1 << 14;
 
 /// A row as it is to be.
 struct Row {
     /// By sector of a stripe.
     lines: Vec<Line>,
     parity: Vec<u8>,
-}
-
-/// Looks at the parity among these parts.
-pub(super) fn verify(run: &Run<'_>, parts: &[StoredPart]) -> Result<()> {
-    for part in parts {
-        let Held::Parity(parity) = part.held else { continue };
-        let wrong = wrong_now(run, part, &parity)?;
-        if !wrong.is_empty() {
-            look_again(run, part, &parity, &wrong)?;
-        }
-    }
-    Ok(())
 }
 
 /// Looks at parity that could not be judged.
@@ -92,7 +80,7 @@ pub(super) fn verify_later(run: &Run<'_>) -> Result<()> {
 }
 
 /// Looks at lines of which the parity does not seem to fit, while nobody writes to the row.
-fn look_again(run: &Run<'_>, part: &StoredPart, parity: &Parity, wrong: &[usize]) -> Result<()> {
+pub(super) fn look_again(run: &Run<'_>, part: &StoredPart, parity: &Parity, wrong: &[usize]) -> Result<()> {
     // Nobody gets the row's space, nor makes it durable, while the trees are held.
     run.gate.view(|tx| {
         let pieces = gather_row(run, parity, tx)?;
@@ -106,9 +94,8 @@ fn look_again(run: &Run<'_>, part: &StoredPart, parity: &Parity, wrong: &[usize]
         for sector in wrong_sectors(run, part, &row) {
             report(run, part, &row, sector);
         }
-        let mut later = lock(&run.later);
-        if !unjudged.is_empty() && later.len() < MOST_LATER {
-            later.push(Unjudged { part: *part, lines: unjudged });
+        if !unjudged.is_empty() {
+            run.look_later(vec![Unjudged { part: *part, lines: unjudged }]);
         }
         Ok(())
     })
@@ -123,7 +110,7 @@ fn gather_row(run: &Run<'_>, parity: &Parity, tx: &Transaction) -> Result<Vec<Pi
 }
 
 /// The sectors of a parity stripe that do not seem to fit; nothing is held meanwhile.
-fn wrong_now(run: &Run<'_>, part: &StoredPart, parity: &Parity) -> Result<Vec<usize>> {
+pub(super) fn wrong_now(run: &Run<'_>, part: &StoredPart, parity: &Parity) -> Result<Vec<usize>> {
     let pieces = run.gate.view(|tx| gather_row(run, parity, tx))?;
     if pieces.is_empty() {
         return Ok(Vec::new());
@@ -219,7 +206,5 @@ fn report(run: &Run<'_>, part: &StoredPart, row: &Row, sector: usize) {
         trouble: Trouble::Parity,
         remedy,
     };
-    run.monitor.count(|progress| progress.verify_errors += 1);
-    count_remedy(run, &finding);
-    run.monitor.report(finding);
+    run.monitor.report(finding, run.sector);
 }

@@ -31,7 +31,7 @@ struct Job<'a> {
 }
 
 /// A sector that is wrong, or a tree block.
-struct Bad {
+pub(super) struct Bad {
     /// Its number in the piece.
     index: usize,
     trouble: Trouble,
@@ -42,9 +42,7 @@ pub(super) fn verify(run: &Run<'_>, extent: &DeviceExtent, pieces: &[Piece], loa
     let jobs: Vec<Job<'_>> = pieces.iter().flat_map(|piece| jobs(run, piece)).collect();
     let bad = on_all_cores(jobs.len(), |job| look(run, &jobs[job], loaded));
     for (job, bad) in jobs.iter().zip(bad) {
-        for part in runs(bad) {
-            see_to(run, job.piece, part)?;
-        }
+        see_to(run, job.piece, bad)?;
     }
     for piece in pieces {
         count(run, piece);
@@ -62,7 +60,8 @@ fn jobs<'a>(run: &Run<'_>, piece: &'a Piece) -> Vec<Job<'a>> {
     starts.map(|(number, start)| Job { piece, first: number * per_job, len: JOB.min(piece.len - start) }).collect()
 }
 
-fn count(run: &Run<'_>, piece: &Piece) {
+/// Counts what was read.
+pub(super) fn count(run: &Run<'_>, piece: &Piece) {
     run.monitor.count(|progress| match &piece.what {
         What::Block { .. } => {
             progress.tree_extents += 1;
@@ -155,7 +154,17 @@ impl Wrong<'_> {
     }
 }
 
-fn see_to(run: &Run<'_>, piece: &Piece, bad: Vec<Bad>) -> Result<()> {
+/// What is wrong with a piece.
+pub(super) fn look_at(run: &Run<'_>, piece: &Piece, loaded: &Loaded) -> Vec<Bad> {
+    look(run, &Job { piece, first: 0, len: piece.len }, loaded)
+}
+
+/// Repairs and reports what is wrong with a piece.
+pub(super) fn see_to(run: &Run<'_>, piece: &Piece, bad: Vec<Bad>) -> Result<()> {
+    runs(bad).into_iter().try_for_each(|bad| see_to_run(run, piece, bad))
+}
+
+fn see_to_run(run: &Run<'_>, piece: &Piece, bad: Vec<Bad>) -> Result<()> {
     if !run.gate.view(|tx| is_still(tx, piece))? {
         return Ok(());
     }
@@ -176,14 +185,8 @@ fn see_to(run: &Run<'_>, piece: &Piece, bad: Vec<Bad>) -> Result<()> {
     remedy(run, &wrong, &good, &bytes)
 }
 
-/// Counts what is wrong, for the scrub and for the device. (The device has counted reads that failed itself.)
+/// Counts what is wrong for the device. (It has counted reads that failed itself.)
 fn note(run: &Run<'_>, wrong: &Wrong<'_>) {
-    let sectors = wrong.len / run.sector;
-    run.monitor.count(|progress| match wrong.trouble {
-        Trouble::Unread => progress.read_errors += sectors,
-        Trouble::Checksum => progress.csum_errors += sectors,
-        _ => progress.verify_errors += sectors,
-    });
     for _ in 0..wrong.len / wrong.unit(run) {
         match &wrong.trouble {
             Trouble::Unread => {}
@@ -240,19 +243,10 @@ fn remedy(run: &Run<'_>, wrong: &Wrong<'_>, good: &[bool], bytes: &[u8]) -> Resu
             trouble: wrong.trouble.clone(),
             remedy,
         };
-        count_remedy(run, &finding);
-        run.monitor.report(finding);
+        run.monitor.report(finding, run.sector);
         skip += len;
     }
     Ok(())
-}
-
-pub(super) fn count_remedy(run: &Run<'_>, finding: &ScrubFinding) {
-    let sectors = finding.len / run.sector;
-    run.monitor.count(|progress| match finding.remedy {
-        Remedy::Repaired | Remedy::Possible => progress.corrected_errors += sectors,
-        Remedy::None => progress.uncorrectable_errors += sectors,
-    });
 }
 
 /// Writes good bytes, unless nothing is to be written or they are not wanted any more.

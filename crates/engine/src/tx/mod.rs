@@ -65,6 +65,7 @@ pub use moves::{Found, GroupInfo, MoveCost, Moved, Profiles, Room};
 pub use names::{EntryKey, Leads, NameChanges};
 pub use promises::{Copier, DataReservation, Groups, Need, SpaceUsage, Wanted};
 pub use references::{FoundExtent, References};
+pub use room::DiskUsage;
 pub use row_turns::RowHold;
 pub use stopped::{Stopped, StoppedBy};
 pub use tops::Tops;

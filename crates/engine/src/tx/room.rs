@@ -3,12 +3,14 @@
 //!
 //! It is an estimate, the kernel's: parity counts as space, and chunks of metadata that come in between do not count.
 
+use std::ops::Add;
+
 use butterfs_format::DevId;
 use butterfs_format::items::{BlockGroupFlags, STRIPE_LEN};
 use butterfs_volume::Profile;
 
 use super::Transaction;
-use crate::space::GroupState;
+use crate::space::{BlockGroup, GroupState};
 
 /// What stays free at the beginning of each device.
 const RESERVED: u64 = 1 << 20;
@@ -23,6 +25,56 @@ pub struct DiskSpace {
     pub free: u64,
     /// The part of the rest that nothing is put into any more.
     pub closed: u64,
+}
+
+/// Bytes of devices in all block groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Of any kind.
+    pub all: DiskSpace,
+    /// That can hold data.
+    pub data: DiskSpace,
+    /// That can hold metadata.
+    pub metadata: DiskSpace,
+    /// The last of the profiles that there are for data.
+    data_profile: Option<BlockGroupFlags>,
+}
+
+impl DiskUsage {
+    /// How often statfs takes each byte of data to be stored.
+    pub fn data_factor(&self) -> u64 {
+        self.data_profile.and_then(Profile::of).map_or(1, |profile| profile.copies as u64)
+    }
+
+    fn add(&mut self, group: &BlockGroup) {
+        let space = DiskSpace::of(group);
+        self.all = self.all + space;
+        if group.flags.contains(BlockGroupFlags::DATA) {
+            self.data = self.data + space;
+            let profiles = [self.data_profile, Some(group.flags.profile())];
+            self.data_profile = profiles.into_iter().flatten().max_by_key(|profile| profile.bits());
+        }
+        if group.flags.contains(BlockGroupFlags::METADATA) {
+            self.metadata = self.metadata + space;
+        }
+    }
+}
+
+impl DiskSpace {
+    fn of(group: &BlockGroup) -> Self {
+        let copies = Profile::of(group.flags).map_or(1, |profile| profile.copies as u64);
+        let free = group.len.saturating_sub(group.used + group.waiting()) * copies;
+        let closed = if group.state == GroupState::Open { 0 } else { free };
+        Self { used: group.used * copies, free, closed }
+    }
+}
+
+impl Add for DiskSpace {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { used: self.used + other.used, free: self.free + other.free, closed: self.closed + other.closed }
+    }
 }
 
 /// How many devices a chunk is laid on for statfs, and what it asks of each.
@@ -79,25 +131,11 @@ impl Transaction {
         lay.usable(room.map(|bytes| bytes - RESERVED).collect())
     }
 
-    /// How often statfs takes each byte of data to be stored: as the last of the profiles that there are.
-    pub fn data_factor(&self) -> u64 {
-        let last =
-            self.space.of_kind(BlockGroupFlags::DATA).map(|group| group.flags.profile()).max_by_key(|p| p.bits());
-        last.and_then(Profile::of).map_or(1, |profile| profile.copies as u64)
-    }
-
-    /// What block groups of a kind, or of any, take on devices.
-    pub fn disk_space(&self, kind: BlockGroupFlags) -> DiskSpace {
-        let groups = self.space.iter().filter(|group| group.flags.intersects(kind));
-        groups.fold(DiskSpace::default(), |sum, group| {
-            let copies = Profile::of(group.flags).map_or(1, |profile| profile.copies as u64);
-            let free = group.len.saturating_sub(group.used + group.waiting()) * copies;
-            DiskSpace {
-                used: sum.used + group.used * copies,
-                free: sum.free + free,
-                closed: sum.closed + if group.state == GroupState::Open { 0 } else { free },
-            }
-        })
+    /// What block groups take on devices.
+    pub fn disk_usage(&self) -> DiskUsage {
+        let mut usage = DiskUsage::default();
+        self.space.iter().for_each(|group| usage.add(group));
+        usage
     }
 }
 

@@ -3,10 +3,11 @@
 use butterfs_format::items::STRIPE_LEN;
 use butterfs_volume::StoredPart;
 
+use super::cost::scrub_together;
 use super::*;
 
 /// All stretches of the devices.
-fn parts(volume: &Volume) -> Vec<(u64, StoredPart)> {
+pub(super) fn parts(volume: &Volume) -> Vec<(u64, StoredPart)> {
     let devids: Vec<u64> = volume.dev_items().iter().map(|item| item.devid.get()).collect();
     let of_device = |devid: u64| {
         let extents = volume.device_extents(DevId(devid)).into_iter();
@@ -16,7 +17,7 @@ fn parts(volume: &Volume) -> Vec<(u64, StoredPart)> {
 }
 
 /// Where the parity of an address is stored; and its row's number.
-fn parity_spots(parts: &[(u64, StoredPart)], logical: u64) -> (u64, Vec<Spot>) {
+pub(super) fn parity_spots(parts: &[(u64, StoredPart)], logical: u64) -> (u64, Vec<Spot>) {
     let (mut number, mut spots) = (0, Vec::new());
     for (devid, part) in parts {
         let Held::Parity(parity) = part.held else { continue };
@@ -100,6 +101,111 @@ fn rows_are_repaired_in_any_order_raid5() {
 #[test]
 fn rows_are_repaired_in_any_order_raid6() {
     rows_are_repaired_in_any_order(BlockGroupFlags::RAID6, 4);
+}
+
+/// All devices at once, with errors: each is told once, and repaired.
+fn rows_are_repaired_together(profile: BlockGroupFlags, count: u64) {
+    let disks = Disks::make(count, profile, profile);
+    disks.fill(DataRule::Usual);
+    for victim in 1..=count {
+        let hit = damage_rows(&disks, victim);
+        let fs = disks.open(Access::ReadWrite, DataRule::Usual);
+        let findings: Vec<_> =
+            scrub_together(&fs, ScrubMode::ReadOnly).into_iter().flat_map(|(_, findings)| findings).collect();
+        assert!(findings.iter().all(|finding| finding.remedy != Remedy::Repaired));
+        let seen = places(&findings).len();
+        assert!(seen >= hit / 2, "{seen} of {hit}, {victim}");
+        let done = scrub_together(&fs, ScrubMode::Repair);
+        for (progress, findings) in &done {
+            let lost: Vec<_> = findings.iter().filter(|finding| finding.remedy != Remedy::Repaired).collect();
+            assert!(lost.is_empty(), "device {victim} was bad: {lost:?}");
+            let sectors: u64 = findings.iter().map(|finding| finding.len / SECTOR).sum();
+            assert_eq!((progress.errors(), progress.corrected_errors), (sectors, sectors));
+        }
+        let all: Vec<_> = done.into_iter().flat_map(|(_, findings)| findings).collect();
+        let told: u64 = all.iter().map(|finding| finding.len / SECTOR).sum();
+        assert_eq!(told, places(&all).len() as u64, "nothing is told twice");
+        let left: Vec<_> = scrub_together(&fs, ScrubMode::ReadOnly).into_iter().flat_map(|(_, found)| found).collect();
+        assert!(left.is_empty(), "device {victim} was bad: {left:?}");
+        drop(fs);
+        disks.assert_clean();
+    }
+}
+
+#[test]
+fn rows_are_repaired_together_raid5() {
+    rows_are_repaired_together(BlockGroupFlags::RAID5, 3);
+}
+
+#[test]
+fn rows_are_repaired_together_raid6() {
+    rows_are_repaired_together(BlockGroupFlags::RAID6, 4);
+}
+
+/// Scrubs of all devices that are cancelled at the same time and resumed count everything once.
+#[test]
+fn scrubs_that_share_rows_are_resumed() {
+    let disks = Disks::make(3, BlockGroupFlags::RAID5, BlockGroupFlags::RAID1);
+    disks.fill(DataRule::Usual);
+    let fs = disks.open(Access::ReadWrite, DataRule::Usual);
+    let (whole, _) = scrub(&fs, ScrubMode::Repair);
+    let (mut starts, mut bytes, mut rounds) = (vec![Some(0); 3], 0, 0);
+    while starts.iter().any(Option::is_some) {
+        rounds += 1;
+        let walks: Vec<_> = starts.iter().enumerate().filter_map(|(number, start)| Some((number, (*start)?))).collect();
+        let begun = walks.into_iter().map(|(number, start)| {
+            let monitor = Arc::new(ScrubMonitor::default());
+            let options = ScrubOptions { start, ..ScrubOptions::whole(ScrubMode::Repair) };
+            fs.set_scrub_limit(DevId(number as u64 + 1), 4 << 20).unwrap();
+            fs.begin_scrub(DevId(number as u64 + 1), &options, &monitor).unwrap();
+            (number, options, monitor)
+        });
+        let begun: Vec<_> = begun.collect();
+        std::thread::scope(|scope| {
+            let run = |(number, options, monitor): &(usize, ScrubOptions, Arc<ScrubMonitor>)| {
+                fs.run_scrub(DevId(*number as u64 + 1), options, monitor).unwrap()
+            };
+            let running: Vec<_> = begun.iter().map(|one| scope.spawn(move || run(one))).collect();
+            std::thread::sleep(std::time::Duration::from_millis(150 * rounds));
+            fs.cancel_scrubs();
+            for (end, (number, options, monitor)) in running.into_iter().zip(&begun) {
+                let progress = monitor.progress();
+                starts[*number] = match end.join().unwrap() {
+                    ScrubEnd::Finished => None,
+                    ScrubEnd::Cancelled => Some(monitor.progress().last_physical.max(options.start)),
+                };
+                bytes += monitor.progress().data_bytes + monitor.progress().tree_bytes;
+                assert_eq!(progress.errors(), 0);
+            }
+        });
+    }
+    assert!(rounds > 1, "they were never cancelled in time");
+    assert_eq!(bytes, whole.data_bytes + whole.tree_bytes);
+}
+
+/// One of several scrubs is cancelled: the others do what it would have done for them.
+#[test]
+fn others_go_on_without_a_scrub_that_stops() {
+    let disks = Disks::make(3, BlockGroupFlags::RAID5, BlockGroupFlags::RAID5);
+    disks.fill(DataRule::Usual);
+    let fs = disks.open(Access::ReadWrite, DataRule::Usual);
+    let whole: Vec<_> = scrub_together(&fs, ScrubMode::Repair).into_iter().map(|(progress, _)| progress).collect();
+    // So that it stops with windows in hand.
+    fs.set_scrub_limit(DevId(1), 1 << 20).unwrap();
+    let options = ScrubOptions::whole(ScrubMode::Repair);
+    let begun: Vec<_> = (1..=3).map(|devid| (DevId(devid), Arc::new(ScrubMonitor::default()))).collect();
+    begun.iter().for_each(|(devid, monitor)| fs.begin_scrub(*devid, &options, monitor).unwrap());
+    let ends = std::thread::scope(|scope| {
+        let run = |(devid, monitor): &(DevId, Arc<ScrubMonitor>)| fs.run_scrub(*devid, &options, monitor).unwrap();
+        let running: Vec<_> = begun.iter().map(|one| scope.spawn(move || run(one))).collect();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        begun[0].1.cancel();
+        running.into_iter().map(|running| running.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(ends, [ScrubEnd::Cancelled, ScrubEnd::Finished, ScrubEnd::Finished]);
+    for number in 1..3 {
+        assert_eq!(begun[number].1.progress(), whole[number], "device {}", number + 1);
+    }
 }
 
 /// Data without checksums that does not fit its parity: nobody knows which is right, so it is told and nothing is

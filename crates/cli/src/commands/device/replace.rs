@@ -13,6 +13,7 @@ use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions, ReplaceEnd, R
 use butterfs_format::items::{DevReplaceItem, ReadSource, ReplaceState};
 use butterfs_fuse::control::{self, WorkEnd};
 use butterfs_volume::{BlockDevice, FileDevice, scan};
+use rustix::io::Errno;
 
 use super::add::{Discard, Overwrite, clear, look};
 use super::remove::{shown, which};
@@ -134,7 +135,7 @@ fn start(start: &Start) -> Result<ExitCode> {
             let whole = target.canonicalize().map_err(io)?;
             // The daemon opens it.
             drop(opened);
-            let accept = |asked: std::io::Result<Option<String>>| match asked.map_err(|error| not_ours(path, &error))? {
+            let accept = |asked: std::io::Result<Option<String>>| match asked.map_err(|error| refused(path, &error))? {
                 Some(text) => Err(Failure::at(exit::USAGE, target, format!("error replacing device: {text}"))),
                 None => Ok(()),
             };
@@ -144,6 +145,17 @@ fn start(start: &Start) -> Result<ExitCode> {
             accept(control::replace_device(ask(&file), start.read_source(), &source, &whole))?;
             if start.wait { follow(&file, path, &interrupt) } else { Ok(ExitCode::SUCCESS) }
         }
+    }
+}
+
+/// Why a replacement is not begun.
+fn refused(path: &Path, error: &std::io::Error) -> Failure {
+    match Errno::from_io_error(error) {
+        Some(Errno::ROFS) if output::is_stock_tool() => {
+            let path = path.display();
+            Failure::new(exit::USAGE, format!("ioctl(DEV_REPLACE_START) failed on \"{path}\": Read-only file system"))
+        }
+        _ => not_ours(path, error),
     }
 }
 

@@ -281,15 +281,24 @@ fn on_image(arguments: &Start, from: From) -> Result<ExitCode> {
     finish(arguments, &image.fsid, &tasks, &ended)
 }
 
+/// A scrub that has begun, or why not.
+type Begun = (ScrubOptions, Arc<ScrubMonitor>, butterfs_engine::Result<()>);
+
 fn scrub_image(image: &Image, tasks: &[Task], arguments: &Start) -> Vec<Ended> {
     let mode = if arguments.read_only { ScrubMode::ReadOnly } else { ScrubMode::Repair };
     let began = Began::now();
     let renewed: Mutex<BTreeMap<u64, Record>> = Mutex::default();
-    let one = |task: &Task| {
-        let devid = DevId(task.device.devid);
+    // All begin before the first one reads, so that rows with parity are read once.
+    let begin = |task: &Task| {
         let monitor = Arc::new(ScrubMonitor::default());
         let options = ScrubOptions { start: task.start(), ..ScrubOptions::whole(mode) };
-        let end = image.filesystem.scrub(devid, &options, &monitor);
+        let begun = image.filesystem.begin_scrub(DevId(task.device.devid), &options, &monitor);
+        (options, monitor, begun)
+    };
+    let begun: Vec<_> = tasks.iter().map(begin).collect();
+    let one = |task: &Task, (options, monitor, begun): Begun| {
+        let devid = DevId(task.device.devid);
+        let end = begun.and_then(|()| image.filesystem.run_scrub(devid, &options, &monitor));
         let stage = match end {
             Ok(ScrubEnd::Finished) => Stage::Finished,
             Ok(ScrubEnd::Cancelled) => Stage::Cancelled,
@@ -305,7 +314,8 @@ fn scrub_image(image: &Image, tasks: &[Task], arguments: &Start) -> Vec<Ended> {
         Ended { record, error, report }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = tasks.iter().map(|task| scope.spawn(move || one(task))).collect();
+        let threads: Vec<_> =
+            tasks.iter().zip(begun).map(|(task, begun)| scope.spawn(move || one(task, begun))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }

@@ -40,7 +40,7 @@ impl EngineFrontEnd {
         let (start, end) = (u64::from_ne_bytes(args.start), u64::from_ne_bytes(args.end));
         let (devid, options) = (DevId(u64::from_ne_bytes(args.devid)), ScrubOptions { start, end, mode });
         let monitor = Arc::new(ScrubMonitor::default());
-        self.fs.begin_scrub(devid, mode, &monitor).map_err(|error| match error {
+        self.fs.begin_scrub(devid, &options, &monitor).map_err(|error| match error {
             Error::Busy(_) => Errno::new(EINPROGRESS),
             Error::NotFound => Errno::ENODEV,
             other => Errno::new(other.errno()),

@@ -1,0 +1,4 @@
+//! Parts of the tests of `inspect-internal`.
+
+pub mod files;
+mod questions;
