@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use butterfs_engine::Error;
+use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::exclusive::Exclusive;
 use butterfs_engine::filesystem::{Filesystem, OpenOptions, ReplaceEnd};
+use butterfs_engine::scrub::{ScrubMode, ScrubMonitor, ScrubOptions};
 use butterfs_format::DevId;
 use butterfs_format::items::{BlockGroupFlags, ReadSource, ReplaceState};
+use butterfs_format::superblock::SUPERBLOCK_OFFSETS;
 use butterfs_testkit::disks::{self, Disks};
 use butterfs_testkit::fault::{FaultDevice, Request, Rule};
 use butterfs_testkit::random::Random;
@@ -29,6 +32,71 @@ fn bad_sectors_are_taken_from_the_others() {
     devices.0[0] = new;
     devices.judge();
     assert_whole(&devices.open(&[1]).unwrap());
+}
+
+/// Of what was ever written to a device, free space included, a third of the sectors gets other bytes.
+fn damage(device: &MemDevice, seed: u64) {
+    let mut random = Random::new(seed);
+    for (offset, bytes) in device.written() {
+        for at in (offset..offset + bytes.len() as u64).step_by(4096).filter(|at| !SUPERBLOCK_OFFSETS.contains(at)) {
+            if random.percent(33) {
+                device.write_at(at + 700, &random.bytes(64)).unwrap();
+            }
+        }
+    }
+}
+
+/// Nothing is bad, and everything fits its parity.
+#[track_caller]
+fn assert_scrubbed(fs: &Filesystem, what: &str) {
+    for item in fs.shared().gate.volume().dev_items() {
+        let monitor = Arc::new(ScrubMonitor::default());
+        fs.scrub(DevId(item.devid.get()), &ScrubOptions::whole(ScrubMode::ReadOnly), &monitor).unwrap();
+        let findings = monitor.take_findings();
+        assert!(findings.is_empty(), "{what}: {} findings, the first is {:?}", findings.len(), findings[0]);
+    }
+}
+
+/// Where lines hold something in one column, and what was freed, or nothing, in others; all of it with checksums.
+fn with_holes(devices: &Disks) {
+    let fs = devices.open(&[]).unwrap();
+    fs.unlink(Place::new(fs.root(), b"in place")).unwrap();
+    for round in 0..30 {
+        let id = fs.create(Place::new(fs.root(), format!("small{round}").as_bytes()), &disks::FILE);
+        fs.write(id.unwrap(), 0, &Random::new(round).bytes(20_000)).unwrap();
+        fs.sync().unwrap();
+    }
+    for round in (0..30).step_by(3) {
+        fs.unlink(Place::new(fs.root(), format!("small{round}").as_bytes())).unwrap();
+    }
+    fs.sync().unwrap();
+}
+
+/// What was damaged in free space does not fit the parity of what lies beside it: the heirs get what fits.
+#[test]
+fn heirs_fit_their_parity() {
+    for (profile, count, victims) in [
+        (BlockGroupFlags::RAID5, 3, &[0][..]),
+        (BlockGroupFlags::RAID5, 4, &[3]),
+        (BlockGroupFlags::RAID6, 4, &[0, 2]),
+        (BlockGroupFlags::RAID6, 5, &[4, 1]),
+    ] {
+        let mut devices = made(count, profile, profile);
+        with_holes(&devices);
+        victims.iter().for_each(|victim| damage(&devices.0[*victim], *victim as u64));
+        for victim in victims {
+            let fs = devices.open(&[]).unwrap();
+            let new = target(SIZE);
+            assert!(matches!(replace(&fs, *victim as u64 + 1, &new).unwrap(), ReplaceEnd::Done(_)));
+            drop(fs);
+            devices.0[*victim] = new;
+        }
+        let what = format!("{profile:?} of {count}, {victims:?}");
+        devices.judge();
+        let fs = devices.open(&[]).unwrap();
+        assert_whole(&fs);
+        assert_scrubbed(&fs, &what);
+    }
 }
 
 #[test]
