@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
+use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::{DataRule, SizeMode};
 use butterfs_engine::filesystem::{Access, Filesystem, NewLength, OpenOptions, Resynced, Returning, WhichDevice};
 use butterfs_format::DevId;
 use butterfs_format::items::BlockGroupFlags;
 use butterfs_testkit::disks::{self, Disks, FILE};
+use butterfs_testkit::fault::{Counts, Fault, FaultDevice, Lasting, Request, Rule, errno};
+use butterfs_volume::{OpenMode, Volume};
 
 const MIB: u64 = 1 << 20;
 /// What is there before the device goes.
@@ -333,6 +336,72 @@ fn nothing_is_overwritten_beside_a_missing_device() {
     for devices in [&written, &synced] {
         devices.judge();
     }
+}
+
+/// Opens all, one of them with a fault.
+fn opened_with_fault(
+    devices: &Disks,
+    which: usize,
+    rule: Option<Rule>,
+) -> Result<(Filesystem, Arc<FaultDevice>), Error> {
+    let mut all = disks::as_devices(&devices.0);
+    let fault = Arc::new(FaultDevice::new(all[which].clone(), rule));
+    all[which] = fault.clone();
+    let volume = Volume::open(all, OpenMode::ReadWrite)?;
+    let options = OpenOptions { returning: Returning::CatchUp, ..OpenOptions::default() };
+    Ok((Filesystem::open(volume, options, Box::new(SystemEnvironment))?, fault))
+}
+
+/// A device fails while it is brought up to date, or the one that it is copied from: that is told, or made up for, and nothing
+/// wrong is read, then or later.
+#[test]
+fn a_device_fails_half_way() {
+    let mut devices = made(3, BlockGroupFlags::RAID1C3, BlockGroupFlags::RAID1C3);
+    before(&devices);
+    let away = Arc::new(devices.0[2].snapshot());
+    meanwhile(&opened(&devices, DataRule::InPlace));
+    devices.0[2] = away;
+    let mut failed = 0;
+    for (which, request, lasting) in [
+        (2, Request::Write, Lasting::Forever),
+        (2, Request::Flush, Lasting::Once),
+        (0, Request::Read, Lasting::Once),
+        (0, Request::Read, Lasting::Forever),
+    ] {
+        let of = |counts: Counts| match request {
+            Request::Read => counts.reads,
+            Request::Write => counts.writes,
+            _ => counts.flushes,
+        };
+        let (fs, fault) = opened_with_fault(&devices.snapshot(), which, None).unwrap();
+        let first = of(fault.counts());
+        resynced(&fs);
+        let all = of(fault.counts());
+        for at in (first..all).step_by((all - first).div_ceil(6) as usize) {
+            let what = format!("device {which}, {request:?} {at} of {first} to {all}, {lasting:?}");
+            let copy = devices.snapshot();
+            let rule = Rule { request, at, fault: Fault::Error(errno::EIO), lasting };
+            let (fs, fault) = opened_with_fault(&copy, which, Some(rule)).unwrap();
+            let done = fs.resync();
+            assert!(fault.struck() > 0, "{what}");
+            failed += usize::from(done.is_err());
+            assert_whole(&fs);
+            let _ = fs.sync();
+            drop(fs);
+            // Whatever it is by now, it is not taken for what it is not.
+            if done.is_err() {
+                assert!(refused(&copy).contains("missed commits"), "{what}");
+            }
+            let fs = opened(&copy, DataRule::Usual);
+            assert_whole(&fs);
+            fs.resync().unwrap();
+            assert_whole(&fs);
+            fs.sync().unwrap();
+            drop(fs);
+            copy.judge();
+        }
+    }
+    assert!(failed > 5, "only {failed} failed");
 }
 
 /// Each gets what it missed itself, and both together are enough afterwards.
