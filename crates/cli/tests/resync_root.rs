@@ -4,12 +4,15 @@
 mod common;
 
 use butterfs_testkit::command::{Finished, run};
+use butterfs_testkit::daemon;
 use butterfs_testkit::devices::{self, KernelMount};
 use butterfs_testkit::populate::{self, Plan};
 use butterfs_testkit::random::Random;
+use butterfs_testkit::report::scaled;
 use butterfs_testkit::tree_compare::{Times, Tree, hash_file};
 use common::ours::Ours;
 use common::{MIB, setup};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -35,7 +38,7 @@ fn meanwhile(dir: &Path) {
     opened("preallocated").write_all_at(&Random::new(4).bytes(1 << 20), 0).expect("write");
     std::fs::remove_file(dir.join("removed")).expect("is removed");
     run(Command::new("sync").arg("-f").arg(dir)).ok();
-    std::fs::write(dir.join("new"), Random::new(5).bytes(6 << 20)).expect("write");
+    std::fs::write(dir.join("new"), Random::new(5).bytes(60 << 20)).expect("write");
 }
 
 fn commits(dir: &Path, count: usize) {
@@ -103,6 +106,96 @@ fn raid5_written_by_the_kernel() {
 #[test]
 fn a_mount_does_it_by_itself() {
     after_the_kernel("resync-mount", &["-d", "raid1", "-m", "raid1"], 0, by_a_mount);
+}
+
+/// Killed at random moments: without the device all is there, and with it, whichever is lost; alone it is nothing.
+#[test]
+fn killed_half_way() {
+    after_the_kernel("resync-kill", &["-d", "raid1c3", "-m", "raid1c3"], 0, killed);
+}
+
+fn killed(images: &[PathBuf], mnt: &Path) {
+    // Not beside the images, where it would be found.
+    let (log, copies) = (mnt.with_file_name("log"), mnt.with_file_name("copies"));
+    std::fs::create_dir(&copies).expect("mkdir");
+    let away = copies.join("away");
+    let copy = |from: &Path, to: &Path| drop(run(Command::new("cp").arg("--sparse=always").args([from, to])).ok());
+    let whole = only(images, &[0, 1], || files_of(&images[..2], mnt));
+    copy(&images[2], &away);
+    let (mut random, mut limit, mut half_way) = (Random::new(4), 400, 0);
+    for round in 0..scaled(80) {
+        if half_way >= scaled(4) {
+            break;
+        }
+        let begun = Instant::now();
+        let resync = &mut Command::new(env!("CARGO_BIN_EXE_butterfs"));
+        let mut process = daemon::Foreground::start(resync.args(["device", "resync"]).arg(&images[0]), &log);
+        if process.wait(Duration::from_millis(random.between(limit / 16, limit))) {
+            let told = std::fs::read_to_string(&log).expect("a log");
+            assert!(told.contains("up to date"), "round {round}: {told}");
+            limit = (begun.elapsed().as_millis() as u64).max(32);
+            copy(&away, &images[2]);
+            continue;
+        }
+        daemon::kill(process.pid());
+        drop(process);
+        for left in [&[0, 1][..], &[0], &[0, 2], &[1, 2]] {
+            let some: Vec<PathBuf> = left.iter().map(|number| images[*number].clone()).collect();
+            let found = only(images, left, || files_of(&some, mnt));
+            let is_right = |path: &PathBuf| found[path].is_none() || found[path] == whole[path];
+            assert!(found.len() == whole.len() && found.keys().all(is_right), "round {round}, with {left:?}");
+            // What the kernel wrote new has no third copy.
+            let lost = found.values().filter(|hash| hash.is_none()).count();
+            assert!(
+                lost <= if left.len() == 2 && left[1] == 1 { 0 } else { 3 },
+                "round {round}: with {left:?} {lost} are lost"
+            );
+        }
+        let alone = only(images, &[2], || {
+            let mut mount = Command::new(env!("CARGO_BIN_EXE_butterfs"));
+            let mounted = run(mount.args(["mount", "-o", "ro,degraded"]).arg(&images[2]).arg(mnt));
+            // Before the first byte it is what it was.
+            if mounted.status.success() {
+                run(Command::new(env!("CARGO_BIN_EXE_butterfs")).arg("umount").arg(mnt)).ok();
+            }
+            mounted
+        });
+        half_way += usize::from(alone.stderr.contains("half of it is old"));
+    }
+    assert!(half_way >= scaled(4), "only {half_way} were cut half-way");
+    butterfs(&["device", "resync"], &images[0]).ok();
+}
+
+/// What a mount of ours shows that writes nothing; `None` for what cannot be read.
+fn files_of(images: &[PathBuf], mnt: &Path) -> BTreeMap<PathBuf, Option<u64>> {
+    let _ours = Ours::new(images, mnt, "ro,degraded");
+    let (mut files, mut open) = (BTreeMap::new(), vec![mnt.to_owned()]);
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).expect("is read").flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().expect("it has one"));
+            if kind.is_file() {
+                files.insert(path.clone(), hash_file(&path).ok());
+            } else if kind.is_dir() {
+                open.push(path);
+            }
+        }
+    }
+    files
+}
+
+/// Does something while the other images are elsewhere.
+fn only<R>(images: &[PathBuf], left: &[usize], work: impl FnOnce() -> R) -> R {
+    let away: Vec<&PathBuf> =
+        images.iter().enumerate().filter(|(n, _)| !left.contains(n)).map(|(_, path)| path).collect();
+    let elsewhere = |path: &Path| {
+        let directory = path.with_file_name("elsewhere");
+        std::fs::create_dir_all(&directory).expect("mkdir");
+        directory.join(path.file_name().expect("a name"))
+    };
+    away.iter().for_each(|path| std::fs::rename(path, elsewhere(path)).expect("is renamed"));
+    let result = work();
+    away.iter().for_each(|path| std::fs::rename(elsewhere(path), path).expect("is renamed"));
+    result
 }
 
 /// Superblocks do not tell of the last commit that it has.

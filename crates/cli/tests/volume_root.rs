@@ -111,6 +111,13 @@ fn on_images() {
     assert_eq!((refused.status.code(), refused.stderr.contains("--force")), (Some(1), true), "{refused}");
 }
 
+/// The kernel's `BTRFS_IOC_RESIZE`; gives the error in words.
+fn ioctl_resize(mnt: &Path, wish: &str) -> String {
+    let program = r#"open(my $d, "<", $ARGV[0]) or die; my $a = pack("x8Z4088", $ARGV[1]);
+        print ioctl($d, 0x50009403, $a) ? "done" : $!"#;
+    run(Command::new("perl").args(["-e", program]).arg(mnt).arg(wish)).ok().stdout
+}
+
 /// The stock tool, over our mount.
 #[test]
 fn by_btrfs_progs() {
@@ -128,6 +135,8 @@ fn by_btrfs_progs() {
     assert!(status.stdout.contains("No balance found"), "{status}");
     assert_eq!(compat(&["balance", "cancel"], &mnt).status.code(), Some(2));
     compat(&["balance", "start", "-f", "-dconvert=single", "-mconvert=dup"], &mnt).ok();
+    // That command looks for the device first.
+    assert_eq!(ioctl_resize(&mnt, "9:max"), "No such device");
     compat(&["filesystem", "resize", "1:-50M"], &mnt).ok();
     compat(&["device", "remove", "2"], &mnt).ok();
     Tree::content_of(&mnt).assert_same(&tree, Times::Exact, "our mount | before");

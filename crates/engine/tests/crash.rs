@@ -97,13 +97,19 @@ fn devices_change() {
 /// That workload does all that it is for.
 #[test]
 fn devices_change_in_all_ways() {
-    let mut done = std::collections::BTreeSet::new();
+    let (mut done, mut ends) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
     for campaign in all_campaigns(SuperblockTear::Never).iter().filter(|c| c.script.style == Style::Devices) {
         let recorded = campaign.record(|device| device, OnError::Panic);
         let steps = recorded.history.steps.iter();
-        done.extend(steps.filter_map(|step| step.what.split(' ').next().map(str::to_owned)));
+        done.extend(steps.clone().filter_map(|step| step.what.split(' ').next().map(str::to_owned)));
+        ends.extend(steps.filter_map(|step| {
+            step.what.strip_prefix("replacement ").map(|end| end.split('(').next().map(str::to_owned))
+        }));
     }
-    for what in ["add", "remove", "resize", "balance", "open", "device"] {
+    for end in ["ended: Done", "ended: Suspended", "cancelled: Cancelled"] {
+        assert!(ends.contains(&Some(end.to_owned())), "no {end}: {ends:?}");
+    }
+    for what in ["add", "remove", "resize", "balance", "open", "device", "replace"] {
         assert!(done.contains(what), "no {what}: {done:?}");
     }
 }

@@ -8,69 +8,45 @@ use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::file::{DataRule, SizeMode};
-use butterfs_engine::filesystem::{
-    Access, Filesystem, NewInode, NewKind, NewLength, OpenOptions, Resynced, Returning, WhichDevice,
-};
+use butterfs_engine::filesystem::{Access, Filesystem, NewLength, OpenOptions, Resynced, Returning, WhichDevice};
 use butterfs_format::DevId;
 use butterfs_format::items::BlockGroupFlags;
-use butterfs_testkit::disks;
-use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
+use butterfs_testkit::disks::{self, Disks, FILE};
+use butterfs_testkit::fault::{Counts, Fault, FaultDevice, Lasting, Request, Rule, errno};
+use butterfs_volume::{OpenMode, Volume};
 
 const MIB: u64 = 1 << 20;
-const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
 /// What is there before the device goes.
 const OLD: u64 = 12;
 
-struct Devices(Vec<Arc<MemDevice>>);
+fn made(count: u64, data: BlockGroupFlags, metadata: BlockGroupFlags) -> Disks {
+    let devices = Disks::new((0..count).map(|number| (400 + 32 * number) * MIB));
+    disks::make(&devices.0, data, metadata);
+    devices
+}
 
-impl Devices {
-    fn made(count: u64, data: BlockGroupFlags, metadata: BlockGroupFlags) -> Self {
-        let named = |number| Arc::new(MemDevice::named(format!("disk{number}"), (400 + 32 * number) * MIB));
-        let devices = Self((0..count).map(named).collect());
-        disks::make(&devices.0, data, metadata);
-        devices
-    }
+fn opened(devices: &Disks, new_data: DataRule) -> Filesystem {
+    let options = OpenOptions { new_data, returning: Returning::CatchUp, ..OpenOptions::default() };
+    devices.open_with(&[], options).unwrap()
+}
 
-    fn snapshot(&self) -> Self {
-        Self(self.0.iter().map(|device| Arc::new(device.snapshot())).collect())
-    }
+fn read_only() -> OpenOptions {
+    OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() }
+}
 
-    fn all(&self) -> Vec<Arc<dyn BlockDevice>> {
-        disks::as_devices(&self.0)
-    }
-
-    fn open_some(&self, missing: &[usize], options: OpenOptions) -> Result<Filesystem, Error> {
-        let mode = if options.access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
-        let how = butterfs_volume::OpenOptions { missing: Missing::Accept, ..butterfs_volume::OpenOptions::new(mode) };
-        let there = self.all().into_iter().enumerate().filter(|(index, _)| !missing.contains(index));
-        let volume = Volume::open_with(there.map(|(_, device)| device).collect(), &how)?;
-        Filesystem::open(volume, options, Box::new(SystemEnvironment))
-    }
-
-    fn open(&self, new_data: DataRule) -> Filesystem {
-        let options = OpenOptions { new_data, returning: Returning::CatchUp, ..OpenOptions::default() };
-        self.open_some(&[], options).unwrap()
-    }
-
-    fn refused(&self) -> String {
-        self.open_some(&[], OpenOptions::default()).map(drop).unwrap_err().to_string()
-    }
-
-    #[track_caller]
-    fn judge(&self) {
-        disks::judge(&self.all());
-    }
+fn refused(devices: &Disks) -> String {
+    devices.open(&[]).map(drop).unwrap_err().to_string()
 }
 
 /// What is there before a device goes: files, one that is overwritten in place, and preallocated space.
-fn before(devices: &Devices) {
-    let fs = devices.open(DataRule::Usual);
+fn before(devices: &Disks) {
+    let fs = opened(devices, DataRule::Usual);
     (0..OLD).for_each(|number| disks::write_noise(&fs, &format!("old{number}"), 0, number));
     let id = fs.create(Place::new(fs.root(), b"preallocated"), &FILE).unwrap();
     fs.preallocate(id, 0..2 * MIB, SizeMode::Extend).unwrap();
     fs.sync().unwrap();
     drop(fs);
-    let fs = devices.open(DataRule::InPlace);
+    let fs = opened(devices, DataRule::InPlace);
     disks::write_noise(&fs, "in place", 0, 100);
     fs.sync().unwrap();
 }
@@ -106,18 +82,18 @@ fn resynced(fs: &Filesystem) -> Resynced {
 
 /// The device comes back as it was, and the others were written in all chunks, as the kernel writes degraded.
 fn comes_back(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64) {
-    let devices = Devices::made(count, data, metadata);
+    let devices = made(count, data, metadata);
     before(&devices);
     let mut devices = devices;
     for gone in [0, count as usize - 1] {
         let away = Arc::new(devices.0[gone].snapshot());
         let all = devices.snapshot();
-        meanwhile(&all.open(DataRule::Usual));
-        devices = Devices(all.0);
+        meanwhile(&opened(&all, DataRule::Usual));
+        devices = Disks(all.0);
         devices.0[gone] = away;
-        assert!(devices.refused().contains("missed commits"));
+        assert!(refused(&devices).contains("missed commits"));
         let copy = devices.snapshot();
-        let fs = copy.open(DataRule::Usual);
+        let fs = opened(&copy, DataRule::Usual);
         assert_whole(&fs);
         disks::write_noise(&fs, "written before", 0, 300);
         // Others go on meanwhile.
@@ -140,11 +116,11 @@ fn comes_back(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64) {
         fs.sync().unwrap();
         drop(fs);
         copy.judge();
-        assert_eq!(copy.open(DataRule::Usual).resync().unwrap(), []);
+        assert_eq!(opened(&copy, DataRule::Usual).resync().unwrap(), []);
         // Whichever else is lost, what came back stands in for it.
         for other in (0..count as usize).filter(|other| *other != gone) {
-            let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
-            let fs = copy.open_some(&[other], options).unwrap();
+            let options = read_only();
+            let fs = copy.open_with(&[other], options).unwrap();
             assert_whole(&fs);
             disks::assert_noise(&fs, "written before", 0, 300);
             disks::assert_noise(&fs, "in place", MIB, 304);
@@ -152,8 +128,8 @@ fn comes_back(data: BlockGroupFlags, metadata: BlockGroupFlags, count: u64) {
             (0..4).for_each(|round| disks::assert_noise(&fs, "beside", round * MIB, 320 + round));
         }
         devices.0[gone] = Arc::new(copy.0[gone].snapshot());
-        devices = Devices(copy.0);
-        let fs = devices.open(DataRule::Usual);
+        devices = Disks(copy.0);
+        let fs = opened(&devices, DataRule::Usual);
         disks::write_noise(&fs, "old0", 0, 0);
         fs.unlink(Place::new(fs.root(), b"preallocated")).unwrap();
         let id = fs.create(Place::new(fs.root(), b"preallocated"), &FILE).unwrap();
@@ -185,31 +161,31 @@ fn raid6_of_four() {
 /// What is cut short leaves the device as old as it was, whatever it holds by then.
 #[test]
 fn a_power_cut_leaves_the_device_old() {
-    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let devices = made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
     before(&devices);
     let away = Arc::new(devices.0[1].snapshot());
-    meanwhile(&devices.open(DataRule::Usual));
-    let devices = Devices(vec![devices.0[0].clone(), away]);
-    let fs = devices.open(DataRule::Usual);
+    meanwhile(&opened(&devices, DataRule::Usual));
+    let devices = Disks(vec![devices.0[0].clone(), away]);
+    let fs = opened(&devices, DataRule::Usual);
     let mut cuts = vec![devices.snapshot()];
     std::thread::scope(|scope| {
         let resync = scope.spawn(|| resynced(&fs));
         while !resync.is_finished() && cuts.len() < 12 {
             // The first device last: its commits count on nothing of the other.
             let second = Arc::new(devices.0[1].snapshot());
-            cuts.push(Devices(vec![Arc::new(devices.0[0].snapshot()), second]));
+            cuts.push(Disks(vec![Arc::new(devices.0[0].snapshot()), second]));
         }
         resync.join().unwrap();
     });
     drop(fs);
     let mut old = 0;
     for cut in &cuts {
-        let fs = cut.open(DataRule::Usual);
+        let fs = opened(cut, DataRule::Usual);
         old += fs.resync().unwrap().len();
         assert_whole(&fs);
         drop(fs);
         cut.judge();
-        assert_whole(&cut.open_some(&[0], OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() }).unwrap());
+        assert_whole(&cut.open_with(&[0], read_only()).unwrap());
     }
     assert!(old > 0, "no cut came before the end");
 }
@@ -217,36 +193,36 @@ fn a_power_cut_leaves_the_device_old() {
 /// A single commit without the device, and its newest roots copied: it must not count as whole then.
 #[test]
 fn one_commit_behind_is_not_whole_half_way() {
-    let devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let devices = made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
     before(&devices);
-    let fs = devices.open(DataRule::Usual);
+    let fs = opened(&devices, DataRule::Usual);
     let away = Arc::new(devices.0[1].snapshot());
     disks::write_noise(&fs, "in place", 0, 200);
     fs.sync().unwrap();
     drop(fs);
-    let devices = Devices(vec![devices.0[0].clone(), away]);
-    let fs = devices.open(DataRule::Usual);
+    let devices = Disks(vec![devices.0[0].clone(), away]);
+    let fs = opened(&devices, DataRule::Usual);
     fs.cancel_resync();
     assert!(fs.resync().is_err());
     drop(fs);
-    assert!(devices.refused().contains("missed commits"));
-    let fs = devices.open(DataRule::Usual);
+    assert!(refused(&devices).contains("missed commits"));
+    let fs = opened(&devices, DataRule::Usual);
     resynced(&fs);
     drop(fs);
     devices.judge();
-    let fs = devices.open_some(&[0], OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() }).unwrap();
+    let fs = devices.open_with(&[0], read_only()).unwrap();
     disks::assert_noise(&fs, "in place", 0, 200);
 }
 
 #[test]
 fn what_only_it_has_is_refused() {
-    let devices = Devices::made(2, BlockGroupFlags::RAID0, BlockGroupFlags::RAID1);
+    let devices = made(2, BlockGroupFlags::RAID0, BlockGroupFlags::RAID1);
     before(&devices);
     let away = Arc::new(devices.0[1].snapshot());
-    meanwhile(&devices.open(DataRule::Usual));
-    let devices = Devices(vec![devices.0[0].clone(), away]);
+    meanwhile(&opened(&devices, DataRule::Usual));
+    let devices = Disks(vec![devices.0[0].clone(), away]);
     let options = OpenOptions { returning: Returning::CatchUp, ..OpenOptions::default() };
-    let refused = devices.open_some(&[], options).map(drop).unwrap_err().to_string();
+    let refused = devices.open_with(&[], options).map(drop).unwrap_err().to_string();
     assert!(refused.contains("cannot be read without"), "{refused}");
 }
 
@@ -266,23 +242,22 @@ fn new_chunks_do_not_count_on_it() {
         let last = count as usize - 1;
         // The first chunk on one device alone lies on the first, the next would lie on the last.
         let size = |number| if number == 0 { 1500 } else { 1450 };
-        let named = |number| Arc::new(MemDevice::named(format!("disk{number}"), size(number) * MIB));
-        let mut devices = Devices((0..count).map(named).collect());
+        let mut devices = Disks::new((0..count).map(|number| size(number) * MIB));
         disks::make(&devices.0, data, metadata);
         let away = {
-            let fs = devices.open(DataRule::Usual);
+            let fs = opened(&devices, DataRule::Usual);
             fs.sync().unwrap();
             drop(fs);
             Arc::new(devices.0[last].snapshot())
         };
-        let fs = devices.open_some(&[last], OpenOptions::default()).unwrap();
+        let fs = devices.open_with(&[last], OpenOptions::default()).unwrap();
         (0..3).for_each(|n| {
             disks::write_noise(&fs, &format!("old{n}"), 0, n);
             fs.sync().unwrap();
         });
         drop(fs);
         devices.0[last] = away;
-        let fs = devices.open(DataRule::Usual);
+        let fs = opened(&devices, DataRule::Usual);
         for refused in [
             fs.resize_device(DevId(1), NewLength::Less(MIB)).map(drop),
             fs.begin_removal(&[WhichDevice::Id(DevId(1))]).map(drop),
@@ -294,12 +269,12 @@ fn new_chunks_do_not_count_on_it() {
         fs.sync().unwrap();
         let cut = devices.snapshot();
         for copies in [&devices, &cut] {
-            let options = OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() };
-            let fs = copies.open_some(&[last], options).unwrap();
+            let options = read_only();
+            let fs = copies.open_with(&[last], options).unwrap();
             (0..NEW).for_each(|n| disks::assert_noise(&fs, &format!("new{n}"), 0, 1000 + n));
         }
         drop(fs);
-        let fs = cut.open(DataRule::Usual);
+        let fs = opened(&cut, DataRule::Usual);
         resynced(&fs);
         (0..NEW).for_each(|n| disks::assert_noise(&fs, &format!("new{n}"), 0, 1000 + n));
         drop(fs);
@@ -310,52 +285,147 @@ fn new_chunks_do_not_count_on_it() {
 /// Half of what it missed is there, also where no checksum tells: nobody takes it for a filesystem, until it is one.
 #[test]
 fn half_way_it_is_nothing_alone() {
-    let mut devices = Devices::made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let mut devices = made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
     before(&devices);
     let away = Arc::new(devices.0[1].snapshot());
-    meanwhile(&devices.open(DataRule::InPlace));
+    meanwhile(&opened(&devices, DataRule::InPlace));
     devices.0[1] = away;
-    let fs = devices.open(DataRule::Usual);
+    let fs = opened(&devices, DataRule::Usual);
     let windows = std::cell::Cell::new(0);
     let stopped = fs.resync_until(&|| windows.replace(windows.get() + 1) == 2);
     assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
     drop(fs);
     for access in [Access::ReadOnly, Access::ReadWrite] {
-        let alone = devices.open_some(&[0], OpenOptions { access, ..OpenOptions::default() });
+        let alone = devices.open_with(&[0], OpenOptions { access, ..OpenOptions::default() });
         let refused = alone.map(drop).unwrap_err().to_string();
         assert!(refused.contains("half of it is old"), "{refused}");
     }
-    let fs = devices.open(DataRule::Usual);
+    let fs = opened(&devices, DataRule::Usual);
     assert_whole(&fs);
     resynced(&fs);
     fs.sync().unwrap();
     drop(fs);
     devices.judge();
-    assert_whole(&devices.open_some(&[0], OpenOptions::default()).unwrap());
+    assert_whole(&devices.open_with(&[0], OpenOptions::default()).unwrap());
+}
+
+/// What is overwritten in place would come to the devices without a commit, and the one that was away would count with its old
+/// bytes: so nothing is overwritten where a part of it lies on a device that is missing.
+#[test]
+fn nothing_is_overwritten_beside_a_missing_device() {
+    let devices = made(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    before(&devices);
+    let away = Arc::new(devices.0[1].snapshot());
+    let fs = devices.open_with(&[1], OpenOptions::default()).unwrap();
+    disks::write_noise(&fs, "in place", 0, 200);
+    fs.write_back_to(0).unwrap();
+    let cut = || Disks(vec![Arc::new(devices.0[0].snapshot()), Arc::new(away.snapshot())]);
+    let written = cut();
+    fs.fsync(fs.lookup(Place::new(fs.root(), b"in place")).unwrap()).unwrap();
+    let synced = cut();
+    drop(fs);
+    // As it was, whichever is read.
+    for lost in [0, 1] {
+        disks::assert_noise(&written.open_with(&[lost], read_only()).unwrap(), "in place", 0, 100);
+    }
+    assert!(refused(&synced).contains("missed commits"));
+    let fs = opened(&synced, DataRule::Usual);
+    disks::assert_noise(&fs, "in place", 0, 200);
+    resynced(&fs);
+    drop(fs);
+    for devices in [&written, &synced] {
+        devices.judge();
+    }
+}
+
+/// Opens all, one of them with a fault.
+fn opened_with_fault(
+    devices: &Disks,
+    which: usize,
+    rule: Option<Rule>,
+) -> Result<(Filesystem, Arc<FaultDevice>), Error> {
+    let mut all = disks::as_devices(&devices.0);
+    let fault = Arc::new(FaultDevice::new(all[which].clone(), rule));
+    all[which] = fault.clone();
+    let volume = Volume::open(all, OpenMode::ReadWrite)?;
+    let options = OpenOptions { returning: Returning::CatchUp, ..OpenOptions::default() };
+    Ok((Filesystem::open(volume, options, Box::new(SystemEnvironment))?, fault))
+}
+
+/// A device fails while it is brought up to date, or the one that it is copied from: that is told, or made up for, and nothing
+/// wrong is read, then or later.
+#[test]
+fn a_device_fails_half_way() {
+    let mut devices = made(3, BlockGroupFlags::RAID1C3, BlockGroupFlags::RAID1C3);
+    before(&devices);
+    let away = Arc::new(devices.0[2].snapshot());
+    meanwhile(&opened(&devices, DataRule::InPlace));
+    devices.0[2] = away;
+    let mut failed = 0;
+    for (which, request, lasting) in [
+        (2, Request::Write, Lasting::Forever),
+        (2, Request::Flush, Lasting::Once),
+        (0, Request::Read, Lasting::Once),
+        (0, Request::Read, Lasting::Forever),
+    ] {
+        let of = |counts: Counts| match request {
+            Request::Read => counts.reads,
+            Request::Write => counts.writes,
+            _ => counts.flushes,
+        };
+        let (fs, fault) = opened_with_fault(&devices.snapshot(), which, None).unwrap();
+        let first = of(fault.counts());
+        resynced(&fs);
+        let all = of(fault.counts());
+        for at in (first..all).step_by((all - first).div_ceil(6) as usize) {
+            let what = format!("device {which}, {request:?} {at} of {first} to {all}, {lasting:?}");
+            let copy = devices.snapshot();
+            let rule = Rule { request, at, fault: Fault::Error(errno::EIO), lasting };
+            let (fs, fault) = opened_with_fault(&copy, which, Some(rule)).unwrap();
+            let done = fs.resync();
+            assert!(fault.struck() > 0, "{what}");
+            failed += usize::from(done.is_err());
+            assert_whole(&fs);
+            let _ = fs.sync();
+            drop(fs);
+            // Whatever it is by now, it is not taken for what it is not.
+            if done.is_err() {
+                assert!(refused(&copy).contains("missed commits"), "{what}");
+            }
+            let fs = opened(&copy, DataRule::Usual);
+            assert_whole(&fs);
+            fs.resync().unwrap();
+            assert_whole(&fs);
+            fs.sync().unwrap();
+            drop(fs);
+            copy.judge();
+        }
+    }
+    assert!(failed > 5, "only {failed} failed");
 }
 
 /// Each gets what it missed itself, and both together are enough afterwards.
 #[test]
 fn two_return_of_different_generations() {
-    let mut devices = Devices::made(4, BlockGroupFlags::RAID1C3, BlockGroupFlags::RAID1C3);
+    let mut devices = made(4, BlockGroupFlags::RAID1C3, BlockGroupFlags::RAID1C3);
     before(&devices);
     let first = Arc::new(devices.0[0].snapshot());
-    let fs = devices.open(DataRule::InPlace);
+    let fs = opened(&devices, DataRule::InPlace);
     disks::write_noise(&fs, "in place", 0, 150);
     disks::write_noise(&fs, "between", 0, 151);
     fs.sync().unwrap();
     drop(fs);
     let second = Arc::new(devices.0[3].snapshot());
-    meanwhile(&devices.open(DataRule::InPlace));
+    meanwhile(&opened(&devices, DataRule::InPlace));
     (devices.0[0], devices.0[3]) = (first, second);
-    let fs = devices.open(DataRule::Usual);
+    let fs = opened(&devices, DataRule::Usual);
     let done = fs.resync().unwrap();
     let of = |number| done.iter().find(|resynced| resynced.devid == DevId(number)).map(|resynced| resynced.since);
     assert!(of(1).unwrap() < of(4).unwrap(), "{done:?}");
     fs.sync().unwrap();
     drop(fs);
     devices.judge();
-    let fs = devices.open_some(&[1, 2], OpenOptions { access: Access::ReadOnly, ..OpenOptions::default() }).unwrap();
+    let fs = devices.open_with(&[1, 2], read_only()).unwrap();
     assert_whole(&fs);
     disks::assert_noise(&fs, "between", 0, 151);
 }

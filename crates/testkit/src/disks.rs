@@ -3,14 +3,62 @@
 use std::sync::Arc;
 
 use butterfs_check::{Options, Severity};
+use butterfs_engine::Error;
 use butterfs_engine::dir::Place;
 use butterfs_engine::environment::SystemEnvironment;
-use butterfs_engine::filesystem::{Filesystem, NewInode, NewKind};
+use butterfs_engine::filesystem::{Access, Filesystem, NewInode, NewKind, OpenOptions};
 use butterfs_engine::mkfs::{MakeOptions, NewDevice, make_on};
 use butterfs_format::items::BlockGroupFlags;
-use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
+use butterfs_volume::{BlockDevice, MemDevice, Missing, OpenMode, Volume};
 
 use crate::random::Random;
+
+/// What [`write_noise`] makes.
+pub const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
+
+/// Devices in memory, of which some may stay away when they are opened.
+pub struct Disks(pub Vec<Arc<MemDevice>>);
+
+impl Disks {
+    /// New ones of these sizes.
+    pub fn new(sizes: impl Iterator<Item = u64>) -> Self {
+        Self(
+            sizes.enumerate().map(|(number, size)| Arc::new(MemDevice::named(format!("disk{number}"), size))).collect(),
+        )
+    }
+
+    /// Opens those that are not missing, to be written.
+    ///
+    /// # Errors
+    /// As a volume and a filesystem do.
+    pub fn open(&self, missing: &[usize]) -> Result<Filesystem, Error> {
+        self.open_with(missing, OpenOptions::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Disks::open`].
+    pub fn open_with(&self, missing: &[usize], options: OpenOptions) -> Result<Filesystem, Error> {
+        let mode = if options.access == Access::ReadOnly { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+        let how = butterfs_volume::OpenOptions { missing: Missing::Accept, ..butterfs_volume::OpenOptions::new(mode) };
+        let there = as_devices(&self.0).into_iter().enumerate().filter(|(index, _)| !missing.contains(index));
+        let volume = Volume::open_with(there.map(|(_, device)| device).collect(), &how)?;
+        Filesystem::open(volume, options, Box::new(SystemEnvironment))
+    }
+
+    /// Copies of all, as they are at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Self {
+        Self(self.0.iter().map(|device| Arc::new(device.snapshot())).collect())
+    }
+
+    /// [`judge`], of all.
+    #[track_caller]
+    pub fn judge(&self) {
+        judge(&as_devices(&self.0));
+    }
+}
 
 /// The devices as a volume takes them.
 pub fn as_devices(disks: &[Arc<MemDevice>]) -> Vec<Arc<dyn BlockDevice>> {
@@ -40,9 +88,8 @@ const NOISE: usize = 1 << 20;
 /// Writes a MiB that belongs to a seed into a file of the top directory, which is made if it is not there.
 #[track_caller]
 pub fn write_noise(fs: &Filesystem, name: &str, offset: u64, seed: u64) {
-    let file = NewInode { kind: NewKind::File, permissions: 0o644, uid: 0, gid: 0 };
     let place = Place::new(fs.root(), name.as_bytes());
-    let id = fs.lookup(place).or_else(|_| fs.create(place, &file)).expect("the file is there");
+    let id = fs.lookup(place).or_else(|_| fs.create(place, &FILE)).expect("the file is there");
     fs.write(id, offset, &Random::new(seed).bytes(NOISE)).expect("a write succeeds");
 }
 

@@ -46,7 +46,7 @@ pub use held_back::HeldBack;
 pub use profile::{Profile, stored_places, stripe_length};
 pub use rows::TakenRows;
 pub use scan::{ScannedDevice, find_missing, paths_in, scan, system_devices};
-pub use scrub::{DeviceExtent, Held, Parity, ParityKind, StoredPart};
+pub use scrub::{DeviceExtent, Held, Parity, ParityKind, ParityPlace, StoredPart};
 pub use shown::{superblock_copy, with_superblock};
 pub use stats::DeviceStats;
 pub use superblock::erase_superblocks;

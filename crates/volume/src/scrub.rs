@@ -16,7 +16,7 @@ use butterfs_format::{DevId, Logical, Superblock};
 use crate::error::{Error, Result};
 use crate::map::{Mapped, touches_superblock};
 use crate::member::{Member, Role, Seen};
-use crate::parity::{self, Part};
+use crate::parity::{self, Part, Recipe};
 use crate::stats::Fault;
 use crate::superblock::{Copy, read_copy};
 use crate::volume::Volume;
@@ -61,6 +61,17 @@ pub enum ParityKind {
     P,
     /// The weighted sum of the data.
     Q,
+}
+
+/// Where a row's parity lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParityPlace {
+    /// Whether it is P or Q.
+    pub kind: ParityKind,
+    /// The device.
+    pub devid: DevId,
+    /// Where it begins there.
+    pub physical: u64,
 }
 
 /// A stretch of a device that holds bytes which follow each other.
@@ -198,6 +209,33 @@ impl Volume {
                 q
             }
         }
+    }
+
+    /// What a column holds where all others and a parity are as given: what is in its place among the columns does not matter.
+    pub fn column_of(kind: ParityKind, parity: &[u8], columns: &[Vec<u8>], number: u64) -> Vec<u8> {
+        let recipe = match kind {
+            ParityKind::P => Recipe::WithP,
+            ParityKind::Q => Recipe::WithQ,
+        };
+        let mut column = vec![0; parity.len()];
+        for (part, factor) in parity::terms(recipe, number, columns.len() as u64) {
+            let term = if let Part::Data(other) = part { &columns[other as usize] } else { parity };
+            parity::add_scaled(&mut column, term, factor);
+        }
+        column
+    }
+
+    /// Where the parity of the row at an address lies, P before Q; nowhere if it has none.
+    pub fn parity_places(&self, row: Logical) -> Vec<ParityPlace> {
+        let map = self.map();
+        let Some(mapped) = map.find(row).filter(|mapped| mapped.grid.has_parity()) else { return Vec::new() };
+        let number = (row.0 - mapped.start.0) / (mapped.grid.columns * STRIPE_LEN);
+        let parts = [(ParityKind::P, Part::P), (ParityKind::Q, Part::Q)].into_iter().take(mapped.grid.parity());
+        let place = |(kind, part)| {
+            let place = mapped.part_place(number, part, 0);
+            ParityPlace { kind, devid: self.members[place.member].devid(), physical: place.physical }
+        };
+        parts.map(place).collect()
     }
 
     /// What is wrong with each superblock copy of a device: its offset, and words. A first one that is damaged is

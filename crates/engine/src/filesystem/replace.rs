@@ -11,6 +11,7 @@
 //! # Locking
 //! One operation at a time, by its exclusive turn. `state` is a leaf.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -293,13 +294,26 @@ impl Filesystem {
     /// # Errors
     /// If the target or the device fails: the device is what it was. If the filesystem can be written no more.
     pub fn run_replacement(&self, replacement: Replacement) -> Result<ReplaceEnd> {
+        self.run_replacement_until(replacement, &|| false)
+    }
+
+    /// The same, and between two windows `stop` is asked, while nothing is held that files need; if it says so, the replacement is
+    /// suspended.
+    ///
+    /// # Errors
+    /// As [`Filesystem::run_replacement`].
+    pub fn run_replacement_until(&self, replacement: Replacement, stop: &dyn Fn() -> bool) -> Result<ReplaceEnd> {
         let Replacement { turn, devid } = replacement;
-        let done = self.replace(devid);
+        let is_stopped = Cell::new(false);
+        let done = self.replace(devid, &|| {
+            is_stopped.set(is_stopped.get() || stop());
+            is_stopped.get() || self.exclusive.is_cancelled()
+        });
         let end = match done {
             Ok(progress) => Ok(ReplaceEnd::Done(progress)),
             // What is on disk says that it goes on.
             Err(error) if self.shared.gate.check_writable().is_err() => Err(error),
-            Err(Error::Cancelled) if lock(&self.replacing.state).suspend => {
+            Err(Error::Cancelled) if is_stopped.get() || lock(&self.replacing.state).suspend => {
                 self.suspend().map(|()| ReplaceEnd::Suspended)
             }
             Err(Error::Cancelled) => self.abandon(None).map(|()| ReplaceEnd::Cancelled),
@@ -315,7 +329,7 @@ impl Filesystem {
         end
     }
 
-    fn replace(&self, devid: DevId) -> Result<ResyncProgress> {
+    fn replace(&self, devid: DevId, stop: &dyn Fn() -> bool) -> Result<ResyncProgress> {
         let (gate, volume) = (&self.shared.gate, self.shared.gate.volume());
         // Where all groups lack a device, a commit of the item alone has no room.
         gate.commit_with(Need::Deletion, |_| Ok(()))?;
@@ -331,13 +345,8 @@ impl Filesystem {
                 now.read_errors = (item.read_errors.get() + lost).into();
             });
         };
-        let filling = FillTarget {
-            devid,
-            from: filled_up_to(volume, devid, &item),
-            monitor: &monitor,
-            stop: &|| self.exclusive.is_cancelled(),
-            note: &note,
-        };
+        let filling =
+            FillTarget { devid, from: filled_up_to(volume, devid, &item), monitor: &monitor, stop, note: &note };
         fill_target(&self.shared, &filling)?;
         volume.flush_target(devid)?;
         let mut old = None;

@@ -11,6 +11,7 @@
 //! # Locking
 //! None is held while bytes are read and verified.
 
+mod fit;
 mod gather;
 pub(crate) mod history;
 mod load;

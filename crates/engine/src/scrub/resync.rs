@@ -24,6 +24,7 @@ use butterfs_format::items::STRIPE_LEN;
 use butterfs_format::{Corruption, DevId, Generation, ItemType, Key, Logical, TreeId};
 use butterfs_volume::{DeviceExtent, Held, Parity, Profile, StoredPart, Volume};
 
+use super::fit::{Column, fit};
 use super::gather::{Piece, What, gather, gather_range};
 use super::mend::{mend, take_good};
 use super::progress::ScrubMonitor;
@@ -372,7 +373,14 @@ fn row(copying: &Copying<'_>, tx: &Transaction, extent: &DeviceExtent, part: &St
     }
     let _row = run.volume.hold_row(start);
     let wanted = match part.held {
-        Held::Bytes(at) => column(run, at, part.len, &pieces)?,
+        Held::Bytes(at) => {
+            let mut bytes = column(run, at, part.len, &pieces)?;
+            if copying.onto == Onto::Target {
+                let number = (at.0 - start.0) / STRIPE_LEN;
+                fit(&Column { run, tx, row: start, columns, number, pieces: &pieces }, &mut bytes)?;
+            }
+            bytes
+        }
         Held::Parity(parity) => parity_of(run, &parity, &pieces)?,
     };
     if copying.onto == Onto::Target {

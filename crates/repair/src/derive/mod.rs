@@ -16,6 +16,7 @@ mod log;
 mod owners;
 mod quota;
 pub mod references;
+mod replacement;
 mod roots;
 mod settle;
 
@@ -49,6 +50,7 @@ pub fn run(workspace: &mut Workspace, mended: usize) -> Result<Vec<Step>> {
     steps.extend(log::run(workspace));
     steps.extend(crossing::run(workspace)?);
     steps.extend(devices::run(workspace)?);
+    steps.extend(replacement::run(workspace)?);
     steps.extend(roots::uuid_tree(workspace)?);
     steps.extend(roots::orphans(workspace)?);
     steps.extend(checksums::run(workspace)?);

@@ -102,11 +102,24 @@ pub fn judge(history: &History, state: &CrashState) -> std::result::Result<Verdi
     }
     use_it(&filesystem).or_else(|error| bad("cannot be used", error))?;
     // The cut may have come before the superblocks of a device went that was removed.
+    end_replacement(&filesystem, state.number).or_else(|error| bad("a replacement has no end", error))?;
     let own = filesystem.shared().gate.volume().dev_items();
     drop(filesystem);
-    devices.retain(|device| uuid_of(&**device).is_none_or(|uuid| own.iter().any(|item| item.uuid == uuid)));
+    devices.retain(|device| uuid_of(&**device).is_some_and(|uuid| own.iter().any(|item| item.uuid == uuid)));
     check_devices(&devices, Maker::Butterfs, Strictness::Clean)?;
     Ok(found_commit.verdict())
+}
+
+/// One that was cut goes on or is cancelled, by turns; without a target there is no going on.
+fn end_replacement(filesystem: &Filesystem, number: usize) -> Result<()> {
+    if !filesystem.replace_status().is_under_way() {
+        return Ok(());
+    }
+    if number.is_multiple_of(2) && filesystem.shared().gate.volume().replaced_device().is_some() {
+        let replacement = filesystem.begin_resumed_replacement()?;
+        return filesystem.run_replacement(replacement).map(drop);
+    }
+    filesystem.cancel_replacement()
 }
 
 /// The UUID that a device's first superblock says it has.

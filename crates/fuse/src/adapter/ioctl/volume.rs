@@ -80,7 +80,11 @@ impl EngineFrontEnd {
 
     fn device_command(&self, command: u32, input: &[u8], fail: impl Fn(Error) -> Errno) -> Result<IoctlReply> {
         let done = match command {
-            wire::RESIZE => self.resize(text_in(input)?),
+            wire::RESIZE => match self.resize(text_in(input)?) {
+                // As the kernel: of all these commands only this one says so.
+                Err(Error::NoDevice(_)) => return Err(Errno::ENODEV),
+                done => done,
+            },
             wire::ADD_DEV => self.add_device(text_in(input)?),
             wire::RM_DEV => self.remove(text_in(input)?),
             _ => {
@@ -121,7 +125,10 @@ impl EngineFrontEnd {
     fn resize(&self, text: &str) -> std::result::Result<(), Error> {
         match text.parse::<ResizeWish>()? {
             ResizeWish::Cancel => self.fs.exclusive().cancel(Exclusive::Resize),
-            ResizeWish::To(devid, length) => self.finish(Begun::Resize(devid, length)),
+            ResizeWish::To(devid, length) => {
+                self.fs.find_device(&WhichDevice::Id(devid), &[])?;
+                self.finish(Begun::Resize(devid, length))
+            }
         }
     }
 

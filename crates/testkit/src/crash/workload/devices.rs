@@ -3,13 +3,13 @@
 //! # Invariants
 //! * There are always as many devices that the profiles survive the losses, also while one is away.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use butterfs_engine::Error;
-use butterfs_engine::filesystem::{RemovalEnd, Returning, WhichDevice};
+use butterfs_engine::filesystem::{RemovalEnd, ReplaceEnd, Replacement, Returning, WhichDevice};
 use butterfs_format::DevId;
-use butterfs_format::items::BlockGroupFlags;
+use butterfs_format::items::{BlockGroupFlags, ReadSource};
 use butterfs_volume::{BlockDevice, Missing, OpenMode, Profile, Volume};
 
 use super::{CountingEnvironment, OpenOptions, Run, survived};
@@ -31,6 +31,8 @@ pub(super) struct Devices {
     pub clock: u64,
     /// The place of the one that is away.
     pub away: Option<usize>,
+    /// The place of the one that is to replace another.
+    pub target: Option<usize>,
     /// Files change while a device is brought up to date.
     pub catching_up: bool,
 }
@@ -147,12 +149,93 @@ impl Run {
             }
         }
         // What came in between had steps of its own.
-        let begun = self.history.steps.last().and_then(|step| step.ended);
-        self.end(begun.unwrap_or(self.recorder.position()), "device is up to date", Durable::Nothing);
+        self.in_between("device is up to date");
         let now = self.recorder.position();
         if let Some(away) = self.history.away.last_mut() {
             away.to = now;
         }
+    }
+
+    /// A device is replaced by another while files change: in one go, or it is suspended after a while, and then goes on or is
+    /// cancelled, now or after another open.
+    pub(super) fn replace_device(&mut self) {
+        let Some(place) = self.devices.spare().filter(|_| self.is_settled()) else { return };
+        let chosen = self.random.below(self.devices.members.len() as u64) as usize;
+        let (devid, source) = self.devices.members[chosen];
+        let (begun, mut replacement) = (self.recorder.position(), None);
+        let target = Arc::clone(&self.devices.all[place]);
+        self.step(
+            format!("replace device {source} by {place}"),
+            Durable::Nothing,
+            |run| match run.filesystem.begin_replacement(devid, &target, ReadSource::Always) {
+                Err(Error::InProgress(_)) => Ok(None),
+                begun => begun.map(Some),
+            },
+            |_, made| replacement = made.flatten(),
+        );
+        let Some(replacement) = replacement else { return };
+        self.devices.target = Some(place);
+        let windows = self.random.below(40);
+        let mut end = self.replace(replacement, windows);
+        if end == Some(ReplaceEnd::Suspended) {
+            if self.random.percent(50) {
+                self.end_use();
+                self.reopen(&format!("open with a target at {place}"));
+            }
+            end = if self.random.percent(50) { self.cancel_replacement() } else { self.resume_replacement() };
+        }
+        if let Some(ReplaceEnd::Done(_)) = end {
+            self.devices.members[chosen].1 = place;
+        }
+        self.devices.target = None;
+        self.history.device_changes.push(begun..self.recorder.position());
+    }
+
+    /// Runs a replacement while files change, up to so many windows; `None` if it failed.
+    fn replace(&mut self, replacement: Replacement, windows: u64) -> Option<ReplaceEnd> {
+        let filesystem = Arc::clone(&self.filesystem);
+        let (run, left) = (RefCell::new(&mut *self), Cell::new(windows));
+        let ended = filesystem.run_replacement_until(replacement, &|| {
+            let mut run = run.borrow_mut();
+            run.in_between("replacing");
+            (0..2).for_each(|_| run.one_of_files());
+            left.set(left.get().saturating_sub(1));
+            run.failure.is_some() || left.get() == 0
+        });
+        self.note_replacement("replacement ended", ended)
+    }
+
+    fn resume_replacement(&mut self) -> Option<ReplaceEnd> {
+        let begun = self.filesystem.begin_resumed_replacement();
+        match begun {
+            Ok(replacement) => self.replace(replacement, u64::MAX),
+            Err(error) => self.note_replacement("replacement goes on", Err(error)),
+        }
+    }
+
+    fn cancel_replacement(&mut self) -> Option<ReplaceEnd> {
+        let cancelled = self.filesystem.cancel_replacement();
+        self.note_replacement("replacement cancelled", cancelled.map(|()| ReplaceEnd::Cancelled))
+    }
+
+    fn note_replacement(&mut self, what: &str, ended: Result<ReplaceEnd, Error>) -> Option<ReplaceEnd> {
+        let end = match ended {
+            Ok(end) => Some(end),
+            Err(error) => {
+                assert!(self.on_error == super::OnError::Stop, "{what}: {error}");
+                self.failure = Some(error);
+                None
+            }
+        };
+        let what = end.map_or_else(|| what.to_owned(), |end| format!("{what}: {end:?}"));
+        self.in_between(&what);
+        end
+    }
+
+    /// A step for what was done since the last one.
+    fn in_between(&mut self, what: &str) {
+        let begun = self.history.steps.last().and_then(|step| step.ended);
+        self.end(begun.unwrap_or(self.recorder.position()), what, Durable::Nothing);
     }
 
     /// What is in memory gets durable, as by an unmount.
@@ -166,7 +249,8 @@ impl Run {
     fn reopen(&mut self, what: &str) {
         let begun = self.recorder.position();
         let there = |(_, place): &&(DevId, usize)| self.devices.away != Some(*place);
-        let devices = self.devices.members.iter().filter(there).map(|(_, place)| Arc::clone(&self.devices.all[*place]));
+        let members = self.devices.members.iter().filter(there).map(|(_, place)| *place);
+        let devices = members.chain(self.devices.target).map(|place| Arc::clone(&self.devices.all[place]));
         let how = butterfs_volume::OpenOptions {
             missing: if self.devices.away.is_some() { Missing::Accept } else { Missing::Refuse },
             ..butterfs_volume::OpenOptions::new(OpenMode::ReadWrite)

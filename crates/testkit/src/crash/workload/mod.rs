@@ -208,6 +208,7 @@ pub fn run(
             options: small,
             clock: script.seed << 20,
             away: None,
+            target: None,
             catching_up: false,
         },
         survives: script.survives(),
@@ -303,8 +304,8 @@ type Weighted = (fn(&mut Run), u64);
 const VOLUME_OPERATIONS: [Weighted; 3] = [(Run::balance, 6), (Run::resume_balance, 4), (Run::resize, 4)];
 
 /// What comes on top of those.
-const DEVICE_OPERATIONS: [Weighted; 4] =
-    [(Run::add_device, 6), (Run::remove_device, 8), (Run::leave, 4), (Run::come_back, 16)];
+const DEVICE_OPERATIONS: [Weighted; 5] =
+    [(Run::add_device, 6), (Run::remove_device, 8), (Run::leave, 4), (Run::come_back, 16), (Run::replace_device, 6)];
 
 impl Run {
     fn all(&mut self, script: &Script) {
