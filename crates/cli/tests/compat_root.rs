@@ -225,6 +225,26 @@ fn the_stock_btrfs_says_the_same_of_several_images() {
     }
 }
 
+/// However many images there are: each has its size.
+#[test]
+fn the_stock_btrfs_knows_the_size_of_each_of_many_images() {
+    let Some(work) = setup("compat_many") else { return };
+    compat_library();
+    let mnt = work.dir("mnt");
+    let images = devices::mkfs(work.path(), &[100 * MIB; 70], &["-d", "single", "-m", "raid1"]);
+    // Longer than their devices are, so that what is left over tells whether the size is known.
+    for image in &images {
+        File::options().write(true).open(image).and_then(|file| file.set_len(101 * MIB)).expect("it grows");
+    }
+    let mounted = Ours::new(&images, &mnt, "noatime");
+    let usage = Command::new(BINARY).args(["compat", "--", "btrfs", "device", "usage", "--mbytes"]).arg(&mnt).output();
+    drop(mounted);
+    let usage = String::from_utf8(usage.expect("btrfs runs").stdout).expect("UTF-8");
+    let slack = usage.lines().filter(|line| line.trim_start().starts_with("Device slack:"));
+    let slack: Vec<&str> = slack.filter_map(|line| line.split_whitespace().nth(2)).collect();
+    assert_eq!(slack, ["1.00MiB"; 70], "{usage}");
+}
+
 #[test]
 fn the_stock_btrfs_makes_and_removes_subvolumes() {
     let Some(work) = setup("compat_changes") else { return };

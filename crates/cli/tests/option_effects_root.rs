@@ -34,6 +34,64 @@ fn commit_says_how_long_a_power_cut_may_reach_back() {
     }
 }
 
+/// What is in memory of files goes with each commit, with and without the option: a power cut finds the whole file.
+#[test]
+fn flushoncommit_has_whole_files_in_each_commit() {
+    let Some(work) = setup("effects_flush") else { return };
+    let (image, copy, mnt, seen) = (work.file("image"), work.file("copy"), work.dir("mnt"), work.dir("seen"));
+    let bytes: Vec<u8> = (0..5_000_000_u32).map(|number| (number.wrapping_mul(number) >> 11) as u8).collect();
+    for options in ["flushoncommit,commit=1", "noflushoncommit,commit=1"] {
+        kernel().mkfs(&image, 128 * MIB, &[]);
+        let mounted = subject().mount(&image, &mnt, options);
+        fs::write(mnt.join("file"), &bytes).expect("write");
+        std::thread::sleep(Duration::from_millis(3500));
+        assert!(durable(&image, &copy, &seen, "file").as_ref() == Some(&bytes), "{options}");
+        mounted.unmount();
+    }
+}
+
+#[test]
+fn metadata_ratio_gives_metadata_its_chunks() {
+    let Some(work) = setup("effects_ratio") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    let chunks = |options: &str| {
+        kernel().mkfs(&image, 640 * MIB, &["-m", "single"]);
+        let mounted = subject().mount(&image, &mnt, options);
+        for name in ["a", "b", "c"] {
+            fs::write(mnt.join(name), vec![7; 56 << 20]).expect("write");
+            mounted.sync();
+        }
+        mounted.unmount();
+        oracle::assert_clean(&image);
+        let dump = oracle::dump_tree(&image, "chunk");
+        ["METADATA", "DATA"]
+            .map(|kind| dump.lines().filter(|line| line.contains(&format!("type {kind}|single"))).count())
+    };
+    let ([metadata, data], [metadata_then, data_then]) = (chunks(""), chunks("metadata_ratio=1"));
+    assert!(metadata < data, "{metadata} for metadata, {data} for data");
+    assert!(metadata_then >= data_then && data_then > 2, "{metadata_then} for metadata, {data_then} for data");
+}
+
+/// Where no device is missing they change nothing; one that is named has to be there.
+#[test]
+fn degraded_and_device_do_no_harm_to_one_device() {
+    let Some(work) = setup("effects_device") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 128 * MIB, &[]);
+    let named = format!("device={}", image.display());
+    for options in ["degraded", &named, &format!("degraded,{named},device={}", work.path().display())] {
+        let mounted = subject().mount(&image, &mnt, options);
+        fs::write(mnt.join("file"), options).expect("write");
+        mounted.unmount();
+        oracle::assert_clean(&image);
+        let mounted = kernel().mount(&image, &mnt, "degraded");
+        assert_eq!(fs::read_to_string(mnt.join("file")).expect("read"), options);
+        mounted.unmount();
+    }
+    let refused = subject().try_mount(&image, &mnt, "device=/nowhere/image").map(drop).expect_err("it is not there");
+    assert!(refused.stderr.contains("/nowhere/image"), "{refused}");
+}
+
 #[test]
 fn with_sync_what_is_written_is_durable() {
     let Some(work) = setup("effects_sync") else { return };

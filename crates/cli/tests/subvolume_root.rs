@@ -355,6 +355,65 @@ fn the_cleaner_goes_on_after_a_kill() {
     assert!(daemon::find_below(&mnt).is_empty());
 }
 
+/// Where deleting subvolume 256 stands in an image; `None` when it is gone.
+fn drop_progress(image: &Path) -> Option<String> {
+    let dump = oracle::dump_tree(image, "root");
+    let (_, item) = dump.split_once("(256 ROOT_ITEM")?;
+    let progress = item.lines().find_map(|line| line.trim().strip_prefix("drop_progress "));
+    progress.map(str::to_owned)
+}
+
+/// Deletes `big` of a copy of `whole`, and ends the mount by `end` when some of it is gone.
+fn half_deleted(work: &WorkDir, whole: &Path, name: &str, end: fn(Mounted)) -> std::path::PathBuf {
+    let (image, mnt) = (work.file(name), work.dir("mnt"));
+    for milliseconds in [100, 50, 200, 25, 400, 10, 800, 150] {
+        run_program("cp", &["--sparse=always".as_ref(), whole.as_os_str(), image.as_os_str()]).ok();
+        let mounted = subject().mount(&image, &mnt, "commit=300");
+        let used = fs::File::open(mnt.join("big/1")).expect("open");
+        in_mount(&subject(), &mnt, &["delete", "-c", "big"]).ok();
+        drop(used);
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        mounted.sync();
+        end(mounted);
+        oracle::assert_clean(&image);
+        if drop_progress(&image).is_some_and(|progress| !progress.starts_with("key (0 ")) {
+            return image;
+        }
+    }
+    panic!("{name}: it was never half-way");
+}
+
+/// A kill, and a clean unmount, in the middle of deleting: both leave how far it came, and either side goes on from there.
+#[test]
+fn either_side_goes_on_with_a_subvolume_that_is_half_gone() {
+    let Some(work) = setup("subvolume_half") else { return };
+    if !subject().is_butterfs() {
+        return;
+    }
+    let (whole, mnt) = (work.file("whole"), work.dir("mnt"));
+    kernel().mkfs(&whole, 512 * MIB, &[]);
+    let mounted = kernel().mount(&whole, &mnt, "max_inline=2048");
+    in_mount(&kernel(), &mnt, &["create", "big"]).ok();
+    for number in 0..15_000 {
+        fs::write(mnt.join(format!("big/{number}")), vec![b'x'; 1500]).expect("write");
+    }
+    fs::write(mnt.join("stays"), "bytes").expect("write");
+    mounted.unmount();
+    for (name, end) in [("killed", Mounted::kill as fn(Mounted)), ("unmounted", Mounted::unmount)] {
+        let half = half_deleted(&work, &whole, name, end);
+        let ours = work.file("ours");
+        run_program("cp", &["--sparse=always".as_ref(), half.as_os_str(), ours.as_os_str()]).ok();
+        for (mounter, image) in [(subject(), &ours), (kernel(), &half)] {
+            let mounted = mounter.mount(image, &mnt, "commit=1");
+            wait_until("it is gone", || in_mount(&mounter, &mnt, &["list", "-d", "."]).ok().stdout.is_empty());
+            assert_eq!(fs::read_to_string(mnt.join("stays")).expect("read"), "bytes");
+            mounted.unmount();
+            oracle::assert_clean(image);
+            assert_eq!(drop_progress(image), None, "{name}");
+        }
+    }
+}
+
 /// What find and rm see: no directory twice, and the same numbers after another mount.
 /// The kernel forgets its inodes a moment after a deletion; the cleaner must not sleep over that.
 #[test]

@@ -4,10 +4,13 @@
 //! # Invariants
 //! * Only of a file that a mount of Butterfs has named as its device, in an answer that went through here.
 //!
+//! * A file that was named stays known, however many there are, up to [`PLACES`]; those after that many are not.
+//!
 //! # Locking
-//! None: a file is remembered as one atomic number.
+//! None: a place is taken once, by one atomic exchange, and is read only after all of it was written. Who is interrupted
+//! in between, or forked, leaves a place that is never used.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use libc::{c_int, c_void};
 
@@ -17,15 +20,51 @@ use crate::real;
 pub const BLKGETSIZE64: u32 = 0x8008_1272;
 /// Where the path is in `struct btrfs_ioctl_dev_info_args`.
 const DEV_PATH: usize = 3072;
-/// So many files are remembered.
-const SLOTS: usize = 256;
+/// So many files are remembered, more than a filesystem has devices.
+const PLACES: usize = 2048;
 
-static NAMED: [AtomicU64; SLOTS] = [const { AtomicU64::new(0) }; SLOTS];
+/// A file that was named.
+struct Place {
+    state: AtomicU8,
+    device: AtomicU64,
+    inode: AtomicU64,
+}
 
-/// A number for a file, never zero, and its slot.
-fn mark(file: &libc::stat) -> (u64, usize) {
-    let mixed = (file.st_dev ^ file.st_ino.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed | 1, mixed as usize >> 8 & (SLOTS - 1))
+/// Nothing was ever here.
+const FREE: u8 = 0;
+/// Somebody writes here.
+const TAKEN: u8 = 1;
+/// What is here stays.
+const WHOLE: u8 = 2;
+
+impl Place {
+    const fn new() -> Self {
+        Self { state: AtomicU8::new(FREE), device: AtomicU64::new(0), inode: AtomicU64::new(0) }
+    }
+
+    fn is_of(&self, file: &libc::stat) -> bool {
+        self.state.load(Ordering::Acquire) == WHOLE
+            && self.device.load(Ordering::Relaxed) == file.st_dev
+            && self.inode.load(Ordering::Relaxed) == file.st_ino
+    }
+
+    /// Whether it was free, and is the file's now.
+    fn take(&self, file: &libc::stat) -> bool {
+        let taken = self.state.compare_exchange(FREE, TAKEN, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if taken {
+            self.device.store(file.st_dev, Ordering::Relaxed);
+            self.inode.store(file.st_ino, Ordering::Relaxed);
+            self.state.store(WHOLE, Ordering::Release);
+        }
+        taken
+    }
+}
+
+/// A file is in the first place that was free when it came; no place becomes free again.
+static NAMED: [Place; PLACES] = [const { Place::new() }; PLACES];
+
+fn is_named(file: &libc::stat) -> bool {
+    NAMED.iter().take_while(|place| place.state.load(Ordering::Relaxed) != FREE).any(|place| place.is_of(file))
 }
 
 /// Remembers the image that `DEV_INFO` named.
@@ -40,17 +79,16 @@ pub unsafe fn remember(argument: *const c_void) {
         let result = libc::syscall(libc::SYS_newfstatat, libc::AT_FDCWD, path, found.as_mut_ptr(), 0);
         (result == 0).then(|| found.assume_init())
     };
-    if let Some(file) = found.filter(is_plain) {
-        let (mark, slot) = mark(&file);
-        NAMED[slot].store(mark, Ordering::Relaxed);
+    if let Some(file) = found.filter(is_plain).filter(|file| !is_named(file)) {
+        // Where all are taken it is not remembered.
+        let _ = NAMED.iter().any(|place| place.take(&file));
     }
 }
 
 /// The size of an image that was named.
 pub fn size(fd: c_int) -> Option<u64> {
     let file = real::fstat(fd).ok().filter(is_plain)?;
-    let (mark, slot) = mark(&file);
-    (NAMED[slot].load(Ordering::Relaxed) == mark).then_some(file.st_size as u64)
+    is_named(&file).then_some(file.st_size as u64)
 }
 
 fn is_plain(file: &libc::stat) -> bool {

@@ -45,11 +45,28 @@ pub(crate) fn on_all_cores<R: Send>(jobs: usize, work: impl Fn(usize) -> R + Syn
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Condvar, Mutex};
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn results_are_in_order() {
         assert_eq!(on_all_cores(100, |job| job * 2), (0..200).step_by(2).collect::<Vec<_>>());
         assert!(on_all_cores(0, |job| job).is_empty());
+    }
+
+    /// Each job waits until as many as there are cores have begun.
+    #[test]
+    fn as_many_jobs_as_cores_run_at_once() {
+        let (cores, begun, all) = (cpus::cores(), Mutex::new(0), Condvar::new());
+        let met = on_all_cores(cores, |_| {
+            let mut count = begun.lock().unwrap();
+            *count += 1;
+            all.notify_all();
+            let waited = all.wait_timeout_while(count, Duration::from_secs(20), |count| *count < cores);
+            !waited.unwrap().1.timed_out()
+        });
+        assert_eq!(met, vec![true; cores]);
     }
 }

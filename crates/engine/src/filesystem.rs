@@ -11,6 +11,8 @@ mod access_times;
 mod attributes;
 mod balance;
 #[cfg(test)]
+mod cleaner_tests;
+#[cfg(test)]
 mod compress_tests;
 mod create;
 mod data;

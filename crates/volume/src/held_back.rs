@@ -3,6 +3,8 @@
 //!
 //! # Invariants
 //! * From the first write to [`HeldBack::publish`] no superblock is on the device, neither a new one nor an old one.
+//! * Of several devices none has a superblock before all that it leads to is durable, on each of them. A cut between two of
+//!   them leaves a filesystem whose devices are not all there; what is on those that are is whole.
 //! * Who reads and writes through it sees what he would see of a plain device.
 //!
 //! # Locking
@@ -51,13 +53,32 @@ impl HeldBack {
         Ok(())
     }
 
-    /// Makes all else durable, and then the superblocks.
+    /// Makes all else durable on the devices of a filesystem, and then the superblocks of each. Where that fails none keeps
+    /// its superblocks, as far as they can be erased.
     ///
     /// # Errors
-    /// Those of the device.
-    pub fn publish(&self) -> io::Result<()> {
+    /// Those of a device, and which of them it is.
+    pub fn publish(held: &[Arc<Self>]) -> std::result::Result<(), (usize, io::Error)> {
+        let each = |act: fn(&Self) -> io::Result<()>| {
+            let numbered = held.iter().enumerate();
+            numbered
+                .map(|(number, one)| (number, act(one)))
+                .try_for_each(|(number, done)| done.map_err(|error| (number, error)))
+        };
+        each(Self::settle)?;
+        each(Self::put_superblocks).inspect_err(|_| {
+            // The first error is the one to tell.
+            held.iter().for_each(|one| drop(erase_superblocks(&*one.device)));
+        })
+    }
+
+    /// Makes all but the superblocks durable.
+    fn settle(&self) -> io::Result<()> {
         self.begin_to_write()?;
-        self.device.flush()?;
+        self.device.flush()
+    }
+
+    fn put_superblocks(&self) -> io::Result<()> {
         let slots = self.slots();
         let len = self.device.len();
         for (slot, bytes) in places().zip(slots.iter()).filter(|(slot, _)| slot.end <= len) {
@@ -194,8 +215,107 @@ mod tests {
         assert_eq!(read(&*below, first - 4096, 4096), bytes[..4096]);
         assert_eq!(read(&*below, first + 4096, 4096), bytes[8192..]);
         assert_eq!((read(&*below, 1 << 20, 50), read(&*below, second + 100, 50)), (vec![8; 50], vec![0; 50]));
-        held.publish().unwrap();
+        HeldBack::publish(&[Arc::new(held)]).unwrap();
         assert!(read(&*below, first - 4096, bytes.len()) == bytes);
         assert_eq!(read(&*below, second + 100, 50), [7; 50]);
+    }
+    /// What was done to devices, in order.
+    type Log = Arc<Mutex<Vec<(usize, Act)>>>;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Act {
+        Data,
+        Superblock,
+        Flush,
+    }
+
+    /// A device that tells what is done to it, and whose superblocks cannot be written after some.
+    struct Told {
+        below: MemDevice,
+        number: usize,
+        log: Log,
+        superblocks_left: usize,
+    }
+
+    impl BlockDevice for Told {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            self.below.read_at(offset, buf)
+        }
+
+        fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+            let is_superblock = SUPERBLOCK_OFFSETS.contains(&offset) && buf.iter().any(|byte| *byte != 0);
+            let mut log = self.log.lock().unwrap();
+            let written = log.iter().filter(|act| **act == (self.number, Act::Superblock)).count();
+            if is_superblock && written >= self.superblocks_left {
+                return Err(io::Error::other("no more"));
+            }
+            log.push((self.number, if is_superblock { Act::Superblock } else { Act::Data }));
+            self.below.write_at(offset, buf)
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            self.log.lock().unwrap().push((self.number, Act::Flush));
+            Ok(())
+        }
+
+        fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+            self.below.discard(offset, len)
+        }
+
+        fn len(&self) -> u64 {
+            self.below.len()
+        }
+
+        fn name(&self) -> String {
+            self.below.name()
+        }
+    }
+
+    /// Devices with an old superblock each, data, and a new superblock that waits.
+    fn held(superblocks_left: [usize; 3]) -> (Log, Vec<Arc<Told>>, Vec<Arc<HeldBack>>) {
+        let log = Log::default();
+        let told = |(number, superblocks_left)| {
+            let below = MemDevice::new(66 << 20);
+            below.write_at(SUPERBLOCK_OFFSETS[0], &[9; SUPERBLOCK_SIZE]).unwrap();
+            Arc::new(Told { below, number, log: Arc::clone(&log), superblocks_left })
+        };
+        let devices: Vec<_> = superblocks_left.into_iter().enumerate().map(told).collect();
+        let held = devices.iter().map(|device| {
+            let held = HeldBack::new(Arc::clone(device) as Arc<dyn BlockDevice>).unwrap();
+            held.write_at(1 << 20, &[7; 4096]).unwrap();
+            SUPERBLOCK_OFFSETS[..2].iter().for_each(|at| held.write_at(*at, &[8; SUPERBLOCK_SIZE]).unwrap());
+            Arc::new(held)
+        });
+        let held = held.collect();
+        (log, devices, held)
+    }
+
+    fn first_byte(device: &Told) -> u8 {
+        let mut byte = [0];
+        device.read_at(SUPERBLOCK_OFFSETS[0], &mut byte).unwrap();
+        byte[0]
+    }
+
+    #[test]
+    fn no_device_is_published_before_all_have_what_they_lead_to() {
+        let (log, devices, held) = held([2; 3]);
+        HeldBack::publish(&held).unwrap();
+        let log = log.lock().unwrap();
+        let first = log.iter().position(|(_, act)| *act == Act::Superblock).unwrap();
+        let (before, after) = log.split_at(first);
+        for number in 0..3 {
+            let last = |acts: &[(usize, Act)]| acts.iter().rev().find(|act| act.0 == number).map(|act| act.1);
+            assert_eq!((last(before), last(after)), (Some(Act::Flush), Some(Act::Flush)), "device {number}: {log:?}");
+            assert!(!after.contains(&(number, Act::Data)), "{log:?}");
+        }
+        assert_eq!(devices.iter().map(|device| first_byte(device)).collect::<Vec<_>>(), [8; 3]);
+    }
+
+    #[test]
+    fn where_one_cannot_be_published_none_is() {
+        let (_, devices, held) = held([2, 1, 2]);
+        let (number, _) = HeldBack::publish(&held).unwrap_err();
+        assert_eq!(number, 1);
+        assert_eq!(devices.iter().map(|device| first_byte(device)).collect::<Vec<_>>(), [0; 3]);
     }
 }

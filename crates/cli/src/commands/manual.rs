@@ -58,11 +58,11 @@ pub fn completions(arguments: &CompletionsArguments) -> Result<()> {
 /// The pages of a command and of those below it, with their file names.
 fn pages(command: clap::Command) -> io::Result<Vec<(String, Vec<u8>)>> {
     let below: Vec<_> = command.get_subcommands().filter(|one| !one.is_hide_set()).cloned().collect();
-    let mut pages = vec![page(command)?];
+    let mut found = vec![page(command)?];
     for one in below {
-        pages.extend(self::pages(one)?);
+        found.extend(pages(one)?);
     }
-    Ok(pages)
+    Ok(found)
 }
 
 fn page(command: clap::Command) -> io::Result<(String, Vec<u8>)> {

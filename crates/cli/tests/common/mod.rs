@@ -31,13 +31,19 @@ pub fn setup(test: &str) -> Option<WorkDir> {
     Some(work)
 }
 
-/// Builds the library of `butterfs compat`, which lies beside the program, where only the program was built.
+/// Builds the library of `butterfs compat`, which lies beside the program. Always: where it is up to date that takes a moment,
+/// and one that is there may be of older sources, because nothing that is built for tests depends on it.
 pub fn compat_library() {
     const BINARY: &str = env!("CARGO_BIN_EXE_butterfs");
-    let path = std::path::Path::new(BINARY).with_file_name("libbutterfs_compat.so");
-    if !path.exists() {
-        let profile = if BINARY.contains("/release/") { "release" } else { "dev" };
-        let build = ["build", "-q", "-p", "butterfs-compat", "--profile", profile];
-        butterfs_testkit::command::run(std::process::Command::new(env!("CARGO")).args(build)).ok();
-    }
+    static BUILT: std::sync::Once = std::sync::Once::new();
+    BUILT.call_once(|| {
+        let folder = std::path::Path::new(BINARY).parent().expect("programs lie in folders");
+        let profile = if folder.ends_with("release") { "release" } else { "dev" };
+        let mut build = std::process::Command::new(env!("CARGO"));
+        build.args(["build", "-q", "-p", "butterfs-compat", "--profile", profile]);
+        // Where the program lies, even if the environment says something else by now.
+        build.arg("--target-dir").arg(folder.parent().expect("profiles have folders"));
+        butterfs_testkit::command::run(&mut build).ok();
+        assert!(folder.join("libbutterfs_compat.so").exists(), "{}", folder.display());
+    });
 }

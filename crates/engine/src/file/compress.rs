@@ -91,6 +91,12 @@ impl Compressors {
         lock(&self.idle).push(compressor);
         result
     }
+
+    /// How many were at work at once, at most: each took memory of its own, which is kept.
+    #[cfg(test)]
+    pub fn most_at_once(&self) -> usize {
+        lock(&self.idle).len()
+    }
 }
 
 /// Whether bytes of a file that has these flags may become fewer by compression.

@@ -119,10 +119,12 @@ fn in_own_space(tx: &Transaction, id: InodeId, flags: InodeFlags, ranges: &[Rang
     Ok(pieces)
 }
 
-/// Where the bytes of `part` of an item are to be written in place, if that may be done: if nothing else
-/// refers to them, and no checksum is theirs.
+/// Where the bytes of `part` of an item are to be written in place, if that may be done: if it is preallocated, or the file
+/// is one to be overwritten; if nothing else refers to the extent, neither another item nor a snapshot, nor, once something
+/// was written there, the last commit for another file; and if none of it has a checksum.
 ///
-/// The generation that counts is the extent's: that of the item is new when a part of it was cut off.
+/// The generation that is compared with that of the last snapshot is the extent item's: a file extent item's is new when a
+/// part of it was cut off.
 pub(super) fn may_overwrite(
     tx: &Transaction,
     id: InodeId,
@@ -164,9 +166,8 @@ pub(super) fn may_count_on(
     Ok(is_open && may_overwrite(tx, id, flags, item, part)?.is_some())
 }
 
-/// Whether a piece may still go where it was to: since it was placed, a snapshot may have come, or the
-/// space moved. What was
-/// overwritten in place is there already.
+/// Whether a piece may still go where it was to: since it was placed, a snapshot may have come, or the space moved. What
+/// was overwritten in place is there already.
 pub(super) fn is_still_good(tx: &Transaction, id: InodeId, flags: InodeFlags, piece: &Piece) -> Result<bool> {
     match piece.home {
         Home::New | Home::Written => Ok(true),

@@ -205,3 +205,16 @@ fn the_property_follows_the_flag() {
     assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
     judge(&device, fs);
 }
+
+/// Where the machine has more than one core, so many compressors are at work at once.
+#[test]
+fn a_large_write_is_compressed_on_all_cores() {
+    let device = device();
+    let fs = open_with(&device, CompressRule::All(method("zstd:15")));
+    let bytes = text(8 << 20);
+    let id = file_with(&fs, b"file", &bytes);
+    assert_eq!(extents(&fs, id).len(), 64);
+    assert_eq!(fs.shared.compressors.most_at_once(), butterfs_os::cpus::cores().min(64));
+    assert_reads(&fs, id, &bytes);
+    judge(&device, fs);
+}

@@ -4,7 +4,7 @@ use butterfs_format::TreeId;
 use butterfs_format::compression::Choice;
 use butterfs_format::items::Compression;
 
-use super::tests::{FILE, device, judge, open, top};
+use super::tests::{device, judge, made, open, top};
 use super::{Autodefrag, FileOffset, Filesystem, OpenOptions};
 use crate::environment::SystemEnvironment;
 use crate::file::{CloneLen, Defrag, MappedKind, SharedExtents, map};
@@ -20,7 +20,7 @@ fn byte(piece: u64) -> u8 {
 
 /// A file of many extents, none of which goes on in the next: its even pieces are written last.
 fn scattered(fs: &Filesystem, name: &[u8]) -> InodeId {
-    let id = fs.create(top(name), &FILE).unwrap();
+    let id = made(fs, top(name));
     for first in [1, 0] {
         for piece in (first..PIECES).step_by(2) {
             fs.write(id, piece * PIECE, &[byte(piece); PIECE as usize]).unwrap();
@@ -72,7 +72,7 @@ fn shared_extents_stay_unless_they_are_to_be_broken() {
     let device = device();
     let fs = open(&device);
     let (cloned, kept) = (scattered(&fs, b"cloned"), scattered(&fs, b"in a snapshot"));
-    let clone = fs.create(top(b"clone"), &FILE).unwrap();
+    let clone = made(&fs, top(b"clone"));
     fs.clone_range(FileOffset { id: cloned, offset: 0 }, FileOffset { id: clone, offset: 0 }, CloneLen::ToEnd).unwrap();
     let tree = fs.snapshot(TreeId::FS, top(b"snapshot"), Access::ReadOnly).unwrap();
     for id in [cloned, kept, clone] {
@@ -110,7 +110,7 @@ fn small_writes_are_noted_and_their_files_defragmented() {
     let options = OpenOptions { autodefrag: Autodefrag::SmallWrites, ..OpenOptions::default() };
     let fs = Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap();
     let id = scattered(&fs, b"file");
-    let whole = fs.create(top(b"whole"), &FILE).unwrap();
+    let whole = made(&fs, top(b"whole"));
     fs.write(whole, 0, &[1; 9000]).unwrap();
     assert!(fs.autodefrag_once().unwrap() && !fs.autodefrag_once().unwrap());
     assert!(extents(&fs, id).len() <= 2);
@@ -126,7 +126,7 @@ fn what_a_small_write_cut_in_two_stays() {
     let volume = butterfs_volume::Volume::open(vec![device.clone()], butterfs_volume::OpenMode::ReadWrite).unwrap();
     let options = OpenOptions { autodefrag: Autodefrag::SmallWrites, ..OpenOptions::default() };
     let fs = Filesystem::open(volume, options, Box::new(SystemEnvironment)).unwrap();
-    let id = fs.create(top(b"file"), &FILE).unwrap();
+    let id = made(&fs, top(b"file"));
     fs.write(id, 0, &[1; 65536]).unwrap();
     fs.sync().unwrap();
     let old = extents(&fs, id)[0].generation;
@@ -148,7 +148,7 @@ fn leaves_come_one_behind_the_other_and_stay_shared() {
     for number in 0..2000u32 {
         // In an order that splits leaves all over the tree.
         let name = format!("{:08x} with a name that takes some room in its leaf", number.wrapping_mul(0x9e37_79b1));
-        fs.create(top(name.as_bytes()), &FILE).unwrap();
+        made(&fs, top(name.as_bytes()));
         if number % 200 == 0 {
             fs.sync().unwrap();
         }

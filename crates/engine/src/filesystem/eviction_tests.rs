@@ -5,7 +5,7 @@ use std::sync::Arc;
 use butterfs_format::TreeId;
 use butterfs_volume::{MemDevice, OpenMode, Volume};
 
-use super::tests::{DIR, FILE, SUBVOLUME, device, judge, top};
+use super::tests::{DIR, SUBVOLUME, device, judge, made, top};
 use super::{Filesystem, OpenOptions};
 use crate::dir::Place;
 use crate::environment::SystemEnvironment;
@@ -23,7 +23,7 @@ fn open(device: &Arc<MemDevice>) -> Filesystem {
 
 /// Holds a new file.
 fn held(fs: &Filesystem, name: &[u8]) -> InodeId {
-    let id = fs.create(top(name), &FILE).unwrap();
+    let id = made(fs, top(name));
     fs.hold(id).unwrap();
     id
 }
@@ -34,7 +34,7 @@ fn press(fs: &Filesystem) {
     let others: Vec<_> = (0..100)
         .map(|number| {
             let name = format!("{number}").into_bytes();
-            (fs.create(Place::new(dir, &name), &FILE).unwrap(), name)
+            (made(fs, Place::new(dir, &name)), name)
         })
         .collect();
     for (id, name) in others {
@@ -116,7 +116,7 @@ fn a_deleted_subvolume_waits_for_who_is_not_in_memory() {
     let device = device();
     let fs = open(&device);
     let sub = fs.create_subvolume(top(b"sub"), &SUBVOLUME).unwrap();
-    let file = fs.create(Place::new(InodeId::top_of(sub), b"f"), &FILE).unwrap();
+    let file = made(&fs, Place::new(InodeId::top_of(sub), b"f"));
     fs.hold(file).unwrap();
     fs.write(file, 0, &[1; 9000]).unwrap();
     fs.sync().unwrap();
@@ -155,7 +155,7 @@ fn names_in_the_way_are_known_of_held_inodes() {
     let device = device();
     let fs = open(&device);
     let sub = fs.create_subvolume(top(b"sub"), &SUBVOLUME).unwrap();
-    let file = fs.create(Place::new(InodeId::top_of(sub), b"f"), &FILE).unwrap();
+    let file = made(&fs, Place::new(InodeId::top_of(sub), b"f"));
     fs.hold(file).unwrap();
     fs.sync().unwrap();
     fs.delete_subvolume(top(b"sub")).unwrap();

@@ -47,6 +47,11 @@ pub(super) fn judge(device: &Arc<MemDevice>, fs: Filesystem) {
     assert!(report.worst().is_none(), "{report}");
 }
 
+/// A new file.
+pub(super) fn made(fs: &Filesystem, place: Place<'_>) -> InodeId {
+    fs.create(place, &FILE).unwrap()
+}
+
 pub(super) fn top(name: &[u8]) -> Place<'_> {
     Place::new(InodeId::top_of(TreeId::FS), name)
 }
@@ -73,7 +78,7 @@ fn dir_size(fs: &Filesystem, dir: InodeId) -> u64 {
 fn an_unlinked_held_file_lives_until_it_is_released() {
     let device = device();
     let fs = open(&device);
-    let id = fs.create(top(b"a"), &FILE).unwrap();
+    let id = made(&fs, top(b"a"));
     fs.hold(id).unwrap();
     fs.write(id, 0, &[7; 100_000]).unwrap();
     fs.unlink(top(b"a")).unwrap();
@@ -92,7 +97,7 @@ fn an_unlinked_held_file_lives_until_it_is_released() {
 fn orphans_go_at_the_next_open() {
     let device = device();
     let fs = open(&device);
-    let id = fs.create(top(b"a"), &FILE).unwrap();
+    let id = made(&fs, top(b"a"));
     fs.hold(id).unwrap();
     fs.write(id, 0, &[7; 1 << 20]).unwrap();
     fs.sync().unwrap();
@@ -131,8 +136,8 @@ fn names_with_one_hash_share_an_item() {
         .unwrap();
     let device = device();
     let fs = open(&device);
-    let first = fs.create(top(a.as_bytes()), &FILE).unwrap();
-    let second = fs.create(top(b.as_bytes()), &FILE).unwrap();
+    let first = made(&fs, top(a.as_bytes()));
+    let second = made(&fs, top(b.as_bytes()));
     assert_eq!(fs.lookup(top(a.as_bytes())).unwrap(), first);
     assert_eq!(fs.lookup(top(b.as_bytes())).unwrap(), second);
     fs.rename(top(a.as_bytes()), top(b.as_bytes()), RenameOptions::default()).unwrap();
@@ -147,7 +152,7 @@ fn names_with_one_hash_share_an_item() {
 fn many_links_spill_into_extended_references() {
     let device = device();
     let fs = open(&device);
-    let id = fs.create(top(b"first"), &FILE).unwrap();
+    let id = made(&fs, top(b"first"));
     let name = |n: u32| format!("{n:0>250}").into_bytes();
     (0..300).for_each(|n| fs.link(id, top(&name(n))).unwrap());
     assert_eq!(fs.attributes(id).unwrap().item.nlink.get(), 301);
@@ -166,7 +171,7 @@ fn renames_keep_the_rules() {
     let fs = open(&device);
     let outer = fs.create(top(b"outer"), &DIR).unwrap();
     let inner = fs.create(Place::new(outer, b"inner"), &DIR).unwrap();
-    let file = fs.create(top(b"file"), &FILE).unwrap();
+    let file = made(&fs, top(b"file"));
     let into_itself = fs.rename(top(b"outer"), Place::new(inner, b"x"), RenameOptions::default());
     assert!(matches!(into_itself, Err(Error::Invalid(_))));
     let over_dir = fs.rename(top(b"file"), top(b"outer"), RenameOptions::default());
@@ -191,7 +196,7 @@ fn a_reader_meets_each_entry_once_while_others_come_and_go() {
     let fs = open(&device);
     let name = |n: u32| format!("f{n}").into_bytes();
     for n in 0..500 {
-        fs.create(top(&name(n)), &FILE).unwrap();
+        made(&fs, top(&name(n)));
     }
     let (mut seen, mut extra) = (Vec::new(), 500);
     fs.read_dir(fs.root(), 2, |entry| {
@@ -215,7 +220,7 @@ fn a_snapshot_shows_nested_subvolumes_as_empty_directories() {
     let device = device();
     let fs = open(&device);
     let sub = fs.create_subvolume(top(b"sub"), &SUBVOLUME).unwrap();
-    let file = fs.create(Place::new(InodeId::top_of(sub), b"file"), &FILE).unwrap();
+    let file = made(&fs, Place::new(InodeId::top_of(sub), b"file"));
     fs.write(file, 0, b"hello").unwrap();
     let snap = fs.snapshot(TreeId::FS, top(b"snap"), Access::ReadOnly).unwrap();
     let in_snap = |name| Place::new(InodeId::top_of(snap), name);
@@ -241,7 +246,7 @@ fn a_snapshot_shows_nested_subvolumes_as_empty_directories() {
 fn holes_are_punched_where_something_is() {
     let device = device();
     let fs = open(&device);
-    let file = fs.create(top(b"f"), &FILE).unwrap();
+    let file = made(&fs, top(b"f"));
     fs.write(file, 0, &[1; 4096]).unwrap();
     fs.preallocate(file, 1 << 20..2 << 20, SizeMode::Keep).unwrap();
     fs.sync().unwrap();
@@ -271,9 +276,8 @@ fn a_snapshot_waits_for_a_writeback_that_runs() {
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for number in 0..60_u8 {
                 let name = format!("f{number}");
-                let files: Vec<_> = (0..20)
-                    .map(|n| fs.create(Place::new(fs.root(), format!("{name}-{n}").as_bytes()), &FILE).unwrap())
-                    .collect();
+                let files: Vec<_> =
+                    (0..20).map(|n| made(&fs, Place::new(fs.root(), format!("{name}-{n}").as_bytes()))).collect();
                 for file in &files {
                     assert_eq!(fs.write(*file, 0, &[number; 5000]).unwrap(), 5000);
                 }
@@ -304,7 +308,7 @@ fn subvolumes_are_renamed_and_deleted() {
     let circle = fs.rename(top(b"a"), Place::new(in_b, b"x"), RenameOptions::default());
     assert!(matches!(circle, Err(Error::Invalid(_))));
     assert!(matches!(fs.delete_subvolume(top(b"a")), Err(Error::NotEmpty)));
-    fs.create(Place::new(in_b, b"file"), &FILE).unwrap();
+    made(&fs, Place::new(in_b, b"file"));
     assert!(matches!(fs.rmdir(Place::new(in_a, b"moved")), Err(Error::NotEmpty)));
     fs.delete_subvolume(Place::new(in_a, b"moved")).unwrap();
     fs.rmdir(top(b"a")).unwrap();
@@ -323,7 +327,7 @@ fn a_deleted_subvolume_waits_for_who_uses_it() {
     let device = device();
     let fs = open(&device);
     let sub = fs.create_subvolume(top(b"sub"), &SUBVOLUME).unwrap();
-    let file = fs.create(Place::new(InodeId::top_of(sub), b"f"), &FILE).unwrap();
+    let file = made(&fs, Place::new(InodeId::top_of(sub), b"f"));
     fs.hold(file).unwrap();
     fs.write(file, 0, &[1; 9000]).unwrap();
     fs.sync().unwrap();
@@ -345,7 +349,7 @@ fn a_deleted_subvolume_waits_for_who_uses_it() {
 fn attributes_survive_a_reopen() {
     let device = device();
     let fs = open(&device);
-    let id = fs.create(top(b"f"), &FILE).unwrap();
+    let id = made(&fs, top(b"f"));
     let x = |name, value| Xattr { name, value };
     fs.set_xattr(id, x(b"user.a", b"1"), XattrMode::Create).unwrap();
     assert!(matches!(fs.set_xattr(id, x(b"user.a", b"2"), XattrMode::Create), Err(Error::Exists)));
@@ -358,7 +362,7 @@ fn attributes_survive_a_reopen() {
     assert_eq!(fs.attributes(id).unwrap(), before);
     assert_eq!(fs.xattrs(id).unwrap(), [b"user.a".to_vec()]);
     assert_eq!(fs.read_link(link).unwrap(), b"target");
-    assert_eq!(fs.create(top(b"next"), &FILE).unwrap().ino, Ino(link.ino.0 + 1));
+    assert_eq!(made(&fs, top(b"next")).ino, Ino(link.ino.0 + 1));
     judge(&device, fs);
 }
 
@@ -411,7 +415,7 @@ fn a_late_cleaner_drops_nothing_that_lives() {
     let device = device();
     let fs = open(&device);
     let tree = fs.create_subvolume(top(b"a"), &SUBVOLUME).unwrap();
-    fs.create(Place::new(InodeId::top_of(tree), b"file"), &FILE).unwrap();
+    made(&fs, Place::new(InodeId::top_of(tree), b"file"));
     fs.drop_step(tree, 100).unwrap();
     assert_eq!(names(&fs, InodeId::top_of(tree)).len(), 1);
     judge(&device, fs);
@@ -448,7 +452,7 @@ fn backup_roots_go_round() {
     let mut slots = Vec::new();
     for commit in 0..6 {
         let before = superblock();
-        fs.create(top(format!("f{commit}").as_bytes()), &FILE).unwrap();
+        made(&fs, top(format!("f{commit}").as_bytes()));
         fs.sync().unwrap();
         let now = superblock();
         let slot = before.next_backup();

@@ -65,6 +65,13 @@ fn little_memory_for_dirty_data() {
 }
 
 #[test]
+fn mixed_block_groups() {
+    for (metadata, seed) in [(SINGLE, 9), (DUP, 10)] {
+        stress("mixed", Shape { mixed: true, metadata, seed, ..Shape::default() });
+    }
+}
+
+#[test]
 fn overwritten_in_place() {
     stress("in place", Shape { data: DataRule::InPlace, seed: 8, ..Shape::default() });
 }

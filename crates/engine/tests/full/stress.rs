@@ -36,6 +36,7 @@ pub struct Shape {
     pub csum: ChecksumType,
     pub metadata: BlockGroupFlags,
     pub old_features: bool,
+    pub mixed: bool,
     pub max_inline: u64,
     pub dirty_limit: u64,
     pub data: DataRule,
@@ -50,6 +51,7 @@ impl Default for Shape {
             csum: ChecksumType::Crc32c,
             metadata: BlockGroupFlags::DUP,
             old_features: false,
+            mixed: false,
             max_inline: 2048,
             dirty_limit: 16 << 20,
             data: DataRule::Usual,
@@ -100,6 +102,10 @@ impl Stress {
         if shape.old_features {
             options.incompat.remove(Incompat::NO_HOLES | Incompat::SKINNY_METADATA);
             options.compat_ro.remove(CompatRo::BLOCK_GROUP_TREE);
+        }
+        if shape.mixed {
+            options.incompat |= Incompat::MIXED_GROUPS;
+            (options.nodesize, options.data_profile) = (options.sectorsize, shape.metadata);
         }
         mkfs::make(device.clone(), &options).unwrap();
         Self { device, shape, counts: Counts::default(), commits: 0 }

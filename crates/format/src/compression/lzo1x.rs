@@ -33,6 +33,9 @@ const FEW_LITERALS: usize = 3;
 /// How many bytes are copied at once, past the end of short literals.
 const STRIDE: usize = 16;
 
+/// No copy is looked for that begins so near the end: it would save little.
+const TAIL: usize = 16;
+
 /// The bytes that a stream of `len` bytes needs at most, and a little room to copy in strides.
 pub(super) const fn worst_case(len: usize) -> usize {
     len + len / 128 + 4 * STRIDE
@@ -54,45 +57,49 @@ impl Encoder {
     /// Compresses `input`, which is at most [`MAX_INPUT`], into `output`; gives the length.
     /// `None` when it is too long or there is no room: not with [`worst_case`].
     pub fn encode(&mut self, input: &[u8], output: &mut [u8]) -> Option<usize> {
-        let mut stream = Stream { bytes: output, at: 0 };
-        let mut written = 0;
         if input.len() > MAX_INPUT {
             return None;
         }
         self.table.fill(0);
-        while let Some(copy) = self.find(input, written) {
-            stream.literals(input, written, copy.at)?;
-            stream.copy(copy.len, copy.distance)?;
-            written = copy.at + copy.len;
-            self.note(input, written - 2);
+        let mut search = Search { table: &mut self.table, input, end: input.len().saturating_sub(TAIL) };
+        // Nothing is before the first byte.
+        let mut next = search.find(0, 1);
+        let before = next.as_ref().map_or(input.len(), |copy| copy.at);
+        let mut stream = Stream { at: first_literals(output, &input[..before])?, bytes: output };
+        while let Some(copy) = next {
+            let end = copy.at + copy.len;
+            next = search.find(end, end);
+            let until = next.as_ref().map_or(input.len(), |copy| copy.at);
+            stream.copy(&copy, &input[end..], until - end)?;
         }
-        stream.literals(input, written, input.len())?;
-        stream.put(&END)?;
-        Some(stream.at)
+        put(stream.bytes, stream.at, &END)
     }
+}
 
-    /// The next copy at or after `from`, before which all is written.
+/// The input, and what is known of it.
+struct Search<'a> {
+    table: &'a mut [u16; SLOTS],
+    input: &'a [u8],
+    /// Where it ends.
+    end: usize,
+}
+
+impl Search<'_> {
+    /// The next copy at or after `at`; all before `from` is written.
+    ///
+    /// Where nothing was noted, the first bytes are compared: they are as good as others, and asking whether there is a
+    /// note would cost more.
     #[inline(always)]
-    fn find(&mut self, input: &[u8], from: usize) -> Option<Copy> {
-        // Nothing is before the first byte. Where nothing was noted, the first bytes are compared: they
-        // are as good as others, and asking whether there is a note would cost more.
-        let mut at = from.max(1);
-        loop {
-            let word = word_at(input, at)?;
+    fn find(&mut self, from: usize, mut at: usize) -> Option<Copy> {
+        while at < self.end {
+            let word = word_at(self.input, at)?;
             let source = usize::from(std::mem::replace(&mut self.table[hash(word)], at as u16));
-            if word_at(input, source)? == word && at - source <= MAX_DISTANCE {
-                return Some(Copy { at, len: MIN_COPY, distance: at - source }.widened(input, from));
+            if word_at(self.input, source)? == word && at - source <= MAX_DISTANCE {
+                return Some(Copy { at, len: MIN_COPY, distance: at - source }.widened(self.input, from));
             }
             at += 1 + ((at - from) >> PATIENCE);
         }
-    }
-
-    /// Notes the place of the four bytes at `at`.
-    #[inline(always)]
-    fn note(&mut self, input: &[u8], at: usize) {
-        if let Some(word) = word_at(input, at) {
-            self.table[hash(word)] = at as u16;
-        }
+        None
     }
 }
 
@@ -103,7 +110,12 @@ fn hash(word: u32) -> usize {
 
 #[inline(always)]
 fn word_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|four| u32::from_le_bytes(*four))
+    bytes.get(at..at + 4)?.first_chunk().map(|four| u32::from_le_bytes(*four))
+}
+
+#[inline(always)]
+fn eight_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8)?.first_chunk().map(|eight| u64::from_le_bytes(*eight))
 }
 
 /// `len` bytes at `at` that are also `distance` before it.
@@ -117,29 +129,68 @@ impl Copy {
     /// The same, as long as it can be without reaching before `from`.
     #[inline(always)]
     fn widened(mut self, input: &[u8], from: usize) -> Self {
+        self.len += common(input, self.at - self.distance + self.len, self.at + self.len);
+        // Before the search took longer steps each place was looked at.
+        if self.at - from >= 1 << PATIENCE {
+            self.widen_back(input, from);
+        }
+        self
+    }
+
+    /// Kept apart, as all that is seldom: it leaves the rest the registers.
+    #[inline(never)]
+    fn widen_back(&mut self, input: &[u8], from: usize) {
         let source = self.at - self.distance;
-        self.len += common(&input[source + self.len..], &input[self.at + self.len..]);
         let before = input[from..self.at].iter().rev().zip(input[..source].iter().rev());
         let back = before.take_while(|(a, b)| a == b).count();
         self.at -= back;
         self.len += back;
-        self
+    }
+
+    /// The instruction, which knows of `few` literals behind it, and how many bytes it takes, unless it is a long one.
+    #[inline(always)]
+    fn code(&self, few: u32) -> Option<(u32, usize)> {
+        let (len, far) = (self.len as u32, self.distance as u32 - 1);
+        if far >= 0x4000 {
+            let far = far - 0x3fff;
+            return (len <= 9).then_some((0x10 | far >> 11 & 8 | (len - 2) | ((far << 2 | few) & 0xffff) << 8, 3));
+        }
+        if len > 33 {
+            return (len <= 288).then_some((0x20 | (len - 33) << 8 | (far << 2 | few) << 16, 4));
+        }
+        // Without a branch between the two, which nobody could predict.
+        let is_near = u32::from(len <= 8) & u32::from(far < 0x800);
+        let near = (len - 1) << 5 | (far & 7) << 2 | few | far >> 3 << 8;
+        let other = 0x20 | (len - 2) | (far << 2 | few) << 8;
+        let mask = 0_u32.wrapping_sub(is_near);
+        Some((near & mask | other & !mask, 3 - is_near as usize))
     }
 }
 
-/// How many bytes `a` and `b` have in common at their start; `b` is the shorter one.
+/// How many bytes there are in common at `source` and at `at`, which is behind it.
 #[inline(always)]
-fn common(a: &[u8], b: &[u8]) -> usize {
+fn common(input: &[u8], source: usize, at: usize) -> usize {
+    if let Some(here) = eight_at(input, at)
+        && let Some(there) = eight_at(input, source)
+        && here != there
+    {
+        return ((here ^ there).trailing_zeros() / 8) as usize;
+    }
+    many_in_common(input, source, at)
+}
+
+#[inline(never)]
+fn many_in_common(input: &[u8], source: usize, at: usize) -> usize {
     let mut count = 0;
-    for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
-        let word = |eight: &[u8]| eight.try_into().map_or(0, u64::from_le_bytes);
-        let difference = word(a) ^ word(b);
-        if difference != 0 {
-            return count + (difference.trailing_zeros() / 8) as usize;
+    while let Some(here) = eight_at(input, at + count)
+        && let Some(there) = eight_at(input, source + count)
+    {
+        if here != there {
+            return count + ((here ^ there).trailing_zeros() / 8) as usize;
         }
         count += 8;
     }
-    count + a[count..].iter().zip(&b[count..]).take_while(|(a, b)| a == b).count()
+    count + input[source + count..].iter().zip(&input[at + count..]).take_while(|(a, b)| a == b).count()
 }
 
 /// The stream as far as it is written.
@@ -149,80 +200,95 @@ struct Stream<'o> {
 }
 
 impl Stream<'_> {
-    /// Writes `input[from..to]` as literals.
+    /// Writes a copy, and as literals the first `count` bytes of what follows it in the input.
+    ///
+    /// Short ones are written in strides, past their end; the next instruction goes over what is too much.
     #[inline(always)]
-    fn literals(&mut self, input: &[u8], from: usize, to: usize) -> Option<()> {
-        let count = to - from;
-        match count {
-            0 => return Some(()),
-            // Only the first instruction can be one of literals that are few.
-            1..=238 if self.at == 0 => self.put(&[count as u8 + 17])?,
-            // In the two lowest bits of the copy before, which are in the last byte but one.
-            1..=FEW_LITERALS => self.bytes[self.at - 2] |= count as u8,
-            4..=18 => self.put(&[count as u8 - 3])?,
-            _ => self.long(0, count - 18)?,
+    fn copy(&mut self, copy: &Copy, behind: &[u8], count: usize) -> Option<()> {
+        let few = if count <= FEW_LITERALS { count as u32 } else { 0 };
+        let (code, size) = match copy.code(few) {
+            Some(code) => code,
+            None => {
+                let (at, code) = long_copy(self.bytes, self.at, copy, few)?;
+                self.at = at;
+                (code, 2)
+            }
+        };
+        let code = u64::from(code);
+        if count <= FEW_LITERALS
+            && let Some(literals) = behind.first_chunk()
+        {
+            let literals = u64::from(u32::from_le_bytes(*literals));
+            self.put_part((code | literals << (8 * size)).to_le_bytes(), size + count)
+        } else if count <= STRIDE
+            && count > FEW_LITERALS
+            && let Some(literals) = behind.first_chunk::<STRIDE>()
+        {
+            self.put_part((code | (count as u64 - 3) << (8 * size)).to_le_bytes(), size + 1)?;
+            self.put_part(*literals, count)
+        } else {
+            self.put_part(code.to_le_bytes(), size)?;
+            self.at = literals(self.bytes, self.at, &behind[..count])?;
+            Some(())
         }
-        self.put_some(input, from, count)
     }
 
-    /// Copies `count` bytes of the input.
+    /// Writes `count` of the bytes.
     #[inline(always)]
-    fn put_some(&mut self, input: &[u8], from: usize, count: usize) -> Option<()> {
-        let (source, room) = (&input[from..], self.bytes.get_mut(self.at..)?);
+    fn put_part<const N: usize>(&mut self, bytes: [u8; N], count: usize) -> Option<()> {
+        *self.bytes.get_mut(self.at..)?.first_chunk_mut()? = bytes;
         self.at += count;
-        match (source.first_chunk::<STRIDE>(), room.first_chunk_mut::<STRIDE>()) {
-            (Some(source), Some(room)) if count <= STRIDE => *room = *source,
-            _ => put_many(&source[..count], room)?,
-        }
-        Some(())
-    }
-
-    /// Writes a copy.
-    #[inline(always)]
-    fn copy(&mut self, len: usize, distance: usize) -> Option<()> {
-        let far = distance - 1;
-        if len <= 8 && far < 0x800 {
-            return self.put(&[((len - 1) << 5 | (far & 7) << 2) as u8, (far >> 3) as u8]);
-        }
-        if far < 0x4000 {
-            self.length(0x20, len - 2, 31)?;
-            return self.put(&((far << 2) as u16).to_le_bytes());
-        }
-        let far = distance - 0x4000;
-        self.length(0x10 | (far >> 11) as u8 & 8, len - 2, 7)?;
-        self.put(&((far << 2) as u16).to_le_bytes())
-    }
-
-    /// Writes an instruction with a length in its lowest bits, which hold at most `most`.
-    #[inline(always)]
-    fn length(&mut self, instruction: u8, len: usize, most: usize) -> Option<()> {
-        if len <= most { self.put(&[instruction | len as u8]) } else { self.long(instruction, len - most) }
-    }
-
-    /// Writes an instruction whose length does not fit into it, and what is left of the length.
-    #[cold]
-    fn long(&mut self, instruction: u8, rest: usize) -> Option<()> {
-        self.put(&[instruction])?;
-        // Each zero stands for 255, and the last byte is not zero.
-        let zeros = (rest - 1) / 255;
-        self.bytes.get_mut(self.at..self.at + zeros)?.fill(0);
-        self.at += zeros;
-        self.put(&[(rest - zeros * 255) as u8])
-    }
-
-    #[inline(always)]
-    fn put<const N: usize>(&mut self, bytes: &[u8; N]) -> Option<()> {
-        *self.bytes.get_mut(self.at..)?.first_chunk_mut()? = *bytes;
-        self.at += N;
         Some(())
     }
 }
 
-/// Kept apart, so that the few bytes that most literals are do not go through a call.
+/// Writes the literals before the first copy at the start; gives their end.
+fn first_literals(bytes: &mut [u8], literals: &[u8]) -> Option<usize> {
+    let at = match literals.len() {
+        0 => 0,
+        // Only the first instruction can be one of literals that are few.
+        count @ 1..=238 => put(bytes, 0, &[count as u8 + 17])?,
+        count => long(bytes, 0, 0, count - 18)?,
+    };
+    put(bytes, at, literals)
+}
+
+/// Writes literals at `at`, behind a copy that knows of them if they are few; gives their end.
 #[inline(never)]
-fn put_many(source: &[u8], room: &mut [u8]) -> Option<()> {
-    room.get_mut(..source.len())?.copy_from_slice(source);
-    Some(())
+fn literals(bytes: &mut [u8], at: usize, literals: &[u8]) -> Option<usize> {
+    let at = match literals.len() {
+        0..=FEW_LITERALS => at,
+        count @ 4..=18 => put(bytes, at, &[count as u8 - 3])?,
+        count => long(bytes, at, 0, count - 18)?,
+    };
+    put(bytes, at, literals)
+}
+
+/// Writes the length of a long copy at `at`; gives the end, and the two bytes that follow it.
+#[inline(never)]
+fn long_copy(bytes: &mut [u8], at: usize, copy: &Copy, few: u32) -> Option<(usize, u32)> {
+    let far = copy.distance - 1;
+    if far < 0x4000 {
+        return Some((long(bytes, at, 0x20, copy.len - 2 - 31)?, (far as u32) << 2 | few));
+    }
+    let far = copy.distance - 0x4000;
+    let at = long(bytes, at, 0x10 | (far >> 11) as u8 & 8, copy.len - 2 - 7)?;
+    Some((at, ((far as u32) << 2 | few) & 0xffff))
+}
+
+/// Writes an instruction whose length does not fit into it at `at`, and what is left of the length; gives its end.
+fn long(bytes: &mut [u8], at: usize, instruction: u8, rest: usize) -> Option<usize> {
+    let at = put(bytes, at, &[instruction])?;
+    // Each zero stands for 255, and the last byte is not zero.
+    let zeros = (rest - 1) / 255;
+    bytes.get_mut(at..at + zeros)?.fill(0);
+    put(bytes, at + zeros, &[(rest - zeros * 255) as u8])
+}
+
+/// Writes bytes at `at`; gives their end.
+fn put(bytes: &mut [u8], at: usize, some: &[u8]) -> Option<usize> {
+    bytes.get_mut(at..at + some.len())?.copy_from_slice(some);
+    Some(at + some.len())
 }
 
 #[cfg(test)]

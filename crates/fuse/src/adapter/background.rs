@@ -294,14 +294,18 @@ fn forget_deleted(fs: &Filesystem, forget: &Forget) {
     names.iter().for_each(|(dir, name)| forget(*dir, name));
 }
 
+/// How long the cleaner pauses after a step: others get the trees for as long as they were taken from them.
+fn pause_after(step: Duration) -> Duration {
+    step.min(LONGEST_PAUSE)
+}
+
 fn clean(bell: &Bell, fs: &Filesystem, forget: &Forget) {
     let (mut again, mut defragmented) = (CLEAN_AGAIN, Instant::now());
     loop {
         loop {
             let begin = Instant::now();
             match fs.clean_once(CLEAN_STEP) {
-                // Others get the trees for as long as they were taken from them.
-                Ok(true) if !bell.wait(begin.elapsed().min(LONGEST_PAUSE), |_| false) => return,
+                Ok(true) if !bell.wait(pause_after(begin.elapsed()), |_| false) => return,
                 Ok(true) => {}
                 Err(Error::ShutDown) => return,
                 // A remount may allow it again.
@@ -329,5 +333,19 @@ fn clean(bell: &Bell, fs: &Filesystem, forget: &Forget) {
             return;
         }
         again = if deleted { CLEAN_SOON } else { (again * 2).min(CLEAN_AGAIN) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cleaner_works_half_of_the_time_at_most() {
+        for milliseconds in [1, 20, 100] {
+            let step = Duration::from_millis(milliseconds);
+            assert_eq!(pause_after(step), step);
+        }
+        assert_eq!(pause_after(Duration::from_secs(3)), LONGEST_PAUSE);
     }
 }

@@ -318,7 +318,7 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn destroy(&self) -> std::result::Result<(), String> {
-        // What began since.
+        // Work that operations began after the connection asked for rest, before they came to an end. Now none can.
         self.rest();
         self.background.stop();
         if self.fs.is_shut_down() {

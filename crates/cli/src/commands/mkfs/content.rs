@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! * If anything could not be copied, or the program is killed before the end, there is no filesystem: superblocks are
-//!   written last.
+//!   written last, when all is durable on all devices.
 //! * Directories that are to be subvolumes are made before anything is copied, so that the copy finds them.
 
 mod estimate;
@@ -86,9 +86,7 @@ impl Content {
     pub(super) fn copy(&self, stage: &Stage, images: &[PathBuf]) -> Result<Option<u64>> {
         let Some(dir) = &self.rootdir else { return Ok(None) };
         let size = self.fill(dir, &stage.devices, images)?;
-        for (device, image) in stage.held.iter().zip(images) {
-            device.publish().map_err(|error| failure::io(exit::USAGE, image, &error))?;
-        }
+        HeldBack::publish(&stage.held).map_err(|(device, error)| failure::io(exit::USAGE, &images[device], &error))?;
         Ok(size)
     }
 
