@@ -15,6 +15,8 @@ use crate::tx::{LogTicket, Loggable, Need, WhyCommit};
 
 /// So many inodes, neighbours mostly, are written back by one thread, one after the other.
 const INODES_PER_JOB: usize = 32;
+/// So many are worth several threads. Fewer are written in their order, so that the same work makes the same image.
+const MANY_INODES: usize = 512;
 
 /// How fsyncs were done, counted since the filesystem was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,7 +130,8 @@ impl Filesystem {
     /// They stay in the list meanwhile, so that who comes later waits for those that are under way.
     pub(super) fn write_back(&self, chosen: impl Fn(InodeId) -> bool) -> Result<()> {
         let inodes = self.dirty_inodes(chosen);
-        let parts: Vec<&[InodeRef]> = inodes.chunks(INODES_PER_JOB).collect();
+        let per_job = if inodes.len() < MANY_INODES { MANY_INODES } else { INODES_PER_JOB };
+        let parts: Vec<&[InodeRef]> = inodes.chunks(per_job).collect();
         let results = on_all_cores(parts.len(), |part| {
             parts[part].iter().map(|inode| self.write_back_inode(inode)).fold(Ok(()), Result::and)
         });
