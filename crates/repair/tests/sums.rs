@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use butterfs_check::Kind;
@@ -15,7 +16,7 @@ use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
 use butterfs_repair::{Goal, Options, Plan, Renew, Verdict, plan};
 use butterfs_testkit::damage::{SIZE, Subject};
 use butterfs_volume::{BlockDevice, MemDevice, OpenMode, Volume};
-use common::small::{small, take, with_leaf};
+use common::small::{put, small, take, with_leaf};
 use common::{content, differing, make_plan, repaired, shared, trouble};
 
 const NODESIZE: u32 = 4096;
@@ -28,9 +29,13 @@ const KEY_BITS: usize = 17 * 8;
 
 /// Many files of one length, so that one bit of an address leads from one's data to another's.
 fn many() -> Subject {
+    made(NODESIZE)
+}
+
+fn made(nodesize: u32) -> Subject {
     const FILE: NewInode<'static> = NewInode { kind: NewKind::File, permissions: 0o644, uid: 1, gid: 2 };
     let device = Arc::new(MemDevice::new(SIZE));
-    let options = MakeOptions { nodesize: NODESIZE, ..MakeOptions::new(SIZE, &SystemEnvironment) };
+    let options = MakeOptions { nodesize, ..MakeOptions::new(SIZE, &SystemEnvironment) };
     mkfs::make(device.clone(), &options).unwrap();
     let volume = Volume::open(vec![device.clone()], OpenMode::ReadWrite).unwrap();
     let fs = Filesystem::open(volume, OpenOptions::default(), Box::new(SystemEnvironment)).unwrap();
@@ -201,4 +206,37 @@ fn a_partial_repair_that_calls_other_data_bad_is_refused() {
     for plan in partial_plans(&device) {
         assert!(plan.verdict == Verdict::Refused && blamed(&plan) == sectors, "{plan}\n{}", plan.after);
     }
+}
+
+/// Its sums fit where it was; cut, they would be sums of other data.
+#[test]
+fn an_item_of_sums_that_lies_on_the_one_before_goes_back() {
+    let subject = made(16384);
+    let good = content(&subject.device);
+    let folder = tempfile::tempdir().unwrap();
+    let mut moved = 0;
+    for (sums, bit) in [37, 75, 97].into_iter().flat_map(|sums| (13..18).map(move |bit| (sums, bit))) {
+        let range = sums as u64 * 4096;
+        let flipped = Cell::new(false);
+        // Items that touch, of one length; the address of one of them is lower by a bit.
+        let broken = with_leaf(&subject, TreeId::CSUM, &|leaf| {
+            let keys: Vec<Key> = (0..leaf.len()).map(|slot| leaf.key(slot)).collect();
+            for key in keys {
+                for (number, part) in take(leaf, key).chunks(sums * 4).enumerate() {
+                    let at = key.offset + number as u64 * range;
+                    let wrong = at & !(1 << bit);
+                    let is_wrong = number > 0 && part.len() == sums * 4 && wrong < at && at - wrong < range;
+                    let offset = if is_wrong && !flipped.replace(true) { wrong } else { at };
+                    put(leaf, Key { offset, ..key }, part);
+                }
+            }
+        });
+        if flipped.get() {
+            let (device, plan) = repaired(&broken.device, &folder).unwrap();
+            assert!(plan.to_string().contains("moved there") && !is_computed(&plan), "bit {bit} of {sums}: {plan}");
+            assert!(differing(&good, &content(&device)).is_empty(), "bit {bit} of {sums}");
+            moved += 1;
+        }
+    }
+    assert!(moved > 8, "{moved}");
 }

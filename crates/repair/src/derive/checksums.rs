@@ -5,7 +5,7 @@
 
 mod stray;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use butterfs_check::{Kind, Place, Severity};
 use butterfs_engine::tree::{self};
@@ -129,20 +129,23 @@ fn refuse_unknown(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Items that lie where there is no data, or could be none, though with one bit of their address set right every one of
-/// their sums fits the data there.
+/// Items that lie where there is no data, or could be none, or on another's place, though with one bit of their address set
+/// right every one of their sums fits the data there.
 fn move_misplaced(workspace: &mut Workspace) -> Result<Vec<Step>> {
     let data = written_data(&workspace.survey);
     let store = &mut workspace.store;
+    let overlapping = overlapping(store)?;
     let mut moves: Vec<(Key, Key, Vec<u8>)> = Vec::new();
     let mut cursor = store.cursor(TREE, &Key::MIN)?;
     while let Some((key, sums)) = cursor.item() {
         let end = |key: &Key| key.offset.saturating_add(covered_by(store, sums));
-        let is_sound = is_sound(store, &key, sums) && data.gaps(key.offset, end(&key)).is_empty();
-        if !is_sound && (key.objectid, key.item_type) == (objectid::EXTENT_CSUM, ItemType::EXTENT_CSUM) {
+        let all = (sums.len() / store.geometry().csum_type.size()) as i64;
+        let on_data = |key: &Key| self::is_sound(store, key, sums) && data.gaps(key.offset, end(key)).is_empty();
+        let is_alone = !overlapping.contains(&key.offset) || fit(store, &key, sums) == all;
+        if !(on_data(&key) && is_alone)
+            && (key.objectid, key.item_type) == (objectid::EXTENT_CSUM, ItemType::EXTENT_CSUM)
+        {
             let bits = (0..u64::BITS).map(|bit| Key { offset: key.offset ^ (1 << bit), ..key });
-            let on_data = |key: &Key| self::is_sound(store, key, sums) && data.gaps(key.offset, end(key)).is_empty();
-            let all = (sums.len() / store.geometry().csum_type.size()) as i64;
             let mut right = bits.filter(on_data).filter(|key| fit(store, key, sums) == all);
             if let (Some(right), None) = (right.next(), right.next()) {
                 moves.push((key, right, sums.to_vec()));
@@ -159,6 +162,23 @@ fn move_misplaced(workspace: &mut Workspace) -> Result<Vec<Step>> {
         steps.push(Step::new("checksum", Place::item(TREE, &from), action));
     }
     Ok(steps)
+}
+
+/// Where items begin that cover what another one covers too.
+fn overlapping(store: &Store) -> Result<BTreeSet<u64>> {
+    let (mut found, mut before) = (BTreeSet::new(), 0..0);
+    let mut cursor = store.cursor(TREE, &Key::MIN)?;
+    while let Some((key, sums)) = cursor.item() {
+        if is_sound(store, &key, sums) {
+            let range = key.offset..key.offset.saturating_add(covered_by(store, sums));
+            if range.start < before.end {
+                found.extend([before.start, range.start]);
+            }
+            before = if range.end > before.end { range } else { before };
+        }
+        cursor.advance()?;
+    }
+    Ok(found)
 }
 
 /// Bytes of data that the sums of an item cover.
