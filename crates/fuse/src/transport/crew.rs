@@ -13,6 +13,7 @@
 //! `called` is a leaf. Nothing is held while a request is waited for or answered.
 
 use super::dev::End;
+use super::follow::Scout;
 use super::spare::Spares;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
@@ -45,6 +46,7 @@ pub(crate) struct Crew {
     /// So many are active at a time, but for those that wait for others than devices.
     most: usize,
     spares: Arc<Spares>,
+    scout: Scout,
     /// Somebody waits in the kernel.
     waits: AtomicBool,
     /// Requests that were taken.
@@ -64,6 +66,7 @@ impl Crew {
         Self {
             most,
             spares: Spares::new(SPARE),
+            scout: Scout::new(),
             waits: AtomicBool::new(false),
             taken: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
@@ -82,6 +85,11 @@ impl Crew {
     pub fn join(&self) {
         self.spares.join();
         self.active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Who knows where callers run.
+    pub fn scout(&self) -> &Scout {
+        &self.scout
     }
 
     /// Whether only one worker is at work.

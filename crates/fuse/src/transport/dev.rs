@@ -113,7 +113,7 @@ impl Channel {
             match incoming {
                 Ok(Incoming::Bytes(len)) => self.answer(len, connection, |request| {
                     match crew.is_alone() {
-                        true => place.asked_by(request.header.pid),
+                        true => place.asked_by(request.header.pid, crew.scout()),
                         false => place.leave(),
                     }
                     if takes_long(&request.operation) {
