@@ -95,12 +95,13 @@ fn what_lies_on_the_mount_is_refused() {
     let file = noisy(&mnt, "file", 500 * MIB);
     let before = std::fs::read(&file).expect("reads");
     let device = Loop::over(&file);
+    let second = Loop::over(device.path());
     let refuses = |arguments: &[&str], paths: &[&Path]| {
         let refused = run(Command::new(env!("CARGO_BIN_EXE_butterfs")).args(arguments).args(paths));
         assert_eq!(refused.status.code(), Some(1), "{refused}");
         refused.stderr
     };
-    for bad in [file.as_path(), device.path()] {
+    for bad in [file.as_path(), device.path(), second.path()] {
         for arguments in [&["device", "add"][..], &["device", "replace", "start", "1"]] {
             let told = refuses(arguments, &[bad, &mnt]);
             assert!(told.contains("lies on the mount itself"), "{told}");
@@ -110,6 +111,6 @@ fn what_lies_on_the_mount_is_refused() {
     // The daemon refuses it too, when others ask.
     refuses(&["compat", "--", "btrfs", "device", "add", "-K", "-f"], &[device.path(), &mnt]);
     refuses(&["compat", "--", "btrfs", "replace", "start", "-K", "-B", "-f", "1"], &[device.path(), &mnt]);
-    drop((device, ours));
+    drop((second, device, ours));
     devices::assert_clean(&filesystem);
 }

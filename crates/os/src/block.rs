@@ -1,12 +1,15 @@
 //! Questions to a block device that only an ioctl answers.
 
 use crate::loop_device;
+use rustix::fs::{major, makedev, minor};
 use rustix::io::Result;
 use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `BLKGETSIZE64`, declared by Linux with the size of a pointer although it writes a `u64`.
 const BLKGETSIZE64: Opcode = opcode::read::<usize>(0x12, 114);
@@ -36,14 +39,51 @@ pub fn sector_size(device: impl AsFd) -> Result<u32> {
     unsafe { ioctl(device, Getter::<BLKSSZGET, u32>::new()) }
 }
 
-/// The device number (`st_dev`) of the filesystem that holds what is stored in a file, or in the file behind a loop device.
-/// `None` for other devices.
-pub fn filesystem_under(path: &Path) -> std::io::Result<Option<u64>> {
+/// So many devices lie upon each other at most; what is deeper is not looked at.
+const DEEPEST: usize = 32;
+
+/// The device numbers (`st_dev`) of the filesystems that hold what is stored in a file or on a device: through loop devices,
+/// partitions, and devices that are mapped upon others. None for a device that is its own storage.
+///
+/// # Errors
+/// If the file or device cannot be looked at. What is below it and cannot be, is left out.
+pub fn filesystems_under(path: &Path) -> std::io::Result<Vec<u64>> {
     let found = path.metadata()?;
     if !found.file_type().is_block_device() {
-        return Ok(Some(found.dev()));
+        return Ok(vec![found.dev()]);
     }
-    Ok(loop_device::backing_filesystem(File::open(path)?).ok())
+    let mut filesystems: Vec<u64> = loop_device::backing_filesystem(File::open(path)?).into_iter().collect();
+    let mut devices = vec![(found.rdev(), 0)];
+    while let Some((device, depth)) = devices.pop() {
+        let (files, below) = under_device(device);
+        let files = files.iter().filter_map(|file| file.metadata().ok());
+        for file in files {
+            match file.file_type().is_block_device() {
+                true if depth < DEEPEST => devices.push((file.rdev(), depth + 1)),
+                true => {}
+                false => filesystems.push(file.dev()),
+            }
+        }
+        devices.extend(below.into_iter().filter(|_| depth < DEEPEST).map(|device| (device, depth + 1)));
+    }
+    Ok(filesystems)
+}
+
+/// The files and devices right below a device, as sysfs has them.
+fn under_device(device: u64) -> (Vec<PathBuf>, Vec<u64>) {
+    let dir = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
+    let backing = std::fs::read(dir.join("loop/backing_file"));
+    let files = backing.map(|name| PathBuf::from(OsStr::from_bytes(name.trim_ascii_end()))).into_iter().collect();
+    let slaves = std::fs::read_dir(dir.join("slaves")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let whole = dir.join("partition").exists().then(|| dir.join(".."));
+    (files, slaves.chain(whole).filter_map(|device| number_in(&device.join("dev"))).collect())
+}
+
+/// A device number as sysfs writes it: `7:2`.
+fn number_in(file: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -62,7 +102,7 @@ mod tests {
     #[test]
     fn a_file_lies_on_its_filesystem() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(filesystem_under(file.path()).unwrap(), Some(file.as_file().metadata().unwrap().dev()));
-        assert!(filesystem_under(Path::new("/there/is/none")).is_err());
+        assert_eq!(filesystems_under(file.path()).unwrap(), [file.as_file().metadata().unwrap().dev()]);
+        assert!(filesystems_under(Path::new("/there/is/none")).is_err());
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions};
 use butterfs_fuse::control;
-use butterfs_os::block::filesystem_under;
+use butterfs_os::block::filesystems_under;
 use butterfs_volume::{Missing, OpenMode};
 
 use crate::commands::mount::protected::is_seed;
@@ -59,7 +59,7 @@ impl WorkTarget {
     pub fn require_elsewhere(&self, device: &Path) -> Result<()> {
         let Self::Mount(mount) = self else { return Ok(()) };
         let io = |error| failure::io(exit::USAGE, device, &error);
-        if filesystem_under(device).map_err(io)? == Some(mount.metadata().map_err(io)?.dev()) {
+        if filesystems_under(device).map_err(io)?.contains(&mount.metadata().map_err(io)?.dev()) {
             return Err(Failure::at(exit::USAGE, device, "lies on the mount itself; take a device that is elsewhere"));
         }
         Ok(())

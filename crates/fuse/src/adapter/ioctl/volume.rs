@@ -8,7 +8,7 @@ use butterfs_engine::filesystem::{Access, BalanceStatus, ResizeWish, WhichDevice
 use butterfs_engine::{Error, inode::InodeId};
 use butterfs_format::DevId;
 use butterfs_format::items::{BalanceArgs, BalanceItem, ReadSource};
-use butterfs_os::block::filesystem_under;
+use butterfs_os::block::filesystems_under;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{number, reply};
@@ -232,8 +232,8 @@ impl EngineFrontEnd {
     /// A device that comes must not lie on this mount: each write to it would wait for itself.
     pub(super) fn require_elsewhere<'a>(&self, device: &'a Path) -> std::result::Result<&'a Path, Error> {
         // What cannot be looked at cannot be opened either, which says why.
-        let under = filesystem_under(device).ok().flatten();
-        if under.is_some() && under == self.options.device_number {
+        let under = filesystems_under(device).unwrap_or_default();
+        if self.options.device_number.is_some_and(|own| under.contains(&own)) {
             return Err(Error::Refused(format!("{} lies on the mount itself", device.display())));
         }
         Ok(device)
