@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use butterfs_format::DevId;
+use butterfs_format::{DevId, Logical};
 use butterfs_volume::DeviceExtent;
 
 use super::progress::{Remedy, ScrubFinding, ScrubMonitor};
@@ -122,11 +122,18 @@ impl Walk {
     }
 }
 
+/// What was done of a window ahead of its own scrub.
+struct Ahead {
+    chunk: Logical,
+    range: Range<u64>,
+    share: Arc<Share>,
+}
+
 #[derive(Default)]
 struct State {
     walks: BTreeMap<DevId, Walk>,
     /// By device, and where the window begins on it.
-    shares: BTreeMap<(DevId, u64), Arc<Share>>,
+    shares: BTreeMap<(DevId, u64), Ahead>,
 }
 
 impl State {
@@ -135,15 +142,28 @@ impl State {
     }
 
     /// Leaves a share for a device whose scrub is still to come to a window.
-    fn share(&mut self, mode: ScrubMode, devid: DevId, window: Range<u64>, stripe: usize) -> Option<Other> {
+    fn share(&mut self, mode: ScrubMode, devid: DevId, extent: &DeviceExtent, range: &Range<u64>) -> Option<Other> {
+        let window = placed(extent, range);
         let walk = self.walks.get(&devid).filter(|walk| walk.will_come_to(mode, &window))?;
         if self.shares.contains_key(&(devid, window.start)) || self.is_behind(devid) {
             return None;
         }
-        let other = Other { stripe, share: Arc::default(), monitor: Arc::clone(&walk.monitor) };
-        self.shares.insert((devid, window.start), Arc::clone(&other.share));
+        let other = Other { stripe: extent.stripe, share: Arc::default(), monitor: Arc::clone(&walk.monitor) };
+        let ahead = Ahead { chunk: extent.chunk, range: range.clone(), share: Arc::clone(&other.share) };
+        self.shares.insert((devid, window.start), ahead);
         Some(other)
     }
+
+    /// Takes what was done of a window; of another chunk, which lay there before, it is worth nothing.
+    fn take(&mut self, devid: DevId, extent: &DeviceExtent, range: &Range<u64>) -> Option<Arc<Share>> {
+        let ahead = self.shares.remove(&(devid, placed(extent, range).start))?;
+        (ahead.chunk == extent.chunk && ahead.range == *range).then_some(ahead.share)
+    }
+}
+
+/// Where a part of a stripe lies on its device.
+fn placed(extent: &DeviceExtent, range: &Range<u64>) -> Range<u64> {
+    extent.physical + range.start..extent.physical + range.end
 }
 
 /// The scrubs that run.
@@ -166,7 +186,7 @@ impl Together {
         let mut after = left.split_off(&(DevId(devid.0.saturating_add(1)), 0));
         state.shares.append(&mut after);
         drop(state);
-        let findings = left.into_values().flat_map(|share| share.tally.take_findings());
+        let findings = left.into_values().flat_map(|ahead| ahead.share.tally.take_findings());
         findings.filter(|finding| finding.remedy == Remedy::Repaired).collect()
     }
 
@@ -178,18 +198,17 @@ impl Together {
         own: &DeviceExtent,
         range: &Range<u64>,
     ) -> Reader {
-        let window = |extent: &DeviceExtent| extent.physical + range.start..extent.physical + range.end;
         let mut state = lock(&self.0);
         if let Some((devid, _)) = stripes.get(own.stripe) {
             if let Some(walk) = state.walks.get_mut(devid) {
-                walk.reached = walk.reached.max(window(own).end);
+                walk.reached = walk.reached.max(placed(own, range).end);
             }
-            if let Some(share) = state.shares.remove(&(*devid, window(own).start)) {
+            if let Some(share) = state.take(*devid, own, range) {
                 return Reader::Other(share);
             }
         }
         let others = stripes.iter().filter(|(_, extent)| extent.stripe != own.stripe);
-        let others = others.filter_map(|(devid, extent)| state.share(mode, *devid, window(extent), extent.stripe));
+        let others = others.filter_map(|(devid, extent)| state.share(mode, *devid, extent, range));
         Reader::Own(Claim { others: others.collect() })
     }
 }
@@ -241,6 +260,15 @@ mod tests {
         let Reader::Other(share) = open(&together, 0, 1000) else { panic!("it was read for it") };
         drop(second);
         assert!(!share.wait(&monitors[0]), "it was abandoned");
+    }
+
+    #[test]
+    fn what_was_done_of_another_chunk_is_worth_nothing() {
+        let (together, _) = joined(&[1, 3], ScrubMode::Repair);
+        claim(open(&together, 0, 0)).finish();
+        let mut stripes = stripes();
+        stripes.iter_mut().for_each(|(_, extent)| extent.chunk = Logical(1 << 30));
+        claim(together.open(ScrubMode::Repair, &stripes, &stripes[2].1, &(0..1000)));
     }
 
     #[test]
