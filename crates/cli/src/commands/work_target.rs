@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::filesystem::{Access, Filesystem, OpenOptions};
+use butterfs_format::items::ReplaceState;
 use butterfs_fuse::control;
 use butterfs_os::block::filesystems_under;
 use butterfs_volume::{Missing, OpenMode};
@@ -150,8 +151,8 @@ pub fn check_exclusive(file: BorrowedFd<'_>, path: &Path, operation: &str, busy:
 
 /// Whether an operation is paused or suspended: there is no end to wait for.
 fn stands_still(file: BorrowedFd<'_>, other: &str) -> bool {
-    const SUSPENDED: u64 = 4;
-    let is_suspended = || control::replace_status(file).is_ok_and(|[state, ..]| state == SUSPENDED);
+    let suspended = ReplaceState::Suspended.number();
+    let is_suspended = || control::replace_status(file).is_ok_and(|[state, ..]| state == suspended);
     other == "balance paused" || other == "device replace" && is_suspended()
 }
 

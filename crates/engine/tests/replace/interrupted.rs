@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use butterfs_engine::Error;
 use butterfs_engine::filesystem::exclusive::Exclusive;
-use butterfs_engine::filesystem::{Filesystem, ReplaceEnd};
+use butterfs_engine::filesystem::{Filesystem, ReplaceEnd, Replacement};
 use butterfs_format::DevId;
 use butterfs_format::items::{BlockGroupFlags, ReadSource, ReplaceState};
 use butterfs_testkit::disks::{self, Disks};
@@ -130,6 +130,11 @@ fn suspended_before_it_runs() {
     });
     // Nobody wants that any more.
     let begun = fs.begin_resumed_replacement().unwrap();
+    cancel_while_it_runs(&fs, begun);
+}
+
+/// Cancels a replacement before its first window.
+fn cancel_while_it_runs(fs: &Filesystem, begun: Replacement) {
     std::thread::scope(|scope| {
         let canceller = scope.spawn(|| fs.cancel_replacement());
         while !fs.exclusive().is_cancelled() {
@@ -200,14 +205,7 @@ fn cancelled_and_cut() {
     let new = target(SIZE);
     let device: Arc<dyn BlockDevice> = new.clone();
     let begun = fs.begin_replacement(DevId(2), &device, ReadSource::Always).unwrap();
-    std::thread::scope(|scope| {
-        let canceller = scope.spawn(|| fs.cancel_replacement());
-        while !fs.exclusive().is_cancelled() {
-            std::thread::yield_now();
-        }
-        assert_eq!(fs.run_replacement(begun).unwrap(), ReplaceEnd::Cancelled);
-        canceller.join().unwrap().unwrap();
-    });
+    cancel_while_it_runs(&fs, begun);
     assert_eq!(fs.replace_status().state, ReplaceState::Canceled);
     disks::write_noise(&fs, "after", 0, 400);
     fs.sync().unwrap();
