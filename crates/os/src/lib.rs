@@ -9,6 +9,7 @@ pub mod cpus;
 pub mod flat_ioctl;
 pub mod fuse_device;
 pub mod fuse_ring;
+pub mod idle_class;
 pub mod loop_device;
 pub mod page_buffer;
 pub mod process;

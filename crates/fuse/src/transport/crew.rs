@@ -3,7 +3,8 @@
 //! The kernel wakes those that wait in turn. With several of them each request wakes another thread, mostly on another
 //! CPU, which costs more than most requests do. So one waits, and goes on alone as long as it keeps up; the others are
 //! parked. It keeps up unless requests wait while nobody waits for them: a worker looks for that where an operation
-//! takes long by its nature, and an overseer twice in some milliseconds where it is another that takes long.
+//! takes long by its nature, and an overseer twice in some milliseconds where it is another that takes long. (A single
+//! caller's next request may have just come, twice: then another worker would only be in the way.)
 //!
 //! # Invariants
 //! * At most one worker waits in the kernel.
@@ -18,7 +19,7 @@ use super::spare::Spares;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +52,10 @@ pub(crate) struct Crew {
     waits: AtomicBool,
     /// Requests that were taken.
     taken: AtomicUsize,
+    /// The thread that made the last one.
+    caller: AtomicU32,
+    /// How often it was another than before.
+    changes: AtomicUsize,
     /// Workers that are not parked.
     active: AtomicUsize,
     /// The overseer sleeps.
@@ -69,6 +74,8 @@ impl Crew {
             scout: Scout::new(),
             waits: AtomicBool::new(false),
             taken: AtomicUsize::new(0),
+            caller: AtomicU32::new(0),
+            changes: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
             dozes: AtomicBool::new(false),
             called: Mutex::default(),
@@ -127,6 +134,14 @@ impl Crew {
         }
     }
 
+    /// What was taken came from a thread of some number; 0 is the kernel itself.
+    pub fn asked_by(&self, thread: u32) {
+        if thread != 0 && self.caller.load(Ordering::Relaxed) != thread {
+            self.caller.store(thread, Ordering::Relaxed);
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// There are no more requests: all workers end.
     pub fn dissolve(&self, end: End) {
         self.called().end.get_or_insert(end);
@@ -156,13 +171,15 @@ impl Crew {
 
     /// Looks after the workers until they end.
     pub fn oversee(&self, device: &OwnedFd) {
-        let (mut seen, mut idle, mut needed) = (0, 0, false);
+        let (mut seen, mut idle, mut needed, mut changes) = (0, 0, false, 0);
         while self.pause(if idle >= IDLE_TICKS { Pause::Doze { seen } } else { Pause::Tick }) {
             let taken = self.taken.load(Ordering::Relaxed);
+            let before = std::mem::replace(&mut needed, self.is_needed(device));
+            let changed = std::mem::replace(&mut changes, self.changes.load(Ordering::Relaxed)) != changes;
+            let keeps_up = taken != seen && !changed;
             idle = if taken == seen { idle + 1 } else { 0 };
             seen = taken;
-            let before = std::mem::replace(&mut needed, self.is_needed(device));
-            if before && needed {
+            if before && needed && !keeps_up {
                 self.call_one();
                 idle = 0;
             }

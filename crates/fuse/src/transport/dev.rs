@@ -6,6 +6,7 @@
 
 use super::crew::Crew;
 use super::follow::Place;
+use super::hand_over::HandOver;
 use super::{Connection, refuse_malformed};
 use crate::Errno;
 use crate::abi;
@@ -17,6 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io as sys;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 use zerocopy::IntoBytes;
 
 /// Where FUSE lives.
@@ -102,24 +104,37 @@ impl Channel {
     /// Serves requests until the end, as one of a crew.
     pub(crate) fn serve(&mut self, connection: &Connection, crew: &Crew) -> sys::Result<End> {
         crew.join();
-        let mut place = Place::default();
+        let (mut place, mut hand_over) = (Place::default(), HandOver::default());
         let device = Arc::clone(&self.device);
         loop {
             if let Err(end) = crew.wait_turn() {
                 return Ok(end);
             }
+            let begin = Instant::now();
             let incoming = self.receive();
+            let now = Instant::now();
             crew.took();
             match incoming {
-                Ok(Incoming::Bytes(len)) => self.answer(len, connection, |request| {
-                    match crew.is_alone() {
-                        true => place.asked_by(request.header.pid, crew.scout()),
-                        false => place.leave(),
+                Ok(Incoming::Bytes(len)) => {
+                    let mut caller = 0;
+                    let unique = self.answer(len, connection, |request| {
+                        caller = request.header.pid;
+                        crew.asked_by(caller);
+                        hand_over.asked_by(caller);
+                        match crew.is_alone() {
+                            true => place.asked_by(caller, now - begin, now, crew.scout()),
+                            false => place.leave(),
+                        }
+                        if takes_long(&request.operation) {
+                            crew.call_if_needed(&device);
+                        }
+                    });
+                    match unique {
+                        Some(unique) if crew.is_alone() => hand_over.with(caller, || self.send(unique)),
+                        Some(unique) => self.send(unique),
+                        None => {}
                     }
-                    if takes_long(&request.operation) {
-                        crew.call_if_needed(&device);
-                    }
-                }),
+                }
                 Ok(Incoming::End(end)) => {
                     crew.dissolve(end);
                     return Ok(end);
@@ -132,10 +147,16 @@ impl Channel {
         }
     }
 
-    /// Does the request in the buffer and sends its reply; `begins` is told of it first.
-    pub(super) fn answer(&mut self, len: usize, connection: &Connection, begins: impl FnOnce(&Request<'_>)) {
+    /// Does the request in the buffer and makes its reply; `begins` is told of it first. Gives its number if the reply is
+    /// to be [sent](Channel::send).
+    pub(super) fn answer(
+        &mut self,
+        len: usize,
+        connection: &Connection,
+        begins: impl FnOnce(&Request<'_>),
+    ) -> Option<u64> {
         self.reply.clear();
-        let unique = match Request::parse(&self.buffer.bytes()[..len]) {
+        match Request::parse(&self.buffer.bytes()[..len]) {
             Ok(request) => {
                 let unique = request.header.unique;
                 begins(&request);
@@ -145,14 +166,11 @@ impl Channel {
                 (answer == Answer::Send).then_some(unique)
             }
             Err(malformed) => refuse_malformed(malformed, &mut self.reply),
-        };
-        if let Some(unique) = unique {
-            self.send(unique);
         }
     }
 
     /// Sends the reply. If the kernel finds fault with it, the caller gets EIO.
-    fn send(&mut self, unique: u64) {
+    pub(super) fn send(&mut self, unique: u64) {
         let device = &self.device;
         match self.reply.with_parts(unique, |parts| sys::writev(&**device, parts)) {
             // ENOENT: the caller was killed; ENODEV: the mount is gone.

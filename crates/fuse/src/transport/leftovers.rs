@@ -46,7 +46,11 @@ impl Leftovers {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match channel.read()? {
-                Some(Incoming::Bytes(len)) => channel.answer(len, connection, |_| ()),
+                Some(Incoming::Bytes(len)) => {
+                    if let Some(unique) = channel.answer(len, connection, |_| ()) {
+                        channel.send(unique);
+                    }
+                }
                 Some(Incoming::End(end)) => return Ok(Some(end)),
                 None => return Ok(None),
             }

@@ -11,6 +11,7 @@
 pub(crate) mod crew;
 pub(crate) mod dev;
 mod follow;
+mod hand_over;
 pub(crate) mod leftovers;
 pub(crate) mod spare;
 pub(crate) mod uring;
