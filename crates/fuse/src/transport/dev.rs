@@ -120,7 +120,7 @@ impl Channel {
                     let unique = self.answer(len, connection, |request| {
                         caller = request.header.pid;
                         crew.asked_by(caller);
-                        hand_over.asked_by(caller);
+                        hand_over.asked_by(caller, now);
                         match crew.is_alone() {
                             true => place.asked_by(caller, now - begin, now, crew.scout()),
                             false => place.leave(),
