@@ -142,7 +142,7 @@ pub(super) fn may_overwrite(
         return Ok(None);
     }
     let made = tx.generation_if_only(whole, extent.disk_num_bytes, &own)?;
-    let last_snapshot = tx.root_item(id.tree)?.last_snapshot.get();
+    let last_snapshot = tx.look_at_root_item(id.tree, |item| item.last_snapshot.get())?;
     if made.is_none_or(|made| made <= last_snapshot) {
         return Ok(None);
     }

@@ -51,7 +51,7 @@ impl Filesystem {
         file::wait_for_users(inode);
         lock(&self.dirty).remove(&inode.id);
         // A subvolume that is itself deleted takes its inodes along.
-        if self.shared.gate.view(|tx| Ok(tx.root_item(inode.id.tree)?.refs.get()))? > 0 {
+        if self.shared.gate.view(|tx| tx.look_at_root_item(inode.id.tree, |item| item.refs.get()))? > 0 {
             self.delete_items(inode.id)?;
         }
         self.inodes.remove(inode.id);
@@ -70,14 +70,10 @@ impl Filesystem {
         if self.access() == Access::ReadOnly {
             return Ok(());
         }
-        let subvolume = self.subvolumes.get(tree);
-        let mut cleaned = lock(&subvolume.cleaned);
-        if !*cleaned {
-            self.shared.gate.view(|tx| tx.root_item(tree).map(|_| ()))?;
-            self.delete_leftovers(tree)?;
-            *cleaned = true;
-        }
-        Ok(())
+        self.subvolumes.clean_up(tree, || {
+            self.shared.gate.view(|tx| tx.look_at_root_item(tree, |_| ()))?;
+            self.delete_leftovers(tree)
+        })
     }
 
     fn delete_leftovers(&self, tree: TreeId) -> Result<()> {

@@ -13,10 +13,11 @@
 //! The map's mutex is a leaf: nothing is locked under it but by `try_lock`, and the leaves of an inode's data. A slot's
 //! mutex is held while its inode is loaded, before the gate.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, RwLock};
 
 use butterfs_format::TreeId;
+use foldhash::HashMap;
 
 use super::held::HeldInodes;
 use super::{Inode, InodeId, InodeRef, InodeState, lock};

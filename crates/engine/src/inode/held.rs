@@ -2,10 +2,11 @@
 //!
 //! There may be millions of them: each costs some bytes, and those of one subvolume are found without a look at others.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, Hash};
 
 use butterfs_format::{Ino, TreeId};
+use foldhash::HashMap;
 
 use super::InodeId;
 
@@ -40,7 +41,7 @@ impl HeldInodes {
 }
 
 /// Gives the memory of a map back that has become much smaller: it is copied once in as many removals as it has entries.
-pub fn give_back<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
+pub fn give_back<K: Eq + Hash, V, S: BuildHasher>(map: &mut std::collections::HashMap<K, V, S>) {
     if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
         map.shrink_to(map.len() * 2);
     }

@@ -26,7 +26,7 @@ type Found = (Key, Vec<u8>);
 
 /// Puts an inode into the log as it is in its tree, or says why it must be committed instead.
 pub fn write_inode(tx: &mut Transaction, id: InodeId) -> Result<Loggable> {
-    if tx.root_item(id.tree)?.otransid.get() >= tx.generation().0 {
+    if tx.look_at_root_item(id.tree, |item| item.otransid.get())? >= tx.generation().0 {
         return Ok(Err(WhyCommit::NewSubvolume));
     }
     let inode = item::read(tx, id)?;

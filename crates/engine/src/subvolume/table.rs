@@ -4,11 +4,12 @@
 //! The map is a leaf lock. `cleaned` is held through the clean-up of a subvolume at its first use,
 //! before inodes; `next_ino` and `rule` are taken under the gate.
 
-use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use butterfs_format::ids::{FIRST_FREE_OBJECTID, LAST_FREE_OBJECTID};
 use butterfs_format::{Ino, ItemType, Key, TreeId};
+use foldhash::HashMap;
 
 use super::rule::SubvolumeRule;
 use crate::error::{Error, Result};
@@ -19,24 +20,44 @@ use crate::tx::Transaction;
 #[derive(Default)]
 pub struct InUse {
     /// Its orphans of an earlier mount are gone.
-    pub cleaned: Mutex<bool>,
+    cleaned: Mutex<bool>,
     next_ino: Mutex<Option<u64>>,
     rule: Mutex<Option<Arc<SubvolumeRule>>>,
 }
 
 /// The subvolumes in use.
 #[derive(Default)]
-pub struct Subvolumes(Mutex<HashMap<TreeId, Arc<InUse>>>);
+pub struct Subvolumes {
+    all: Mutex<HashMap<TreeId, Arc<InUse>>>,
+    /// The number of the one that was found clean last, or 0: nearly always the one that is asked for next.
+    clean: AtomicU64,
+}
 
 impl Subvolumes {
     /// What is known of a subvolume.
     pub fn get(&self, tree: TreeId) -> Arc<InUse> {
-        Arc::clone(lock(&self.0).entry(tree).or_default())
+        Arc::clone(lock(&self.all).entry(tree).or_default())
     }
 
     /// Forgets a subvolume that was deleted.
     pub fn remove(&self, tree: TreeId) {
-        lock(&self.0).remove(&tree);
+        let _ = self.clean.compare_exchange(tree.0, 0, Ordering::Relaxed, Ordering::Relaxed);
+        lock(&self.all).remove(&tree);
+    }
+
+    /// Has a subvolume cleaned up at its first use.
+    pub fn clean_up(&self, tree: TreeId, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.clean.load(Ordering::Relaxed) == tree.0 {
+            return Ok(());
+        }
+        let subvolume = self.get(tree);
+        let mut cleaned = lock(&subvolume.cleaned);
+        if !*cleaned {
+            work()?;
+            *cleaned = true;
+        }
+        self.clean.store(tree.0, Ordering::Relaxed);
+        Ok(())
     }
 }
 

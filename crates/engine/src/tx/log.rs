@@ -12,7 +12,7 @@
 //!   data is put any more beside what it may refer to.
 //! * Once [`Log::refuse`] was called, only a commit makes anything durable.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use butterfs_format::block::NewBlock;
 use butterfs_format::items::{BlockGroupFlags, InodeItem, RootItem};
 use butterfs_format::{Generation, ItemType, Key, Logical, Superblock, TreeBlock, TreeId};
 use butterfs_volume::Volume;
+use foldhash::HashMap;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::names::{EntryKey, Leads, NameChanges};
@@ -73,7 +74,7 @@ pub struct LogTicket {
 impl Log {
     fn refuse(&mut self, why: WhyCommit) {
         self.refused.get_or_insert(why);
-        (self.names, self.touched) = (HashMap::new(), HashMap::new());
+        (self.names, self.touched) = (HashMap::default(), HashMap::default());
     }
 }
 

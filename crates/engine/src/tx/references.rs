@@ -89,7 +89,7 @@ impl Transaction {
 
     /// Whether another tree, too, has one of the blocks on the way to a key.
     pub fn path_is_shared(&self, tree: TreeId, key: &Key) -> Result<bool> {
-        let last_snapshot = self.root_item(tree)?.last_snapshot.get();
+        let last_snapshot = self.look_at_root_item(tree, |item| item.last_snapshot.get())?;
         let cursor = self.cursor(tree, key)?;
         for block in cursor.path_blocks() {
             // What was made since the last snapshot is in none.

@@ -77,26 +77,26 @@ impl Transaction {
     /// # Errors
     /// [`Error::NotFound`] if there is no such tree.
     pub fn root_item(&self, tree: TreeId) -> Result<RootItem> {
-        Ok(self.load_root(tree)?.current_item())
+        self.look_at(tree, Root::current_item)
     }
 
     /// The key offset of a tree's root item: for snapshots the transaction that made them.
     pub fn root_key_offset(&self, tree: TreeId) -> Result<u64> {
-        Ok(self.load_root(tree)?.key_offset)
+        self.look_at(tree, |root| root.key_offset)
     }
 
     /// Changes the root item of a subvolume; it is written at commit.
     pub fn change_root_item(&mut self, tree: TreeId, change: impl FnOnce(&mut RootItem)) -> Result<()> {
-        let mut root = self.load_root(tree)?;
+        self.look_at(tree, |_| ())?;
+        let roots = self.roots.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let root = roots.get_mut(&tree).expect("it was looked at");
         let before = (root.item.flags, root.item.refs);
         change(&mut root.item);
         (root.dirty, root.moved_only) = (true, false);
         self.changes += 1;
         self.root_item_changed = true;
-        self.store_root(tree, root);
-        if before != (root.item.flags, root.item.refs) {
-            self.note_access(tree, &root.item);
-        }
+        let now = (before != (root.item.flags, root.item.refs)).then_some(root.item);
+        now.into_iter().for_each(|item| self.note_access(tree, &item));
         Ok(())
     }
 
@@ -205,7 +205,7 @@ impl Transaction {
 
     /// Bytes of a tree's blocks, by its root item; none if there is no such tree.
     pub(super) fn tree_bytes(&self, tree: TreeId) -> u64 {
-        self.load_root(tree).map_or(0, |root| root.item.bytes_used.get())
+        self.look_at_root_item(tree, |item| item.bytes_used.get()).unwrap_or(0)
     }
 
     fn write_root(&mut self, tree: TreeId, root: Root) -> Result<()> {

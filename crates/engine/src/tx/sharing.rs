@@ -6,10 +6,9 @@
 //! * `writable` is never less than the bytes of shared blocks below writable subvolumes.
 //! * `referred` is the sum of all subvolumes' `bytes_used`.
 
-use std::collections::HashMap;
-
 use butterfs_format::items::{BlockGroupFlags, RootFlags, RootItem};
 use butterfs_format::{Corruption, ItemType, Key, TreeId};
+use foldhash::HashMap;
 
 use super::Transaction;
 use super::promises::{Copier, Groups};

@@ -7,7 +7,7 @@
 //! # Locking
 //! Lives behind [`super::Gate`]: readers share it, writers have it alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 
 use butterfs_format::items::{BackRef, Compression, DevItem, ExtentFlags};
@@ -15,6 +15,7 @@ use butterfs_format::superblock::{CompatRo, Incompat};
 use butterfs_format::validate::Geometry;
 use butterfs_format::{Generation, Key, Logical, Superblock, TreeId};
 use butterfs_volume::Volume;
+use foldhash::HashMap;
 
 use super::delayed::{DelayedRefs, ExtentKind, NewExtent};
 use super::device_list::ChunkWishes;

@@ -20,7 +20,7 @@ use crate::types::NodeId;
 use butterfs_engine::inode::held::give_back;
 use butterfs_engine::inode::{InodeId, lock};
 use butterfs_format::{Ino, TreeId};
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::sync::Mutex;
 
 /// Bits of a node id that are the inode number; those above are the subvolume's, and the highest is 0.
@@ -71,9 +71,9 @@ impl Nodes {
     /// A table that knows only the root.
     pub fn new(root: InodeId) -> Self {
         Self(Mutex::new(Table {
-            nodes: HashMap::from([(NodeId::ROOT, Node(0))]),
-            meanings: HashMap::from([(NodeId::ROOT, root)]),
-            by_id: HashMap::from([(root, NodeId::ROOT)]),
+            nodes: HashMap::from_iter([(NodeId::ROOT, Node(0))]),
+            meanings: HashMap::from_iter([(NodeId::ROOT, root)]),
+            by_id: HashMap::from_iter([(root, NodeId::ROOT)]),
             next: FIRST_MEANINGLESS,
             ..Table::default()
         }))
@@ -216,6 +216,7 @@ impl Table {
 mod tests {
     use super::*;
     use butterfs_format::{Ino, TreeId};
+    use foldhash::HashMap;
 
     fn id(ino: u64) -> InodeId {
         InodeId::new(TreeId::FS, Ino(ino))
