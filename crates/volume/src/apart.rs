@@ -11,12 +11,13 @@
 
 use std::sync::atomic::Ordering;
 
-use butterfs_format::items::Chunk;
+use butterfs_format::items::{Chunk, Stripe};
 use butterfs_format::superblock::RootBackup;
 use butterfs_format::{Generation, Logical, Superblock, TreeBlock};
 use zerocopy::IntoBytes;
 
 use crate::error::{Error, Result};
+use crate::member::Role;
 use crate::open::each_system_chunk;
 use crate::volume::Volume;
 
@@ -82,10 +83,11 @@ fn remembered(sb: &Superblock, newest: &Superblock) -> Option<bool> {
 /// Whether those of its system chunks that there still are lie where it says. Halves that did the same have the same roots, byte for
 /// byte; where each put its chunks is all that tells them apart.
 ///
-/// An address is given to another chunk when the one with the highest address is removed; then a device that was away since
-/// before is refused, too, though it only missed commits. That takes a system chunk that was the last of all and went
-/// while another one stayed, and nothing on the devices tells it from two halves: what was written apart may lie on none of the
-/// other's. So it is refused, and the words say how to go on.
+/// An address is given to another chunk when the one with the highest address is removed. So another chunk says nothing if
+/// that of the older superblock has a stripe on a device that has the newest commit: chunks are made on devices that are there,
+/// so both came from the filesystem that made it. A chunk on none of those is from a half that was written apart, or the address of
+/// one that was made before was used again; nothing on the devices tells which. So that is refused, and the words say how to
+/// go on.
 fn has_same_chunks(volume: &Volume, sb: &Superblock) -> bool {
     let places = |chunk: &Chunk| -> Vec<(u64, u64)> {
         chunk.stripes.iter().map(|stripe| (stripe.devid.get(), stripe.offset.get())).collect()
@@ -93,10 +95,20 @@ fn has_same_chunks(volume: &Volume, sb: &Superblock) -> bool {
     let now = |start| volume.chunk_containing(start).filter(|(found, _)| *found == start);
     let mut same = true;
     let looked = each_system_chunk(sb, |start, chunk| {
-        same &= now(start).is_none_or(|(_, now)| places(&now) == places(&chunk));
+        let is_same = now(start).is_none_or(|(_, now)| places(&now) == places(&chunk));
+        same &= is_same || is_on_current(volume, &chunk);
         Ok(())
     });
     looked.is_err() || same
+}
+
+/// Whether a part of a chunk lies on a device that has the newest commit.
+fn is_on_current(volume: &Volume, chunk: &Chunk) -> bool {
+    let is_current = |stripe: &Stripe| {
+        let member = volume.member(stripe.devid.get().into()).map(|place| &volume.members[place]);
+        member.is_some_and(|member| member.id.uuid == stripe.dev_uuid && member.role() == Role::Current)
+    };
+    chunk.stripes.iter().any(is_current)
 }
 
 /// The roots that the newest commit wrote.

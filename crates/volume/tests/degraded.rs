@@ -139,6 +139,30 @@ fn a_device_that_is_behind_is_the_last_to_be_asked() {
     assert_eq!(buf, [1; 8192]);
 }
 
+/// A device is back whose superblock knows a system chunk where there is another chunk now: it is refused, unless that one was made
+/// beside a device that has the newest commit; then its address was used again.
+#[test]
+fn an_address_that_was_used_again_is_no_sign_of_another_history() {
+    let data = chunk(F::DATA | F::RAID1, CHUNK_LEN, &[(2, 80 << 20), (3, 80 << 20)]);
+    let image = Image::with_devices(4, data);
+    let back_with = |old: &[(u64, u64)], profile: F| {
+        let devices = image.build();
+        let mut sb = image.superblock_of(&dev_item(4));
+        (sb.generation, sb.chunk_root_generation) = (5.into(), 5.into());
+        let old = array_entry(DATA, &chunk(F::SYSTEM | profile, CHUNK_LEN, old));
+        let known = sb.sys_chunk_array_size.get() as usize;
+        sb.sys_chunk_array[known..known + old.len()].copy_from_slice(&old);
+        sb.sys_chunk_array_size = ((known + old.len()) as u32).into();
+        for offset in &SUPERBLOCK_OFFSETS[..2] {
+            devices[3].write_at(*offset, &sb.to_bytes_at(*offset)).unwrap();
+        }
+        open(&devices, OpenMode::ReadOnly).map(|volume| volume.devices_behind().len())
+    };
+    assert_eq!(back_with(&[(1, 120 << 20), (4, 120 << 20)], F::RAID1).unwrap(), 1);
+    let error = back_with(&[(4, 120 << 20), (4, 140 << 20)], F::DUP).unwrap_err();
+    assert!(error.to_string().contains("written apart") && error.to_string().contains("disk4"), "{error}");
+}
+
 #[test]
 fn faults_are_counted_for_the_device_that_has_them() {
     let image = Image::dup();

@@ -12,6 +12,7 @@
 //! Leaves: held for a look or a change in memory.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -109,6 +110,8 @@ struct Walk {
     /// Windows before are read, or claimed.
     reached: u64,
     monitor: Arc<ScrubMonitor>,
+    /// What others did ahead of it, by where the window begins on the device.
+    ahead: BTreeMap<u64, Ahead>,
 }
 
 impl Walk {
@@ -129,34 +132,31 @@ struct Ahead {
     share: Arc<Share>,
 }
 
+/// The scrubs that run, by device.
 #[derive(Default)]
-struct State {
-    walks: BTreeMap<DevId, Walk>,
-    /// By device, and where the window begins on it.
-    shares: BTreeMap<(DevId, u64), Ahead>,
-}
+struct State(BTreeMap<DevId, Walk>);
 
 impl State {
-    fn is_behind(&self, devid: DevId) -> bool {
-        self.shares.range((devid, 0)..=(devid, u64::MAX)).nth(MOST_AHEAD).is_some()
-    }
-
     /// Leaves a share for a device whose scrub is still to come to a window.
     fn share(&mut self, mode: ScrubMode, devid: DevId, extent: &DeviceExtent, range: &Range<u64>) -> Option<Other> {
         let window = placed(extent, range);
-        let walk = self.walks.get(&devid).filter(|walk| walk.will_come_to(mode, &window))?;
-        if self.shares.contains_key(&(devid, window.start)) || self.is_behind(devid) {
+        let walk = self.0.get_mut(&devid).filter(|walk| walk.will_come_to(mode, &window))?;
+        if walk.ahead.len() >= MOST_AHEAD {
             return None;
         }
+        let Entry::Vacant(place) = walk.ahead.entry(window.start) else { return None };
         let other = Other { stripe: extent.stripe, share: Arc::default(), monitor: Arc::clone(&walk.monitor) };
-        let ahead = Ahead { chunk: extent.chunk, range: range.clone(), share: Arc::clone(&other.share) };
-        self.shares.insert((devid, window.start), ahead);
+        place.insert(Ahead { chunk: extent.chunk, range: range.clone(), share: Arc::clone(&other.share) });
         Some(other)
     }
 
-    /// Takes what was done of a window; of another chunk, which lay there before, it is worth nothing.
+    /// The scrub of a device comes to a window: takes what was done of it; of another chunk, which lay there before, it is
+    /// worth nothing.
     fn take(&mut self, devid: DevId, extent: &DeviceExtent, range: &Range<u64>) -> Option<Arc<Share>> {
-        let ahead = self.shares.remove(&(devid, placed(extent, range).start))?;
+        let window = placed(extent, range);
+        let walk = self.0.get_mut(&devid)?;
+        walk.reached = walk.reached.max(window.end);
+        let ahead = walk.ahead.remove(&window.start)?;
         (ahead.chunk == extent.chunk && ahead.range == *range).then_some(ahead.share)
     }
 }
@@ -174,18 +174,13 @@ impl Together {
     /// From now on others may read for this scrub.
     pub fn join(&self, devid: DevId, options: &ScrubOptions, monitor: &Arc<ScrubMonitor>) {
         let range = options.start..options.end;
-        let walk = Walk { mode: options.mode, range, reached: 0, monitor: Arc::clone(monitor) };
-        lock(&self.0).walks.insert(devid, walk);
+        let walk = Walk { mode: options.mode, range, reached: 0, monitor: Arc::clone(monitor), ahead: BTreeMap::new() };
+        lock(&self.0).0.insert(devid, walk);
     }
 
     /// It ended. Gives what others repaired ahead of it.
     pub fn leave(&self, devid: DevId) -> Vec<ScrubFinding> {
-        let mut state = lock(&self.0);
-        state.walks.remove(&devid);
-        let mut left = state.shares.split_off(&(devid, 0));
-        let mut after = left.split_off(&(DevId(devid.0.saturating_add(1)), 0));
-        state.shares.append(&mut after);
-        drop(state);
+        let left = lock(&self.0).0.remove(&devid).map(|walk| walk.ahead).unwrap_or_default();
         let findings = left.into_values().flat_map(|ahead| ahead.share.tally.take_findings());
         findings.filter(|finding| finding.remedy == Remedy::Repaired).collect()
     }
@@ -200,9 +195,6 @@ impl Together {
     ) -> Reader {
         let mut state = lock(&self.0);
         if let Some((devid, _)) = stripes.get(own.stripe) {
-            if let Some(walk) = state.walks.get_mut(devid) {
-                walk.reached = walk.reached.max(placed(own, range).end);
-            }
             if let Some(share) = state.take(*devid, own, range) {
                 return Reader::Other(share);
             }
@@ -290,5 +282,44 @@ mod tests {
         let options = ScrubOptions { start: 0, end: 2_000_500, mode: ScrubMode::Repair };
         together.join(DevId(2), &options, &Arc::default());
         assert!(claim(open(&together, 0, 0)).others.is_empty());
+    }
+
+    /// Windows that are claimed ahead of a device's scrub, from a number on.
+    fn claim_ahead(together: &Together, numbers: Range<usize>) -> usize {
+        let mut stripes = stripes();
+        stripes.iter_mut().for_each(|(_, extent)| extent.length = u64::MAX / 2);
+        let claims = numbers.map(|number| {
+            let window = number as u64 * 10..(number as u64 + 1) * 10;
+            claim(together.open(ScrubMode::Repair, &stripes, &stripes[0].1, &window))
+        });
+        claims.map(|claim| claim.others.len()).sum()
+    }
+
+    #[test]
+    fn no_more_than_so_many_windows_are_read_ahead() {
+        let (together, _monitors) = joined(&[2], ScrubMode::Repair);
+        assert_eq!(claim_ahead(&together, 0..MOST_AHEAD + 10), MOST_AHEAD);
+        let stripes = stripes();
+        let own =
+            |number: u64| together.open(ScrubMode::Repair, &stripes, &stripes[1].1, &(number * 10..number * 10 + 10));
+        assert!(matches!(own(0), Reader::Other(_)) && matches!(own(1), Reader::Other(_)));
+        assert_eq!(claim_ahead(&together, MOST_AHEAD + 10..MOST_AHEAD + 20), 2, "it is nearer by two");
+    }
+
+    /// They were counted at each claim once.
+    #[test]
+    fn a_claim_takes_no_longer_with_many_windows_ahead() {
+        const CLAIMS: usize = 2000;
+        let (together, _monitors) = joined(&[2], ScrubMode::Repair);
+        let timed = |from: usize| {
+            let begun = std::time::Instant::now();
+            assert_eq!(claim_ahead(&together, from..from + CLAIMS), CLAIMS);
+            begun.elapsed()
+        };
+        let first = timed(0);
+        claim_ahead(&together, CLAIMS..MOST_AHEAD - CLAIMS);
+        let last = timed(MOST_AHEAD - CLAIMS);
+        println!("{CLAIMS} claims: {first:?} with none ahead, {last:?} with {MOST_AHEAD}");
+        assert!(last < first * 20 + std::time::Duration::from_millis(20), "{first:?}, {last:?}");
     }
 }
