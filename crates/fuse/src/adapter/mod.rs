@@ -328,7 +328,7 @@ impl FrontEnd for EngineFrontEnd {
         for (id, holds) in self.nodes.drain() {
             self.release_holds(id, holds);
         }
-        let last = self.fs.sync().map_err(|error| format!("the last commit failed, recent changes are lost: {error}"));
+        let last = self.fs.sync_quietly().map_err(|error| format!("the last commit failed, recent changes are lost: {error}"));
         // Who waits for the end of umount(2), as the kernel does for us, may open the devices when it returns.
         self.fs.shared().gate.volume().close();
         match self.background.failure() {
