@@ -78,7 +78,7 @@ use butterfs_format::items::Timespec;
 
 use crate::dir::entry;
 use crate::error::{Error, Result};
-use crate::file::DirtyBudget;
+use crate::file::{DirtyBudget, ErrorCursor};
 use crate::inode::cache::{Held, InodeCache};
 use crate::inode::{Drafts, InodeId, InodeRef, InodeState, Locked, Shared, item};
 use crate::subvolume::Subvolumes;
@@ -134,6 +134,8 @@ pub struct Filesystem {
     reading: Mutex<settings::Reading>,
     rules: RwLock<Rules>,
     fsyncs: Mutex<Fsyncs>,
+    /// What [`Filesystem::sync`] has told.
+    synced: Mutex<ErrorCursor>,
     scrubs: Scrubs,
     resyncs: Resyncs,
     replacing: replace::Replacing,

@@ -108,22 +108,21 @@ pub(crate) fn find(device: Arc<dyn BlockDevice>, mode: OpenMode) -> Result<Found
 }
 
 /// Zeros whatever is in the places of superblocks, and makes that durable: whoever is about to overwrite what they lead
-/// to begins with this. Places that hold nothing are left alone.
+/// to begins with this. Places that hold nothing are left alone; it is made durable that they hold nothing, too, for
+/// somebody else may have put the zeros there a moment ago.
 ///
 /// # Errors
 /// Those of the device.
 pub fn erase_superblocks(device: &dyn BlockDevice) -> Result<()> {
     let failed = |source| Error::Device { name: device.name(), devid: None, source };
-    let mut erased = false;
     for offset in SUPERBLOCK_OFFSETS.into_iter().filter(|offset| offset + SUPERBLOCK_SIZE as u64 <= device.len()) {
         let mut bytes = [0; SUPERBLOCK_SIZE];
         device.read_at(offset, &mut bytes).map_err(failed)?;
         if bytes != [0; SUPERBLOCK_SIZE] {
             device.write_at(offset, &[0; SUPERBLOCK_SIZE]).map_err(failed)?;
-            erased = true;
         }
     }
-    if erased { device.flush().map_err(failed) } else { Ok(()) }
+    device.flush().map_err(failed)
 }
 
 fn no_superblock(device: &dyn BlockDevice, primary: Copy) -> Error {

@@ -210,6 +210,7 @@ impl Filesystem {
                 autodefrag: options.autodefrag,
             }),
             fsyncs: Mutex::default(),
+            synced: Mutex::default(),
             scrubs: Scrubs::default(),
             resyncs: Resyncs::default(),
             replacing: Replacing::default(),

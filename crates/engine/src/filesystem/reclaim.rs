@@ -95,7 +95,7 @@ impl Filesystem {
 
     /// Discards free space, also that which only a commit frees; gives how many bytes.
     pub fn trim(&self, trim: &Trim) -> Result<u64> {
-        self.sync()?;
+        self.sync_quietly()?;
         self.shared.gate.trim(trim)
     }
 

@@ -335,7 +335,7 @@ impl Filesystem {
         gate.commit_with(Need::Deletion, |_| Ok(()))?;
         // What was written before the target came, and is in no tree yet, would not be found. The target's superblock and the
         // item come with it.
-        self.sync()?;
+        self.sync_quietly()?;
         let item = volume.replace_item().unwrap_or_default();
         let (monitor, sector) = (ResyncMonitor::default(), u64::from(volume.geometry().sectorsize));
         let note = |done: u64, end: u64| {

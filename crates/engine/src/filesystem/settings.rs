@@ -132,7 +132,7 @@ impl Filesystem {
 
     fn end_changes(&self) -> Result<()> {
         loop {
-            self.sync()?;
+            self.sync_quietly()?;
             self.cancel_scrubs();
             self.shared.gate.refuse_changes();
             if lock(&self.dirty).is_empty() {

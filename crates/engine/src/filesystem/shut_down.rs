@@ -20,7 +20,7 @@ impl Filesystem {
     /// [`Error::ShutDown`]: crate::Error::ShutDown
     pub fn shut_down(&self, how: ShutDown) -> Result<()> {
         if how == ShutDown::Flush && self.access() == Access::ReadWrite && !self.is_shut_down() {
-            self.sync()?;
+            self.sync_quietly()?;
         }
         self.shared.gate.shut_down();
         Ok(())

@@ -30,8 +30,22 @@ pub struct Fsyncs {
 }
 
 impl Filesystem {
-    /// Makes everything durable.
+    /// Makes everything durable. What was lost on its way is told, once, also where it was lost earlier: who writes
+    /// faster than the devices has other files written back, and is not told what became of them.
+    ///
+    /// # Errors
+    /// If something could not be written, or an earlier loss was not told by this yet.
     pub fn sync(&self) -> Result<()> {
+        let result = self.sync_quietly();
+        let kept = self.shared.errors.tell(&mut lock(&self.synced));
+        result.and(kept)
+    }
+
+    /// Makes everything durable, for who has others to tell them what was lost: only what fails now is an error.
+    ///
+    /// # Errors
+    /// If something could not be written.
+    pub fn sync_quietly(&self) -> Result<()> {
         if self.access() == Access::ReadOnly {
             return Ok(());
         }
@@ -48,7 +62,7 @@ impl Filesystem {
     /// [`Filesystem::sync`] for a caller who is told of everything that was lost since he was last told,
     /// whoever's it was.
     pub fn sync_told(&self, cursor: &mut ErrorCursor) -> Result<()> {
-        let result = self.sync();
+        let result = self.sync_quietly();
         let kept = self.shared.errors.tell(cursor);
         result.and(kept)
     }

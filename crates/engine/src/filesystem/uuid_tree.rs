@@ -29,7 +29,7 @@ impl Filesystem {
             tx.uuid_tree_is_current();
             Ok(())
         })?;
-        self.sync()
+        self.sync_quietly()
     }
 
     fn note_uuids(&self) -> Result<()> {

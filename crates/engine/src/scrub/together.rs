@@ -194,10 +194,10 @@ impl Together {
         range: &Range<u64>,
     ) -> Reader {
         let mut state = lock(&self.0);
-        if let Some((devid, _)) = stripes.get(own.stripe) {
-            if let Some(share) = state.take(*devid, own, range) {
-                return Reader::Other(share);
-            }
+        if let Some((devid, _)) = stripes.get(own.stripe)
+            && let Some(share) = state.take(*devid, own, range)
+        {
+            return Reader::Other(share);
         }
         let others = stripes.iter().filter(|(_, extent)| extent.stripe != own.stripe);
         let others = others.filter_map(|(devid, extent)| state.share(mode, *devid, extent, range));

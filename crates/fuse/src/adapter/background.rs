@@ -218,7 +218,7 @@ fn commit_now_and_then(bell: &Bell, fs: &Filesystem, failure: &OnceLock<String>)
         if fs.is_shut_down() {
             return;
         }
-        if let Err(error) = fs.sync() {
+        if let Err(error) = fs.sync_quietly() {
             tracing::error!(%error, "the periodic commit failed");
             failure.get_or_init(|| error.to_string());
             if fs.shared().gate.stopped().is_some() {

@@ -12,6 +12,7 @@
 mod acl;
 mod attr;
 mod background;
+mod beginning;
 mod change;
 mod create;
 mod data;
@@ -264,23 +265,29 @@ impl EngineFrontEnd {
             tracing::info!("a balance was interrupted; it stays paused (skip_balance)");
             return;
         }
-        let begun = self.work.begin_balance(&self.fs, None);
-        match begun.and_then(|begun| self.work.spawn(&self.fs, begun).map_err(|_| Error::Busy("no thread"))) {
+        match self.do_resume_balance() {
             Ok(_) => tracing::info!("going on with a balance that was interrupted"),
             Err(error) => tracing::warn!(%error, "a balance was interrupted, and cannot go on"),
         }
     }
 
+    fn do_resume_balance(&self) -> butterfs_engine::Result<u64> {
+        let permit = self.work.permit()?;
+        self.work.spawn(&self.fs, self.work.begin_balance(&self.fs, None)?, permit)
+    }
+
     /// Goes on with the replacement of a device that was interrupted, if its target is there.
     fn resume_replacement(&self) {
-        let begun = match self.fs.begin_resumed_replacement() {
-            Err(Error::NotRunning) => return,
-            begun => begun.map(Begun::Replacement),
-        };
-        match begun.and_then(|begun| self.work.spawn(&self.fs, begun).map_err(|_| Error::Busy("no thread"))) {
+        match self.do_resume_replacement() {
             Ok(_) => tracing::info!("going on with the replacement of a device that was interrupted"),
+            Err(Error::NotRunning) => {}
             Err(error) => tracing::warn!(%error, "the replacement of a device was interrupted, and cannot go on"),
         }
+    }
+
+    fn do_resume_replacement(&self) -> butterfs_engine::Result<u64> {
+        let permit = self.work.permit()?;
+        self.work.spawn(&self.fs, Begun::Replacement(self.fs.begin_resumed_replacement()?), permit)
     }
 
     /// Starts what goes on by itself where changes are allowed.
@@ -313,12 +320,12 @@ impl FrontEnd for EngineFrontEnd {
     }
 
     fn rest(&self) {
-        self.work.rest(&self.fs);
+        self.work.rest_for_good(&self.fs);
         self.fs.cancel_scrubs();
     }
 
     fn destroy(&self) -> std::result::Result<(), String> {
-        // Work that operations began after the connection asked for rest, before they came to an end. Now none can.
+        // Who serves without a connection need not have asked for it before.
         self.rest();
         self.background.stop();
         if self.fs.is_shut_down() {
@@ -328,7 +335,8 @@ impl FrontEnd for EngineFrontEnd {
         for (id, holds) in self.nodes.drain() {
             self.release_holds(id, holds);
         }
-        let last = self.fs.sync().map_err(|error| format!("the last commit failed, recent changes are lost: {error}"));
+        let last =
+            self.fs.sync_quietly().map_err(|error| format!("the last commit failed, recent changes are lost: {error}"));
         // Who waits for the end of umount(2), as the kernel does for us, may open the devices when it returns.
         self.fs.shared().gate.volume().close();
         match self.background.failure() {

@@ -3,22 +3,28 @@
 //! # Invariants
 //! * What is refused is refused to who asks, before the thread begins. How it ends is kept until the next begins.
 //! * A caller waits for none of it, unless by a command of the kernel's, which waits.
+//! * Nothing begins without a [`Permit`], so nothing once the mount comes to its end.
 //!
 //! # Locking
 //! The mutex is a leaf.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
-use butterfs_engine::Result;
 use butterfs_engine::filesystem::exclusive::{Exclusive, ExclusiveTurn};
 use butterfs_engine::filesystem::{
     BalanceEnd, BalanceProgress, Filesystem, NewLength, Removal, RemovalEnd, ReplaceEnd, Replacement, WhichDevice,
 };
 use butterfs_engine::inode::lock;
+use butterfs_engine::{Error, Result};
 use butterfs_format::DevId;
 use butterfs_format::items::BalanceItem;
 
+use super::beginning::{Beginnings, Permit};
 use crate::thread;
+
+/// Work that was asked to rest is asked again after this, if it had not heard.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How work ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +52,7 @@ struct State {
 pub(super) struct VolumeWork {
     state: Arc<Mutex<State>>,
     ring: Arc<Condvar>,
+    beginnings: Arc<Beginnings>,
 }
 
 /// Work that has begun.
@@ -98,22 +105,43 @@ impl VolumeWork {
         Ok(Begun::Balance(turn))
     }
 
+    /// Leave to begin something, of these or any other long work.
+    ///
+    /// # Errors
+    /// If the mount comes to its end.
+    pub fn permit(&self) -> Result<Permit<'_>> {
+        self.beginnings.permit()
+    }
+
     /// Runs what has begun in a thread; gives its count, for [`VolumeWork::wait`].
-    pub fn spawn(&self, fs: &Arc<Filesystem>, begun: Begun) -> std::io::Result<u64> {
+    ///
+    /// # Errors
+    /// If there is no thread for it.
+    pub fn spawn(&self, fs: &Arc<Filesystem>, begun: Begun, permit: Permit<'_>) -> Result<u64> {
         let count = {
             let mut state = lock(&self.state);
             state.begun += 1;
             state.begun
         };
         let (own, fs) = (self.clone(), Arc::clone(fs));
-        thread::spawn("volume", move || {
+        let spawned = thread::spawn("volume", move || {
             let ended = begun.run(&fs);
             // Before anybody hears of the end: who waits for it may close the filesystem.
             drop(fs);
-            lock(&own.state).ended = Some((count, ended));
-            own.ring.notify_all();
-        })?;
-        Ok(count)
+            own.end(count, ended);
+        });
+        drop(permit);
+        let refused = Error::Busy("no thread could be started");
+        spawned.map(|_| count).map_err(|error| {
+            tracing::warn!(%error, "no thread for an operation on the whole filesystem");
+            self.end(count, Ended::Failed(refused.errno(), refused.to_string()));
+            refused
+        })
+    }
+
+    fn end(&self, count: u64, ended: Ended) {
+        lock(&self.state).ended = Some((count, ended));
+        self.ring.notify_all();
     }
 
     /// Waits for the end.
@@ -133,19 +161,33 @@ impl VolumeWork {
         state.ended.as_ref().filter(|(count, _)| *count == state.begun).map(|(_, ended)| ended.clone())
     }
 
-    /// Has all that runs come to rest, as before the end of a mount: a balance and a replacement go on with the next.
+    /// Has all that runs come to rest: a balance and a replacement can go on later.
     pub fn rest(&self, fs: &Filesystem) {
-        fs.ask_balance_to_pause();
-        // That it does not run is as good.
-        let _ = fs.suspend_replacement();
-        for operation in [Exclusive::DeviceRemove, Exclusive::Resize] {
-            // That it does not run is as good.
-            let _ = fs.exclusive().cancel(operation);
-        }
         let begun = lock(&self.state).begun;
-        if begun > 0 {
-            self.wait(begun);
+        loop {
+            // That one does not run is as good.
+            fs.ask_balance_to_pause();
+            let _ = fs.suspend_replacement();
+            for operation in [Exclusive::DeviceRemove, Exclusive::Resize] {
+                let _ = fs.exclusive().cancel(operation);
+            }
+            // What has a thread and not begun there yet did not hear.
+            if self.has_ended_within(begun, ASK_AGAIN) {
+                return;
+            }
         }
+    }
+
+    /// The same before the end of the mount: nothing begins any more.
+    pub fn rest_for_good(&self, fs: &Filesystem) {
+        self.beginnings.end();
+        self.rest(fs);
+    }
+
+    fn has_ended_within(&self, count: u64, time: Duration) -> bool {
+        let runs = |state: &mut State| state.ended.as_ref().map_or(0, |(last, _)| *last) < count;
+        let waited = self.ring.wait_timeout_while(lock(&self.state), time, runs);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 

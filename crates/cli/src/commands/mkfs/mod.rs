@@ -17,7 +17,7 @@ use butterfs_engine::environment::SystemEnvironment;
 use butterfs_engine::mkfs::{MakeOptions, NewDevice, make_on};
 use butterfs_format::ChecksumType;
 use butterfs_format::superblock::Incompat;
-use butterfs_volume::{BlockDevice, signatures};
+use butterfs_volume::BlockDevice;
 use rustix::process::{getgid, getuid};
 use uuid::Uuid;
 
@@ -107,9 +107,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let stage = arguments.content.stage(devices, first)?;
     make_on(&stage.devices, &options).map_err(|error| failure::engine(exit::USAGE, first, &make_error(error)))?;
-    for (target, device) in targets.iter().zip(&stage.devices) {
-        signatures::erase_others(&**device).map_err(|error| failure::io(exit::USAGE, target.path, &error))?;
-    }
     let cut = arguments.content.copy(&stage, &arguments.images)?;
     targets.into_iter().for_each(Target::keep);
     if !arguments.quiet {

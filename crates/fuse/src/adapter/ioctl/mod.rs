@@ -154,7 +154,7 @@ impl EngineFrontEnd {
 
     /// Makes everything durable; gives the generation that is.
     fn sync(&self, id: InodeId) -> Result<u64> {
-        self.fs.sync().map_err(|error| Site::new("sync", id).fail(&error))?;
+        self.fs.sync_quietly().map_err(|error| Site::new("sync", id).fail(&error))?;
         Ok(self.fs.shared().gate.volume().superblock().generation.get())
     }
 

@@ -79,11 +79,12 @@ impl EngineFrontEnd {
             _ => return Err(wrong()),
         };
         let target = self.require_elsewhere(Path::new(name(TARGET_NAME_AT)?))?;
+        let leave = self.leave_to_wait()?;
         let begun = match self.fs.begin_replacement_at(&source, target, read) {
             Err(Error::InProgress(name)) if name == Exclusive::DeviceReplace.name() => return Ok(ALREADY_STARTED),
             begun => begun?,
         };
-        match self.wait_for(Begun::Replacement(begun))? {
+        match self.wait_for(Begun::Replacement(begun), leave)? {
             Ended::Done(_) => Ok(NO_ERROR),
             Ended::Cancelled | Ended::Paused => Err(Error::Cancelled),
             Ended::Failed(_, text) => Err(Error::Refused(text)),

@@ -40,11 +40,13 @@ impl EngineFrontEnd {
         let (start, end) = (u64::from_ne_bytes(args.start), u64::from_ne_bytes(args.end));
         let (devid, options) = (DevId(u64::from_ne_bytes(args.devid)), ScrubOptions { start, end, mode });
         let monitor = Arc::new(ScrubMonitor::default());
+        let permit = self.work.permit().map_err(|error| Errno::new(error.errno()))?;
         self.fs.begin_scrub(devid, &options, &monitor).map_err(|error| match error {
             Error::Busy(_) => Errno::new(EINPROGRESS),
             Error::NotFound => Errno::ENODEV,
             other => Errno::new(other.errno()),
         })?;
+        drop(permit);
         let fs = Arc::clone(&self.fs);
         let run = move || {
             if let Err(error) = fs.run_scrub(devid, &options, &monitor) {

@@ -1,7 +1,6 @@
 //! Balance, resize, devices that come and go: the kernel's commands, and our own that do not wait.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use butterfs_engine::filesystem::exclusive::Exclusive;
 use butterfs_engine::filesystem::{Access, BalanceStatus, ResizeWish, WhichDevice};
@@ -12,6 +11,7 @@ use butterfs_os::block::filesystems_under;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{number, reply};
+use crate::adapter::beginning::Permit;
 use crate::adapter::volume_work::{Begun, Ended, named};
 use crate::adapter::{EngineFrontEnd, Site};
 use crate::control::READ_OTHERS;
@@ -31,6 +31,12 @@ const RESUME: u64 = 1 << 4;
 /// `BTRFS_BALANCE_CTL_PAUSE` and `_CANCEL`; and ours.
 const PAUSE: u64 = 1;
 const CANCEL: u64 = 2;
+
+/// Leave to begin something, and to wait for its end.
+pub(super) struct LeaveToWait<'a> {
+    permit: Permit<'a>,
+    _waiting: Waiting,
+}
 
 /// What the kernel's commands for devices return for some errors: `enum btrfs_err_code`.
 fn result_of(error: &Error) -> Option<i32> {
@@ -62,8 +68,7 @@ impl EngineFrontEnd {
                 reply(balance_reply(&status, 0).as_bytes())
             }
             wire::BALANCE_START => {
-                let begun = self.begin(input).map_err(fail)?;
-                self.work.spawn(&self.fs, begun)?;
+                self.start_balance(input).map_err(fail)?;
                 reply(input)
             }
             wire::BALANCE_CONTROL => {
@@ -106,14 +111,19 @@ impl EngineFrontEnd {
     }
 
     /// The kernel's commands wait. What they begin goes on if the mount ends before: then it rests.
-    pub(super) fn wait_for(&self, begun: Begun) -> std::result::Result<Ended, Error> {
-        let _waiting = Waiting::begin().map_err(|_| Error::Busy("others wait for their work already"))?;
-        let count = self.work.spawn(&self.fs, begun).map_err(|_| Error::Busy("no thread could be started"))?;
+    pub(super) fn wait_for(&self, begun: Begun, leave: LeaveToWait<'_>) -> std::result::Result<Ended, Error> {
+        let count = self.work.spawn(&self.fs, begun, leave.permit)?;
         Ok(self.work.wait(count))
     }
 
-    fn finish(&self, begun: Begun) -> std::result::Result<(), Error> {
-        match self.wait_for(begun)? {
+    /// To be asked for before something begins: what has begun is to run.
+    pub(super) fn leave_to_wait(&self) -> std::result::Result<LeaveToWait<'_>, Error> {
+        let waiting = Waiting::begin().map_err(|_| Error::Busy("others wait for their work already"))?;
+        Ok(LeaveToWait { permit: self.work.permit()?, _waiting: waiting })
+    }
+
+    fn finish(&self, begun: Begun, leave: LeaveToWait<'_>) -> std::result::Result<(), Error> {
+        match self.wait_for(begun, leave)? {
             Ended::Done(_) | Ended::Paused => Ok(()),
             Ended::Cancelled => Err(Error::Cancelled),
             Ended::Failed(28, _) => Err(Error::NoSpace),
@@ -126,8 +136,9 @@ impl EngineFrontEnd {
         match text.parse::<ResizeWish>()? {
             ResizeWish::Cancel => self.fs.exclusive().cancel(Exclusive::Resize),
             ResizeWish::To(devid, length) => {
+                let leave = self.leave_to_wait()?;
                 self.fs.find_device(&WhichDevice::Id(devid), &[])?;
-                self.finish(Begun::Resize(devid, length))
+                self.finish(Begun::Resize(devid, length), leave)
             }
         }
     }
@@ -142,8 +153,9 @@ impl EngineFrontEnd {
     }
 
     fn remove_devices(&self, wanted: &[WhichDevice]) -> std::result::Result<(), Error> {
+        let leave = self.leave_to_wait()?;
         let removal = self.fs.begin_removal(wanted)?;
-        self.finish(Begun::Removal(removal))
+        self.finish(Begun::Removal(removal), leave)
     }
 
     fn begin(&self, input: &[u8]) -> std::result::Result<Begun, Error> {
@@ -153,11 +165,17 @@ impl EngineFrontEnd {
         self.work.begin_balance(&self.fs, (!resumes).then_some(&item))
     }
 
+    fn start_balance(&self, input: &[u8]) -> std::result::Result<u64, Error> {
+        let permit = self.work.permit()?;
+        self.work.spawn(&self.fs, self.begin(input)?, permit)
+    }
+
     /// Balances to the end; `None` if the argument has not its size.
     fn balance(&self, input: &[u8]) -> std::result::Result<Option<Vec<u8>>, Error> {
+        let leave = self.leave_to_wait()?;
         let begun = self.begin(input)?;
         let before = self.fs.balance_status();
-        let ended = self.wait_for(begun)?;
+        let ended = self.wait_for(begun, leave)?;
         let Some(mut status) = self.fs.balance_status().or(before) else { return Ok(None) };
         match ended {
             Ended::Done(progress) => {
@@ -240,34 +258,41 @@ impl EngineFrontEnd {
     }
 
     fn do_work(&self, command: &str, words: &[&str]) -> std::result::Result<(), Error> {
-        let begun = match (command, words) {
-            ("remove", ["cancel"]) => return self.fs.exclusive().cancel(Exclusive::DeviceRemove),
+        match (command, words) {
+            ("remove", ["cancel"]) => self.fs.exclusive().cancel(Exclusive::DeviceRemove),
+            ("add", []) => self.fs.check_addition(),
+            ("add", [path]) => self.add_device(path),
+            ("replace", ["cancel"]) => self.fs.cancel_replacement(),
+            ("replace", ["check", source, target]) => {
+                self.fs.check_replacement_at(&named(source), self.require_elsewhere(Path::new(target))?)
+            }
+            ("resize", ["cancel"]) => self.fs.exclusive().cancel(Exclusive::Resize),
+            _ => {
+                let permit = self.work.permit()?;
+                let begun = self.begin_named(command, words)?;
+                self.work.spawn(&self.fs, begun, permit).map(drop)
+            }
+        }
+    }
+
+    fn begin_named(&self, command: &str, words: &[&str]) -> std::result::Result<Begun, Error> {
+        match (command, words) {
             ("remove", [_, ..]) => {
                 let wanted: Vec<_> = words.iter().map(|word| named(word)).collect();
-                Begun::Removal(self.fs.begin_removal(&wanted)?)
-            }
-            ("add", []) => return self.fs.check_addition(),
-            ("add", [path]) => return self.add_device(path),
-            ("replace", ["cancel"]) => return self.fs.cancel_replacement(),
-            ("replace", ["check", source, target]) => {
-                return self.fs.check_replacement_at(&named(source), self.require_elsewhere(Path::new(target))?);
+                Ok(Begun::Removal(self.fs.begin_removal(&wanted)?))
             }
             ("replace", [read, source, target]) => {
                 let read = if *read == READ_OTHERS { ReadSource::Avoid } else { ReadSource::Always };
                 let target = self.require_elsewhere(Path::new(target))?;
-                Begun::Replacement(self.fs.begin_replacement_at(&named(source), target, read)?)
+                Ok(Begun::Replacement(self.fs.begin_replacement_at(&named(source), target, read)?))
             }
-            ("resize", [text]) => match text.parse::<ResizeWish>()? {
-                ResizeWish::Cancel => return self.fs.exclusive().cancel(Exclusive::Resize),
-                ResizeWish::To(devid, length) => {
-                    self.fs.check_resize()?;
-                    Begun::Resize(devid, length)
-                }
-            },
-            _ => return Err(Error::Invalid("the command is not known")),
-        };
-        let fs = Arc::clone(&self.fs);
-        self.work.spawn(&fs, begun).map(drop).map_err(|_| Error::Busy("no thread could be started"))
+            ("resize", [text]) => {
+                let ResizeWish::To(devid, length) = text.parse()? else { return Err(Error::NotRunning) };
+                self.fs.check_resize()?;
+                Ok(Begun::Resize(devid, length))
+            }
+            _ => Err(Error::Invalid("the command is not known")),
+        }
     }
 }
 
