@@ -216,7 +216,6 @@ impl Table {
 mod tests {
     use super::*;
     use butterfs_format::{Ino, TreeId};
-    use foldhash::HashMap;
 
     fn id(ino: u64) -> InodeId {
         InodeId::new(TreeId::FS, Ino(ino))
