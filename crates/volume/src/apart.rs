@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use butterfs_format::items::{Chunk, Stripe};
 use butterfs_format::superblock::RootBackup;
-use butterfs_format::{Generation, Logical, Superblock, TreeBlock};
+use butterfs_format::{Generation, Logical, Superblock, TreeBlock, TreeId};
 use zerocopy::IntoBytes;
 
 use crate::error::{Error, Result};
@@ -163,10 +163,13 @@ fn copies(volume: &Volume, at: Logical) -> Vec<(usize, Vec<u8>)> {
     pieces.into_iter().filter_map(read).collect()
 }
 
+/// Whether this is a block of a commit. One of a log has the generation of the commit that ends the log, which may put its
+/// own in that place.
 fn is_block(volume: &Volume, bytes: &[u8], at: Logical, generation: u64) -> bool {
     let whole = volume.geometry().csum_type.matches_block(bytes);
     let block = TreeBlock::from_bytes(bytes.to_vec());
-    whole && block.bytenr() == at && block.generation() == Generation(generation)
+    let is_log = block.owner() == TreeId::TREE_LOG;
+    whole && block.bytenr() == at && block.generation() == Generation(generation) && !is_log
 }
 
 /// The error for a member that has commits of its own.
