@@ -126,7 +126,7 @@ pub struct RootBackup {
     pub bytes_used: U64,
     /// Number of devices.
     pub num_devices: U64,
-    /// Reserved.
+    /// Reserved. Nobody reads it but ourselves: numbers of devices that lack the commit.
     pub unused_64: [U64; 4],
     /// Level of the root tree.
     pub tree_root_level: u8,

@@ -2,9 +2,9 @@
 //!
 //! Every commit puts its blocks on all devices before the first superblock. So a device whose superblock is one commit
 //! behind took part in the newest one if a power cut came between two superblocks, and then it has the newest roots; or it
-//! was away, and then it has none of them (ours, degraded, commits twice at least, as its new roots may lie on other
-//! devices altogether). And of two devices with the same generation, either both have the same roots,
-//! byte for byte, or each was written without the other.
+//! was away, and then it has none of them, or the newest commit names it ([`crate::absent`]; ours, degraded, commits twice
+//! at least, as its new roots may lie on other devices altogether). And of two devices with the same generation, either
+//! both have the same roots, byte for byte, or each was written without the other.
 //!
 //! # Invariants
 //! * Nothing is written, and at most a few blocks of each device are read.
@@ -13,9 +13,10 @@ use std::sync::atomic::Ordering;
 
 use butterfs_format::items::{Chunk, Stripe};
 use butterfs_format::superblock::RootBackup;
-use butterfs_format::{Generation, Logical, Superblock, TreeBlock};
+use butterfs_format::{Generation, Logical, Superblock, TreeBlock, TreeId};
 use zerocopy::IntoBytes;
 
+use crate::absent::{is_named, without_names};
 use crate::error::{Error, Result};
 use crate::member::Role;
 use crate::open::each_system_chunk;
@@ -51,7 +52,9 @@ pub(crate) fn examine(volume: &Volume, newest: &Superblock, superblocks: &[Super
         {
             return Err(apart(volume, place));
         }
-        let missed = sb.generation < newest.generation && !matches!(part, Part::Same | Part::Unknown);
+        let lacks_roots = !matches!(part, Part::Same | Part::Unknown);
+        let is_named = is_named(newest, sb.dev_item.devid.get().into());
+        let missed = sb.generation < newest.generation && (lacks_roots || is_named);
         volume.members[place].missed.store(missed, Ordering::Release);
     }
     Ok(())
@@ -77,7 +80,7 @@ pub(crate) fn is_remembered(sb: &Superblock, newest: &Superblock) -> bool {
 fn remembered(sb: &Superblock, newest: &Superblock) -> Option<bool> {
     let same = |backup: &&RootBackup| backup.tree_root_gen == sb.generation;
     let backups = newest.super_roots.iter().find(same).zip(sb.super_roots.iter().find(same));
-    backups.map(|(theirs, own)| theirs.as_bytes() == own.as_bytes())
+    backups.map(|(theirs, own)| without_names(theirs).as_bytes() == without_names(own).as_bytes())
 }
 
 /// Whether those of its system chunks that there still are lie where it says. Halves that did the same have the same roots, byte for
@@ -163,10 +166,13 @@ fn copies(volume: &Volume, at: Logical) -> Vec<(usize, Vec<u8>)> {
     pieces.into_iter().filter_map(read).collect()
 }
 
+/// Whether this is a block of a commit. One of a log has the generation of the commit that ends the log, which may put its
+/// own in that place.
 fn is_block(volume: &Volume, bytes: &[u8], at: Logical, generation: u64) -> bool {
     let whole = volume.geometry().csum_type.matches_block(bytes);
     let block = TreeBlock::from_bytes(bytes.to_vec());
-    whole && block.bytenr() == at && block.generation() == Generation(generation)
+    let is_log = block.owner() == TreeId::TREE_LOG;
+    whole && block.bytenr() == at && block.generation() == Generation(generation) && !is_log
 }
 
 /// The error for a member that has commits of its own.

@@ -59,6 +59,7 @@ impl Volume {
     /// # Errors
     /// If a device fails.
     pub fn write_first_superblocks(&self, sb: &Superblock) -> Result<()> {
+        let sb = &self.naming_absent(sb);
         for member in self.members.present().filter(|member| member.is_new.load(Ordering::Acquire)) {
             write_copies(member, sb)?;
             member.flush()?;

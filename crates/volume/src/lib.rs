@@ -9,6 +9,7 @@
 //!
 //! The mapping of logical to physical addresses is in `map` and `profile`, and nowhere else.
 
+mod absent;
 mod apart;
 pub mod change;
 mod device;

@@ -150,7 +150,8 @@ impl Volume {
         if let Some(index) = self.member(sb.dev_item.devid.get().into()) {
             self.members[index].set_item(sb.dev_item);
         }
-        self.on_each_written(|member| write_copies(member, sb))?;
+        let naming = self.naming_absent(sb);
+        self.on_each_written(|member| write_copies(member, &naming))?;
         *self.superblock.write().unwrap_or_else(std::sync::PoisonError::into_inner) = *sb;
         Ok(())
     }

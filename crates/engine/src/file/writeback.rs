@@ -169,9 +169,15 @@ fn write_where_allowed(
     if pieces.iter().all(|piece| piece.home != Home::Written) {
         return write_data(shared, source, pieces);
     }
-    let _overwriting = shared.overwriting();
-    let count = writable_now(shared, inode, pieces)?;
-    write_data(shared, source, &pieces[..count])
+    shared.gate.commit_if_owed()?;
+    let sums = {
+        let _overwriting = shared.overwriting();
+        let count = writable_now(shared, inode, pieces)?;
+        write_data(shared, source, &pieces[..count])?
+    };
+    // Before this is done, the superblock of a device that missed it has to be old.
+    shared.gate.commit_if_owed()?;
+    Ok(sums)
 }
 
 /// Gives the first piece new space. What was written where it was to go, nobody sees.

@@ -18,6 +18,7 @@ use butterfs_format::items::Timespec;
 use butterfs_volume::Volume;
 
 use super::in_flight::InFlight;
+use super::log::Led;
 use super::promises::{DataReservation, Need, SpaceUsage, Wanted};
 use super::row_turns::{RowHold, RowTurns, RowsAlone};
 use super::stopped::{Listeners, Stopped, StoppedBy};
@@ -343,7 +344,8 @@ impl Gate {
         if tx.is_log_durable(ticket) {
             return Ok(());
         }
-        if tx.log_refused().is_some() {
+        // A superblock with a log is of the last commit, as that of a device that was dropped may be.
+        if tx.log_refused().is_some() || self.volume.owes_commit() {
             return self.commit_entered(rows, tx);
         }
         let Ok(frozen) = tx.freeze_log() else {
@@ -351,10 +353,23 @@ impl Gate {
             return self.commit_entered(rows, tx);
         };
         drop((tx, rows));
-        frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("writing the log failed: {error}")))?;
+        let led =
+            frozen.write(&self.volume).inspect_err(|error| self.abort(&format!("writing the log failed: {error}")))?;
+        if led == Led::Nowhere {
+            let (rows, mut tx) = self.enter_to_freeze();
+            tx.give_up_log(frozen);
+            return self.commit_entered(rows, tx);
+        }
         self.trees.write().finish_log(frozen);
-        // A superblock with a log is of the last commit, as that of a device that was dropped may be.
+        // Its own superblock may be what a device failed at, or one is missing.
         self.commit_what_is_owed()
+    }
+
+    /// Commits, if a device was dropped and its superblock is not behind the others' far enough yet. To be asked before and
+    /// after written extents are overwritten, by which no superblock changes: until then a power cut would leave mirrors
+    /// that differ, and nothing tells which of them is old.
+    pub fn commit_if_owed(&self) -> Result<()> {
+        if self.volume.owes_commit() { self.commit() } else { Ok(()) }
     }
 
     /// Runs `before` in the exclusive part of a commit, just before the trees are frozen, and

@@ -381,6 +381,11 @@ impl Transaction {
         self.log.done = frozen.number;
     }
 
+    /// Nothing leads to what was written: the log before it is the durable one, until the commit that is to come.
+    pub(super) fn give_up_log(&mut self, frozen: FrozenLog) {
+        self.log.stale.extend(frozen.stale);
+    }
+
     /// The transaction commits: the log is over. What may be durable of it stays taken until the
     /// commit is.
     pub(super) fn drop_log(&mut self) {
@@ -395,16 +400,27 @@ impl Transaction {
     }
 }
 
+/// Whether a superblock leads to a log that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Led {
+    There,
+    /// A device was dropped meanwhile: what led to the log would be of the generation that this one has.
+    Nowhere,
+}
+
 impl FrozenLog {
     /// Blocks, flush, superblocks, flush.
-    pub(super) fn write(&self, volume: &Volume) -> Result<()> {
+    pub(super) fn write(&self, volume: &Volume) -> Result<Led> {
         volume.check_unchanged()?;
         // A log is of the generation after that of its superblock.
         write_blocks(&self.blocks, Generation(self.superblock.generation.get()).next(), volume)?;
         volume.flush()?;
+        if volume.owes_commit() {
+            return Ok(Led::Nowhere);
+        }
         volume.write_log_superblock(&self.superblock)?;
         volume.flush()?;
-        Ok(())
+        Ok(Led::There)
     }
 }
 
