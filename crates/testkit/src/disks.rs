@@ -47,10 +47,10 @@ impl Disks {
         Filesystem::open(volume, options, Box::new(SystemEnvironment))
     }
 
-    /// Copies of all, as they are at this moment.
+    /// Copies of all, as they are at this one moment.
     #[must_use]
     pub fn snapshot(&self) -> Self {
-        Self(self.0.iter().map(|device| Arc::new(device.snapshot())).collect())
+        Self(MemDevice::snapshots(&self.0).into_iter().map(Arc::new).collect())
     }
 
     /// [`judge`], of all.

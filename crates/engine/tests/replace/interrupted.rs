@@ -213,10 +213,7 @@ fn cancelled_and_cut() {
         let running = scope.spawn(|| replace(&fs, 2, &new).unwrap());
         let mut cuts = Vec::new();
         while !running.is_finished() && cuts.len() < 12 {
-            // What counts on a device is looked at before it.
-            let first = devices.0[0].snapshot();
-            let (old, new) = (devices.0[1].snapshot(), new.snapshot());
-            cuts.push(Disks(vec![Arc::new(first), Arc::new(old), Arc::new(new)]));
+            cuts.push(Disks(vec![devices.0[0].clone(), devices.0[1].clone(), new.clone()]).snapshot());
         }
         running.join().unwrap();
         cuts

@@ -6,7 +6,8 @@
 //!   written to another after it was taken.
 //!
 //! # Locking
-//! One lock over the page map, held for the copy of one request.
+//! One lock over the page map, held for the copy of one request; those of several devices to copy them all at one moment,
+//! shared, by who holds none of them otherwise.
 
 use std::collections::HashMap;
 use std::io;
@@ -55,6 +56,17 @@ impl MemDevice {
     /// A copy with the same bytes, for tests that try several futures. It costs next to nothing.
     pub fn snapshot(&self) -> Self {
         Self { name: self.name.clone(), len: self.len, pages: RwLock::new(self.pages().clone()) }
+    }
+
+    /// Copies of several, all as they are at one moment: as a power cut leaves devices that forget nothing.
+    pub fn snapshots(devices: &[Arc<Self>]) -> Vec<Self> {
+        let locked: Vec<_> = devices.iter().map(|device| (device, device.pages())).collect();
+        let copy = |(device, pages): &(&Arc<Self>, RwLockReadGuard<'_, Pages>)| Self {
+            name: device.name.clone(),
+            len: device.len,
+            pages: RwLock::new((*pages).clone()),
+        };
+        locked.iter().map(copy).collect()
     }
 
     /// The parts that were ever written, in order, for a sparse copy in a file.
