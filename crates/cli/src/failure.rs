@@ -110,9 +110,11 @@ pub fn volume(code: u8, path: &Path, error: &butterfs_volume::Error) -> Failure 
     use butterfs_volume::Error;
     match error {
         Error::Device { source, .. } => io(code, path, source),
-        Error::NotBtrfs { .. } => {
-            Failure::at(code, path, format!("{error}; name a Btrfs image, or make one with butterfs mkfs"))
-        }
+        Error::NotBtrfs { .. } => Failure::at(
+            code,
+            path,
+            format!("{error}; name a Btrfs image, or make one with butterfs mkfs, which erases what is there"),
+        ),
         Error::MissingDevices(_) => Failure::at(
             code,
             path,

@@ -109,6 +109,37 @@ fn on_a_mount() {
     kernel_has(&images, &mnt, &tree);
 }
 
+/// The device that took the place of the only one is named, by ours and by the stock tool, not the one that was mounted; so is the
+/// one that is left when others are removed.
+#[test]
+fn the_device_that_is_left_is_named() {
+    let Some(work) = setup("replace-names") else { return };
+    compat_library();
+    let mnt = work.dir("mnt");
+    let images: Vec<_> = ["first", "second", "third"].map(|name| work.file(name)).into();
+    images.iter().for_each(|image| create_sparse(image, 400 * MIB));
+    let loops: Vec<_> = images.iter().map(|image| Loop::over(image)).collect();
+    run(Command::new("mkfs.btrfs").arg("-q").arg(loops[0].path())).ok();
+    let mounted = Ours::new(&[loops[0].path().to_path_buf()], &mnt, "noatime");
+    let named = |expected: &Path| {
+        let ours = run(Command::new(BUTTERFS).args(["filesystem", "show"]).arg(&mnt)).ok().stdout;
+        let stock = ["compat", "--", "btrfs", "device", "usage"];
+        let stock = run(Command::new(BUTTERFS).args(stock).arg(&mnt)).ok().stdout;
+        let expected = expected.to_str().expect("a plain path");
+        assert!(ours.contains(&format!(" path {expected}\n")), "{expected}: {ours}");
+        assert!(stock.starts_with(&format!("{expected}, ID: ")), "{expected}: {stock}");
+    };
+    named(loops[0].path());
+    replace(&["-B"], Path::new("1"), loops[1].path(), &mnt).ok();
+    named(loops[1].path());
+    run(Command::new(BUTTERFS).args(["device", "add"]).arg(loops[2].path()).arg(&mnt)).ok();
+    run(Command::new(BUTTERFS).args(["device", "remove"]).arg(loops[1].path()).arg(&mnt)).ok();
+    named(loops[2].path());
+    drop(mounted);
+    drop(loops);
+    devices::assert_clean(&images[2..]);
+}
+
 /// The stock tool, over our mount.
 #[test]
 fn by_btrfs_progs() {

@@ -67,7 +67,9 @@ fn on_a_mount() {
     let refused = butterfs(&["device", "add", images[0].to_str().expect("text")], &mnt);
     assert!(!refused.status.success(), "{refused}");
     let refused = butterfs(&["balance", "start", "-dconvert=raid1c4"], &mnt);
-    assert!(!refused.status.success(), "{refused}");
+    assert!(refused.stderr.contains("raid1c4 needs at least 4 devices, there would be 3"), "{refused}");
+    let refused = butterfs(&["balance", "start", "-mconvert=single"], &mnt);
+    assert!(refused.stderr.contains("would be less redundant: use --force"), "{refused}");
     let converted = butterfs(&["balance", "start", "-dconvert=raid1", "-mconvert=raid1c3"], &mnt).ok();
     assert!(converted.stdout.contains("Done, had to relocate "), "{converted}");
     let status = butterfs(&["balance", "status"], &mnt).ok();

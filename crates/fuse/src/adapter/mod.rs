@@ -81,7 +81,8 @@ pub struct AdapterOptions {
     pub subvolume_ino: SubvolumeIno,
     /// The image or device, for [`crate::control::status()`].
     pub device: String,
-    /// The block device that stands for the only device, if that is none itself: where commands of Btrfs look.
+    /// The block device that stands for the only device of the beginning, if that is none itself: where commands of Btrfs
+    /// look.
     pub block_device: Option<String>,
     /// Device number of the mount, as in `st_dev`: no device of the filesystem may lie there.
     pub device_number: Option<u64>,
@@ -127,6 +128,8 @@ pub struct EngineFrontEnd {
     synced: Mutex<ErrorCursor>,
     numbers: Numbers,
     options: AdapterOptions,
+    /// The device that was the only one when this began, by the name it has itself and by that of what stands for it.
+    stand_in: Option<(String, String)>,
     changeable: Mutex<Changeable>,
     notifier: Mutex<Notifier>,
     background: Background,
@@ -165,7 +168,13 @@ impl EngineFrontEnd {
     /// Serves `fs`. Its threads start with the session.
     pub fn new(fs: Arc<Filesystem>, options: AdapterOptions) -> Self {
         let root = fs.root();
+        let volume = fs.shared().gate.volume();
+        let only = match volume.dev_items().as_slice() {
+            [item] => volume.device_name(item.devid.get().into()),
+            _ => None,
+        };
         Self {
+            stand_in: only.zip(options.block_device.clone()),
             nodes: Arc::new(Nodes::new(root)),
             handles: Handles::default(),
             offers: Offers::default(),

@@ -13,6 +13,7 @@ use butterfs_engine::Error;
 use butterfs_engine::filesystem::{BalanceEnd, BalanceProgress, Filesystem};
 use butterfs_format::items::{BalanceArgs, BalanceFlags, BalanceItem};
 use butterfs_fuse::control::{self, MountBalance, WorkEnd};
+use butterfs_volume::Profile;
 use rustix::io::Errno;
 
 use super::space;
@@ -130,7 +131,8 @@ fn begin(start: &Start) -> Result<ExitCode> {
     match WorkTarget::open(path, &start.target.image)? {
         WorkTarget::Mount(file) => {
             check_exclusive(ask(&file), path, "balance", Busy::of(start.enqueue))?;
-            control::begin_balance(ask(&file), Some(&item)).map_err(|error| refused(path, &error))?;
+            let devices = || control::filesystem_info(ask(&file)).ok().map(|info| info.devices as usize);
+            control::begin_balance(ask(&file), Some(&item)).map_err(|error| refused(path, &error, &item, devices()))?;
             if start.background { Ok(ExitCode::SUCCESS) } else { follow(&file, &start.target, &interrupt) }
         }
         WorkTarget::Image(fs) => in_process(&fs, &start.target, &interrupt, || fs.balance(&item)),
@@ -258,15 +260,24 @@ fn failed(path: &Path, text: &str) -> Failure {
     Failure::new(exit::USAGE, format!("error during balancing '{}': {text}", path.display()))
 }
 
-fn refused(path: &Path, error: &std::io::Error) -> Failure {
+/// Why a mount with so many devices refuses a balance; it tells no more than a number.
+fn refused(path: &Path, error: &std::io::Error, item: &BalanceItem, devices: Option<usize>) -> Failure {
     match Errno::from_io_error(error) {
         Some(Errno::NOTTY | Errno::ROFS) => not_ours(path, error),
-        Some(Errno::INVAL) => failed(
-            path,
-            "refused; the profile needs more devices, or metadata would be less redundant (then use --force)",
-        ),
+        Some(Errno::INVAL) => match too_few_devices(item, devices) {
+            Some(why) => failed(path, &why.to_string()),
+            None => failed(path, "refused; metadata would be less redundant: use --force if that is wanted"),
+        },
         _ => failed(path, &error.to_string()),
     }
+}
+
+/// The first profile to convert to that needs more devices.
+fn too_few_devices(item: &BalanceItem, devices: Option<usize>) -> Option<Error> {
+    let left = devices?;
+    let targets = [&item.data, &item.metadata, &item.system].into_iter().filter_map(BalanceArgs::target_profile);
+    let profile = targets.filter_map(Profile::of).find(|profile| profile.min_devices > left)?;
+    Some(Error::TooFewDevices { profile: profile.flags.profile_name(), needed: profile.min_devices, left })
 }
 
 /// One line on a terminal, written over.

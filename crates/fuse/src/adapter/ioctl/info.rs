@@ -73,8 +73,9 @@ impl EngineFrontEnd {
         out.extend(item.total_bytes.get().to_ne_bytes());
         out.extend(item.fsid);
         out.resize(DEV_PATH, 0);
-        let stands = self.options.block_device.clone().filter(|_| items.len() == 1);
-        let name = stands.or_else(|| volume.device_name(DevId(item.devid.get()))).unwrap_or_default();
+        let name = volume.device_name(DevId(item.devid.get())).unwrap_or_default();
+        // Another device may have taken the place of the one that something stands for.
+        let name = self.stand_in.as_ref().filter(|(own, _)| *own == name).map_or(name, |(_, stands)| stands.clone());
         out.extend(name.bytes().take(DEV_PATH_LEN - 1));
         out.resize(DEV_PATH + DEV_PATH_LEN, 0);
         Ok(out)
