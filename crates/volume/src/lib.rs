@@ -50,6 +50,6 @@ pub use scan::{ScannedDevice, find_missing, paths_in, scan, system_devices};
 pub use scrub::{DeviceExtent, Held, Parity, ParityKind, ParityPlace, StoredPart};
 pub use shown::{superblock_copy, with_superblock};
 pub use stats::DeviceStats;
-pub use superblock::erase_superblocks;
+pub use superblock::{erase_superblocks, make_unknown};
 pub use targets::{Unfit, from_the_beginning};
 pub use volume::{BadChunks, Missing, OpenMode, OpenOptions, Volume};

@@ -9,6 +9,7 @@ use butterfs_format::{Corruption, Superblock};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::member::Seen;
+use crate::signatures;
 use crate::volume::OpenMode;
 
 /// Where the magic is within a superblock.
@@ -123,6 +124,16 @@ pub fn erase_superblocks(device: &dyn BlockDevice) -> Result<()> {
         }
     }
     device.flush().map_err(failed)
+}
+
+/// Nobody takes a device for what it was any more, and that is durable: what it holds is about to be overwritten.
+///
+/// # Errors
+/// Those of the device.
+pub fn make_unknown(device: &dyn BlockDevice) -> Result<()> {
+    let failed = |source| Error::Device { name: device.name(), devid: None, source };
+    signatures::erase_others(device).map_err(failed)?;
+    erase_superblocks(device)
 }
 
 fn no_superblock(device: &dyn BlockDevice, primary: Copy) -> Error {

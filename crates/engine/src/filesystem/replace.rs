@@ -18,12 +18,12 @@ use std::sync::{Arc, Mutex};
 use butterfs_format::items::{DevReplaceItem, ReadSource, ReplaceState};
 use butterfs_format::{DevId, TreeId};
 use butterfs_volume::{
-    BlockDevice, FileDevice, Missing, Unfit, Volume, erase_superblocks, from_the_beginning, signatures,
+    BlockDevice, FileDevice, Missing, Unfit, Volume, erase_superblocks, from_the_beginning, make_unknown,
 };
 use zerocopy::IntoBytes;
 
 use super::Filesystem;
-use super::devices::{WhichDevice, device_error};
+use super::devices::WhichDevice;
 use super::exclusive::{Exclusive, ExclusiveTurn};
 use crate::error::{Error, Result};
 use crate::inode::lock;
@@ -87,12 +87,6 @@ struct State {
     suspend: bool,
     /// Bytes of the source.
     size: u64,
-}
-
-/// Nothing may take the target for what it was.
-fn clear(target: &dyn BlockDevice) -> Result<()> {
-    signatures::erase_others(target).map_err(|source| device_error(target, source))?;
-    Ok(erase_superblocks(target)?)
 }
 
 fn read_item(tx: &Transaction) -> Result<DevReplaceItem> {
@@ -181,7 +175,7 @@ impl Filesystem {
         let turn = self.begin_exclusive(Exclusive::DeviceReplace)?;
         self.require_fit(devid, &**target)?;
         let volume = self.shared.gate.volume();
-        clear(&**target)?;
+        make_unknown(&**target)?;
         let item = DevReplaceItem {
             src_devid: devid.0.into(),
             read_mode: (read as u64).into(),

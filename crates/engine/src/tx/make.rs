@@ -9,7 +9,7 @@ use butterfs_format::items::{
 };
 use butterfs_format::superblock::{CompatRo, HEADER_FLAG_WRITTEN, MAGIC};
 use butterfs_format::{Generation, Ino, ItemType, Key, Logical, Superblock, TreeId};
-use butterfs_volume::{BlockDevice, DeviceStats, Profile, Volume, erase_superblocks, signatures};
+use butterfs_volume::{BlockDevice, DeviceStats, Profile, Volume, make_unknown};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::chunks::chunk_key;
@@ -49,13 +49,6 @@ pub fn make(devices: &[Arc<dyn BlockDevice>], options: &MakeOptions) -> Result<(
     tx.fill_first_trees(options)?;
     Gate::around(Arc::clone(&volume), tx, super::GateSettings::default()).commit()?;
     refuse_failures(&volume)
-}
-
-/// Nobody takes a device for what it was any more, and that is durable: what it holds is about to be overwritten.
-fn make_unknown(device: &dyn BlockDevice) -> Result<()> {
-    let failed = |source| butterfs_volume::Error::Device { name: device.name(), devid: None, source };
-    signatures::erase_others(device).map_err(failed)?;
-    Ok(erase_superblocks(device)?)
 }
 
 /// What profiles tolerate later is no way to begin.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use butterfs_engine::mkfs::MIN_SIZE;
 use butterfs_fuse::control;
-use butterfs_volume::{BlockDevice, FileDevice, erase_superblocks, signatures};
+use butterfs_volume::{BlockDevice, FileDevice, make_unknown, signatures};
 
 use super::split;
 use crate::commands::mount::protected::is_protected;
@@ -138,8 +138,7 @@ pub(super) fn look(path: &Path, force: Overwrite) -> Result<FileDevice> {
 
 /// Has a device forget what it holds, after nobody takes it for that any more.
 pub(super) fn clear(path: &Path, device: &FileDevice, how: Discard) -> Result<()> {
-    signatures::erase_others(device).map_err(|error| failure::io(exit::USAGE, path, &error))?;
-    erase_superblocks(device).map_err(|error| failure::volume(exit::USAGE, path, &error))?;
+    make_unknown(device).map_err(|error| failure::volume(exit::USAGE, path, &error))?;
     if how == Discard::Yes && discard(device) {
         let (name, len) = (path.display(), size::display(device.len()));
         output::line(format!("Performing full device TRIM {name} ({len}) ..."));
