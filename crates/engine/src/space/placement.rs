@@ -142,4 +142,16 @@ mod tests {
         let wide = place_on(BlockGroupFlags::RAID0, &limits, &devices).unwrap();
         assert_eq!((wide.stripe_len, wide.len), (128 * MIB, GIB));
     }
+
+    /// What the kernel's driver makes of 1,500, 1,500 and 900 MiB: a tenth of all, rounded up.
+    #[test]
+    fn a_limit_is_rounded_up() {
+        let devices = [holes(&[(MIB, 1400 * MIB)]), holes(&[(MIB, 1400 * MIB)]), holes(&[(MIB, 800 * MIB)])];
+        let limits = Limits { chunk: 390 * MIB, ..LIMITS };
+        let pair = place_on(BlockGroupFlags::RAID1, &limits, &devices).unwrap();
+        assert_eq!((pair.stripe_len, pair.len), (400 * MIB, 400 * MIB));
+        // Not beyond the room there is.
+        let narrow = [holes(&[(MIB, 395 * MIB)]), holes(&[(MIB, 396 * MIB)])];
+        assert_eq!(place_on(BlockGroupFlags::RAID1, &limits, &narrow).unwrap().len, 395 * MIB);
+    }
 }

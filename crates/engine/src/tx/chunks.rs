@@ -156,24 +156,22 @@ impl Transaction {
         known_profile(flags).map(drop)
     }
 
-    /// The largest size of a chunk and its stripes: as the kernel, by kind and by the size of the filesystem.
+    /// The largest size of a chunk and its stripes, by kind and by the size of the filesystem.
+    /// Source: `init_alloc_chunk_ctl_policy_regular` and `calc_chunk_size`.
     fn chunk_limits(&self, kind: BlockGroupFlags, profile: &Profile) -> Limits {
         // As the kernel's total_rw_bytes: a chunk that is a tenth of what is missing would take all that is left.
         let there = self.devices.iter().filter(|device| self.takes_chunks(device));
         let total: u64 = there.map(|device| device.total_bytes.get()).sum();
-        let (stripe, chunk, devices) = match kind {
-            BlockGroupFlags::SYSTEM => (32 * MIB, 32 * MIB, SYSTEM_CHUNK_DEVICES),
-            BlockGroupFlags::METADATA if total <= 50 * GIB => (256 * MIB, 256 * MIB, usize::MAX),
-            BlockGroupFlags::METADATA => (GIB, GIB, usize::MAX),
-            _ => (GIB, 10 * GIB, usize::MAX),
+        let (chunk, devices) = match kind {
+            BlockGroupFlags::SYSTEM => (32 * MIB, SYSTEM_CHUNK_DEVICES),
+            BlockGroupFlags::METADATA if total <= 50 * GIB => (256 * MIB, usize::MAX),
+            BlockGroupFlags::METADATA => (GIB, usize::MAX),
+            _ => (10 * GIB, usize::MAX),
         };
-        let tenth = |parts: u64| (total / 10 / parts).max(8 * MIB);
-        let whole = |bytes: u64| bytes / STRIPE_LEN * STRIPE_LEN;
-        let stripe = whole(stripe.min(tenth(profile.stripes_per_device as u64)));
         Limits {
-            stripe,
-            chunk: chunk.min(tenth(1)),
-            least: whole(stripe.min(MIB.max(16 * u64::from(self.geometry.nodesize)))),
+            stripe: chunk.min(GIB),
+            chunk: chunk.min(total / 10),
+            least: MIB.max(16 * u64::from(self.geometry.nodesize)),
             devices: devices.min(self.most_stripes() / profile.stripes_per_device),
         }
     }
