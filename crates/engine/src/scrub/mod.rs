@@ -134,7 +134,7 @@ pub(crate) fn scrub(
     together.leave(devid).into_iter().for_each(|finding| monitor.report(finding, sector));
     let end = end?;
     rows::verify_later(&run)?;
-    if options.mode == ScrubMode::Repair && monitor.progress().errors() > 0 {
+    if options.mode == ScrubMode::Repair && !monitor.progress().is_clean() {
         // Makes repairs durable, writes the counters, and superblocks anew.
         gate.commit()?;
         volume.flush()?;

@@ -46,7 +46,8 @@ pub struct ScrubProgress {
     pub corrected_errors: u64,
     /// Where on the device the scrub is.
     pub last_physical: u64,
-    /// Errors that were gone when it was looked again; never counted.
+    /// Sectors of parity that did not fit, where nobody knows whether it changed or what it was made of. (The kernel counts
+    /// errors here that were gone when it looked again.)
     pub unverified_errors: u64,
 }
 
@@ -102,6 +103,7 @@ impl ScrubProgress {
             Trouble::Unread => self.read_errors += sectors,
             Trouble::Checksum => self.csum_errors += sectors,
             Trouble::Block(_) | Trouble::Parity | Trouble::Mirrors => self.verify_errors += sectors,
+            Trouble::Unfit => self.unverified_errors += sectors,
         }
         match finding.remedy {
             Remedy::Repaired | Remedy::Possible => self.corrected_errors += sectors,
@@ -117,9 +119,14 @@ impl ScrubProgress {
         *self = Self { last_physical, ..Self::from_values(values) };
     }
 
-    /// All errors that were met.
+    /// All errors of which it is known that the device is at fault.
     pub fn errors(&self) -> u64 {
         self.read_errors + self.csum_errors + self.verify_errors + self.super_errors
+    }
+
+    /// Whether nothing was wrong.
+    pub fn is_clean(&self) -> bool {
+        self.errors() + self.unverified_errors == 0
     }
 }
 
@@ -132,8 +139,11 @@ pub enum Trouble {
     Checksum,
     /// The checksum of a tree block matches, and it is not the right one.
     Block(String),
-    /// Parity that does not fit the data. If some of that has no checksum, nobody knows which is right.
+    /// Parity that does not fit the data, all of which is right.
     Parity,
+    /// Parity that does not fit what it was made of, and some of that has no checksum or is free space: nobody knows which
+    /// of them changed.
+    Unfit,
     /// Data without checksums that differs from its first copy: nobody knows which is right.
     Mirrors,
     /// A superblock.
@@ -147,6 +157,9 @@ impl std::fmt::Display for Trouble {
             Self::Checksum => f.write_str("checksum does not match"),
             Self::Block(problem) | Self::Superblock(problem) => f.write_str(problem),
             Self::Parity => f.write_str("parity does not fit the data"),
+            Self::Unfit => f.write_str(
+                "does not fit what has no checksum, or is free, in its row: which of them changed is not known",
+            ),
             Self::Mirrors => f.write_str("differs from the first copy, and has no checksum"),
         }
     }
@@ -198,7 +211,7 @@ impl std::fmt::Display for ScrubFinding {
         let what = match (self.logical, self.is_data) {
             (Some(at), true) => format!("data at logical {at}"),
             (Some(at), false) => format!("tree block {at}"),
-            (None, _) if self.trouble == Trouble::Parity => "parity".into(),
+            (None, _) if matches!(self.trouble, Trouble::Parity | Trouble::Unfit) => "parity".into(),
             (None, _) => "superblock".into(),
         };
         write!(f, "device {devid} physical {physical} length {len}: {what}: {}; {}", self.trouble, self.remedy)

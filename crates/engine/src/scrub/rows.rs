@@ -4,6 +4,8 @@
 //! * Tree blocks and data with checksums are verified before parity is computed from them, and taken from another way if
 //!   they are bad; where there is none that is good, parity is not judged: it may be what they can be rebuilt from.
 //! * Where data without checksums is, or something that no extent item tells of, parity is never written.
+//! * A device is charged with parity that does not fit only where all that it was made of was verified. Beside space that
+//!   holds nothing, that may be what changed: parity is made to fit, for the others rely on it, and nobody is charged.
 //! * Parity that differs is looked at again before it is said to be wrong. Where something beside it was freed a moment
 //!   ago, that is done once more at the end, when a commit has made the space free.
 //!
@@ -31,8 +33,10 @@ use crate::tx::Transaction;
 enum Line {
     /// It holds nothing, or what may be anything.
     Unused,
-    /// What is in use was verified.
+    /// All of it is in use, and was verified.
     Verified,
+    /// What is in use was verified; the rest may have changed, and nobody cares but for the parity.
+    Beside,
     /// Some of it has no checksum: when parity does not fit, nobody knows which of them is right.
     Unsummed,
     /// Some of it is bad, or nothing tells what it is.
@@ -136,7 +140,7 @@ fn held_line(run: &Run<'_>, piece: &Piece, at: u64) -> Line {
 
 /// What the trees tell of a line.
 fn told_line(run: &Run<'_>, parity: &Parity, tx: &Transaction, pieces: &[Piece], number: usize) -> Result<Line> {
-    let mut line = Line::Unused;
+    let (mut line, mut is_full) = (Line::Unused, true);
     for column in 0..parity.columns {
         let at = parity.row.0 + column * STRIPE_LEN + number as u64 * run.sector;
         let piece = pieces.iter().find(|piece| (piece.at.0..piece.at.0 + piece.len).contains(&at));
@@ -148,9 +152,10 @@ fn told_line(run: &Run<'_>, parity: &Parity, tx: &Transaction, pieces: &[Piece],
             // The last commit may lead to it, or a log, or the next commit will.
             None => Line::Unknown,
         };
+        is_full &= told != Line::Unused;
         line = line.max(told);
     }
-    Ok(line)
+    Ok(if line == Line::Verified && !is_full { Line::Beside } else { line })
 }
 
 /// Compares a parity stripe with what was computed. What cannot be read is wrong.
@@ -158,7 +163,7 @@ fn wrong_sectors(run: &Run<'_>, part: &StoredPart, row: &Row) -> Vec<usize> {
     let sector = run.sector as usize;
     let mut stored = vec![0; STRIPE_LEN as usize];
     let is_read = run.volume.read_device(run.devid, part.physical, &mut stored).is_ok();
-    let is_judged = |line: &Line| matches!(line, Line::Verified | Line::Unsummed);
+    let is_judged = |line: &Line| matches!(line, Line::Verified | Line::Beside | Line::Unsummed);
     let compared = stored.chunks(sector).zip(row.parity.chunks(sector)).zip(&row.lines).enumerate();
     compared.filter(|(_, ((a, b), line))| is_judged(line) && (!is_read || a != b)).map(|(index, _)| index).collect()
 }
@@ -188,23 +193,16 @@ fn compute(run: &Run<'_>, parity: &Parity, pieces: &[Piece], mut lines: Vec<Line
 fn report(run: &Run<'_>, part: &StoredPart, row: &Row, sector: usize) {
     let from = sector * run.sector as usize;
     let physical = part.physical + from as u64;
-    let is_sure = row.lines[sector] == Line::Verified;
-    if is_sure {
+    let trouble = if row.lines[sector] == Line::Verified { Trouble::Parity } else { Trouble::Unfit };
+    if trouble == Trouble::Parity {
         run.volume.note_corruption(run.devid);
     }
     let remedy = match run.mode {
-        _ if !is_sure => Remedy::None,
+        _ if row.lines[sector] == Line::Unsummed => Remedy::None,
         ScrubMode::ReadOnly => Remedy::Possible,
         ScrubMode::Repair => write(run, physical, &row.parity[from..from + run.sector as usize]),
     };
-    let finding = ScrubFinding {
-        devid: run.devid,
-        physical,
-        len: run.sector,
-        logical: None,
-        is_data: false,
-        trouble: Trouble::Parity,
-        remedy,
-    };
+    let finding =
+        ScrubFinding { devid: run.devid, physical, len: run.sector, logical: None, is_data: false, trouble, remedy };
     run.monitor.report(finding, run.sector);
 }

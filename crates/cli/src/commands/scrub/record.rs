@@ -79,6 +79,12 @@ impl Record {
             }
         }
         record.progress = ScrubProgress::from_values(values);
+        // The file has no place for it: it is what was seen to and is nothing else.
+        let progress = &mut record.progress;
+        let known = [progress.read_errors, progress.csum_errors, progress.verify_errors];
+        let known = known.into_iter().fold(0, u64::saturating_add);
+        let seen_to = progress.corrected_errors.saturating_add(progress.uncorrectable_errors);
+        progress.unverified_errors = seen_to.saturating_sub(known);
         Some(record)
     }
 }
@@ -136,6 +142,8 @@ mod tests {
         assert_eq!((record.progress.csum_errors, record.progress.last_physical), (3, 110_100_480));
         assert!(record.cancelled && record.finished && record.can_be_resumed());
         assert_eq!(record.line(fsid), line);
-        assert_eq!(Record::parse(line, "0"), None);
+        assert_eq!((record.progress.unverified_errors, Record::parse(line, "0")), (0, None));
+        let line = line.replace("corrected_errors:2", "corrected_errors:86");
+        assert_eq!(Record::parse(&line, fsid).unwrap().progress.unverified_errors, 84, "beside those three");
     }
 }
