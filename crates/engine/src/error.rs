@@ -15,6 +15,19 @@ pub enum Error {
     /// The filesystem has no room for what was asked.
     #[error("no space left on the filesystem")]
     NoSpace,
+    /// The same, of what is to be moved; the text says what, and what it takes.
+    #[error("{0}")]
+    NoRoom(String),
+    /// A device is to be larger than it is.
+    #[error("device {devid} has {has} bytes, and {wanted} are wanted; name max for all there is of it")]
+    BeyondDevice {
+        /// Its number.
+        devid: DevId,
+        /// How many bytes it has.
+        has: u64,
+        /// How many it was to have.
+        wanted: u64,
+    },
     /// No such file, subvolume or item.
     #[error("no such file or directory")]
     NotFound,
@@ -74,7 +87,7 @@ pub enum Error {
         left: usize,
     },
     /// One operation of those that exclude each other is under way, or was interrupted: this one.
-    #[error("another operation is in progress: {0}")]
+    #[error("another operation is in progress: {0}{advice}", advice = what_to_do(.0))]
     InProgress(&'static str),
     /// Somebody wanted it to end before it was done.
     #[error("cancelled")]
@@ -98,6 +111,14 @@ pub enum Error {
     ShutDown,
 }
 
+/// What to do about an operation that does not end by itself.
+fn what_to_do(name: &str) -> &'static str {
+    match name {
+        "balance paused" => "; balance resume goes on with it, balance cancel ends it",
+        _ => "",
+    }
+}
+
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -119,7 +140,7 @@ impl Error {
             Self::Volume(butterfs_volume::Error::NotBtrfs { .. } | butterfs_volume::Error::Unsupported(_)) => 22,
             Self::Volume(butterfs_volume::Error::Busy(_)) => 16,
             Self::Corruption(_) | Self::Volume(_) | Self::ShutDown => 5,
-            Self::NoSpace => 28,
+            Self::NoSpace | Self::NoRoom(_) => 28,
             Self::NotFound | Self::NoDevice(_) => 2,
             Self::Exists => 17,
             Self::NotDirectory => 20,
@@ -135,7 +156,7 @@ impl Error {
             Self::NotPermitted(_) => 1,
             Self::CrossSubvolume => 18,
             Self::NoAttribute => 61,
-            Self::TooLarge => 27,
+            Self::TooLarge | Self::BeyondDevice { .. } => 27,
             Self::DoesNotFit => 34,
             Self::Busy(_) => 16,
             Self::Unsupported(_) => 95,
@@ -179,7 +200,9 @@ mod tests {
             (Error::NotRunning, 107, "ENOTCONN"),
             (Error::Cancelled, 125, "ECANCELED"),
             (Error::TooLarge, 27, "EFBIG"),
+            (Error::BeyondDevice { devid: DevId(7), has: 1, wanted: 2 }, 27, "EFBIG"),
             (Error::NoSpace, 28, "ENOSPC"),
+            (Error::NoRoom("too much lies there".into()), 28, "ENOSPC"),
             (Error::ReadOnly, 30, "EROFS"),
             (Error::Aborted("a write failed".into()), 30, "EROFS"),
             (Error::ShutDown, 5, "EIO"),

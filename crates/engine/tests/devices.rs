@@ -245,7 +245,7 @@ fn an_interrupted_balance_goes_on() {
         fs.run_balance(turn).unwrap(),
         (
             BalanceEnd::Paused,
-            BalanceProgress { expected: fs.balance_status().unwrap().progress.expected, considered: 1, completed: 0 }
+            BalanceProgress { expected: fs.balance_status().unwrap().progress.expected, considered: 0, completed: 0 }
         )
     );
     fs.cancel_balance().unwrap();
@@ -254,6 +254,31 @@ fn an_interrupted_balance_goes_on() {
     drop(fs);
     devices.judge(0..2);
     assert_eq!(devices.open(0..2).balance_status(), None);
+}
+
+/// As the kernel: all groups are looked at, whatever the filters let through, and those that are empty count.
+#[test]
+fn a_balance_looks_at_all_groups() {
+    let devices = Devices::new(&[1500]);
+    devices.make(1, SINGLE_PROFILE, BlockGroupFlags::DUP);
+    let fs = devices.open([0]);
+    fill(&fs, 60);
+    let count = |fs: &Filesystem| fs.shared().gate.volume().chunks().len() as u64;
+    let mut item = BalanceItem { flags: BalanceFlags::DATA.bits().into(), ..BalanceItem::default() };
+    item.data.use_filters(BalanceFilters::LIMIT);
+    item.data.set_limit(1);
+    let groups = count(&fs);
+    assert!(groups >= 3);
+    let (end, progress) = fs.balance(&item).unwrap();
+    let wanted = BalanceProgress { expected: 1, considered: groups, completed: 1 };
+    assert_eq!((end, progress), (BalanceEnd::Done, wanted));
+    // Nothing is chosen, and all is looked at.
+    item.data = BalanceArgs::default();
+    item.data.use_filters(BalanceFilters::VRANGE);
+    let groups = count(&fs);
+    let wanted = BalanceProgress { expected: 0, considered: groups, completed: 0 };
+    assert_eq!(fs.balance(&item).unwrap(), (BalanceEnd::Done, wanted));
+    devices.judge([0]);
 }
 
 #[test]
@@ -355,7 +380,11 @@ fn a_device_shrinks_and_grows() {
         assert!(chunk.stripes.iter().all(|stripe| stripe.offset.get() + length <= 400 * MIB));
     }
     assert!(matches!(fs.resize_device(DevId(1), NewLength::Bytes(200 * MIB)), Err(Error::Refused(_))));
-    assert!(matches!(fs.resize_device(DevId(1), NewLength::Bytes(2000 * MIB)), Err(Error::TooLarge)));
+    assert!(
+        matches!(fs.resize_device(DevId(1), NewLength::Bytes(2000 * MIB)), Err(Error::BeyondDevice { has, .. }) if has == 800 * MIB)
+    );
+    let less = fs.resize_device(DevId(1), NewLength::Less(500 * MIB));
+    assert!(matches!(&less, Err(Error::Refused(why)) if why.contains("has 419430400 bytes")), "{less:?}");
     assert!(matches!(fs.resize_device(DevId(9), NewLength::Max), Err(Error::NoDevice(_))));
     // Full: what lies beyond has no room, and the device stays as large as it is.
     for number in 0.. {
@@ -365,7 +394,9 @@ fn a_device_shrinks_and_grows() {
         }
     }
     let refused = fs.resize_device(DevId(1), NewLength::Bytes(256 * MIB));
-    assert!(matches!(refused, Err(Error::NoSpace)), "{refused:?}");
+    let used = fs.shared().gate.volume().dev_items()[0].bytes_used.get();
+    let says_so = |why: &str| why.contains("to 268435456 bytes") && why.contains(&format!("take {used} bytes"));
+    assert!(matches!(&refused, Err(Error::NoRoom(why)) if says_so(why)), "{refused:?}, {used}");
     devices.judge([0]);
     assert_eq!(fs.resize_device(DevId(1), NewLength::Max).unwrap(), (400 * MIB, 800 * MIB));
     let id = fs.create(Place::new(fs.root(), b"there is room again"), &FILE).unwrap();

@@ -72,7 +72,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn failed(path: &Path, text: &str) -> Failure {
-    let text = if text == "file too large" { "no enough free space on the device" } else { text };
     Failure::new(exit::USAGE, format!("unable to resize '{}': {text}", path.display()))
 }
 

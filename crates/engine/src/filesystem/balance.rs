@@ -19,7 +19,7 @@ use super::exclusive::{Exclusive, ExclusiveTurn};
 use super::{Access, Filesystem};
 use crate::error::{Error, Result};
 use crate::inode::lock;
-use crate::relocate::balance::{self, Candidate};
+use crate::relocate::balance::{self, Candidate, Choice};
 use crate::relocate::{Relocated, Room};
 use crate::tx::{GroupInfo, Need, Transaction};
 
@@ -33,7 +33,7 @@ const ROUNDS: usize = 4;
 pub struct BalanceProgress {
     /// Those that were chosen.
     pub expected: u64,
-    /// Those that were looked at.
+    /// Those that were looked at: of all kinds, chosen or not, as in the kernel.
     pub considered: u64,
     /// Those that are done.
     pub completed: u64,
@@ -79,6 +79,8 @@ struct State {
     progress: BalanceProgress,
     running: bool,
     asked: Asked,
+    /// What there is to do, looked up before the first commit, which takes empty groups away: they are balanced then.
+    first: Option<(Vec<GroupInfo>, Choice)>,
 }
 
 /// The balance of a filesystem.
@@ -100,8 +102,13 @@ impl Filesystem {
     pub(super) fn find_balance(&self) -> Result<()> {
         if let Some(item) = self.shared.gate.view(read_item)? {
             let item = balance::resumed(&item);
-            *lock(&self.balancing.state) =
-                Some(State { item, progress: BalanceProgress::default(), running: false, asked: Asked::GoOn });
+            *lock(&self.balancing.state) = Some(State {
+                item,
+                progress: BalanceProgress::default(),
+                running: false,
+                asked: Asked::GoOn,
+                first: None,
+            });
             self.exclusive.set_paused(true);
         }
         Ok(())
@@ -148,10 +155,11 @@ impl Filesystem {
             let target = |kind| Some(kind | item.of_kind(kind)?.target_profile()?);
             KINDS.into_iter().filter_map(target).try_for_each(|flags| tx.require_writable_profile(flags))
         })?;
+        let first = Some(self.chosen_for(item)?);
         self.shared.gate.change(Need::Items(4), |tx| tx.put(TreeId::ROOT, &KEY, item.as_bytes()))?;
         self.shared.gate.commit()?;
         *lock(&self.balancing.state) =
-            Some(State { item: *item, progress: BalanceProgress::default(), running: true, asked: Asked::GoOn });
+            Some(State { item: *item, progress: BalanceProgress::default(), running: true, asked: Asked::GoOn, first });
         Ok(turn)
     }
 
@@ -212,18 +220,26 @@ impl Filesystem {
 
     /// The first round is what the user chose; more follow for what others put into old groups meanwhile.
     fn rounds(&self, item: &BalanceItem) -> Result<BalanceEnd> {
-        let first = self.chosen_for(item)?;
-        let highest = first.first().map_or(0, |group| group.start);
+        let first = lock(&self.balancing.state).as_mut().and_then(|state| state.first.take());
+        let (mut groups, mut choice) = first.map_or_else(|| self.chosen_for(item), Ok)?;
+        let highest = choice.groups.first().map_or(0, |group| group.start);
         let limits =
             butterfs_format::items::BalanceFilters::LIMIT | butterfs_format::items::BalanceFilters::LIMIT_RANGE;
         let args = [item.data, item.metadata, item.system];
         let is_limited = args.iter().any(|args| args.filters().intersects(limits));
         let again = balance::conversions(&balance::resumed(item));
-        let (mut todo, mut failed) = (first, false);
+        let mut failed = false;
         for round in 0..ROUNDS {
-            self.count(|progress| progress.expected += todo.len() as u64);
-            for group in &todo {
+            self.count(|progress| progress.expected += choice.expected);
+            let mut chosen = choice.groups.iter().peekable();
+            for group in &groups {
+                if self.asked() != Asked::GoOn {
+                    return Ok(self.asked_end());
+                }
                 self.count(|progress| progress.considered += 1);
+                if chosen.next_if(|next| next.start == group.start).is_none() {
+                    continue;
+                }
                 match self.balance_group(group)? {
                     Relocated::Gone => self.count(|progress| progress.completed += 1),
                     Relocated::NoRoom => failed = true,
@@ -234,19 +250,19 @@ impl Filesystem {
             if failed || is_limited || !converts || round + 1 == ROUNDS {
                 break;
             }
-            todo = self.chosen_for(&again)?;
-            todo.retain(|group| group.start <= highest && group.used > 0);
-            if todo.is_empty() {
+            let (_, mut todo) = self.chosen_for(&again)?;
+            todo.groups.retain(|group| group.start <= highest && group.used > 0);
+            if todo.groups.is_empty() {
                 break;
             }
+            // The others were looked at before.
+            todo.expected = todo.groups.len() as u64;
+            (groups, choice) = (todo.groups.clone(), todo);
         }
         if failed { Err(Error::NoSpace) } else { Ok(BalanceEnd::Done) }
     }
 
     fn balance_group(&self, group: &GroupInfo) -> Result<Relocated> {
-        if self.asked() != Asked::GoOn {
-            return Ok(Relocated::Stopped);
-        }
         let _one = lock(&self.reclaiming);
         let still_there = self.shared.gate.view(|tx| Ok(tx.may_be_emptied(group)))?;
         if !still_there {
@@ -255,8 +271,8 @@ impl Filesystem {
         self.relocate_until(group, Room::NewChunks, &|| self.asked() != Asked::GoOn)
     }
 
-    /// The groups that a balance chooses, those with the highest address first, as in the kernel.
-    fn chosen_for(&self, item: &BalanceItem) -> Result<Vec<GroupInfo>> {
+    /// All groups, those with the highest address first, as in the kernel, and which of them a balance chooses.
+    fn chosen_for(&self, item: &BalanceItem) -> Result<(Vec<GroupInfo>, Choice)> {
         let mut groups = self.shared.gate.view(|tx| Ok(KINDS.map(|kind| tx.all_groups_of(kind)).concat()))?;
         groups.sort_by_key(|group| std::cmp::Reverse(group.start));
         // Mixed groups are of two kinds.
@@ -266,7 +282,9 @@ impl Filesystem {
             let (_, chunk) = volume.chunk_containing(Logical(group.start))?;
             Some(Candidate { group, chunk })
         };
-        balance::choose(item, groups.into_iter().filter_map(candidate).collect())
+        let candidates: Vec<Candidate> = groups.into_iter().filter_map(candidate).collect();
+        let choice = balance::choose(item, &candidates)?;
+        Ok((candidates.into_iter().map(|candidate| candidate.group).collect(), choice))
     }
 
     fn count(&self, count: impl FnOnce(&mut BalanceProgress)) {

@@ -149,8 +149,8 @@ impl Filesystem {
     /// Makes a device larger or smaller; gives its size before and after.
     ///
     /// # Errors
-    /// If it cannot have this size; [`Error::NoSpace`] if what lies beyond has no room elsewhere: the device is as large
-    /// as it was then.
+    /// If it cannot have this size: [`Error::BeyondDevice`] if there is not so much of it; [`Error::NoRoom`] if what lies
+    /// beyond has no room elsewhere: the device is as large as it was then.
     pub fn resize_device(&self, devid: DevId, length: NewLength) -> Result<(u64, u64)> {
         let turn = self.begin_exclusive(Exclusive::Resize)?;
         let volume = self.shared.gate.volume();
@@ -164,7 +164,10 @@ impl Filesystem {
             NewLength::Max => Some(there),
             NewLength::Bytes(bytes) => Some(bytes),
             NewLength::More(bytes) => before.checked_add(bytes),
-            NewLength::Less(bytes) => before.checked_sub(bytes),
+            NewLength::Less(bytes) if bytes > before => {
+                return Err(Error::Refused(format!("device {devid} has {before} bytes; {bytes} less cannot be")));
+            }
+            NewLength::Less(bytes) => Some(before - bytes),
         };
         let wanted = wanted.ok_or(Error::Invalid("the size is beyond all bounds"))? / sector * sector;
         if wanted < LEAST && wanted < before {
@@ -172,12 +175,13 @@ impl Filesystem {
         }
         if wanted > there {
             device.resize(wanted).map_err(|source| match source.kind() {
-                std::io::ErrorKind::Unsupported => Error::TooLarge,
+                std::io::ErrorKind::Unsupported => Error::BeyondDevice { devid, has: there, wanted },
                 _ => device_error(&*device, source),
             })?;
         }
         if wanted < before {
-            self.empty_beyond(&turn, &[(devid, wanted)])?.ok_or(Error::Cancelled)?;
+            let emptied = self.empty_beyond(&turn, &[(devid, wanted)]);
+            emptied.map_err(|error| self.no_room(devid, wanted, error))?.ok_or(Error::Cancelled)?;
         }
         if wanted != before {
             self.shared.gate.commit_with(Need::Deletion, |tx| {
@@ -197,6 +201,18 @@ impl Filesystem {
         }
         drop(turn);
         Ok((before, wanted))
+    }
+
+    /// Says of a device that cannot be shrunk what is in the way.
+    fn no_room(&self, devid: DevId, wanted: u64, error: Error) -> Error {
+        match (error, self.device_item(devid)) {
+            (Error::NoSpace, Ok(item)) => Error::NoRoom(format!(
+                "device {devid} cannot be shrunk to {wanted} bytes: what lies beyond has no room elsewhere, and block groups \
+                 take {} bytes of it; name a larger size, balance, or delete something",
+                item.bytes_used
+            )),
+            (error, _) => error,
+        }
     }
 
     /// Whether a resize can begin at this moment.

@@ -2,6 +2,8 @@
 //!
 //! Sources: `should_balance_chunk` and `btrfs_balance` of the kernel.
 
+use std::ops::RangeInclusive;
+
 use butterfs_format::Logical;
 use butterfs_format::items::{BalanceArgs, BalanceFilters, BalanceFlags, BalanceItem, BlockGroupFlags, Chunk, SINGLE};
 use butterfs_volume::{Profile, stripe_length};
@@ -20,41 +22,60 @@ pub struct Candidate {
     pub chunk: Chunk,
 }
 
+/// What a balance chooses.
+#[derive(Debug, Default)]
+pub struct Choice {
+    /// The groups, in the order in which they are worked on.
+    pub groups: Vec<GroupInfo>,
+    /// How many there are, with those that are left because a limit wants more of their kind.
+    pub expected: u64,
+}
+
 /// Those that a balance chooses, of all candidates in the order in which they are worked on.
-pub fn choose(item: &BalanceItem, candidates: Vec<Candidate>) -> Result<Vec<GroupInfo>> {
+pub fn choose(item: &BalanceItem, candidates: &[Candidate]) -> Result<Choice> {
     let mut chosen: Vec<GroupInfo> = Vec::new();
     for candidate in candidates {
         let kind = candidate.group.flags.kind();
         if let Some(args) = item.of_kind(kind)
-            && chooses(args, &candidate)?
+            && chooses(args, candidate)?
         {
             chosen.push(candidate.group);
         }
     }
-    for kind in KINDS {
-        if let Some(args) = item.of_kind(kind) {
-            limit(args, kind, &mut chosen);
+    let limits = KINDS.into_iter().filter_map(|kind| Some((kind, limits(item.of_kind(kind)?)?)));
+    let limits: Vec<_> = limits.collect();
+    for (kind, limits) in &limits {
+        keep(&mut chosen, *kind, *limits.end());
+    }
+    let expected = chosen.len() as u64;
+    for (kind, limits) in limits {
+        let count = chosen.iter().filter(|group| group.flags.contains(kind)).count() as u64;
+        if count < *limits.start() {
+            keep(&mut chosen, kind, 0);
         }
     }
-    Ok(chosen)
+    Ok(Choice { groups: chosen, expected })
 }
 
-/// Leaves no more of a kind than are wanted; none if there are fewer.
-fn limit(args: &BalanceArgs, kind: BlockGroupFlags, chosen: &mut Vec<GroupInfo>) {
+/// How many groups are wanted: if there are fewer than the least, none is.
+fn limits(args: &BalanceArgs) -> Option<RangeInclusive<u64>> {
     let filters = args.filters();
-    let (least, most) = if filters.contains(BalanceFilters::LIMIT) {
-        (0, args.limit())
+    if filters.contains(BalanceFilters::LIMIT) {
+        Some(0..=args.limit())
     } else if filters.contains(BalanceFilters::LIMIT_RANGE) {
-        (u64::from(args.limit_min.get()), u64::from(args.limit_max.get()))
+        Some(u64::from(args.limit_min.get())..=u64::from(args.limit_max.get()))
     } else {
-        return;
-    };
-    let is_of_kind = |group: &GroupInfo| group.flags.contains(kind);
-    let count = chosen.iter().filter(|group| is_of_kind(group)).count() as u64;
-    let mut left = if count < least { 0 } else { most };
+        None
+    }
+}
+
+/// Leaves no more of a kind.
+fn keep(chosen: &mut Vec<GroupInfo>, kind: BlockGroupFlags, most: u64) {
+    let mut left = most;
     chosen.retain(|group| {
-        let stays = !is_of_kind(group) || left > 0;
-        left -= u64::from(is_of_kind(group) && left > 0);
+        let is_of_kind = group.flags.contains(kind);
+        let stays = !is_of_kind || left > 0;
+        left -= u64::from(is_of_kind && left > 0);
         stays
     });
 }
@@ -262,7 +283,20 @@ mod tests {
     fn chosen(flags: BalanceFlags, change: impl Fn(&mut BalanceArgs)) -> Vec<u64> {
         let mut item = BalanceItem { flags: flags.bits().into(), ..BalanceItem::default() };
         change(&mut item.data);
-        choose(&item, all()).unwrap().iter().map(|group| group.start).collect()
+        choose(&item, &all()).unwrap().groups.iter().map(|group| group.start).collect()
+    }
+
+    /// As the kernel, which counts before it knows whether there are enough.
+    #[test]
+    fn a_limit_is_what_is_expected() {
+        let expected = |least: u32, most: u32| {
+            let mut item = BalanceItem { flags: BalanceFlags::DATA.bits().into(), ..BalanceItem::default() };
+            item.data.use_filters(BalanceFilters::LIMIT_RANGE);
+            (item.data.limit_min, item.data.limit_max) = (least.into(), most.into());
+            let choice = choose(&item, &all()).unwrap();
+            (choice.groups.len(), choice.expected)
+        };
+        assert_eq!((expected(0, 2), expected(3, 9), expected(4, 9)), ((2, 2), (3, 3), (0, 3)));
     }
 
     fn data(change: impl Fn(&mut BalanceArgs)) -> Vec<u64> {
@@ -301,7 +335,7 @@ mod tests {
         let range = |least: u32| {
             with(BalanceFilters::LIMIT_RANGE, |args| (args.limit_min, args.limit_max) = (least.into(), 1.into()))
         };
-        assert_eq!((range(3), range(4)), (vec![9000], vec![]));
+        assert_eq!((range(1), range(2)), (vec![9000], vec![]));
         let soft = BalanceFilters::CONVERT | BalanceFilters::SOFT;
         assert_eq!(with(soft, |args| args.target = SINGLE.into()), [8000]);
         assert_eq!(with(BalanceFilters::CONVERT, |args| args.target = SINGLE.into()), [9000, 8000, 7000]);
