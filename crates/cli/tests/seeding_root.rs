@@ -217,6 +217,40 @@ fn we_have_a_chain_of_seeds_and_remove_them() {
     seen_by_the_kernel(&second[..1], &mnt, &expected);
 }
 
+/// What has grown is shown with its seed's device, as by btrfs-progs: on the kernel's mount, on ours, and without one.
+#[test]
+fn a_sprout_is_shown_with_its_seed() {
+    let Some(work) = setup("seed-show") else { return };
+    let mnt = work.dir("mnt");
+    let seeds = [seed(&work, &mnt)];
+    let grown = sprouted(&work, &mnt, &seeds, "grown");
+    let loops: Vec<_> = grown.iter().map(|image| devices::Loop::over(image)).collect();
+    let paths: Vec<PathBuf> = loops.iter().map(|one| one.path().to_path_buf()).collect();
+    let show = |what: &Path| run(Command::new(BUTTERFS).args(["filesystem", "show"]).arg(what)).ok().stdout;
+    let stock = |what: &Path| run(Command::new("btrfs").args(["filesystem", "show"]).arg(what)).ok().stdout;
+    let both = |shown: &str| {
+        assert!(shown.contains("Total devices 2 ") && !shown.contains("missing"), "{shown}");
+        assert!(paths.iter().all(|path| shown.contains(&path.display().to_string())), "{shown}");
+    };
+    let unmounted = [&paths[0], &paths[1]].map(|path| show(path));
+    both(&unmounted[0]);
+    assert!(unmounted[1].contains("Total devices 1 ") && unmounted[1] != unmounted[0], "the seed: {}", unmounted[1]);
+    let options = format!("noatime,device={}", paths[1].display());
+    run(Command::new("mount").args(["-o", &options]).args([&paths[0], &mnt])).ok();
+    assert_eq!(show(&mnt), stock(&mnt), "on the kernel's mount");
+    run(Command::new("umount").arg(&mnt)).ok();
+    let ours = Ours::new(&paths, &mnt, "noatime");
+    both(&show(&mnt));
+    assert_eq!(show(&paths[0]), show(&mnt));
+    let usage = run(Command::new(BUTTERFS).args(["device", "usage"]).arg(&mnt)).ok().stdout;
+    assert!(!usage.contains(&paths[1].display().to_string()), "the seed gets nothing: {usage}");
+    drop(ours);
+    drop(loops);
+    // Images that lie side by side.
+    let shown = show(&grown[0]);
+    assert!(shown.contains("Total devices 2 ") && shown.contains(&seeds[0].display().to_string()), "{shown}");
+}
+
 #[track_caller]
 fn refuses(command: &mut Command) -> String {
     let finished = run(command);

@@ -12,7 +12,7 @@ mod sums;
 mod table;
 mod usage;
 
-pub use mounted::MountedFilesystem;
+pub use mounted::{MountedFilesystem, stands_for};
 pub use several::warn_of_several_in;
 
 pub use df::Arguments as DfArguments;

@@ -19,6 +19,8 @@ pub struct MountedFilesystem {
     pub info: FilesystemInfo,
     /// Its own devices, by number, without those of seeds.
     pub devices: Vec<DeviceInfo>,
+    /// Those of its seeds.
+    pub seeds: Vec<DeviceInfo>,
 }
 
 impl MountedFilesystem {
@@ -29,8 +31,10 @@ impl MountedFilesystem {
     pub fn at(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let info = control::filesystem_info(file.as_fd())?;
-        let devices = devices(&file, &info)?;
-        Ok(Self { target: path.to_path_buf(), file, info, devices })
+        let all = control::devices_of(file.as_fd(), &info)?;
+        let is_own = |device: &DeviceInfo| device.fsid == [0; 16] || device.fsid == info.fsid;
+        let (devices, seeds) = all.into_iter().partition(is_own);
+        Ok(Self { target: path.to_path_buf(), file, info, devices, seeds })
     }
 
     /// All that are mounted, each mount point once. Those that do not answer are left out.
@@ -52,16 +56,13 @@ impl MountedFilesystem {
     /// Whether one of its devices is this one, or lies in this file.
     pub fn has(&self, device: &Path) -> bool {
         let mut paths = self.devices.iter().filter_map(|found| found.path.as_deref());
-        paths.any(|path| {
-            path.canonicalize().is_ok_and(|path| path == device) || backing(path).as_deref() == Some(device)
-        })
+        paths.any(|path| stands_for(path, device))
     }
 }
 
-fn devices(file: &File, info: &FilesystemInfo) -> io::Result<Vec<DeviceInfo>> {
-    let mut found = control::devices_of(file.as_fd(), info)?;
-    found.retain(|device| device.fsid == [0; 16] || device.fsid == info.fsid);
-    Ok(found)
+/// Whether a path is a device, or that of a loop device over it.
+pub fn stands_for(path: &Path, device: &Path) -> bool {
+    path.canonicalize().is_ok_and(|path| path == device) || backing(path).as_deref() == Some(device)
 }
 
 /// The file behind a loop device.

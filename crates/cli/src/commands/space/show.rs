@@ -5,15 +5,17 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use butterfs_format::Superblock;
 use butterfs_fuse::control;
-use butterfs_volume::{FileDevice, find_missing, paths_in, superblock_copy, system_devices};
+use butterfs_volume::{BlockDevice, FileDevice, find_missing, paths_in, superblock_copy, system_devices};
 use uuid::Uuid;
 
 use super::mounted::MountedFilesystem;
 use super::picture::directory_of_several;
 use crate::commands::units::Units;
+use crate::devices::open_degraded;
 use crate::failure::{self, Failure, Result};
 use crate::{exit, output};
 
@@ -42,10 +44,18 @@ struct Shown {
 }
 
 struct ShownDevice {
+    whose: Whose,
     devid: u64,
     size: u64,
     used: u64,
     path: PathBuf,
+}
+
+/// A seed's device is part of what grew from it, and of itself: by it the seed is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Own,
+    Seed,
 }
 
 /// Runs the command.
@@ -100,9 +110,9 @@ impl Search {
     fn is_for(&self, shown: &Shown, target: Option<&Path>) -> bool {
         let uuid = Uuid::from_bytes(shown.fsid).to_string();
         let is_named = uuid.starts_with(&self.text) || shown.label == self.text;
+        let own = || shown.devices.iter().filter(|device| device.whose == Whose::Own);
         let has = |path: &PathBuf| {
-            target == Some(path)
-                || shown.devices.iter().any(|device| device.path.canonicalize().is_ok_and(|found| found == *path))
+            target == Some(path) || own().any(|device| device.path.canonicalize().is_ok_and(|found| found == *path))
         };
         (is_named && !self.text.is_empty()) || self.path.as_ref().is_some_and(has)
     }
@@ -119,17 +129,21 @@ fn is_device_of(search: Option<&Search>, mounted: &MountedFilesystem) -> bool {
 
 fn of_mount(mounted: &MountedFilesystem) -> io::Result<Shown> {
     let file = mounted.file.as_fd();
-    let devices = mounted.devices.iter().filter_map(|device| {
+    let seeds = mounted.seeds.iter().map(|device| (Whose::Seed, device));
+    let all = mounted.devices.iter().map(|device| (Whose::Own, device)).chain(seeds);
+    let devices = all.filter_map(|(whose, device)| {
         let path = device.path.as_ref().filter(|path| File::open(path).is_ok())?;
         let path = path.canonicalize().unwrap_or(path.clone());
-        Some(ShownDevice { devid: device.devid, size: device.total, used: device.used, path })
+        Some(ShownDevice { whose, devid: device.devid, size: device.total, used: device.used, path })
     });
+    let mut devices: Vec<ShownDevice> = devices.collect();
+    devices.sort_by_key(|device| device.devid);
     Ok(Shown {
         fsid: mounted.info.fsid,
         label: String::from_utf8_lossy(&control::label(file)?).into_owned(),
-        total_devices: mounted.info.devices,
+        total_devices: mounted.info.devices + mounted.seeds.len() as u64,
         used: control::space_infos(file)?.iter().map(|space| space.used).sum(),
-        devices: devices.collect(),
+        devices,
     })
 }
 
@@ -142,29 +156,45 @@ fn unmounted(search: Option<&Search>) -> Result<Vec<Shown>> {
         paths = vec![image.clone()];
     }
     let mut found: Vec<Shown> = Vec::new();
-    for path in paths {
-        let superblock = match superblock_of(&path) {
+    for path in &paths {
+        let superblock = match superblock_of(path) {
             Ok(superblock) => superblock,
-            Err(error) if image == Some(&path) => return Err(failure::volume(exit::USAGE, &path, &error)),
+            Err(error) if image == Some(path) => return Err(failure::volume(exit::USAGE, path, &error)),
             Err(_) => continue,
         };
-        add(&mut found, path, &superblock);
+        add(&mut found, path.clone(), &superblock);
     }
-    for (path, superblock) in image.map(|image| beside(image)).unwrap_or_default() {
-        add(&mut found, path, &superblock);
+    if let Some(directory) = image.and_then(|image| directory_of_several(image)) {
+        paths.extend(paths_in(&directory).unwrap_or_default());
     }
-    found.iter_mut().for_each(|shown| shown.devices.sort_by_key(|device| device.devid));
+    for shown in &mut found {
+        add_missing(shown, &paths);
+        shown.devices.sort_by_key(|device| device.devid);
+    }
     Ok(found)
 }
 
-/// The other devices of an image's filesystem that lie in the same directory.
-fn beside(image: &Path) -> Vec<(PathBuf, Superblock)> {
-    let candidates = directory_of_several(image).and_then(|directory| paths_in(&directory).ok()).unwrap_or_default();
-    if candidates.is_empty() {
-        return Vec::new();
+/// The other devices of a filesystem, those of its seeds too, that are among these.
+fn add_missing(shown: &mut Shown, candidates: &[PathBuf]) {
+    if shown.devices.len() as u64 >= shown.total_devices {
+        return;
     }
-    let found = find_missing(&[image.to_path_buf()], candidates).unwrap_or_default();
-    found.into_iter().filter_map(|path| superblock_of(&path).ok().map(|superblock| (path, superblock))).collect()
+    let given: Vec<PathBuf> = shown.devices.iter().map(|device| device.path.clone()).collect();
+    let found = find_missing(&given, candidates.to_vec()).unwrap_or_default();
+    let paths = given.iter().chain(&found);
+    let devices =
+        paths.filter_map(|path| Some(Arc::new(FileDevice::open_unlocked(path).ok()?) as Arc<dyn BlockDevice>));
+    // A seed does not know how much of it the filesystem that grew from it uses.
+    let Ok(volume) = open_degraded(devices.collect()) else { return };
+    let items = volume.dev_items();
+    for path in found {
+        let Ok(superblock) = superblock_of(&path) else { continue };
+        let own = &superblock.dev_item;
+        let Some(item) = items.iter().find(|item| item.devid == own.devid && item.uuid == own.uuid) else { continue };
+        let whose = if superblock.fsid == shown.fsid { Whose::Own } else { Whose::Seed };
+        let (devid, size, used) = (item.devid.get(), item.total_bytes.get(), item.bytes_used.get());
+        shown.devices.push(ShownDevice { whose, devid, size, used, path });
+    }
 }
 
 /// The first superblock of a device or image, whoever uses it.
@@ -177,8 +207,8 @@ pub fn superblock_of(path: &Path) -> butterfs_volume::Result<Superblock> {
 
 fn add(found: &mut Vec<Shown>, path: PathBuf, superblock: &Superblock) {
     let item = &superblock.dev_item;
-    let device =
-        ShownDevice { devid: item.devid.get(), size: item.total_bytes.get(), used: item.bytes_used.get(), path };
+    let (devid, size, used) = (item.devid.get(), item.total_bytes.get(), item.bytes_used.get());
+    let device = ShownDevice { whose: Whose::Own, devid, size, used, path };
     match found.iter_mut().find(|shown| shown.fsid == superblock.fsid) {
         Some(shown) => shown.devices.push(device),
         None => found.push(Shown {
