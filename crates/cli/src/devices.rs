@@ -10,7 +10,8 @@ use butterfs_volume::{
     system_devices,
 };
 
-use crate::failure;
+use crate::exit;
+use crate::failure::{self, Failure};
 
 /// Opens all devices that are meant, and so locks them: those named, then what the filesystem has besides them in
 /// the directories named and, if it is on a block device, in the system.
@@ -78,7 +79,7 @@ fn split(named: &[PathBuf]) -> (Vec<&PathBuf>, Vec<PathBuf>) {
     let (directories, files): (Vec<_>, Vec<_>) = others.iter().partition(|path| path.is_dir());
     let mut paths: Vec<PathBuf> = first.to_vec();
     for path in files {
-        let same = |other: &PathBuf| other == path || same_file(other, path);
+        let same = |other: &PathBuf| same_file(other, path);
         if !paths.iter().any(same) {
             paths.push(path.clone());
         }
@@ -87,7 +88,21 @@ fn split(named: &[PathBuf]) -> (Vec<&PathBuf>, Vec<PathBuf>) {
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// For commands that make devices of all that is named.
+///
+/// # Errors
+/// If one is named twice, also by different names.
+pub fn require_each_once(named: &[PathBuf]) -> failure::Result<()> {
+    let is_twice = |(number, path): (usize, &PathBuf)| named[..number].iter().any(|other| same_file(other, path));
+    match named.iter().enumerate().find(|one| is_twice(*one)) {
+        Some((_, path)) => {
+            Err(Failure::at(exit::USAGE, path, "is named twice; each device of a filesystem is another one"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn is_block_device(path: &Path) -> bool {

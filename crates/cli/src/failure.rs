@@ -110,6 +110,10 @@ pub fn volume(code: u8, path: &Path, error: &butterfs_volume::Error) -> Failure 
     use butterfs_volume::Error;
     match error {
         Error::Device { source, .. } => io(code, path, source),
+        // One of several.
+        Error::NotBtrfs { name, .. } if Path::new(name) != path => {
+            Failure::new(code, format!("{error}; leave it out, or name the device that is meant"))
+        }
         Error::NotBtrfs { .. } => Failure::at(
             code,
             path,

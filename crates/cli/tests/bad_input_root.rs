@@ -63,6 +63,19 @@ fn a_file_that_is_not_btrfs() {
     refused_mount(work.path(), &mnt, "", &[FAILED], &["directory", "not a"]);
 }
 
+/// The one of several devices that is none is named, and what to do.
+#[test]
+fn a_device_that_is_none() {
+    let Some((work, image, mnt)) = prepared("no_device") else { return };
+    let none = work.file("none");
+    create_sparse(&none, 64 * MIB);
+    for more in ["", "degraded,"] {
+        let options = format!("{more}device={}", none.display());
+        refused_mount(&image, &mnt, &options, &[FAILED], &["none: no btrfs filesystem found"]);
+        refused_mount(&image, &mnt, &options, &[FAILED], &["leave it out"]);
+    }
+}
+
 #[test]
 fn a_truncated_image() {
     let Some((_work, image, mnt)) = prepared("truncated") else { return };

@@ -111,6 +111,22 @@ fn a_mount_is_scrubbed_and_repaired() {
 }
 
 /// In the background, slowly: it is seen running, cancelled, and resumed to its end.
+/// As in the kernel; and it says how else.
+#[test]
+fn a_scrub_of_a_mount_for_reading_only_looks() {
+    let Some(work) = setup("scrub_ro") else { return };
+    let images = made(&work, 2, "raid1");
+    let mnt = [work.file("mnt")];
+    let _ours = Ours::new(&images, &mnt[0], "ro");
+    for line in ["scrub start -B", "scrub start"] {
+        let refused = butterfs(line, &mnt);
+        let says_how = ["is mounted read-only", "scrub start -r"].iter().all(|words| refused.stderr.contains(words));
+        assert!(refused.status.code() == Some(1) && says_how, "{refused}");
+    }
+    let looked = butterfs("scrub start -B -r", &mnt).ok();
+    assert!(looked.stdout.contains("no errors found"), "{looked}");
+}
+
 #[test]
 fn a_scrub_in_the_background_is_cancelled_and_resumed() {
     let Some(work) = setup("scrub_background") else { return };

@@ -138,7 +138,11 @@ pub fn check_exclusive(file: BorrowedFd<'_>, path: &Path, operation: &str, busy:
         let is_in_the_way = |other: &&str| *other != "balance paused" || operation != "device add";
         let Some(other) = current.filter(is_in_the_way) else { return Ok(()) };
         if busy == Busy::Fail || stands_still(file, other) {
-            let text = format!("unable to start {operation}, another exclusive operation '{other}' in progress");
+            let todo = match other {
+                "balance paused" => "; go on with it by balance resume, or end it by balance cancel",
+                _ => "",
+            };
+            let text = format!("unable to start {operation}, another exclusive operation '{other}' in progress{todo}");
             return Err(Failure::at(exit::USAGE, path, text));
         }
         if !told {

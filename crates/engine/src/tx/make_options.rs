@@ -121,12 +121,23 @@ impl MakeOptions {
     }
 
     fn check_size(&self) -> Result<()> {
-        let smallest = self.devices.iter().map(|device| device.total_bytes).min().unwrap_or(0);
+        if self.devices.is_empty() {
+            return Err(Error::Invalid("a filesystem needs a device"));
+        }
+        (0..self.devices.len()).try_for_each(|number| self.check_device(number))
+    }
+
+    /// Whether one of the devices is large enough for a filesystem like this.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check_device(&self, number: usize) -> Result<()> {
+        let len = self.devices.get(number).map_or(0, |device| device.total_bytes);
         match self.is_mixed() {
-            false if smallest < MIN_SIZE => {
+            false if len < MIN_SIZE => {
                 Err(Error::Invalid("the device is too small: a filesystem needs at least 109 MiB"))
             }
-            true if smallest < MIN_SIZE_MIXED => Err(Error::Invalid(
+            true if len < MIN_SIZE_MIXED => Err(Error::Invalid(
                 "the device is too small: a filesystem with mixed block groups needs at least 32 MiB",
             )),
             _ => Ok(()),

@@ -135,7 +135,13 @@ fn begin(start: &Start) -> Result<ExitCode> {
             control::begin_balance(ask(&file), Some(&item)).map_err(|error| refused(path, &error, &item, devices()))?;
             if start.background { Ok(ExitCode::SUCCESS) } else { follow(&file, &start.target, &interrupt) }
         }
-        WorkTarget::Image(fs) => in_process(&fs, &start.target, &interrupt, || fs.balance(&item)),
+        WorkTarget::Image(fs) => {
+            if fs.balance_status().is_some() {
+                let text = "a balance was interrupted; go on with it by balance resume, or end it by balance cancel";
+                return Err(Failure::at(exit::USAGE, path, text));
+            }
+            in_process(&fs, &start.target, &interrupt, || fs.balance(&item))
+        }
     }
 }
 

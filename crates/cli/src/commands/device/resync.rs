@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use butterfs_engine::filesystem::{OpenOptions, Returning};
 
 use crate::commands::work_target::{ImageDevices, open_image};
-use crate::failure::{self, Result};
+use crate::failure::{self, Failure, Result};
 use crate::{exit, output, size};
 
 /// What `resync` is told.
@@ -20,10 +20,16 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(resync: &Arguments) -> Result<ExitCode> {
+    if resync.path.is_dir() {
+        let text = "is a directory; a mount brings the devices up to date that it was mounted with, by itself: for those that are \
+                    not mounted name an image or a device";
+        return Err(Failure::at(exit::USAGE, &resync.path, text));
+    }
     let options = OpenOptions { returning: Returning::CatchUp, ..OpenOptions::default() };
     let fs = open_image(&resync.path, &resync.image, options)?;
     let done = fs.resync().map_err(|error| failure::engine(exit::USAGE, &resync.path, &error))?;
-    if done.is_empty() {
+    let missing = fs.shared().gate.volume().missing_devices();
+    if done.is_empty() && missing.is_empty() {
         output::line("All devices are up to date");
     }
     for device in &done {
@@ -36,6 +42,11 @@ pub fn run(resync: &Arguments) -> Result<ExitCode> {
             let lost = size::display(device.progress.unreadable);
             output::line(format!("{lost} could not be read from the other devices; scrub the filesystem"));
         }
+    }
+    if !missing.is_empty() {
+        let error = butterfs_volume::Error::MissingDevices(missing);
+        let text = format!("{error}, and was not looked at; name all devices that are back with --device");
+        return Err(Failure::at(exit::USAGE, &resync.path, text));
     }
     let all_read = done.iter().all(|device| device.progress.unreadable == 0);
     Ok(if all_read { ExitCode::SUCCESS } else { ExitCode::from(exit::USAGE) })

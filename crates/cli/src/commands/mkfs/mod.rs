@@ -26,7 +26,7 @@ use self::features::{FEATURES, choose_features, list_features};
 use self::profiles::{ProfileName, shown};
 use self::target::{Target, Wish};
 use crate::failure::{self, Failure, Result};
-use crate::{exit, output, size};
+use crate::{devices, exit, output, size};
 
 /// What `mkfs` is told.
 #[derive(Debug, clap::Args)]
@@ -92,20 +92,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // Wrong options must not even create a file.
     let mut options = options(arguments).map_err(|text| Failure::at(exit::USAGE, first, text))?;
     let mut targets = Vec::new();
-    let mut devices: Vec<Arc<dyn BlockDevice>> = Vec::new();
+    let mut opened: Vec<Arc<dyn BlockDevice>> = Vec::new();
     options.devices.clear();
     arguments.content.check(arguments.images.len())?;
+    devices::require_each_once(&arguments.images)?;
     let wish = Wish { size: arguments.size, least: arguments.content.needs(&options), force: arguments.force };
-    for image in &arguments.images {
+    for (number, image) in arguments.images.iter().enumerate() {
         let (target, device) = Target::prepare(image, &wish)?;
         let size = arguments.size.unwrap_or(device.len());
         let mut new = NewDevice::new(size, &SystemEnvironment);
         new.total_bytes -= new.total_bytes % u64::from(options.sectorsize);
         options.devices.push(new);
+        options.check_device(number).map_err(|error| failure::engine(exit::USAGE, image, &error))?;
         targets.push(target);
-        devices.push(Arc::new(device));
+        opened.push(Arc::new(device));
     }
-    let stage = arguments.content.stage(devices, first)?;
+    let stage = arguments.content.stage(opened, first)?;
     make_on(&stage.devices, &options).map_err(|error| failure::engine(exit::USAGE, first, &make_error(error)))?;
     let cut = arguments.content.copy(&stage, &arguments.images)?;
     targets.into_iter().for_each(Target::keep);

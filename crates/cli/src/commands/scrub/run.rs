@@ -150,6 +150,11 @@ fn begin(file: BorrowedFd<'_>, path: &Path, task: &Task, arguments: &Start) -> R
             path,
             "scrub is already running; stop it with scrub cancel, or look at it with scrub status",
         )),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::ROFS) => Err(Failure::at(
+            exit::USAGE,
+            path,
+            "is mounted read-only, and a scrub repairs; only look with scrub start -r, or mount it with -o rw",
+        )),
         // As the kernel, which goes on with the others.
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NODEV) => {
             output::complain("scrub start", format!("device {devid} ({}) is not there", task.device.path));
