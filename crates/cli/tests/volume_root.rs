@@ -90,6 +90,78 @@ fn on_a_mount() {
     );
 }
 
+/// How many chunks were looked at, and balanced, is what the kernel says of the same filesystem.
+#[test]
+fn chunks_are_counted_as_by_the_kernel() {
+    let Some(work) = setup("volume-counts") else { return };
+    let mnt = work.dir("mnt");
+    let (images, _) = made(work.path(), &[1200, 1200], 2, &["-d", "single", "-m", "raid1"], 20);
+    // Elsewhere, or nobody could tell which of the copies is meant.
+    let elsewhere = work.dir("before");
+    let before: Vec<PathBuf> = images.iter().map(|image| elsewhere.join(image.file_name().expect("a file"))).collect();
+    let copy = |from: &[PathBuf], to: &[PathBuf]| {
+        for (from, to) in from.iter().zip(to) {
+            run(Command::new("cp").arg("--sparse=always").args([from, to])).ok();
+        }
+    };
+    copy(&images, &before);
+    for filters in ["-dusage=0", "-dlimit=1", "-mlimit=1", "-dlimit=9..20", "-mconvert=raid1,soft"] {
+        let line = ["balance", "start", filters];
+        let kernel = KernelMount::new(&images, &mnt, "noatime");
+        let wanted = run(Command::new("btrfs").args(line).arg(&mnt)).ok().stdout;
+        drop(kernel);
+        assert!(wanted.starts_with("Done, had to relocate "), "{wanted}");
+        copy(&before, &images);
+        assert_eq!(butterfs(&line, &images[0]).ok().stdout, wanted, "{filters}, images");
+        copy(&before, &images);
+    }
+    let ours = Ours::new(&images, &mnt, "noatime");
+    // What is empty is gone then, whenever it was that the mount took it away.
+    butterfs(&["balance", "start", "-dusage=0"], &mnt).ok();
+    let line = ["balance", "start", "-mlimit=1"];
+    let by_us = butterfs(&line, &mnt).ok().stdout;
+    assert!(by_us.starts_with("Done, had to relocate 2 out of 4 "), "data twice, metadata, system: {by_us}");
+    assert_eq!(compat(&line, &mnt).ok().stdout, by_us);
+    drop(ours);
+}
+
+/// Findmnt and the kernel stay with the device that the mount was made from: who takes it out is told.
+#[test]
+fn who_takes_out_the_first_device_is_told() {
+    let Some(work) = setup("volume-first") else { return };
+    let mnt = work.dir("mnt");
+    let (images, tree) = made(work.path(), &[600, 600, 600], 2, &["-d", "raid1", "-m", "raid1"], 1);
+    let loops: Vec<_> = images.iter().map(|image| devices::Loop::over(image)).collect();
+    let paths: Vec<PathBuf> = loops.iter().map(|one| one.path().to_path_buf()).collect();
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    let [first, second, third] = [0, 1, 2].map(|number: usize| text(&paths[number]));
+    let ours = Ours::new(&paths[..2], &mnt, "noatime");
+    let note = format!("the mount was made from {first}");
+    let by_another = butterfs(&["device", "replace", "start", "-B", "-f", &second, &third], &mnt).ok();
+    assert!(!by_another.stderr.contains("note"), "{by_another}");
+    let told = butterfs(&["device", "replace", "start", "-B", "-f", "1", &second], &mnt).ok();
+    assert!(told.stderr.contains(&note), "{told}");
+    let shown = butterfs(&["filesystem", "show"], &mnt).ok().stdout;
+    assert!(shown.contains(&second) && shown.contains(&third) && !shown.contains(&first), "{shown}");
+    // What the note says: when that changes, it is to go.
+    let source = run(Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&mnt)).ok().stdout;
+    assert_eq!(source.trim(), first);
+    let refused = run(Command::new(BUTTERFS).args(["mkfs", "-f"]).arg(&first));
+    assert!(refused.stderr.contains("in use"), "{refused}");
+    drop(ours);
+    run(Command::new(BUTTERFS).args(["mkfs", "-f"]).arg(&first)).ok();
+    drop(loops);
+    kernel_has(&images[1..], &mnt, &tree, "noatime");
+    // The same of a device that is removed, which is asked for by its path.
+    let loops: Vec<_> = images[1..].iter().map(|image| devices::Loop::over(image)).collect();
+    let paths: Vec<PathBuf> = loops.iter().map(|one| one.path().to_path_buf()).collect();
+    let ours = Ours::new(&paths, &mnt, "noatime");
+    butterfs(&["balance", "start", "-f", "-dconvert=single", "-mconvert=dup"], &mnt).ok();
+    let told = butterfs(&["device", "remove", &text(&paths[0])], &mnt).ok();
+    assert!(told.stderr.contains(&format!("the mount was made from {}", text(&paths[0]))), "{told}");
+    drop(ours);
+}
+
 #[test]
 fn on_images() {
     let Some(work) = setup("volume-images") else { return };

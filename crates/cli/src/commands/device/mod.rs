@@ -2,6 +2,7 @@
 //! btrfs-progs.
 
 mod add;
+mod held;
 mod remove;
 mod replace;
 mod resync;

@@ -8,6 +8,7 @@ use butterfs_engine::filesystem::{Filesystem, RemovalEnd, WhichDevice};
 use butterfs_format::DevId;
 use butterfs_fuse::control::{self, WorkEnd};
 
+use super::held::Held;
 use super::split;
 use crate::commands::space;
 use crate::commands::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours, run_in_process};
@@ -55,11 +56,17 @@ fn remove_all(
             let words: Vec<String> = words.iter().map(|word| shown(word)).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             require_known(file, path, &words)?;
+            let held = Held::of(path, &words);
             let asked = control::remove_devices(ask(file), &words).map_err(|error| not_ours(path, &error))?;
             if let Some(text) = asked {
                 return Err(failed(&words.join(" "), &text));
             }
-            if cancels { Ok(ExitCode::SUCCESS) } else { follow(file, path, &words, interrupt) }
+            if cancels {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let removed = follow(file, path, &words, interrupt)?;
+            held.inspect(|held| held.tell("device remove"));
+            Ok(removed)
         }
         // Nobody else has it open, so none runs.
         WorkTarget::Image(_) if is_cancel(words) => Err(failed("cancel", "not running")),

@@ -16,6 +16,7 @@ use butterfs_volume::{BlockDevice, FileDevice, scan};
 use rustix::io::Errno;
 
 use super::add::{Discard, Overwrite, clear, look};
+use super::held::Held;
 use super::remove::{shown, which};
 use crate::commands::work_target::{
     Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours, open_image, open_image_with, run_in_process,
@@ -142,7 +143,9 @@ fn start(start: &Start) -> Result<ExitCode> {
             // What is refused is refused before anything is written.
             accept(control::check_replacement(ask(&file), &source, &whole))?;
             clear(target, &look(target, Overwrite::Accept)?, Discard::of(start.nodiscard))?;
+            let held = Held::of(path, &[&source]);
             accept(control::replace_device(ask(&file), start.read_source(), &source, &whole))?;
+            held.inspect(|held| held.tell("device replace start"));
             if start.wait { follow(&file, path, &interrupt) } else { Ok(ExitCode::SUCCESS) }
         }
     }
