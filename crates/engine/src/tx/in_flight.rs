@@ -20,6 +20,8 @@ pub struct InFlight {
 struct Counts {
     epoch: u64,
     by_epoch: BTreeMap<u64, u64>,
+    /// How many wait for earlier ones: mostly none, and then nobody has to be woken.
+    waiting: usize,
 }
 
 /// While it lives, what was found in trees after it was made may be read and written on the devices.
@@ -46,9 +48,11 @@ impl InFlight {
         let mut counts = self.counts();
         counts.epoch += 1;
         let own = counts.epoch;
+        counts.waiting += 1;
         while counts.by_epoch.first_key_value().is_some_and(|(epoch, _)| *epoch < own) {
             counts = self.left.wait(counts).unwrap_or_else(PoisonError::into_inner);
         }
+        counts.waiting -= 1;
     }
 }
 
@@ -59,7 +63,9 @@ impl Drop for Passenger<'_> {
             *count -= 1;
             if *count == 0 {
                 counts.by_epoch.remove(&self.epoch);
-                self.all.left.notify_all();
+                if counts.waiting > 0 {
+                    self.all.left.notify_all();
+                }
             }
         }
     }

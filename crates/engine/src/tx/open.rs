@@ -28,6 +28,7 @@ impl Transaction {
             dirty: BlockMap::default(),
             frozen: BlockMap::default(),
             roots: RwLock::default(),
+            absent: RwLock::default(),
             force_copy: HashSet::new(),
             refs: DelayedRefs::default(),
             lost_refs: LostRefs::default(),

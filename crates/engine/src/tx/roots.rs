@@ -104,9 +104,22 @@ impl Transaction {
         if let Some(root) = self.roots.read().unwrap_or_else(PoisonError::into_inner).get(&tree) {
             return Ok(*root);
         }
-        let root = self.read_root(tree)?;
-        self.roots.write().unwrap_or_else(PoisonError::into_inner).insert(tree, root);
-        Ok(root)
+        // Of subvolumes users name any number; of the few others some are asked for with each change.
+        let is_kept = !tree.is_subvolume();
+        if is_kept && self.absent.read().unwrap_or_else(PoisonError::into_inner).contains(&tree) {
+            return Err(Error::NotFound);
+        }
+        match self.read_root(tree) {
+            Ok(root) => {
+                self.roots.write().unwrap_or_else(PoisonError::into_inner).insert(tree, root);
+                Ok(root)
+            }
+            Err(Error::NotFound) if is_kept => {
+                self.absent.write().unwrap_or_else(PoisonError::into_inner).insert(tree);
+                Err(Error::NotFound)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn read_root(&self, tree: TreeId) -> Result<Root> {
@@ -126,6 +139,7 @@ impl Transaction {
     }
 
     pub(super) fn store_root(&mut self, tree: TreeId, root: Root) {
+        self.absent.get_mut().unwrap_or_else(PoisonError::into_inner).remove(&tree);
         self.roots.get_mut().unwrap_or_else(PoisonError::into_inner).insert(tree, root);
     }
 

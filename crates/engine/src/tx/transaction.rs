@@ -47,6 +47,8 @@ pub struct Transaction {
     pub(super) frozen: BlockMap,
     /// Trees that were looked at; filled by readers too.
     pub(super) roots: RwLock<HashMap<TreeId, Root>>,
+    /// Trees that were looked for and do not exist, but for subvolumes.
+    pub(super) absent: RwLock<HashSet<TreeId>>,
     /// Trees of which a snapshot was taken in this transaction: their blocks are copied even when
     /// they are of this generation.
     pub(super) force_copy: HashSet<TreeId>,

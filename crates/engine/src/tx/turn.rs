@@ -9,47 +9,54 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// Gives out turns.
 #[derive(Default)]
 pub(super) struct Turns {
-    taken: Mutex<bool>,
+    state: Mutex<State>,
     ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    taken: bool,
+    /// How many wait: where nobody does, nobody has to be woken.
+    waiting: usize,
 }
 
 /// A turn; ends when dropped.
 pub(super) struct Turn<'t>(&'t Turns);
 
 impl Turns {
-    fn taken(&self) -> MutexGuard<'_, bool> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a turn.
     pub fn take(&self) -> Turn<'_> {
-        let mut taken = self.taken();
-        while *taken {
-            taken = self.ended.wait(taken).unwrap_or_else(PoisonError::into_inner);
-        }
-        *taken = true;
-        Turn(self)
+        self.take_unless(|| false).expect("it waits for a turn")
     }
 
     /// Waits for a turn, or until `done`, which is asked whenever a turn ends.
     pub fn take_unless(&self, done: impl Fn() -> bool) -> Option<Turn<'_>> {
-        let mut taken = self.taken();
+        let mut state = self.state();
         loop {
             if done() {
                 return None;
             }
-            if !*taken {
-                *taken = true;
+            if !state.taken {
+                state.taken = true;
                 return Some(Turn(self));
             }
-            taken = self.ended.wait(taken).unwrap_or_else(PoisonError::into_inner);
+            state.waiting += 1;
+            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
         }
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.taken() = false;
-        self.0.ended.notify_all();
+        let mut state = self.0.state();
+        state.taken = false;
+        if state.waiting > 0 {
+            self.0.ended.notify_all();
+        }
     }
 }
