@@ -110,7 +110,6 @@ fn a_mount_is_scrubbed_and_repaired() {
     assert_eq!(numbers(&theirs.stdout), numbers(&stock.stdout), "{theirs}\n{stock}");
 }
 
-/// In the background, slowly: it is seen running, cancelled, and resumed to its end.
 /// As in the kernel; and it says how else.
 #[test]
 fn a_scrub_of_a_mount_for_reading_only_looks() {
@@ -127,6 +126,7 @@ fn a_scrub_of_a_mount_for_reading_only_looks() {
     assert!(looked.stdout.contains("no errors found"), "{looked}");
 }
 
+/// In the background, slowly: it is seen running, cancelled, and resumed to its end.
 #[test]
 fn a_scrub_in_the_background_is_cancelled_and_resumed() {
     let Some(work) = setup("scrub_background") else { return };
