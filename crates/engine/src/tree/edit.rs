@@ -6,12 +6,16 @@
 //! * On the way to an insertion each full node is split first, so that a split below always finds
 //!   room for its new pointers above.
 //! * No block is left empty but the root leaf; small neighbours are joined.
+//! * A leaf is split only where its neighbours have no room ([`push`]).
 
 use butterfs_format::block::{ITEM_HEADER_SIZE, KeyPtr};
 use butterfs_format::{Key, Logical, TreeBlock, TreeId};
 
+use self::push::{Target, insert_with_push};
 use super::{ChildPtr, TreeWriter};
 use crate::error::{Error, Result};
+
+mod push;
 
 /// A writable path from the root to a leaf: addresses, and the slot taken in each.
 struct Path {
@@ -265,8 +269,8 @@ fn lower_first_key<W: TreeWriter + ?Sized>(w: &mut W, parents: &[(Logical, usize
     }
 }
 
-/// Splits the leaf so that the item fits: into two, or into three when a large item goes in the
-/// middle of large neighbours.
+/// Makes room for the item: by moving others to a neighbour, or else by splitting the leaf into two, or into three when
+/// a large item goes in the middle of large neighbours.
 fn insert_with_split<W: TreeWriter + ?Sized>(
     w: &mut W,
     tree: TreeId,
@@ -279,6 +283,9 @@ fn insert_with_split<W: TreeWriter + ?Sized>(
         steps.push((add_root(w, tree, at)?, 0));
     }
     let (parent, parent_slot) = *steps.last().expect("there is a parent now");
+    if insert_with_push(w, tree, Target { leaf: at, slot, parent, parent_slot }, key, data)? {
+        return Ok(());
+    }
     let need = data.len() + ITEM_HEADER_SIZE;
     let cut = split_point(w.writable(at), slot, need);
     // The item goes alone into the middle if it fits into neither half.
@@ -335,7 +342,6 @@ struct Cut {
 /// Where to cut a leaf so that an item of `need` bytes (header included) fits at `slot`.
 fn split_point(leaf: &TreeBlock, slot: usize, need: usize) -> Cut {
     let len = leaf.len();
-    let capacity = TreeBlock::leaf_capacity(leaf.bytes().len());
     if slot == len {
         // Appending: leave the full leaf as it is, which keeps sequential keys dense.
         return Cut { keep: len, place: Place::Own };
@@ -344,25 +350,31 @@ fn split_point(leaf: &TreeBlock, slot: usize, need: usize) -> Cut {
         // In front of all: the old items move to the right as they are.
         return Cut { keep: 0, place: Place::Left };
     }
+    best_cut(leaf, slot, need, (0, 0)).unwrap_or(Cut { keep: slot, place: Place::Own })
+}
+
+/// Where to cut a leaf in two with an item of `need` bytes at `slot`, so that both parts fit into a leaf, together with what
+/// is there before the first and behind the second, and are as even as can be.
+fn best_cut(leaf: &TreeBlock, slot: usize, need: usize, (below, above): (usize, usize)) -> Option<Cut> {
+    let len = leaf.len();
+    let capacity = TreeBlock::leaf_capacity(leaf.bytes().len());
     let size = |slot: usize| leaf.data(slot).len() + ITEM_HEADER_SIZE;
-    let total: usize = (0..len).map(size).sum::<usize>() + need;
-    let mut left = 0;
+    let total: usize = below + (0..len).map(size).sum::<usize>() + need + above;
+    let mut left = below;
     let mut best: Option<(usize, Cut)> = None;
-    for keep in 0..=len {
+    for keep in 1..len {
+        left += size(keep - 1);
         for place in [Place::Left, Place::Right] {
             let with = left + if place == Place::Left { need } else { 0 };
             let fits = with <= capacity && total - with <= capacity;
-            let in_place = if place == Place::Left { slot <= keep } else { slot >= keep && keep < len };
+            let in_place = if place == Place::Left { slot <= keep } else { slot >= keep };
             let skew = with.abs_diff(total - with);
-            if fits && in_place && keep > 0 && best.as_ref().is_none_or(|(s, _)| skew < *s) {
+            if fits && in_place && best.as_ref().is_none_or(|(s, _)| skew < *s) {
                 best = Some((skew, Cut { keep, place }));
             }
         }
-        if keep < len {
-            left += size(keep);
-        }
     }
-    best.map_or(Cut { keep: slot, place: Place::Own }, |(_, cut)| cut)
+    best.map(|(_, cut)| cut)
 }
 
 /// After a removal: joins small blocks with a neighbour, drops empty ones, lowers the tree.
