@@ -14,6 +14,7 @@ use butterfs_testkit::tree_compare::{Times, Tree};
 use butterfs_testkit::workdir::WorkDir;
 use butterfs_testkit::{daemon, oracle};
 use common::{MIB, kernel, setup, subject};
+use rustix::fs::{OFlags, openat};
 
 const OURS: &str = env!("CARGO_BIN_EXE_butterfs");
 
@@ -435,6 +436,52 @@ fn what_was_in_use_a_moment_ago_is_removed_soon() {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+    mounted.unmount();
+    oracle::assert_clean(&image);
+}
+
+/// Names that were looked for in vain in what is deleted, by who has it open, do not keep it; and one that is in use for
+/// long does not keep those that were deleted after it.
+#[test]
+fn what_was_looked_for_in_vain_keeps_nothing() {
+    let Some(work) = setup("subvolume_in_vain") else { return };
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    kernel().mkfs(&image, 256 * MIB, &[]);
+    let mounted = subject().mount(&image, &mnt, "");
+    let make = |name: &str| {
+        let live = mnt.join(name);
+        subject().create_subvolume(&live);
+        (0..50).for_each(|n| fs::write(live.join(n.to_string()), "in use").expect("write"));
+        fs::create_dir(live.join("dir")).expect("mkdir");
+        live
+    };
+    let open = |path: &Path| fs::File::open(path).expect("open");
+    let left = || in_mount(&subject(), &mnt, &["list", "-d", "."]).ok().stdout.matches("DELETED").count();
+    let wait_for = |count: usize, what: &str| {
+        let begun = std::time::Instant::now();
+        while left() != count {
+            assert!(begun.elapsed() < Duration::from_secs(4), "{what}: {} are left", left());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let long = make("long");
+    let in_use = open(&long.join("7"));
+    subject().delete_subvolume(&long);
+    for inner in ["", "dir"] {
+        let live = make("live");
+        let dir = open(&live.join(inner));
+        subject().delete_subvolume(&live);
+        for flags in [OFlags::RDONLY, OFlags::CREATE | OFlags::WRONLY] {
+            let found = openat(&dir, "absent", flags, rustix::fs::Mode::from(0o644));
+            assert_eq!(found.expect_err("it is deleted"), rustix::io::Errno::NOENT);
+        }
+        drop(dir);
+        wait_for(1, inner);
+    }
+    // By now the cleaner looks seldom by itself.
+    std::thread::sleep(Duration::from_secs(3));
+    drop(in_use);
+    wait_for(0, "the first");
     mounted.unmount();
     oracle::assert_clean(&image);
 }

@@ -129,7 +129,7 @@ fn a_deleted_subvolume_waits_for_who_is_not_in_memory() {
     press(&fs);
     fs.release(file, 1).unwrap();
     while fs.clean_once(100).unwrap() {}
-    assert!(fs.inodes.of_tree(sub, 10).is_empty());
+    assert!(fs.inodes.of_trees(&[sub], 10).is_empty());
     judge(&device, fs);
 }
 
@@ -150,18 +150,31 @@ fn an_open_file_is_told_of_what_was_lost_long_ago() {
     judge(&device, fs);
 }
 
+/// Also of subvolumes behind one that is in use for long.
 #[test]
 fn names_in_the_way_are_known_of_held_inodes() {
     let device = device();
     let fs = open(&device);
-    let sub = fs.create_subvolume(top(b"sub"), &SUBVOLUME).unwrap();
-    let file = made(&fs, Place::new(InodeId::top_of(sub), b"f"));
-    fs.hold(file).unwrap();
-    fs.sync().unwrap();
-    fs.delete_subvolume(top(b"sub")).unwrap();
+    let mut held = Vec::new();
+    for name in [b"one", b"two"] {
+        let sub = fs.create_subvolume(top(name), &SUBVOLUME).unwrap();
+        for file in [b"f", b"g"] {
+            let file = made(&fs, Place::new(InodeId::top_of(sub), file));
+            fs.hold(file).unwrap();
+            held.push(file);
+        }
+        fs.sync().unwrap();
+        assert!(!fs.is_deleted(sub));
+        fs.delete_subvolume(top(name)).unwrap();
+        assert!(fs.is_deleted(sub) && sub != TreeId::FS);
+    }
     press(&fs);
-    assert_eq!(fs.names_in_the_way(10).unwrap(), [(InodeId::top_of(sub), b"f".to_vec())]);
-    assert_ne!(sub, TreeId::FS);
-    fs.release(file, 1).unwrap();
+    let mut found = fs.names_in_the_way(10).unwrap();
+    found.sort();
+    let name = |file: &InodeId, name: &[u8]| (InodeId::top_of(file.tree), name.to_vec());
+    assert_eq!(found, [name(&held[0], b"f"), name(&held[0], b"g"), name(&held[2], b"f"), name(&held[2], b"g")]);
+    let found = fs.names_in_the_way(1).unwrap();
+    assert!(found.len() == 2 && found[0].0 != found[1].0, "one of each: {found:?}");
+    held.into_iter().for_each(|file| fs.release(file, 1).unwrap());
     judge(&device, fs);
 }

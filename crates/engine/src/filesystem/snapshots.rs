@@ -214,20 +214,25 @@ impl Filesystem {
         })
     }
 
-    /// Names, with their directories, of inodes that keep the oldest deleted subvolume from being removed, so many at
+    /// Names, with their directories, of inodes that keep deleted subvolumes from being removed, so many of each at
     /// most: who has shown them to others can have those forget them.
     pub fn names_in_the_way(&self, most: usize) -> Result<Vec<(InodeId, Vec<u8>)>> {
         self.shared.gate.view(|tx| {
-            let Some(tree) = orphan::list(tx, TreeId::ROOT, 0, 1)?.first().map(|tree| TreeId(*tree)) else {
-                return Ok(Vec::new());
-            };
+            let deleted = orphan::list(tx, TreeId::ROOT, 0, usize::MAX)?;
+            let deleted: Vec<TreeId> = deleted.into_iter().map(TreeId).collect();
             let mut found = Vec::new();
-            for id in self.inodes.of_tree(tree, most).into_iter().filter(|id| id.ino != Ino::ROOT_DIR) {
+            for id in self.inodes.of_trees(&deleted, most).into_iter().filter(|id| id.ino != Ino::ROOT_DIR) {
                 let names = backref::names(tx, id).unwrap_or_default();
-                found.extend(names.into_iter().map(|(dir, name)| (InodeId::new(tree, dir), name)));
+                found.extend(names.into_iter().map(|(dir, name)| (InodeId::new(id.tree, dir), name)));
             }
             Ok(found)
         })
+    }
+
+    /// Whether a subvolume was deleted and is not removed yet: what is open in it can be used, and nothing is found in it.
+    pub fn is_deleted(&self, tree: TreeId) -> bool {
+        let refs = self.shared.gate.view(|tx| tx.look_at_root_item(tree, |item| item.refs.get()));
+        matches!(refs, Ok(0) | Err(Error::NotFound))
     }
 
     /// Deletes up to about `limit` blocks of deleted subvolumes; says whether there is more to do.

@@ -155,9 +155,19 @@ impl InodeCache {
         lock(&self.map).slots.remove(&id);
     }
 
-    /// Inodes of a tree that are in memory or held, so many at most.
-    pub fn of_tree(&self, tree: TreeId, most: usize) -> Vec<InodeId> {
-        lock(&self.map).of_tree(tree).take(most).collect()
+    /// Inodes of these trees that are in memory or held, so many of each tree at most.
+    pub fn of_trees(&self, trees: &[TreeId], most: usize) -> Vec<InodeId> {
+        let map = lock(&self.map);
+        let mut left: HashMap<TreeId, usize> = trees.iter().map(|tree| (*tree, most)).collect();
+        let held = trees.iter().flat_map(|tree| map.held.of_tree(*tree).take(most));
+        let mut is_taken = |id: &InodeId| match left.get_mut(&id.tree) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        };
+        map.slots.keys().copied().chain(held).filter(|id| is_taken(id)).collect()
     }
 
     /// Forgets every inode of a tree that nobody uses; says whether none is left.
@@ -291,7 +301,7 @@ mod tests {
         hold(&cache, id(300));
         press(&cache);
         assert!(!is_loaded(&cache, id(300)));
-        assert_eq!(cache.of_tree(TreeId::FS, 200).iter().filter(|found| **found == id(300)).count(), 1);
+        assert_eq!(cache.of_trees(&[TreeId::FS], 200).iter().filter(|found| **found == id(300)).count(), 1);
         assert!(!cache.drop_tree(TreeId::FS), "somebody holds one");
         assert!(cache.release(id(300), 1).is_none());
         let again =

@@ -6,6 +6,7 @@
 
 use crate::thread;
 use butterfs_engine::Error;
+use butterfs_engine::dir::Place;
 use butterfs_engine::filesystem::Filesystem;
 use butterfs_engine::inode::{InodeId, lock};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -43,8 +44,10 @@ const DISCARDS: usize = 1000;
 const CLEAN_STEP: usize = 64;
 /// The longest pause between two steps of the cleaner.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// Names that the kernel is asked to forget at once.
+/// Names of one subvolume that the kernel is asked to forget at once.
 const FORGET_STEP: usize = 256;
+/// So many absent names are remembered for it. Others the kernel lets go when it needs memory.
+const MOST_ABSENT: usize = 16384;
 /// How soon the cleaner looks again after a deletion at subvolumes that are still in use: the kernel forgets their inodes
 /// a moment later. It waits twice as long each time.
 const CLEAN_SOON: Duration = Duration::from_millis(5);
@@ -62,6 +65,11 @@ struct Told {
     failed: bool,
     /// Time between commits.
     interval: Duration,
+    /// The kernel has let something go in a deleted subvolume, or is to: the cleaner looks again, not at once.
+    soon: bool,
+    /// Names that were looked for in deleted subvolumes, and are not there: the kernel keeps each, and so its directory,
+    /// which keeps the subvolume.
+    absent: Vec<(InodeId, Vec<u8>)>,
 }
 
 #[derive(Default)]
@@ -126,6 +134,25 @@ impl Background {
             told.clean = true;
         }
         self.bell.ring.notify_all();
+    }
+
+    /// The kernel is told that a name is not there, in a deleted subvolume; once it knows, it is to forget that.
+    pub fn note_absent(&self, place: &Place<'_>) {
+        {
+            let mut told = lock(&self.bell.told);
+            if told.absent.len() >= MOST_ABSENT {
+                return;
+            }
+            told.absent.push((place.dir, place.name.to_vec()));
+        }
+        self.note_left();
+    }
+
+    /// The kernel has let go of something in a deleted subvolume.
+    pub fn note_left(&self) {
+        if !std::mem::replace(&mut lock(&self.bell.told).soon, true) {
+            self.bell.ring.notify_all();
+        }
     }
 
     /// A subvolume was deleted.
@@ -287,11 +314,17 @@ fn follow_error(bell: &Bell, on_error: &OnError) {
     }
 }
 
-/// What was open in a subvolume while it was deleted stays in the kernel's cache when it is closed.
-fn forget_deleted(fs: &Filesystem, forget: &Forget) {
+/// What was open in a subvolume while it was deleted stays in the kernel's cache when it is closed, and so does what was
+/// looked for in vain.
+fn forget_deleted(bell: &Bell, fs: &Filesystem, forget: &Forget) {
+    let absent = {
+        let mut told = lock(&bell.told);
+        told.soon = false;
+        std::mem::take(&mut told.absent)
+    };
     // What cannot be read is no reason to stop; the cleaner tells.
     let names = fs.names_in_the_way(FORGET_STEP).unwrap_or_default();
-    names.iter().for_each(|(dir, name)| forget(*dir, name));
+    absent.iter().chain(&names).for_each(|(dir, name)| forget(*dir, name));
 }
 
 /// How long the cleaner pauses after a step: others get the trees for as long as they were taken from them.
@@ -321,18 +354,20 @@ fn clean(bell: &Bell, fs: &Filesystem, forget: &Forget) {
                 }
             }
         }
-        forget_deleted(fs, forget);
-        let mut deleted = false;
+        forget_deleted(bell, fs, forget);
+        let (mut deleted, mut soon) = (false, false);
         if !autodefrag(bell, fs, &mut defragmented)
             || !reclaim(bell, fs)
             || !bell.wait(again.min(bell.clean_interval()), |told| {
-                deleted = std::mem::take(&mut told.clean);
-                deleted
+                (deleted, soon) = (std::mem::take(&mut told.clean), told.soon);
+                deleted || soon
             })
+            // An answer has to reach the kernel first; and there may be many, one after the other.
+            || soon && !bell.wait(CLEAN_SOON, |_| false)
         {
             return;
         }
-        again = if deleted { CLEAN_SOON } else { (again * 2).min(CLEAN_AGAIN) };
+        again = if deleted || soon { CLEAN_SOON } else { (again * 2).min(CLEAN_AGAIN) };
     }
 }
 

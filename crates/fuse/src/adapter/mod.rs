@@ -366,6 +366,9 @@ impl FrontEnd for EngineFrontEnd {
         if let Some((id, holds)) = self.nodes.forget(node, lookups) {
             self.handles.forget(id);
             self.release_holds(id, holds);
+            if self.fs.is_deleted(id.tree) {
+                self.background.note_left();
+            }
         }
     }
 

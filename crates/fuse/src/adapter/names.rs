@@ -15,7 +15,13 @@ impl EngineFrontEnd {
         let site = Site::at("lookup", place);
         match self.fs.lookup(*place) {
             Ok(id) => self.entry(site, id),
-            Err(Error::NotFound) => Ok(Entry::negative(self.options.ttl)),
+            Err(Error::NotFound) => {
+                // Linux keeps an absent name whose time is over, too.
+                if self.fs.is_deleted(place.dir.tree) {
+                    self.background.note_absent(place);
+                }
+                Ok(Entry::negative(self.options.ttl))
+            }
             Err(error) => Err(site.fail(&error)),
         }
     }
