@@ -32,6 +32,8 @@ mod holds;
 mod map_tests;
 mod new_files;
 #[cfg(test)]
+mod new_subvolume_tests;
+#[cfg(test)]
 mod nocow_tests;
 mod old_root;
 mod open;

@@ -3,8 +3,9 @@
 //! # Invariants
 //! * The flags COMPRESS and NOCOMPRESS follow the property, and the property follows the flags when
 //!   those are changed, as in the kernel.
-//! * A new file or directory has its directory's property.
+//! * A new file or directory has its directory's property; a new subvolume that of the subvolume that it lies in.
 
+use butterfs_format::TreeId;
 use butterfs_format::compression::{Choice, Method};
 use butterfs_format::items::{FileType, InodeFlags, InodeItem};
 
@@ -119,6 +120,13 @@ pub(super) fn follow_flags(
         Err(Error::NoAttribute) => Ok(()),
         result => result,
     }
+}
+
+/// The property of the top directory of a subvolume, if new subvolumes in that one are to have it: not what says that
+/// nothing is to be compressed, as in the kernel.
+pub(super) fn of_top(tx: &Transaction, tree: TreeId) -> Result<Option<Vec<u8>>> {
+    let value = xattr::get(tx, InodeId::top_of(tree), COMPRESSION_PROPERTY)?;
+    Ok(value.filter(|value| matches!(Choice::of_property(value), Some(Choice::With(_)))))
 }
 
 /// Gives a new inode the property of its directory, or that of its subvolume; the flags it has already.

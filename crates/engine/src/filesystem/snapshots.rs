@@ -7,16 +7,18 @@
 
 use std::sync::TryLockError;
 
-use butterfs_format::items::{FileType, RootFlags, Timespec};
+use butterfs_format::items::{FileType, InodeFlags, RootFlags, Timespec};
 use butterfs_format::{Ino, Key, TreeId};
 
-use super::{Attempt, Filesystem, require_changeable_dir, require_growable_dir};
+use super::{Attempt, Filesystem, properties, require_changeable_dir, require_growable_dir};
 use crate::dir::backref;
 use crate::dir::entry::{self, Entry, Target};
 use crate::dir::link::{self, Link};
 use crate::dir::{Parent, Place, subvolumes_in};
 use crate::error::{Error, Result};
+use crate::file::COMPRESSION_PROPERTY;
 use crate::inode::item::{self, Ownership};
+use crate::inode::xattr::{self, Xattr, XattrMode};
 use crate::inode::{Drafts, InodeId, Locked, lock, orphan};
 use crate::subvolume::root::{self, Access, Birth};
 use crate::subvolume::uuid::{self, Role};
@@ -47,22 +49,28 @@ pub(super) enum Content {
 }
 
 impl Filesystem {
-    /// Makes an empty subvolume.
+    /// Makes an empty subvolume. As in the kernel its top directory takes nothing over from the directory that it is made
+    /// in, no flags and no group, but the property of the top directory of that one's subvolume.
     pub fn create_subvolume(&self, place: Place<'_>, new: &NewSubvolume) -> Result<TreeId> {
         place.check()?;
         let (now, uuid) = (self.now(), self.shared.environment.new_uuid());
         let dir = self.dir(place.dir)?;
-        self.change(&[dir], Need::Items(12), |tx, drafts| {
+        self.change(&[dir], Need::Items(14), |tx, drafts| {
             check_free(tx, drafts, &place)?;
             let birth = Birth { generation: tx.generation(), now, uuid };
             let tree = tx.next_tree_id()?;
-            let parent = drafts.item(place.dir)?;
+            let property = properties::of_top(tx, place.dir.tree)?;
             let mode = FileType::Directory.mode_bits() | new.permissions & 0o7777;
-            let owner = Ownership { mode, uid: new.uid, gid: new.gid }.inherited_from(parent);
-            let mut top = item::new_item(tx, owner, now);
-            top.flags = item::inherited_flags(parent, mode).bits().into();
+            let mut top = item::new_item(tx, Ownership { mode, uid: new.uid, gid: new.gid }, now);
+            if property.is_some() {
+                top.flags = InodeFlags::COMPRESS.bits().into();
+            }
             tx.create_subvolume_tree(tree, root::new_item(&birth, tx.geometry().nodesize))?;
             root::insert_top(tx, tree, &mut top)?;
+            if let Some(value) = property {
+                let property = Xattr { name: COMPRESSION_PROPERTY, value: &value };
+                xattr::set(tx, InodeId::top_of(tree), property, XattrMode::Create)?;
+            }
             name_subvolume(tx, drafts, &place, tree, now)?;
             uuid::add(tx, &uuid, Role::Own, tree)?;
             Ok(tree)
