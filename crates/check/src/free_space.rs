@@ -63,14 +63,22 @@ impl<'a> FreeSpace<'a> {
         }
     }
 
-    /// mkfs.btrfs of some versions leaves the entries of its temporary block groups, below all others;
-    /// nobody reads them. Any other entry without a block group is wrong.
+    /// mkfs.btrfs leaves the entries of temporary block groups that it removed. Nobody reads them: the tree is read by
+    /// block group, and a new chunk goes behind all others. An entry without a block group is wrong where it lies over
+    /// one, or where the next could be.
     fn open_stray(&mut self, context: &mut Context<'_>, key: &Key) {
         let end = key.objectid.saturating_add(key.offset);
         self.stray = (key.objectid, end);
         let place = Place::item(TreeId::FREE_SPACE, key);
-        match self.groups.keys().next() {
-            Some(first) if end <= *first => context.warn(Kind::FreeSpace, place, "left by mkfs: no such block group"),
+        let overlaps = self
+            .groups
+            .range(..end)
+            .next_back()
+            .is_some_and(|(start, (len, _))| start.saturating_add(*len) > key.objectid);
+        match self.groups.keys().next_back() {
+            Some(last) if end <= *last && !overlaps => {
+                context.warn(Kind::FreeSpace, place, "left by mkfs: no such block group")
+            }
             _ => context.error(Kind::FreeSpace, place, "there is no such block group"),
         }
     }
