@@ -12,6 +12,7 @@ use crate::dir::link::{self, Link, Room};
 use crate::dir::{Place, path};
 use crate::error::{Error, Result};
 use crate::inode::{Drafts, InodeId, InodeRef, InodeState, item};
+use crate::subvolume::root::{self, Access};
 use crate::tx::{Need, Transaction};
 
 /// What to do about an entry that has the new name.
@@ -201,8 +202,8 @@ fn find_both(tx: &Transaction, drafts: &mut Drafts, seen: &Move<'_>) -> Result<O
     Ok(same.then_some((source, replaced)))
 }
 
-/// Fails if an entry must not go to another directory: into itself, across subvolumes, or if it
-/// only stands in for a subvolume.
+/// Fails if an entry must not go to another directory: into itself, across subvolumes, if it only
+/// stands in for a subvolume, or is one that is read-only, whose way up would be another.
 fn check_move(tx: &Transaction, link: &Link, from: &Place<'_>, to: &Place<'_>) -> Result<()> {
     if link.stub {
         return Err(Error::NotEmpty);
@@ -213,6 +214,12 @@ fn check_move(tx: &Transaction, link: &Link, from: &Place<'_>, to: &Place<'_>) -
     let is_dir = link.entry.file_type == FileType::Directory;
     if is_dir && from.dir != to.dir && path::is_above(tx, link.inode(from.dir), to.dir)? {
         return Err(Error::Invalid("a directory cannot be moved into itself"));
+    }
+    if let Target::Subvolume(tree) = link.entry.target
+        && from.dir != to.dir
+        && root::access(&tx.root_item(tree)?) == Access::ReadOnly
+    {
+        return Err(Error::ReadOnly);
     }
     Ok(())
 }
