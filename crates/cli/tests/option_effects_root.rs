@@ -254,6 +254,11 @@ fn what_is_refused_has_a_reason() {
         ("compress=zlib:x", "zlib:x"),
         ("discard=often", "sync, async"),
         ("thread_pool=many", "from 1 to"),
+        ("ssd=5", "write just ssd"),
+        ("subvol=", "give the path"),
+        ("subvolid=abc", "give the number"),
+        ("ro,rescue=foo", "'foo'; allowed are: usebackuproot"),
+        ("usebackuproot", "add ro"),
         ("commit=soon", "a number"),
         ("metadata_ratio=-1", "a number"),
         ("max_inline=much", "max_inline=much"),
@@ -265,7 +270,7 @@ fn what_is_refused_has_a_reason() {
         ("norecovery", "add ro"),
     ] {
         let refused = subject().try_mount(&image, &mnt, options).map(drop).expect_err(options);
-        let name = options.split('=').next().unwrap_or_default();
+        let name = options.trim_start_matches("ro,").split('=').next().unwrap_or_default();
         let named = refused.stderr.contains(name) && refused.stderr.contains(reason);
         assert!(named && refused.stderr.trim_end().lines().count() == 1, "{options}: {refused}");
     }

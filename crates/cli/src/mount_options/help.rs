@@ -55,8 +55,8 @@ fn groups(wanted: impl Fn(&Row) -> bool) -> String {
 /// What is done with an option that is not simply followed.
 fn fate(row: &Row) -> &'static str {
     match row.take {
-        Take::Word(_) | Take::Value(..) | Take::Nothing => "",
-        Take::Warn => "no effect: ",
+        Take::Word(_) | Take::Value(..) | Take::Anyway | Take::Nothing => "",
+        Take::Warn | Take::WarnOfAny => "no effect: ",
         Take::Refuse => "refused: ",
     }
 }

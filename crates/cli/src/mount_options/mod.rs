@@ -205,8 +205,8 @@ impl Options {
             (Take::Value(_, set), value) => {
                 set(self, value.unwrap_or_default()).map_err(|error| format!("mount option '{word}': {error}"))?
             }
-            (Take::Nothing, _) => {}
-            (Take::Warn, _) => self.warnings.push(format!("mount option '{word}': {}", row.text)),
+            (Take::Anyway | Take::Nothing, _) => {}
+            (Take::Warn | Take::WarnOfAny, _) => self.warnings.push(format!("mount option '{word}': {}", row.text)),
             (Take::Refuse, _) => return Err(format!("mount option '{word}' is not supported: {}", row.text)),
         }
         Ok(())
@@ -297,8 +297,9 @@ impl Options {
         if self.rescue.contains(Rescue::NO_LOG_REPLAY) {
             self.log_tree = LogTree::Ignore;
         }
+        let only_backup_roots = self.rescue == Rescue::USE_BACKUP_ROOT;
         let reading = [
-            ("rescue", !self.rescue.is_empty()),
+            (if only_backup_roots { "usebackuproot (or recovery)" } else { "rescue" }, !self.rescue.is_empty()),
             ("generation", self.generation.is_some()),
             ("nologreplay (or norecovery)", self.log_tree == LogTree::Ignore),
         ];
@@ -330,7 +331,7 @@ fn find(name: &str, value: Option<&str>) -> Result<Option<&'static Row>, String>
     let mut known = None;
     for row in table::GROUPS.iter().flat_map(|group| group.rows).filter(|row| row.stands_for(name)) {
         match (&row.take, value) {
-            (Take::Word(_), Some(_)) | (Take::Value(..), None) => known = Some(row),
+            (Take::Word(_) | Take::Anyway | Take::Warn, Some(_)) | (Take::Value(..), None) => known = Some(row),
             _ => return Ok(Some(row)),
         }
     }
@@ -393,7 +394,10 @@ mod tests {
         assert!(parse("ro,ref_verify").unwrap_err().contains("'ref_verify'"));
         assert!(parse("commit=soon").unwrap_err().contains("'commit=soon': give the seconds"));
         assert!(parse("commit").unwrap_err().contains("commit=SECONDS"));
-        assert!(parse("ro=1").unwrap_err().contains("has no value"));
+        for word in ["ro=1", "ssd=5", "barrier=x", "nobarrier=", "flushoncommit=1", "nossd_spread=0", "inode_cache=1"] {
+            assert!(parse(word).unwrap_err().contains("has no value"), "{word}");
+        }
+        assert!(parse("check_int_print_mask=1,comment=words,x-name=1").is_ok());
         assert_eq!(parse("commit=0").unwrap().commit, None);
         assert!(parse("norecovery").is_err());
         for word in ["nologreplay", "rescue=nologreplay", "norecovery"] {
@@ -423,7 +427,9 @@ mod tests {
         let options = parse("ro,rescue=nologreplay:idatacsums,rescue=usebackuproot").unwrap();
         assert_eq!(options.rescue, Rescue::NO_LOG_REPLAY | Rescue::IGNORE_DATA_CSUMS | Rescue::USE_BACKUP_ROOT);
         assert_eq!(options.log_tree, LogTree::Ignore);
-        assert!(parse("ro,rescue=everything").unwrap_err().contains("'everything'"));
+        let error = parse("ro,rescue=everything").unwrap_err();
+        assert!(error.contains("'everything'; allowed are: usebackuproot, nologreplay, "), "{error}");
+        assert!(parse("recovery").unwrap_err().starts_with("usebackuproot (or recovery) is for reading only; add ro"));
         for option in ["rescue=all", "generation=7", "usebackuproot"] {
             assert!(parse(option).unwrap_err().contains("add ro"), "{option}");
             assert!(parse(&format!("{option},ro")).is_ok(), "{option}");
@@ -461,8 +467,30 @@ mod tests {
     }
 
     #[test]
+    fn there_are_no_more_threads_than_are_of_use() {
+        let threads = |text| parse(text).map(|options| options.threads.map(NonZeroUsize::get));
+        assert_eq!(threads("thread_pool=4"), Ok(Some(4)));
+        assert_eq!(threads("thread_pool=0x10"), Ok(Some(16)));
+        assert_eq!(threads("thread_pool=100000"), Ok(Some(256)));
+        for wrong in ["0", "many", "-1", "4294967296"] {
+            let error = parse(&format!("thread_pool={wrong}")).unwrap_err();
+            assert!(error.contains("give a number from 1"), "{error}");
+        }
+    }
+
+    #[test]
     fn subvolumes_by_name_and_number() {
         assert_eq!(parse("subvolid=0").unwrap().subvolume, SubvolumeChoice::Id(TreeId::FS));
+        for (text, number) in [("0x5", 5), ("0X1ff", 511), ("0400", 256), ("+300", 300)] {
+            let found = parse(&format!("subvolid={text}")).unwrap().subvolume;
+            assert_eq!(found, SubvolumeChoice::Id(TreeId(number)), "{text}");
+        }
+        for wrong in ["abc", "", "-1", "08", "0x", "5x", "++5", "0x+5", "99999999999999999999"] {
+            let error = parse(&format!("subvolid={wrong}")).unwrap_err();
+            assert!(error.contains(&format!("'subvolid={wrong}': give the number of a subvolume")), "{error}");
+        }
+        assert!(parse("ro,generation=abc").unwrap_err().contains("give the number of a commit"));
+        assert!(parse("subvol=").unwrap_err().contains("give the path of a subvolume"));
         assert_eq!(parse("subvol=/a/b").unwrap().subvolume, SubvolumeChoice::Path(b"/a/b".to_vec()));
     }
 }

@@ -32,15 +32,19 @@ pub enum Take {
     Word(fn(&mut Options)),
     /// It has a value, which users see under this name. An error says what is wrong and what is allowed.
     Value(&'static str, fn(&mut Options, &str) -> Result<(), String>),
+    /// Nothing: it is so anyway. It has no value, as for the kernel.
+    Anyway,
     /// Nothing, with any value: it is so anyway, or meant for others.
     Nothing,
-    /// Nothing, with any value, and the user is told why.
+    /// Nothing, and the user is told why. It has no value.
     Warn,
+    /// The same, with any value.
+    WarnOfAny,
     /// It is an error.
     Refuse,
 }
 
-use Take::{Nothing, Refuse, Value, Warn, Word};
+use Take::{Anyway, Nothing, Refuse, Value, Warn, WarnOfAny, Word};
 
 /// Options that belong together.
 pub struct Group {
@@ -72,7 +76,7 @@ const BTRFS: &[Row] = &[
     ),
     row("autodefrag", Word(|o| o.autodefrag = Autodefrag::SmallWrites), "defragment files that small writes scatter"),
     row("noautodefrag", Word(|o| o.autodefrag = Autodefrag::Never), "do not (the default)"),
-    row("barrier", Nothing, "devices are flushed before and after the superblock (the default)"),
+    row("barrier", Anyway, "devices are flushed before and after the superblock (the default)"),
     row("nobarrier", Warn, "devices are flushed all the same: without that a power cut destroys the filesystem"),
     row(
         "clear_cache",
@@ -137,10 +141,10 @@ const BTRFS: &[Row] = &[
     ),
     row(
         "flushoncommit",
-        Nothing,
+        Anyway,
         "sync, snapshots and the periodic commit write all files first (always); a commit that makes room does not",
     ),
-    row("noflushoncommit", Nothing, "the same: nothing is gained by leaving it out"),
+    row("noflushoncommit", Anyway, "the same: nothing is gained by leaving it out"),
     row("fragment", Refuse, "a debugging help of kernels built with CONFIG_BTRFS_DEBUG"),
     row(
         "max_inline",
@@ -178,27 +182,24 @@ const BTRFS: &[Row] = &[
         "v2: free space is kept in a tree (the default)",
     ),
     row("nospace_cache", Refuse, "free space is kept in a tree, which cannot be left out; leave it out"),
-    row("ssd", Nothing, "no effect: space is taken in the same way on all devices"),
-    row("nossd", Nothing, "the same"),
-    row("ssd_spread", Nothing, "the same"),
-    row("nossd_spread", Nothing, "the same"),
+    row("ssd", Anyway, "no effect: space is taken in the same way on all devices"),
+    row("nossd", Anyway, "the same"),
+    row("ssd_spread", Anyway, "the same"),
+    row("nossd_spread", Anyway, "the same"),
     row(
         "subvol",
-        Value("PATH", |o, v| {
-            o.subvolume = SubvolumeChoice::Path(v.into());
-            Ok(())
-        }),
+        Value("PATH", |o, v| values::path(v).map(|path| o.subvolume = SubvolumeChoice::Path(path.into()))),
         "show this subvolume",
     ),
     row(
         "subvolid",
-        Value("N", |o, v| values::number(v).map(|id| o.subvolume_id = Some(values::tree(id)))),
+        Value("N", |o, v| values::number(v, "a subvolume").map(|id| o.subvolume_id = Some(values::tree(id)))),
         "show the subvolume with this number; 0 is the top level",
     ),
     row(
         "thread_pool",
         Value("N", |o, v| values::threads(v).map(|n| o.threads = Some(n))),
-        "answer requests with up to so many threads at a time (one for each core, 2 to 8)",
+        "answer requests with up to so many threads at a time (one for each core, 2 to 8); more than 256 are taken as 256",
     ),
     row("treelog", Word(|o| o.fsync = Fsync::Log), "fsync writes to a log tree (the default)"),
     row("notreelog", Word(|o| o.fsync = Fsync::Commit), "commit on every fsync, without a log tree"),
@@ -212,7 +213,7 @@ const BTRFS: &[Row] = &[
 const BUTTERFS: &[Row] = &[
     row(
         "generation",
-        Value("N", |o, v| values::number(v).map(|n| o.generation = Some(Generation(n)))),
+        Value("N", |o, v| values::number(v, "a commit").map(|n| o.generation = Some(Generation(n)))),
         "with ro: what that commit left, as far as it is there",
     ),
     row(
@@ -331,9 +332,9 @@ const REMOVED: &[Row] = &[
         "the integrity checker of older kernels is gone; every block is checked before it is written",
     ),
     row("check_int_data", Warn, "as check_int"),
-    row("check_int_print_mask", Warn, "as check_int"),
-    row("alloc_start", Warn, "space is taken wherever it is free"),
-    row("subvolrootid", Warn, "subvol= and subvolid= do without it"),
+    row("check_int_print_mask", WarnOfAny, "as check_int"),
+    row("alloc_start", WarnOfAny, "space is taken wherever it is free"),
+    row("subvolrootid", WarnOfAny, "subvol= and subvolid= do without it"),
     row("mand", Warn, "there is no mandatory locking any more"),
     row("nomand", Nothing, "there is no mandatory locking any more"),
 ];

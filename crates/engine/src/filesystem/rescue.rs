@@ -41,11 +41,14 @@ impl Rescue {
     /// Reads words separated by colons.
     ///
     /// # Errors
-    /// The word that is not known, in a sentence.
+    /// The word that is not known, in a sentence, with those that are.
     pub fn parse(text: &str) -> Result<Self, String> {
         text.split(':').try_fold(Self::empty(), |sum, word| {
             let known = WORDS.iter().find(|(name, _)| *name == word);
-            known.map(|(_, rescue)| sum | *rescue).ok_or_else(|| format!("rescue: unknown word '{word}'"))
+            known.map(|(_, rescue)| sum | *rescue).ok_or_else(|| {
+                let allowed = WORDS.map(|(name, _)| name).join(", ");
+                format!("unknown word '{word}'; allowed are: {allowed}")
+            })
         })
     }
 
@@ -70,7 +73,7 @@ mod tests {
         let all = Rescue::parse("all:usebackuproot").unwrap();
         assert!(all.is_all() && all.block_checksums() == Checksum::Skip);
         assert!(!Rescue::parse("all").unwrap().contains(Rescue::USE_BACKUP_ROOT));
-        assert!(Rescue::parse("all:what").unwrap_err().contains("'what'"));
+        assert!(Rescue::parse("all:what").unwrap_err().contains("'what'; allowed are: usebackuproot, "));
         assert!(Rescue::parse("").is_err());
     }
 }
