@@ -184,8 +184,22 @@ fn a_subvolume_has_properties_for_all_its_new_files() {
     let refused = property(&["set", "d", "nodatacow", "true"]);
     assert_eq!(
         (refused.status.code(), problem(&refused)),
-        (Some(1), "object is not compatible with property: nodatacow".into())
+        (
+            Some(1),
+            "object is not compatible with property: nodatacow; it is of whole subvolumes: name a top directory; for a \
+             directory alone use chattr +C"
+                .into()
+        )
     );
+    let text = problem(&property(&["set", "s", "nodatacow", "maybe"]));
+    assert_eq!(text, "invalid value for property: maybe; write true or false");
+    for wrong in ["zstd:99", "zlib:10", "gzip"] {
+        let refused = property(&["set", "-t", "subvol", "s", "compression", wrong]);
+        let text = problem(&refused);
+        assert!(!refused.status.success(), "{refused}");
+        assert!(text.contains(&format!("'{wrong}'")) && text.contains("zstd:-15 to zstd:15"), "{text}");
+    }
+    assert_eq!(property(&["get", "-t", "subvol", "s", "compression"]).ok().stdout, "compression=zstd:5\n");
     // Who may write to the top directory, but does not own it, does not decide.
     run_program("chmod", &["777".as_ref(), mnt.as_os_str(), mnt.join("s").as_os_str()]).ok();
     let words =

@@ -93,6 +93,24 @@ pub enum Choice {
 }
 
 impl Choice {
+    /// The same as parsing, for who is to be told of a level that there is not; 0 is the default.
+    ///
+    /// # Errors
+    /// For what is no choice, and for a level outside its method's range.
+    pub fn parse_exactly(value: &str) -> Result<Self, UnknownChoice> {
+        let choice = value.parse()?;
+        let Some((_, level)) = value.split_once(':') else { return Ok(choice) };
+        let taken = match choice {
+            Self::With(Method::Zlib(level)) => Some(level.number().into()),
+            Self::With(Method::Zstd(level)) => Some(level.number().into()),
+            Self::With(Method::Lzo) | Self::Never => None,
+        };
+        match level.parse::<i32>() {
+            Ok(level) if taken.is_some_and(|taken| level == 0 || level == taken) => Ok(choice),
+            _ => Err(UnknownChoice { value: value.to_owned() }),
+        }
+    }
+
     /// What a stored `btrfs.compression` property means; `None` when it means nothing.
     ///
     /// The kernel takes, and stores, any value that begins with an algorithm's name. What follows is a
@@ -149,6 +167,17 @@ pub struct UnknownChoice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_that_there_is_not_is_refused_where_it_matters() {
+        for value in ["zlib", "zlib:9", "zlib:0", "lzo", "zstd:-15", "zstd:15", "none"] {
+            assert_eq!(Choice::parse_exactly(value), value.parse(), "{value}");
+        }
+        for value in ["zlib:10", "zlib:-1", "lzo:1", "zstd:99", "zstd:-16", "zstd:x", "zstdx", "gzip", ""] {
+            let error = Choice::parse_exactly(value).unwrap_err().to_string();
+            assert!(error.contains(&format!("'{value}'; use ")) && error.contains("zstd:-15 to zstd:15"), "{error}");
+        }
+    }
 
     /// What Linux 6.18 shows in `/proc/mounts` for `compress=` with each value.
     #[test]

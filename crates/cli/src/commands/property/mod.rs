@@ -106,7 +106,10 @@ fn find(object: &Object<'_>, name: &str) -> Result<(Property, Kind)> {
         return Err(Failure::new(exit::USAGE, format!("unknown property: {name}")));
     };
     let kind = property.kinds().iter().find(|kind| object.is(**kind));
-    let incompatible = || Failure::new(exit::USAGE, format!("object is not compatible with property: {name}"));
+    let incompatible = || {
+        let text = format!("object is not compatible with property: {name}{}", property.advice());
+        Failure::new(exit::USAGE, text)
+    };
     kind.map(|kind| (property, *kind)).ok_or_else(incompatible)
 }
 

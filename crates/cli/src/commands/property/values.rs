@@ -7,6 +7,7 @@ use std::io;
 
 use butterfs_engine::file::{COMPRESSION_PROPERTY, DataRule};
 use butterfs_engine::subvolume::{RULE_ATTRIBUTE, SubvolumeRule};
+use butterfs_format::compression::Choice;
 use butterfs_fuse::control::{self, Access};
 
 use super::Received;
@@ -79,6 +80,27 @@ impl Property {
         matches!(self, Self::NoDataCow | Self::NoDataSum)
     }
 
+    /// What to do where an object cannot have it; nothing for what other tools know, whose words these are.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::NoDataCow => "; it is of whole subvolumes: name a top directory; for a directory alone use chattr +C",
+            Self::NoDataSum => "; it is of whole subvolumes: name a top directory",
+            _ => "",
+        }
+    }
+
+    /// Whether something is so, from its value.
+    fn truth(self, value: &str) -> Result<Truth> {
+        match value {
+            "true" => Ok(Truth::True),
+            "false" => Ok(Truth::False),
+            _ => {
+                let advice = if self.is_own() { "; write true or false" } else { "" };
+                Err(Failure::new(exit::USAGE, format!("invalid value for property: {value}{advice}")))
+            }
+        }
+    }
+
     /// Its value.
     pub fn get(self, object: &Object<'_>, of: Kind) -> Result<Value> {
         let truth = |value: bool| Value::Is(if value { "true" } else { "false" }.into());
@@ -95,15 +117,19 @@ impl Property {
     /// Sets its value.
     pub fn set(self, object: &Object<'_>, of: Kind, value: &str, received: Received) -> Result<()> {
         match (self, of) {
-            (Self::ReadOnly, _) => set_access(object, truth(value)?, received),
+            (Self::ReadOnly, _) => set_access(object, self.truth(value)?, received),
             (Self::Label, _) => set_label(object, value),
             (Self::Compression, Kind::Subvol) => {
                 let compression = (!value.is_empty()).then(|| value.to_owned());
+                if let Some(value) = &compression {
+                    // Of a file it is the kernel that takes any level; this is our own.
+                    Choice::parse_exactly(value).map_err(|error| Failure::new(exit::USAGE, error))?;
+                }
                 set_rule(object, &SubvolumeRule { compression, ..rule(object)? })
             }
             (Self::Compression, _) => set_compression(object, value),
-            (Self::NoDataCow, _) => set_data_rule(object, DataRule::InPlace, truth(value)?),
-            (Self::NoDataSum, _) => set_data_rule(object, DataRule::NoChecksums, truth(value)?),
+            (Self::NoDataCow, _) => set_data_rule(object, DataRule::InPlace, self.truth(value)?),
+            (Self::NoDataSum, _) => set_data_rule(object, DataRule::NoChecksums, self.truth(value)?),
         }
     }
 }
@@ -113,14 +139,6 @@ impl Property {
 enum Truth {
     True,
     False,
-}
-
-fn truth(value: &str) -> Result<Truth> {
-    match value {
-        "true" => Ok(Truth::True),
-        "false" => Ok(Truth::False),
-        _ => Err(Failure::new(exit::USAGE, format!("invalid value for property: {value}"))),
-    }
 }
 
 fn failed(what: String, error: impl Into<io::Error>) -> Failure {
