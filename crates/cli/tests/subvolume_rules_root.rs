@@ -1,8 +1,9 @@
-//! What new subvolumes have from where they are made, and where subvolumes may go, beside the kernel's mount.
+//! What new subvolumes have from where they are made, where subvolumes may go, and what is said when something cannot be:
+//! beside the kernel's mount.
 
 mod common;
 
-use common::both::same_on_both;
+use common::both::{Judge, same_by, same_on_both};
 
 /// Functions of the scripts: calls whose errors are told as the system names them.
 const CALLS: &str = r#"
@@ -66,4 +67,64 @@ fn read_only_subvolumes_stay_in_their_directories() {
         call readonly renamed 0; call rename renamed d/again; ls -F . d
     "#;
     same_on_both("rules_move", &[], &format!("{CALLS}{script}"));
+}
+
+#[test]
+fn errors_have_the_kernels_numbers() {
+    let script = r#"
+        for name in . ..; do call subvolume . $name; done
+        btrfs subvolume create default >/dev/null; touch default/f; call default default
+        call rmdir default; rm default/f; call rmdir default; call default .; call rmdir default
+        umask 022; head -c 20000 /dev/zero > other; truncate -s 100000 other; touch empty
+        call data other -1; sync -f .
+        # The kernel finds data from below zero only as long as it is in memory.
+        for at in -1 -9223372036854775808; do call hole other $at; done
+        for at in 0 19999 99999 100000; do call data other $at; call hole other $at; done
+        call data empty -1; call hole empty -1
+        chmod 755 .; setpriv --reuid 1000 --clear-groups bash -c "$(declare -f call); call defrag other" || true
+        chmod 666 other; setpriv --reuid 1000 --clear-groups bash -c "$(declare -f call); call defrag other" || true
+    "#;
+    same_on_both("rules_errors", &[], &format!("{CALLS}{script}"));
+}
+
+/// As many names of one hash as there is room for in one item: each way to make one more says so.
+#[test]
+fn names_of_one_hash_run_out_as_in_the_kernel() {
+    let script = r#"
+python3 - <<'END'
+import errno, os
+def crc(name):
+    c = 0xfffffffe
+    for byte in name:
+        c ^= byte
+        for _ in range(8): c = c >> 1 ^ (0x82f63b78 if c & 1 else 0)
+    return c
+def flipped(bits):
+    name = bytearray(b"@" * 200)
+    for bit in bits: name[bit // 5] ^= 1 << bit % 5
+    return bytes(name)
+zero, basis, names = crc(flipped([])), {}, [flipped([])]
+for bit in range(0, 600):
+    value, bits = crc(flipped([bit])) ^ zero, [bit]
+    while value and value.bit_length() in basis:
+        other, more = basis[value.bit_length()]
+        value, bits = value ^ other, bits + more
+    if value: basis[value.bit_length()] = (value, bits)
+    else: names.append(flipped(bits))
+def call(what, do):
+    try: do(); print(what, "done"); return True
+    except OSError as error: print(what, errno.errorcode[error.errno]); return False
+touch = lambda name: os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+touch("file"); os.mkdir("dir")
+most = 0
+while call("create", lambda: touch(names[most])): most += 1
+next = names[most]
+print(most)
+call("mkdir", lambda: os.mkdir(next)); call("link", lambda: os.link("file", next))
+call("symlink", lambda: os.symlink("x", next)); call("rename", lambda: os.rename("file", next))
+call("rename a directory", lambda: os.rename("dir", next)); call("mkfifo", lambda: os.mkfifo(next))
+call("rename one of them", lambda: os.rename(names[0], next)); call("create again", lambda: touch(names[0]))
+END
+    "#;
+    same_by(Judge::Ours, "rules_hash", &[], "", script);
 }

@@ -73,6 +73,9 @@ pub enum Error {
     /// A buffer is too small for the answer, or a value too large for an item.
     #[error("result does not fit")]
     DoesNotFit,
+    /// A directory has as many names with the hash of this one as fit an item.
+    #[error("too many names with the same hash in this directory; choose another name")]
+    HashIsFull,
     /// It cannot be, or not yet; the text says why, and what it takes.
     #[error("{0}")]
     Refused(String),
@@ -158,6 +161,7 @@ impl Error {
             Self::NoAttribute => 61,
             Self::TooLarge | Self::BeyondDevice { .. } => 27,
             Self::DoesNotFit => 34,
+            Self::HashIsFull => 75,
             Self::Busy(_) => 16,
             Self::Unsupported(_) => 95,
         }
@@ -208,6 +212,7 @@ mod tests {
             (Error::ShutDown, 5, "EIO"),
             (Error::TooManyLinks, 31, "EMLINK"),
             (Error::DoesNotFit, 34, "ERANGE"),
+            (Error::HashIsFull, 75, "EOVERFLOW"),
             (Error::NameTooLong, 36, "ENAMETOOLONG"),
             (Error::NotEmpty, 39, "ENOTEMPTY"),
             (Error::NoAttribute, 61, "ENODATA"),

@@ -81,14 +81,14 @@ pub fn check_new(tx: &Transaction, place: &Place<'_>) -> Result<()> {
         return Err(Error::Exists);
     }
     let size = disk_entry(place, None, 0).packed_size();
-    if data.len() + size > item::max_item_size(tx) { Err(Error::DoesNotFit) } else { Ok(()) }
+    if data.len() + size > item::max_item_size(tx) { Err(Error::HashIsFull) } else { Ok(()) }
 }
 
 /// Fails if the entries with this name's hash have no room for one more.
 pub fn check_room(tx: &Transaction, place: &Place<'_>) -> Result<()> {
     let used = tx.get(place.dir.tree, &hash_key(place))?.map_or(0, |data| data.len());
     let size = disk_entry(place, None, 0).packed_size();
-    if used + size > item::max_item_size(tx) { Err(Error::DoesNotFit) } else { Ok(()) }
+    if used + size > item::max_item_size(tx) { Err(Error::HashIsFull) } else { Ok(()) }
 }
 
 /// Indexes end here, so that a reader's position fits a signed number. Above are enough for the
@@ -135,7 +135,7 @@ pub fn insert(tx: &mut Transaction, place: &Place<'_>, index: u64, entry: Entry)
     pack_dir_entry(&disk_entry(place, Some(entry), tx.generation().0), &mut packed);
     tx.insert(place.dir.tree, &index_key(place.dir, index), &packed)?;
     let fits = tx.extend(place.dir.tree, &hash_key(place), &packed, item::max_item_size(tx))?;
-    if fits { Ok(()) } else { Err(Error::DoesNotFit) }
+    if fits { Ok(()) } else { Err(Error::HashIsFull) }
 }
 
 /// Takes both items of an entry out.

@@ -175,6 +175,10 @@ impl Filesystem {
         if tree == self.root.tree {
             return Err(Error::Busy("the subvolume is the one that is mounted"));
         }
+        // As for the kernel: rmdir says first that there is something in it.
+        if content == Content::MustBeEmpty && !entry::is_empty(tx, InodeId::top_of(tree))? {
+            return Err(Error::NotEmpty);
+        }
         if tree == root::default_subvolume(tx)? {
             return Err(Error::NotPermitted("the subvolume is the default one"));
         }
@@ -183,9 +187,7 @@ impl Filesystem {
         }
         let item = tx.root_item(tree)?;
         uuid::check(tx, &item.uuid, Role::Own)?;
-        uuid::check(tx, &item.received_uuid, Role::Received)?;
-        let empty = content == Content::Any || entry::is_empty(tx, InodeId::top_of(tree))?;
-        if empty { Ok(()) } else { Err(Error::NotEmpty) }
+        uuid::check(tx, &item.received_uuid, Role::Received)
     }
 
     /// All subvolumes that can be reached.

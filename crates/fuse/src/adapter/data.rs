@@ -84,7 +84,9 @@ impl EngineFrontEnd {
         self.settle_inode(id)
     }
 
+    /// What lies below zero counts as zero, as in the kernel.
     pub(super) fn do_lseek(&self, id: InodeId, from: u64, what: Seek) -> Result<u64> {
+        let from = from.cast_signed().max(0).cast_unsigned();
         let what = match what {
             Seek::Data => file::Seek::Data,
             Seek::Hole => file::Seek::Hole,

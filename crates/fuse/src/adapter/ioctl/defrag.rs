@@ -49,7 +49,7 @@ impl EngineFrontEnd {
             }
             FileType::Regular => {
                 require_unprotected(&found, Deed::Change)?;
-                self.require_access(caller, &found, WRITE)?;
+                self.require_access(caller, &found, WRITE).map_err(|_| Errno::EPERM)?;
                 self.fs.defragment(id, wish).map_err(|error| site.fail(&error))?;
                 self.notifier().inval_attr(call.node);
             }

@@ -29,6 +29,11 @@ fn access_of(flags: u64) -> Result<Access> {
     }
 }
 
+/// A name for something new: . and .. are there already, as for the kernel.
+fn new_name(name: &[u8]) -> Result<&[u8]> {
+    if matches!(name, b"." | b"..") { Err(Errno::EEXIST) } else { Ok(name) }
+}
+
 /// The name that must be in a struct.
 pub(super) fn name(field: &[u8]) -> Result<&[u8]> {
     name_in(field).ok_or(Errno::ENAMETOOLONG)
@@ -42,7 +47,7 @@ impl EngineFrontEnd {
 
     /// Makes a subvolume.
     pub(super) fn create_named(&self, caller: &Caller, node: NodeId, name: &[u8]) -> Result<IoctlReply> {
-        let place = Place::new(self.id(node)?, name);
+        let place = Place::new(self.id(node)?, new_name(name)?);
         let site = Site::at("creating a subvolume", &place);
         self.require_adding(caller, site)?;
         let new = NewSubvolume { permissions: 0o777 & !umask(caller), uid: caller.uid, gid: caller.gid };
@@ -54,7 +59,7 @@ impl EngineFrontEnd {
     pub(super) fn ioctl_snapshot(&self, caller: &Caller, call: &IoctlCall<'_>) -> Result<IoctlReply> {
         let mut args = SnapshotArgs::read_from_bytes(call.input).map_err(|_| Errno::EINVAL)?;
         let source = InodeId::top_of(self.offered_subvolume(caller, &args.token)?);
-        let place = Place::new(self.id(call.node)?, name(&args.name)?);
+        let place = Place::new(self.id(call.node)?, new_name(name(&args.name)?)?);
         let site = Site::at("making a snapshot", &place);
         let access = access_of(args.flags.get())?;
         self.require_adding(caller, site)?;
