@@ -75,6 +75,28 @@ fn root_without_capabilities_is_nobody_special() {
     oracle::assert_clean(&image);
 }
 
+/// A directory that cannot be changed is named as the reason.
+#[test]
+fn no_subvolume_is_made_below_an_immutable_directory() {
+    let Some(work) = setup("rights_immutable") else { return };
+    if !subject().is_butterfs() {
+        return println!("this is about our words");
+    }
+    let (image, mnt) = (work.file("image"), work.dir("mnt"));
+    subject().mkfs(&image, GIB, &[]);
+    let mounted = subject().mount(&image, &mnt, "");
+    let dir = mounted.join("dir");
+    fs::create_dir(&dir).expect("mkdir");
+    run(Command::new("chattr").arg("+i").arg(&dir)).ok();
+    let finished = root(&format!("subvolume create {}", dir.join("sub").display()));
+    refused(&finished, &["chattr -i"]);
+    assert!(!finished.stderr.contains("default"), "{finished}");
+    run(Command::new("chattr").arg("-i").arg(&dir)).ok();
+    root(&format!("subvolume create {}", dir.join("sub").display())).ok();
+    mounted.unmount();
+    oracle::assert_clean(&image);
+}
+
 /// A snapshot's source is named by who has it open: a path that lets nobody through hides it.
 #[test]
 fn a_user_makes_snapshots_of_what_he_reaches_and_owns() {

@@ -200,6 +200,20 @@ fn files_are_defragmented() {
     mounted.unmount();
 }
 
+/// Of a tree that is on no Btrfs that is said once, not of each file.
+#[test]
+fn what_is_no_btrfs_is_not_defragmented() {
+    let Some(work) = setup("space_no_btrfs") else { return };
+    let dir = work.dir("foreign");
+    run_program("mount", &["-t", "tmpfs", "none", dir.to_str().expect("UTF-8")]).ok();
+    ["a", "b", "c"].iter().for_each(|name| fs::write(dir.join(name), b"x").expect("write"));
+    let words = ["filesystem", "defragment", "-r"].map(|word| word.as_ref());
+    let finished = subject().command(&[&words[..], &[dir.as_os_str()]].concat());
+    run_program("umount", &[&dir]).ok();
+    let told = finished.stderr.lines().filter(|line| line.contains("cannot be defragmented")).count();
+    assert!(!finished.status.success() && told == 1, "{finished}");
+}
+
 /// All block groups are emptied, twice; gives how many went.
 fn relocate_everything(image: &Path) -> usize {
     let device = std::sync::Arc::new(FileDevice::open_read_write(image).expect("open"));

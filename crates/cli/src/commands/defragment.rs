@@ -64,7 +64,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for path in &arguments.paths {
         let found = path.symlink_metadata().map_err(|error| failure::io(exit::USAGE, path, &error))?;
         if arguments.recursive && found.is_dir() {
-            walk(arguments, &wish, path, &found, &mut failures);
+            match require_btrfs(path) {
+                Ok(()) => walk(arguments, &wish, path, &found, &mut failures),
+                failed => count(failed, &mut failures),
+            }
         } else {
             count(one(arguments, &wish, path, &found), &mut failures);
         }
@@ -107,6 +110,20 @@ fn count(result: Result<()>, failures: &mut usize) {
         failure.print("filesystem defragment");
         *failures += 1;
     }
+}
+
+/// Fails, once for all that is below, if a directory is on no Btrfs.
+fn require_btrfs(dir: &Path) -> Result<()> {
+    let file = File::open(dir).map_err(|error| failure::io(exit::USAGE, dir, &error))?;
+    match control::subvolume_id(file.as_fd()) {
+        Err(error) if is_foreign(&error) => Err(failed(dir, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an error says that no Btrfs was asked.
+fn is_foreign(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS))
 }
 
 /// All regular files below a directory, on the same device.
@@ -163,9 +180,7 @@ fn in_steps(wish: &DefragWish, step: u64, size: u64, file: &File) -> io::Result<
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
     let text = match Errno::from_io_error(error) {
-        Some(Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS) => {
-            "cannot be defragmented; name a path on a mounted Btrfs filesystem"
-        }
+        _ if is_foreign(error) => "cannot be defragmented; name a path on a mounted Btrfs filesystem",
         Some(Errno::ROFS) => "read-only; mount it with -o rw, or choose a subvolume that can be changed",
         Some(Errno::NOSPC) => "no space left on the filesystem; delete something",
         _ => return failure::io(exit::USAGE, path, error),

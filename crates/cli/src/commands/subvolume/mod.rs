@@ -170,6 +170,13 @@ fn find(all: &[ListedSubvolume], id: u64) -> Option<&ListedSubvolume> {
     all.iter().find(|found| found.id == id)
 }
 
+/// Whether the directory of a path has the flag that lets no name come or go.
+fn is_immutable(parent: Option<&Path>) -> bool {
+    let parent = parent.filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = File::open(parent).ok().and_then(|directory| rustix::fs::ioctl_getflags(&directory).ok());
+    flags.is_some_and(|flags| flags.contains(rustix::fs::IFlags::IMMUTABLE))
+}
+
 /// Errors in words, with what to do.
 fn failed(path: &Path, error: &io::Error) -> Failure {
     use rustix::io::Errno;
@@ -179,6 +186,9 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
             "not on a filesystem mounted by butterfs; name a path in one"
         }
         Some(Errno::NOTEMPTY) => "holds other subvolumes; delete those first, or all with -R",
+        Some(Errno::PERM) if is_immutable(path.parent()) => {
+            "not permitted; the directory that it lies in cannot be changed: chattr -i lets it"
+        }
         Some(Errno::PERM) => "not permitted; it is the default subvolume, or you are neither root nor its owner",
         Some(Errno::BUSY) => "in use: it is the subvolume that is mounted; mount another one to delete it",
         Some(Errno::ROFS) => "read-only; mount it with -o rw, or choose a subvolume that can be changed",
