@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use butterfs_format::items::{Chunk, DirEntry, RootItem};
 use butterfs_format::validate::Expected;
-use butterfs_format::{ItemType, Key, Logical, TreeBlock, TreeId};
+use butterfs_format::{Ino, ItemType, Key, Logical, TreeBlock, TreeId};
 use butterfs_volume::{BlockDevice, OpenMode, Volume};
 
 /// A tree block, and the trees that have it.
@@ -102,6 +102,19 @@ pub fn touched(dump: &Dump, blocks: &BTreeSet<Logical>, of: impl Fn(ItemType) ->
         }
     }
     inodes
+}
+
+/// The top directories of subvolumes that have their names in these blocks.
+pub fn subvolumes_named_in(dump: &Dump, blocks: &BTreeSet<Logical>) -> BTreeSet<(TreeId, u64)> {
+    let mut tops = BTreeSet::new();
+    for one in blocks.iter().filter_map(|at| dump.get(at)).filter(|one| one.level == 0) {
+        let leaf = one.block();
+        let entries = items(&leaf).filter(|(key, _)| matches!(key.item_type, ItemType::DIR_ITEM | ItemType::DIR_INDEX));
+        let entries = entries.flat_map(|(_, data)| DirEntry::each(data).flatten().collect::<Vec<_>>());
+        let named = entries.map(|entry| entry.location).filter(|location| location.item_type == ItemType::ROOT_ITEM);
+        tops.extend(named.map(|location| (TreeId(location.objectid), Ino::ROOT_DIR.0)));
+    }
+    tops
 }
 
 /// Those of which something is there that nothing else tells: the inode itself, its content, its attributes. An inode
