@@ -283,9 +283,8 @@ impl Gate {
     /// Makes everything changed so far durable. Data in memory is the caller's business.
     pub fn commit(&self) -> Result<()> {
         self.check_writable()?;
-        if self.trees.read().only_devices_changed() {
-            // Nobody promised space for what they say of themselves.
-            drop(self.enter(|tx| tx.ensure_metadata(Need::Deletion))?);
+        if self.trees.read().only_devices_changed() && !self.has_room_for_devices()? {
+            return Ok(());
         }
         let _turn = self.turns.take();
         let (rows, tx) = self.enter_to_freeze();
@@ -300,7 +299,7 @@ impl Gate {
         if let Some(why) = tx.log_refused() {
             return Ok(Err(why));
         }
-        if !self.has_room(&mut tx)? {
+        if !self.has_room(&mut tx, Need::Items(u32::MAX))? {
             return Ok(Err(WhyCommit::NoSpace));
         }
         // Making room may have made a chunk.
@@ -319,11 +318,24 @@ impl Gate {
         }
     }
 
-    /// Whether there is metadata space for the log. On a full filesystem a commit needs less: it has
-    /// the reserve.
-    fn has_room(&self, tx: &mut Transaction) -> Result<bool> {
+    /// Whether what devices say of themselves is to be committed now, if it is all that changed: nobody promised space for it, and
+    /// where there is none a commit would bring none back. Statistics wait for a commit that writes something else.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] for what a replacement has to say: that must not wait.
+    fn has_room_for_devices(&self) -> Result<bool> {
+        let mut tx = self.trees.write();
+        if self.has_room(&mut tx, Need::Deletion)? || self.volume.owes_commit() {
+            return Ok(true);
+        }
+        if self.volume.replace_item_changed() { Err(Error::NoSpace) } else { Ok(false) }
+    }
+
+    /// Whether there is metadata space for something that may do without, or wait: the log (on a full filesystem a commit needs
+    /// less: it has the reserve).
+    fn has_room(&self, tx: &mut Transaction, need: Need) -> Result<bool> {
         let before = tx.changes;
-        match tx.ensure_metadata(Need::Items(u32::MAX)) {
+        match tx.ensure_metadata(need) {
             Ok(()) => Ok(true),
             // Of several chunks some may have been made.
             Err(Error::NoSpace) => Ok(false),
