@@ -116,14 +116,13 @@ fn by_usage(args: &BalanceArgs, group: &GroupInfo) -> bool {
         most if most > 100 => group.used < group.len,
         most => group.used < percent(group.len, most),
     };
-    if args.filters().contains(BalanceFilters::USAGE) {
-        return below(args.usage());
-    }
-    if args.filters().contains(BalanceFilters::USAGE_RANGE) {
+    let has = |filter| args.filters().contains(filter);
+    let in_range = || {
         let least = percent(group.len, u64::from(args.usage_min.get()));
-        return least <= group.used && below(u64::from(args.usage_max.get()));
-    }
-    true
+        least <= group.used && below(u64::from(args.usage_max.get()))
+    };
+    // Some versions of btrfs-progs ask for a range by both: read as one number it is a large one.
+    (!has(BalanceFilters::USAGE) || below(args.usage())) && (!has(BalanceFilters::USAGE_RANGE) || in_range())
 }
 
 fn by_device(args: &BalanceArgs, Candidate { group, chunk }: &Candidate) -> Result<bool> {
@@ -206,10 +205,7 @@ fn check_conditions(args: &BalanceArgs) -> Result<()> {
     if !unknown.is_empty() {
         return Err(Error::Refused(format!("conditions {:#x} are not known", unknown.bits())));
     }
-    let both = |a, b| filters.contains(a) && filters.contains(b);
-    if both(BalanceFilters::USAGE, BalanceFilters::USAGE_RANGE)
-        || both(BalanceFilters::LIMIT, BalanceFilters::LIMIT_RANGE)
-    {
+    if filters.contains(BalanceFilters::LIMIT | BalanceFilters::LIMIT_RANGE) {
         return Err(Error::Invalid("a balance has two conditions of the same kind"));
     }
     if filters.contains(BalanceFilters::DRANGE) && !filters.contains(BalanceFilters::DEVID) {
@@ -336,6 +332,11 @@ mod tests {
             with(BalanceFilters::LIMIT_RANGE, |args| (args.limit_min, args.limit_max) = (least.into(), 1.into()))
         };
         assert_eq!((range(1), range(2)), (vec![9000], vec![]));
+        // As btrfs-progs ask for a range.
+        let used = |by| with(by, |args| (args.usage_min, args.usage_max) = (10.into(), 80.into()));
+        let range = BalanceFilters::USAGE_RANGE;
+        assert_eq!(used(BalanceFilters::USAGE | range), used(range));
+        assert_ne!(used(range), used(BalanceFilters::empty()));
         let soft = BalanceFilters::CONVERT | BalanceFilters::SOFT;
         assert_eq!(with(soft, |args| args.target = SINGLE.into()), [8000]);
         assert_eq!(with(BalanceFilters::CONVERT, |args| args.target = SINGLE.into()), [9000, 8000, 7000]);
