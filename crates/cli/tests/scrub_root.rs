@@ -137,6 +137,10 @@ fn a_scrub_in_the_background_is_cancelled_and_resumed() {
     butterfs("scrub start --limit 2M", &mnt).ok();
     let status = butterfs("scrub status", &mnt).ok();
     assert!(status.stdout.contains("Status:           running"), "{status}");
+    assert!(!status.stdout.contains("100.00%") && status.stdout.contains("(some device limits set)"), "{status}");
+    let stock = run(Command::new(BUTTERFS).args(["compat", "--", "btrfs", "scrub", "status"]).arg(&mnt[0])).ok();
+    let total = |said: &str| said.lines().find(|line| line.starts_with("Total to scrub:")).map(str::to_owned);
+    assert_eq!(total(&status.stdout), total(&stock.stdout), "ours | by the stock tool");
     let limits = butterfs("scrub limit", &mnt).ok();
     assert!(limits.stdout.contains(" 1  2.00MiB  "), "{limits}");
     let refused = butterfs("scrub start -B", &mnt);

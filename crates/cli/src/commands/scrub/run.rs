@@ -372,7 +372,7 @@ fn print(arguments: &Start, fsid: &[u8; 16], tasks: &[Task], ended: &[Ended]) {
     let state = |record: &Record| if record.cancelled { State::Cancelled } else { State::Finished };
     if arguments.by_device {
         for (task, ended) in tasks.iter().zip(ended) {
-            let (record, Device { devid, path }) = (&ended.record, &task.device);
+            let (record, Device { devid, path, .. }) = (&ended.record, &task.device);
             output::line(format!("\nScrub device {path} (id {devid}) {}", word(record.cancelled)));
             output::line(text(record, state(record), style, None, speed).trim_end());
         }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use butterfs_engine::filesystem::Access;
 use butterfs_engine::scrub::ScrubProgress;
+use butterfs_format::items::BlockGroupFlags;
 use butterfs_fuse::control::{self, ScrubState, ScrubStatus};
+use butterfs_volume::Profile;
 
 use super::print::{Speed, State, Style, text, together};
 use super::record::{self, Record};
@@ -45,10 +47,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     if arguments.by_device {
-        for (Device { devid, path }, record, state) in &found {
+        for (Device { devid, path, .. }, record, state) in &found {
             let word = if *state == State::Running { "status" } else { "history" };
             output::line(format!("\nScrub device {path} (id {devid}) {word}"));
-            output::line(text(record, *state, style, None, Speed::Free).trim_end());
+            let (total, speed) =
+                mount.as_ref().map_or((None, Speed::Free), |mount| mount.outlook(*state, Some(*devid)));
+            output::line(text(record, *state, style, total, speed).trim_end());
         }
         return Ok(());
     }
@@ -56,8 +60,30 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let worst = [State::Running, State::Interrupted, State::Cancelled, State::Finished];
     let state = worst.into_iter().find(|state| states.contains(state)).unwrap_or(State::Finished);
     let sum = together(&found.iter().map(|(_, record, _)| *record).collect::<Vec<_>>());
-    output::line(text(&sum, state, style, None, Speed::Free).trim_end());
+    let (total, speed) = mount.as_ref().map_or((None, Speed::Free), |mount| mount.outlook(state, None));
+    output::line(text(&sum, state, style, total, speed).trim_end());
     Ok(())
+}
+
+impl Mount {
+    /// What a scrub that has not ended is to read, of one device or of all, and whether it is to be slow. As btrfs-progs
+    /// reckon it: what is used, each copy; of one device what block groups take.
+    fn outlook(&self, state: State, devid: Option<u64>) -> (Option<u64>, Speed) {
+        if state == State::Finished {
+            return (None, Speed::Free);
+        }
+        let file = self.file.as_fd();
+        let chosen = || self.devices.iter().filter(|device| devid.is_none_or(|devid| devid == device.devid));
+        let is_slow = chosen().any(|device| control::scrub_limit(file, device.devid).is_ok_and(|limit| limit > 0));
+        let speed = if is_slow && state == State::Running { Speed::Limited } else { Speed::Free };
+        if devid.is_some() {
+            return (Some(chosen().map(|device| device.used).sum()), speed);
+        }
+        let copies =
+            |flags| Profile::of(BlockGroupFlags::from_bits_truncate(flags)).map_or(1, |profile| profile.copies as u64);
+        let spaces = control::space_infos(file).unwrap_or_default();
+        (Some(spaces.iter().map(|space| space.used * copies(space.flags)).sum()), speed)
+    }
 }
 
 type Found = ([u8; 16], Vec<Device>, Option<Mount>);

@@ -19,6 +19,8 @@ use crate::{devices, exit};
 pub struct Device {
     pub devid: u64,
     pub path: String,
+    /// Bytes of it that block groups take.
+    pub used: u64,
 }
 
 /// A mounted filesystem.
@@ -51,7 +53,7 @@ pub fn open_mount(path: &Path) -> Result<Mount> {
     let devices = control::devices_of(file.as_fd(), &info).map_err(|error| failure::io(exit::USAGE, path, &error))?;
     let device = |found: DeviceInfo| {
         let path = found.path.unwrap_or_default().to_string_lossy().into_owned();
-        Device { devid: found.devid, path }
+        Device { devid: found.devid, path, used: found.used }
     };
     Ok(Mount { file, fsid: info.fsid, devices: devices.into_iter().map(device).collect() })
 }
@@ -73,7 +75,8 @@ pub fn open_image(named: &[PathBuf], access: Access) -> Result<Image> {
     let mut devices: Vec<Device> = there
         .map(|item| {
             let devid = item.devid.get();
-            Device { devid, path: volume.device_name(devid.into()).unwrap_or_default() }
+            let path = volume.device_name(devid.into()).unwrap_or_default();
+            Device { devid, path, used: item.bytes_used.get() }
         })
         .collect();
     devices.sort_by_key(|device| device.devid);
