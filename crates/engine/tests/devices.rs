@@ -281,6 +281,66 @@ fn a_balance_looks_at_all_groups() {
     devices.judge([0]);
 }
 
+/// Where too many devices are missing for a profile, what is written is on as many of the others as can be: those that it was to
+/// survive may still be lost.
+#[test]
+fn what_is_written_without_devices_survives_what_is_left() {
+    use BlockGroupFlags as F;
+    for (profile, there, copies) in [(F::RAID1C4, 3, 3), (F::RAID1C4, 2, 2), (F::RAID1C3, 2, 2), (F::RAID6, 2, 2)] {
+        let devices = Devices::new(&[600; 4]);
+        let count = if profile == F::RAID1C3 { 3 } else { 4 };
+        devices.make(count, profile, profile);
+        fill(&devices.open(0..count), 2);
+        let fs = devices.open(0..there);
+        for number in 0..2 {
+            let id = fs.create(Place::new(fs.root(), format!("new{number}").as_bytes()), &FILE).unwrap();
+            fs.write(id, 0, &content(number)).unwrap();
+            fs.sync().unwrap();
+        }
+        drop(fs);
+        // Old chunks of RAID6 bear no more losses.
+        let lost: Vec<usize> = if profile == F::RAID6 { Vec::new() } else { (0..there).collect() };
+        for one in lost {
+            let fs = devices.open((0..there).filter(|device| *device != one));
+            for (name, number) in [("large", 0), ("large", 1), ("new", 0), ("new", 1)] {
+                let id = fs.lookup(Place::new(fs.root(), format!("{name}{number}").as_bytes())).unwrap();
+                let mut bytes = vec![0; content(number).len()];
+                fs.read(id, 0, &mut bytes).unwrap();
+                assert!(bytes == content(number), "{}, without {one}: {name}{number}", profile.profile_name());
+            }
+        }
+        let fs = devices.open(0..there);
+        let chunks = fs.shared().gate.volume().chunks();
+        let new = chunks.iter().max_by_key(|(start, _)| *start).unwrap().1.clone();
+        let on: std::collections::BTreeSet<u64> = new.stripes.iter().map(|stripe| stripe.devid.get()).collect();
+        assert_eq!(on.len(), copies, "{}, {there} devices", profile.profile_name());
+    }
+}
+
+/// All is taken by chunks with a device that is gone: nothing can be written, and what devices say of themselves waits.
+#[test]
+fn statistics_wait_where_there_is_no_room() {
+    let devices = Devices::new(&[300, 300]);
+    devices.make(2, BlockGroupFlags::RAID1, BlockGroupFlags::RAID1);
+    let fs = devices.open(0..2);
+    for number in 0.. {
+        let id = fs.create(Place::new(fs.root(), format!("file{number}").as_bytes()), &FILE).unwrap();
+        if fs.write(id, 0, &content(number)).and_then(|_| fs.sync()).is_err() {
+            break;
+        }
+    }
+    drop(fs);
+    let fs = devices.open(0..1);
+    fs.shared().gate.volume().note_corruption(DevId(1));
+    fs.sync().unwrap();
+    assert!(fs.shared().gate.stopped().is_none());
+    fs.shared().gate.volume().note_corruption(DevId(1));
+    fs.sync().unwrap();
+    let (_, stats) =
+        fs.shared().gate.volume().device_stats().into_iter().find(|(devid, _)| *devid == DevId(1)).unwrap();
+    assert_eq!(stats.corruption_errors, 2);
+}
+
 #[test]
 fn a_conversion_without_enough_devices_is_refused() {
     let devices = Devices::new(&[400, 400]);

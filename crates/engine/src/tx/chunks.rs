@@ -64,6 +64,27 @@ pub(crate) fn feature_of(flags: BlockGroupFlags) -> Incompat {
     }
 }
 
+/// The safest profile for so many devices, of those that there are or of what stands in for them.
+fn safest_of(have: BlockGroupFlags, devices: usize) -> BlockGroupFlags {
+    let is_possible = |flags: &BlockGroupFlags| Profile::of(*flags).is_some_and(|p| p.min_devices <= devices);
+    let good = have | stand_ins(have);
+    SAFEST_FIRST
+        .into_iter()
+        .filter(|profile| good.contains(*profile))
+        .find(is_possible)
+        .unwrap_or(BlockGroupFlags::empty())
+}
+
+/// What keeps no fewer copies than the devices that are left allow, where too many are missing for a profile.
+fn stand_ins(have: BlockGroupFlags) -> BlockGroupFlags {
+    use BlockGroupFlags as F;
+    match have {
+        have if have.intersects(F::RAID1C4) => F::RAID1C3 | F::RAID1 | F::DUP,
+        have if have.intersects(F::RAID1C3 | F::RAID6 | F::RAID5 | F::RAID10 | F::RAID1) => F::RAID1 | F::DUP,
+        _ => F::empty(),
+    }
+}
+
 /// The profile of chunks with these flags.
 fn known_profile(flags: BlockGroupFlags) -> Result<Profile> {
     Profile::of(flags).ok_or_else(|| Error::Unsupported(format!("making {} chunks", flags.profile_name())))
@@ -71,7 +92,7 @@ fn known_profile(flags: BlockGroupFlags) -> Result<Profile> {
 
 impl Transaction {
     /// The profile new chunks of a kind get: of those that the kind has, the safest that the devices allow. Source:
-    /// `btrfs_reduce_alloc_profile`. Where devices are missing and none is possible, two copies on one device are
+    /// `btrfs_reduce_alloc_profile`. Where devices are missing and none is possible, as many copies as the others allow are
     /// better than the one that the kernel makes.
     pub(super) fn profile_for(&self, kind: BlockGroupFlags) -> BlockGroupFlags {
         let kind = self.space.pool(kind);
@@ -79,11 +100,7 @@ impl Transaction {
             return wished;
         }
         let have = self.space.of_kind(kind).fold(BlockGroupFlags::empty(), |all, group| all | group.flags);
-        let devices = self.writable_devices();
-        let possible = |flags: &BlockGroupFlags| Profile::of(*flags).is_some_and(|p| p.min_devices <= devices);
-        let safest = SAFEST_FIRST.into_iter().filter(|profile| have.contains(*profile)).find(possible);
-        let once = (have.profile() - BlockGroupFlags::RAID0).is_empty();
-        kind | safest.unwrap_or(if once { BlockGroupFlags::empty() } else { BlockGroupFlags::DUP })
+        kind | safest_of(have, self.writable_devices())
     }
 
     /// Makes a new chunk of this kind, as large as the kernel would.
