@@ -11,7 +11,7 @@
 use butterfs_format::block::{ITEM_HEADER_SIZE, KeyPtr};
 use butterfs_format::{Key, Logical, TreeBlock, TreeId};
 
-use self::push::{Target, insert_with_push};
+use self::push::{NewItem, insert_with_push};
 use super::{ChildPtr, TreeWriter};
 use crate::error::{Error, Result};
 
@@ -283,7 +283,7 @@ fn insert_with_split<W: TreeWriter + ?Sized>(
         steps.push((add_root(w, tree, at)?, 0));
     }
     let (parent, parent_slot) = *steps.last().expect("there is a parent now");
-    if insert_with_push(w, tree, Target { leaf: at, slot, parent, parent_slot }, key, data)? {
+    if insert_with_push(w, tree, &NewItem { key, data, leaf: at, slot, parent, parent_slot })? {
         return Ok(());
     }
     let need = data.len() + ITEM_HEADER_SIZE;

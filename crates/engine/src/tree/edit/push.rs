@@ -20,9 +20,10 @@ enum Side {
     Right,
 }
 
-/// Where a new item goes: a full leaf, the slot in it, and where its parent points to it.
-#[derive(Clone, Copy)]
-pub(super) struct Target {
+/// A new item for a full leaf, the slot that it gets there, and where the parent points to the leaf.
+pub(super) struct NewItem<'a> {
+    pub key: &'a Key,
+    pub data: &'a [u8],
     pub leaf: Logical,
     pub slot: usize,
     pub parent: Logical,
@@ -30,24 +31,18 @@ pub(super) struct Target {
 }
 
 /// Puts an item in, if a neighbour of the leaf has room for some of its items; says whether it is done.
-pub(super) fn insert_with_push<W: TreeWriter + ?Sized>(
-    w: &mut W,
-    tree: TreeId,
-    target: Target,
-    key: &Key,
-    data: &[u8],
-) -> Result<bool> {
-    let last = w.writable(target.leaf).len();
-    if target.slot == 0 || target.slot == last {
+pub(super) fn insert_with_push<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, new: &NewItem<'_>) -> Result<bool> {
+    let last = w.writable(new.leaf).len();
+    if new.slot == 0 || new.slot == last {
         return Ok(false);
     }
-    let children = w.writable(target.parent).len();
-    let sides = [(Side::Right, target.parent_slot + 1 < children), (Side::Left, target.parent_slot > 0)];
+    let children = w.writable(new.parent).len();
+    let sides = [(Side::Right, new.parent_slot + 1 < children), (Side::Left, new.parent_slot > 0)];
     for (side, _) in sides.into_iter().filter(|(_, is_there)| *is_there) {
-        if let Some(cut) = room_beside(w, tree, &target, side, data.len() + ITEM_HEADER_SIZE) {
+        if let Some(cut) = room_beside(w, tree, new, side) {
             match side {
-                Side::Right => push_right(w, tree, target, &cut, (key, data))?,
-                Side::Left => push_left(w, tree, target, &cut, (key, data))?,
+                Side::Right => push_right(w, tree, new, &cut)?,
+                Side::Left => push_left(w, tree, new, &cut)?,
             }
             return Ok(true);
         }
@@ -56,21 +51,16 @@ pub(super) fn insert_with_push<W: TreeWriter + ?Sized>(
 }
 
 /// Where to cut the leaf so that it and the neighbour get even. One that cannot be read has no room.
-fn room_beside<W: TreeWriter + ?Sized>(
-    w: &mut W,
-    tree: TreeId,
-    target: &Target,
-    side: Side,
-    need: usize,
-) -> Option<Cut> {
+fn room_beside<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, new: &NewItem<'_>, side: Side) -> Option<Cut> {
     let slot = match side {
-        Side::Left => target.parent_slot - 1,
-        Side::Right => target.parent_slot + 1,
+        Side::Left => new.parent_slot - 1,
+        Side::Right => new.parent_slot + 1,
     };
-    let ptr = ChildPtr::of(w.writable(target.parent), slot);
+    let ptr = ChildPtr::of(w.writable(new.parent), slot);
     let beside = w.block(tree, &ptr).ok()?.leaf_used();
     let capacity = TreeBlock::leaf_capacity(w.nodesize());
-    let leaf = w.writable(target.leaf);
+    let need = new.data.len() + ITEM_HEADER_SIZE;
+    let leaf = w.writable(new.leaf);
     if leaf.leaf_used() + need + beside > 2 * capacity - capacity / SLACK {
         return None;
     }
@@ -78,53 +68,41 @@ fn room_beside<W: TreeWriter + ?Sized>(
         Side::Left => (beside, 0),
         Side::Right => (0, beside),
     };
-    best_cut(leaf, target.slot, need, (below, above))
+    best_cut(leaf, new.slot, need, (below, above))
 }
 
 /// The items behind the cut go before those of the right neighbour.
-fn push_right<W: TreeWriter + ?Sized>(
-    w: &mut W,
-    tree: TreeId,
-    target: Target,
-    cut: &Cut,
-    (key, data): (&Key, &[u8]),
-) -> Result<()> {
-    let right = writable_child(w, tree, target.parent, target.parent_slot + 1)?;
-    let from = w.writable(target.leaf).clone();
+fn push_right<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, new: &NewItem<'_>, cut: &Cut) -> Result<()> {
+    let right = writable_child(w, tree, new.parent, new.parent_slot + 1)?;
+    let from = w.writable(new.leaf).clone();
     let old = w.writable(right).clone();
     let into = w.writable(right);
     into.remove_items(0..old.len());
     into.append_items_of(&from, cut.keep..from.len());
     into.append_items_of(&old, 0..old.len());
-    w.writable(target.leaf).remove_items(cut.keep..from.len());
+    w.writable(new.leaf).remove_items(cut.keep..from.len());
     match cut.place {
-        Place::Right => w.writable(right).insert_item(target.slot - cut.keep, key, data),
-        _ => w.writable(target.leaf).insert_item(target.slot, key, data),
+        Place::Right => w.writable(right).insert_item(new.slot - cut.keep, new.key, new.data),
+        _ => w.writable(new.leaf).insert_item(new.slot, new.key, new.data),
     }
     let first = w.writable(right).key(0);
-    w.writable(target.parent).set_ptr_key(target.parent_slot + 1, first);
+    w.writable(new.parent).set_ptr_key(new.parent_slot + 1, first);
     Ok(())
 }
 
 /// The items before the cut go behind those of the left neighbour.
-fn push_left<W: TreeWriter + ?Sized>(
-    w: &mut W,
-    tree: TreeId,
-    target: Target,
-    cut: &Cut,
-    (key, data): (&Key, &[u8]),
-) -> Result<()> {
-    let left = writable_child(w, tree, target.parent, target.parent_slot - 1)?;
-    let from = w.writable(target.leaf).clone();
+fn push_left<W: TreeWriter + ?Sized>(w: &mut W, tree: TreeId, new: &NewItem<'_>, cut: &Cut) -> Result<()> {
+    let left = writable_child(w, tree, new.parent, new.parent_slot - 1)?;
+    let from = w.writable(new.leaf).clone();
     let into = w.writable(left);
     let before = into.len();
     into.append_items_of(&from, 0..cut.keep);
-    w.writable(target.leaf).remove_items(0..cut.keep);
+    w.writable(new.leaf).remove_items(0..cut.keep);
     match cut.place {
-        Place::Right => w.writable(target.leaf).insert_item(target.slot - cut.keep, key, data),
-        _ => w.writable(left).insert_item(before + target.slot, key, data),
+        Place::Right => w.writable(new.leaf).insert_item(new.slot - cut.keep, new.key, new.data),
+        _ => w.writable(left).insert_item(before + new.slot, new.key, new.data),
     }
-    let first = w.writable(target.leaf).key(0);
-    w.writable(target.parent).set_ptr_key(target.parent_slot, first);
+    let first = w.writable(new.leaf).key(0);
+    w.writable(new.parent).set_ptr_key(new.parent_slot, first);
     Ok(())
 }
