@@ -281,6 +281,46 @@ fn a_balance_looks_at_all_groups() {
     devices.judge([0]);
 }
 
+/// What a balance moves goes into other groups: those that are fuller than its filters want by then stay.
+#[test]
+fn filters_are_asked_when_the_turn_comes() {
+    let devices = Devices::new(&[1000]);
+    devices.make(1, SINGLE_PROFILE, SINGLE_PROFILE);
+    let fs = devices.open([0]);
+    let data = |fs: &Filesystem| {
+        let groups = fs.shared().gate.view(|tx| Ok(tx.all_groups_of(BlockGroupFlags::DATA))).unwrap();
+        groups.into_iter().filter(|group| group.used > 0).collect::<Vec<_>>()
+    };
+    let mut count = 0;
+    while data(&fs).len() < 3 {
+        let id = fs.create(Place::new(fs.root(), format!("file{count}").as_bytes()), &FILE).unwrap();
+        fs.write(id, 0, &content(count)).unwrap();
+        fs.sync().unwrap();
+        count += 1;
+    }
+    // Of three files in a row one stays, in all of them: each group is a third full, and two are more than a half.
+    for number in (0..count).filter(|number| number % 3 > 0) {
+        fs.unlink(Place::new(fs.root(), format!("file{number}").as_bytes())).unwrap();
+    }
+    fs.sync().unwrap();
+    fs.sync().unwrap();
+    let mut item = BalanceItem { flags: BalanceFlags::DATA.bits().into(), ..BalanceItem::default() };
+    item.data.use_filters(BalanceFilters::USAGE_RANGE);
+    (item.data.usage_min, item.data.usage_max) = (20.into(), 45.into());
+    let chosen = data(&fs).iter().filter(|group| (20..45).contains(&(group.used * 100 / group.len))).count() as u64;
+    let (_, progress) = fs.balance(&item).unwrap();
+    assert!(chosen >= 2 && progress.expected == chosen, "{chosen}, {progress:?}");
+    assert!(progress.completed > 0 && progress.completed < chosen, "{progress:?}");
+    for number in (0..count).step_by(3) {
+        let id = fs.lookup(Place::new(fs.root(), format!("file{number}").as_bytes())).unwrap();
+        let mut bytes = vec![0; content(number).len()];
+        fs.read(id, 0, &mut bytes).unwrap();
+        assert!(bytes == content(number), "file{number}");
+    }
+    drop(fs);
+    devices.judge([0]);
+}
+
 /// Where too many devices are missing for a profile, what is written is on as many of the others as can be: those that it was to
 /// survive may still be lost.
 #[test]

@@ -228,7 +228,7 @@ impl Filesystem {
         let args = [item.data, item.metadata, item.system];
         let is_limited = args.iter().any(|args| args.filters().intersects(limits));
         let again = balance::conversions(&balance::resumed(item));
-        let mut failed = false;
+        let (mut filters, mut failed) = (item, false);
         for round in 0..ROUNDS {
             self.count(|progress| progress.expected += choice.expected);
             let mut chosen = choice.groups.iter().peekable();
@@ -237,7 +237,8 @@ impl Filesystem {
                     return Ok(self.asked_end());
                 }
                 self.count(|progress| progress.considered += 1);
-                if chosen.next_if(|next| next.start == group.start).is_none() {
+                let is_chosen = chosen.next_if(|next| next.start == group.start).is_some();
+                if !is_chosen || !self.is_let_through_now(filters, group)? {
                     continue;
                 }
                 match self.balance_group(group)? {
@@ -257,9 +258,20 @@ impl Filesystem {
             }
             // The others were looked at before.
             todo.expected = todo.groups.len() as u64;
-            (groups, choice) = (todo.groups.clone(), todo);
+            (groups, choice, filters) = (todo.groups.clone(), todo, &again);
         }
         if failed { Err(Error::NoSpace) } else { Ok(BalanceEnd::Done) }
+    }
+
+    /// Whether the filters let a group through when its turn comes, as in the kernel: what was moved before may have gone into
+    /// it. One that is gone is done.
+    fn is_let_through_now(&self, item: &BalanceItem, group: &GroupInfo) -> Result<bool> {
+        let now = self.shared.gate.view(|tx| Ok(tx.group_at(group.start)))?;
+        let chunk = self.shared.gate.volume().chunk_containing(Logical(group.start));
+        match (now, chunk) {
+            (Some(group), Some((_, chunk))) => balance::lets_through(item, &Candidate { group, chunk }),
+            _ => Ok(true),
+        }
     }
 
     fn balance_group(&self, group: &GroupInfo) -> Result<Relocated> {

@@ -31,14 +31,16 @@ pub struct Choice {
     pub expected: u64,
 }
 
+/// Whether the filters let a candidate through; limits aside.
+pub fn lets_through(item: &BalanceItem, candidate: &Candidate) -> Result<bool> {
+    item.of_kind(candidate.group.flags.kind()).map_or(Ok(false), |args| chooses(args, candidate))
+}
+
 /// Those that a balance chooses, of all candidates in the order in which they are worked on.
 pub fn choose(item: &BalanceItem, candidates: &[Candidate]) -> Result<Choice> {
     let mut chosen: Vec<GroupInfo> = Vec::new();
     for candidate in candidates {
-        let kind = candidate.group.flags.kind();
-        if let Some(args) = item.of_kind(kind)
-            && chooses(args, candidate)?
-        {
+        if lets_through(item, candidate)? {
             chosen.push(candidate.group);
         }
     }

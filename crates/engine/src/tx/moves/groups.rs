@@ -62,6 +62,11 @@ impl Transaction {
         self.space.of_kind(kind).map(GroupInfo::of).collect()
     }
 
+    /// A group as it is now.
+    pub fn group_at(&self, start: u64) -> Option<GroupInfo> {
+        self.space.get(start).map(GroupInfo::of)
+    }
+
     /// Whether there is a reason to empty a group: there is something in it, or another profile is wished.
     pub fn may_be_emptied(&self, group: &GroupInfo) -> bool {
         let found = self.space.get(group.start).filter(|g| matches!(g.state, GroupState::Open | GroupState::Fixed));
