@@ -20,6 +20,9 @@ use crate::failure::{self, Failure, Result};
 use crate::transfer::interrupt::Interrupt;
 use crate::{devices, exit};
 
+/// What to do about a balance that does not go on by itself.
+pub const BALANCE_WAITS: &str = "go on with it by balance resume, or end it by balance cancel";
+
 /// How soon an operation that waits for another looks again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -138,10 +141,7 @@ pub fn check_exclusive(file: BorrowedFd<'_>, path: &Path, operation: &str, busy:
         let is_in_the_way = |other: &&str| *other != "balance paused" || operation != "device add";
         let Some(other) = current.filter(is_in_the_way) else { return Ok(()) };
         if busy == Busy::Fail || stands_still(file, other) {
-            let todo = match other {
-                "balance paused" => "; go on with it by balance resume, or end it by balance cancel",
-                _ => "",
-            };
+            let todo = if other == "balance paused" { format!("; {BALANCE_WAITS}") } else { String::new() };
             let text = format!("unable to start {operation}, another exclusive operation '{other}' in progress{todo}");
             return Err(Failure::at(exit::USAGE, path, text));
         }

@@ -17,7 +17,9 @@ use butterfs_volume::Profile;
 use rustix::io::Errno;
 
 use super::space;
-use super::work_target::{Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours, run_in_process};
+use super::work_target::{
+    BALANCE_WAITS, Busy, ImageDevices, WorkTarget, ask, check_exclusive, not_ours, run_in_process,
+};
 use crate::failure::{self, Failure, Result};
 use crate::transfer::interrupt::Interrupt;
 use crate::{exit, output};
@@ -137,8 +139,7 @@ fn begin(start: &Start) -> Result<ExitCode> {
         }
         WorkTarget::Image(fs) => {
             if fs.balance_status().is_some() {
-                let text = "a balance was interrupted; go on with it by balance resume, or end it by balance cancel";
-                return Err(Failure::at(exit::USAGE, path, text));
+                return Err(Failure::at(exit::USAGE, path, format!("a balance was interrupted; {BALANCE_WAITS}")));
             }
             in_process(&fs, &start.target, &interrupt, || fs.balance(&item))
         }
